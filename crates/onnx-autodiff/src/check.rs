@@ -1,4 +1,4 @@
-//! Whether a derived graph can be loaded: held to the rules of the format before it is written or run.
+//! Checks that a derived graph obeys the rules of the format, before it is written or run.
 
 use std::collections::HashSet;
 
@@ -6,16 +6,19 @@ use crate::order::label;
 use crate::proto::*;
 use crate::signatures;
 
-/// What is wrong with a graph, and where.
+/// A rule of the format that a graph breaks.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The node's name, or what the graph itself is called.
+    /// The name of the node or port, or `the graph`.
     pub node: String,
+    /// The operator of the node, `input` or `output` for a port, and empty for the graph.
     pub op: String,
+    /// What is wrong.
     pub reason: String,
 }
 
 impl Violation {
+    /// Returns the violation of a rule by a node.
     fn of(node: &NodeProto, reason: String) -> Violation {
         Violation {
             node: label(node),
@@ -24,6 +27,7 @@ impl Violation {
         }
     }
 
+    /// Returns the violation of a rule by the graph as a whole.
     fn of_graph(reason: String) -> Violation {
         Violation {
             node: "the graph".into(),
@@ -33,17 +37,19 @@ impl Violation {
     }
 }
 
-/// Names are made once and before they are used, nodes are what their operators allow, ports have types, and only
-/// standard operators occur. The cost is a walk over the nodes.
+/// Checks a model: every name is made once and before its use, every node fits the signature of its
+/// operator, every port has a type, and every operator belongs to the standard domain. The check
+/// visits every node once.
 ///
 /// # Errors
-/// The first violation.
-pub fn check(model: &ModelProto) -> Result<(), Violation> {
+///
+/// Returns the first violation.
+pub fn check_model(model: &ModelProto) -> Result<(), Violation> {
     let opset = match &model.opset_import[..] {
         [only] if standardize(only.domain()).is_empty() => only.version(),
         _ => {
             return Err(Violation::of_graph(
-                "it must name the standard domain alone".into(),
+                "it must import the standard domain and no other".into(),
             ));
         }
     };
@@ -60,27 +66,34 @@ pub fn check(model: &ModelProto) -> Result<(), Violation> {
             return Err(Violation {
                 node,
                 op,
-                reason: "its element type cannot be told; declare it".into(),
+                reason: "its element type is not known; export the model with a declared type"
+                    .into(),
             });
         }
     }
     Ok(())
 }
 
-/// The names that a graph made so far, within those of the graph around it.
-struct Scope<'a> {
+/// The names that a graph has made so far, with a reference to the names of the graph around it.
+struct NameScope<'a> {
     made: HashSet<&'a str>,
-    around: Option<&'a Scope<'a>>,
+    around: Option<&'a NameScope<'a>>,
 }
 
-impl Scope<'_> {
+impl NameScope<'_> {
+    /// Returns whether this graph or a graph around it has made the name.
     fn knows(&self, name: &str) -> bool {
         self.made.contains(name) || self.around.is_some_and(|around| around.knows(name))
     }
 }
 
-fn check_graph(graph: &GraphProto, opset: i64, around: Option<&Scope>) -> Result<(), Violation> {
-    let mut scope = Scope {
+/// Checks a graph or a subgraph, where `around` holds the names of the graphs around it.
+fn check_graph(
+    graph: &GraphProto,
+    opset: i64,
+    around: Option<&NameScope>,
+) -> Result<(), Violation> {
+    let mut scope = NameScope {
         made: HashSet::with_capacity(2 * graph.node.len()),
         around,
     };
@@ -107,7 +120,7 @@ fn check_graph(graph: &GraphProto, opset: i64, around: Option<&Scope>) -> Result
             if !scope.made.insert(name) {
                 return Err(Violation::of(
                     node,
-                    format!("it makes `{name}`, which is there already"),
+                    format!("its output `{name}` already exists"),
                 ));
             }
         }
@@ -130,7 +143,8 @@ fn check_graph(graph: &GraphProto, opset: i64, around: Option<&Scope>) -> Result
     Ok(())
 }
 
-fn check_node(node: &NodeProto, opset: i64, scope: &Scope) -> Result<(), Violation> {
+/// Checks one node and its subgraphs.
+fn check_node(node: &NodeProto, opset: i64, scope: &NameScope) -> Result<(), Violation> {
     let fault = |reason: String| Violation::of(node, reason);
     if !standardize(node.domain()).is_empty() {
         return Err(fault(format!(
@@ -147,7 +161,7 @@ fn check_node(node: &NodeProto, opset: i64, scope: &Scope) -> Result<(), Violati
             "it uses `{name}`, which nothing makes before it"
         )));
     }
-    signatures::check(node, opset).map_err(fault)?;
+    signatures::check_signature(node, opset).map_err(fault)?;
     let mut subgraphs = node
         .attribute
         .iter()
@@ -170,7 +184,7 @@ mod tests {
             opset_import: vec![opset],
             ..Default::default()
         };
-        check(&model)
+        check_model(&model)
             .err()
             .map(|v| format!("{} ({}): {}", v.node, v.op, v.reason))
             .unwrap_or_default()
@@ -193,13 +207,10 @@ mod tests {
             "node_y (Neg): it uses `a`, which nothing makes before it"
         );
         let twice = vec![node("Neg", "x", "y", vec![]), node("Exp", "x", "y", vec![])];
-        assert_eq!(
-            of(twice),
-            "node_y (Exp): it makes `y`, which is there already"
-        );
+        assert_eq!(of(twice), "node_y (Exp): its output `y` already exists");
         assert_eq!(
             of(vec![node("Neg", "x", "w", vec![])]),
-            "node_w (Neg): it makes `w`, which is there already"
+            "node_w (Neg): its output `w` already exists"
         );
         assert_eq!(of(vec![]), "the graph (): nothing makes its output `y`");
         assert_eq!(

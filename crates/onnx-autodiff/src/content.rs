@@ -1,29 +1,35 @@
-//! The elements of small tensors, followed through shape arithmetic.
+//! The known elements of small tensors.
 //!
-//! Exporters compute target shapes, slice bounds and scales inside the graph, from `Shape` through `Gather`, `Concat`
-//! and a little arithmetic. Following those few numbers, with symbolic sizes among them, tells the shapes of
-//! everything else. An element that cannot be followed is [`Item::Unknown`].
+//! Exporters compute target shapes, slice bounds and scales inside the graph, from `Shape` through
+//! `Gather`, `Concat` and a little arithmetic. These few numbers, symbolic sizes among them,
+//! determine the shapes of everything else. An element that is not known before the graph runs is
+//! [`Item::Unknown`].
 
 use crate::elem::ElemType;
 use crate::proto::TensorProto;
 use crate::size::Size;
 
-/// Tensors of more elements than this are not followed.
+/// The largest number of elements of a tensor whose elements are followed.
 pub const LIMIT: usize = 1024;
 
+/// One element of a small tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
-    /// An integer or boolean, perhaps a symbolic size.
+    /// An integer or a boolean. It may be a symbolic size.
     Int(Size),
+    /// A floating-point number.
     Real(f64),
+    /// An element that is not known before the graph runs.
     Unknown,
 }
 
 impl Item {
+    /// Returns the element for a known integer.
     pub fn fixed(n: i64) -> Item {
         Item::Int(Size::fixed(n))
     }
 
+    /// Returns the integer if the element is a known integer.
     pub fn as_fixed(&self) -> Option<i64> {
         match self {
             Item::Int(size) => size.as_fixed(),
@@ -31,6 +37,7 @@ impl Item {
         }
     }
 
+    /// Returns the element as a floating-point number if it is a known number.
     pub fn as_real(&self) -> Option<f64> {
         match self {
             Item::Int(size) => size.as_fixed().map(|n| n as f64),
@@ -40,14 +47,17 @@ impl Item {
     }
 }
 
-/// A small tensor, row by row.
+/// The elements of a small tensor, in row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Content {
+    /// The sizes of the axes.
     pub dims: Vec<usize>,
+    /// The elements, as many as the product of the sizes.
     pub items: Vec<Item>,
 }
 
 impl Content {
+    /// Returns the content of a tensor without axes.
     pub fn scalar(item: Item) -> Content {
         Content {
             dims: Vec::new(),
@@ -55,6 +65,7 @@ impl Content {
         }
     }
 
+    /// Returns the content of a tensor with one axis.
     pub fn list(items: Vec<Item>) -> Content {
         Content {
             dims: vec![items.len()],
@@ -62,6 +73,8 @@ impl Content {
         }
     }
 
+    /// Returns the elements of a stored tensor. Returns `None` if the tensor has more than
+    /// [`LIMIT`] elements or a type that is not followed.
     pub fn of_tensor(tensor: &TensorProto) -> Option<Content> {
         let dims: Option<Vec<usize>> = tensor
             .dims
@@ -69,30 +82,32 @@ impl Content {
             .map(|d| usize::try_from(*d).ok())
             .collect();
         let dims = dims?;
-        let count = count(&dims)?;
+        let count = followed_count(&dims)?;
         let items = elements(tensor, count)?;
         (items.len() == count).then_some(Content { dims, items })
     }
 
+    /// Returns all elements as integers if each one is a known integer.
     pub fn fixed(&self) -> Option<Vec<i64>> {
         self.items.iter().map(Item::as_fixed).collect()
     }
 
+    /// Returns all elements as floating-point numbers if each one is a known number.
     pub fn reals(&self) -> Option<Vec<f64>> {
         self.items.iter().map(Item::as_real).collect()
     }
 }
 
-/// The number of elements, where it is small enough to follow.
-pub fn count(dims: &[usize]) -> Option<usize> {
+/// Returns the number of elements if it is at most [`LIMIT`].
+pub fn followed_count(dims: &[usize]) -> Option<usize> {
     let span = dims
         .iter()
         .try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;
     (span <= LIMIT).then(|| dims.iter().product())
 }
 
-/// The elements of a tensor of any size that holds real numbers.
-pub fn reals(tensor: &TensorProto) -> Option<Vec<f64>> {
+/// Returns the elements of a stored tensor of any size as floating-point numbers.
+pub fn real_elements(tensor: &TensorProto) -> Option<Vec<f64>> {
     let count = tensor
         .dims
         .iter()
@@ -101,6 +116,8 @@ pub fn reals(tensor: &TensorProto) -> Option<Vec<f64>> {
     (items.len() == count).then(|| items.iter().map(Item::as_real).collect())?
 }
 
+/// Returns the elements of a stored tensor that has `count` of them. Returns `None` if the tensor
+/// holds another number or has a type that is not followed.
 fn elements(tensor: &TensorProto, count: usize) -> Option<Vec<Item>> {
     let elem = ElemType(tensor.data_type());
     if let Some(raw) = &tensor.raw_data {
@@ -129,17 +146,18 @@ fn elements(tensor: &TensorProto, count: usize) -> Option<Vec<Item>> {
         ElemType::FLOAT16 => tensor
             .int32_data
             .iter()
-            .map(|n| Item::Real(half(*n as u16)))
+            .map(|n| Item::Real(float16_from_bits(*n as u16)))
             .collect(),
         ElemType::BFLOAT16 => tensor
             .int32_data
             .iter()
-            .map(|n| Item::Real(brain(*n as u16)))
+            .map(|n| Item::Real(bfloat16_from_bits(*n as u16)))
             .collect(),
         _ => return None,
     })
 }
 
+/// Decodes one element from its little-endian bytes.
 fn raw_element(elem: ElemType, bytes: &[u8]) -> Option<Item> {
     Some(match elem {
         ElemType::INT64 => Item::fixed(i64::from_le_bytes(bytes.try_into().ok()?)),
@@ -147,14 +165,18 @@ fn raw_element(elem: ElemType, bytes: &[u8]) -> Option<Item> {
         ElemType::BOOL => Item::fixed(i64::from(bytes[0] != 0)),
         ElemType::FLOAT => Item::Real(f64::from(f32::from_le_bytes(bytes.try_into().ok()?))),
         ElemType::DOUBLE => Item::Real(f64::from_le_bytes(bytes.try_into().ok()?)),
-        ElemType::FLOAT16 => Item::Real(half(u16::from_le_bytes(bytes.try_into().ok()?))),
-        ElemType::BFLOAT16 => Item::Real(brain(u16::from_le_bytes(bytes.try_into().ok()?))),
+        ElemType::FLOAT16 => Item::Real(float16_from_bits(u16::from_le_bytes(
+            bytes.try_into().ok()?,
+        ))),
+        ElemType::BFLOAT16 => Item::Real(bfloat16_from_bits(u16::from_le_bytes(
+            bytes.try_into().ok()?,
+        ))),
         _ => return None,
     })
 }
 
-/// A float16 by its bits.
-pub fn half(bits: u16) -> f64 {
+/// Returns the number that the bits of a float16 encode.
+pub fn float16_from_bits(bits: u16) -> f64 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
     let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
     sign * match exponent {
@@ -165,13 +187,14 @@ pub fn half(bits: u16) -> f64 {
     }
 }
 
-/// A bfloat16 by its bits.
-pub fn brain(bits: u16) -> f64 {
+/// Returns the number that the bits of a bfloat16 encode.
+pub fn bfloat16_from_bits(bits: u16) -> f64 {
     f64::from(f32::from_bits(u32::from(bits) << 16))
 }
 
-/// Numpy's rule for the shapes of two operands.
-pub fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+/// Returns the shape to which two shapes are broadcast, by numpy's rule. Returns `None` if they do
+/// not fit each other.
+pub fn broadcast_dims(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
     (0..rank)

@@ -1,8 +1,9 @@
-//! Reverse mode: the tangent graph, read backwards.
+//! Reverse mode: transposes the tangent graph.
 //!
-//! Forward mode writes operators that are linear in the seed. Reverse mode visits them from the output's tangent to
-//! the seed and appends the transpose of each (`transposition`), so that a rule serves both modes. What computed the
-//! tangents is then no longer needed and is not exported.
+//! Forward mode writes operators that are linear in the seed. Reverse mode visits them from the
+//! output's tangent back to the seed and appends the transpose of each (`transpose_context`), so
+//! that one rule serves both modes. Nodes that only computed the tangents are then no longer
+//! needed, and the export leaves them out.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,13 +13,14 @@ use crate::error::{Obstacle, Refusal};
 use crate::graph::{Graph, Node, Val};
 use crate::operators;
 use crate::size::Size;
-use crate::transposition::{CONTRADICTION, Cotangents, Masks, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, Masks, TransposeContext};
 
-/// What is said of an operator that is linear in more inputs than its transpose speaks of.
+/// The reason for an operator with more linear inputs than its transpose returns cotangents for.
 const HALF: &str =
-    "not all of its inputs that depend on the differentiated input are transposed in reverse mode";
+    "more of its inputs depend on the differentiated input than reverse mode supports";
 
-/// A value of the shape of one tangent of `x`, to propagate; its numbers are never used.
+/// Appends a tangent of `x` with one direction, from which forward mode starts. Reverse mode never
+/// reads its numbers.
 pub fn seed(g: &mut Graph, x: Val) -> Val {
     let elem = g.elem(x).tangent();
     let wide = g.cast(x, elem);
@@ -28,15 +30,24 @@ pub fn seed(g: &mut Graph, x: Val) -> Val {
     seed
 }
 
-/// The cotangent of `seed` that belongs to the cotangent `given` of the output whose tangent is `d`.
-pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Vec<Obstacle>> {
+/// Returns the cotangent of `seed`, from the cotangent `given` of the output whose tangent is `d`.
+///
+/// # Errors
+///
+/// Returns every node that has no transpose.
+pub fn transpose_tangents(
+    g: &mut Graph,
+    seed: Val,
+    d: Val,
+    given: Val,
+) -> Result<Val, Vec<Obstacle>> {
     let shape: Vec<Size> = g.shape(d).cloned().unwrap_or_default();
     let elem = g.elem(d);
     let given = g.cast(given, elem);
     let given = g.reshape(given, &shape);
     let mut cotangents = HashMap::from([(d, given)]);
     let mut obstacles = Vec::new();
-    walk(g, 0..g.nodes.len(), &mut cotangents, &mut obstacles);
+    transpose_nodes(g, 0..g.nodes.len(), &mut cotangents, &mut obstacles);
     if !obstacles.is_empty() {
         return Err(obstacles);
     }
@@ -47,17 +58,18 @@ pub fn transpose(g: &mut Graph, seed: Val, d: Val, given: Val) -> Result<Val, Ve
         .unwrap_or_else(|| g.zeros(&shape, ElemType::tangent(elem))))
 }
 
-/// Visits nodes from the last to the first, from cotangents that are known to those of whatever they depend on.
-pub fn walk(
+/// Visits the nodes at the given `indices` from the last to the first, and adds to `cotangents`
+/// the cotangents of the values on which the known ones depend.
+pub fn transpose_nodes(
     g: &mut Graph,
-    places: Range<usize>,
+    indices: Range<usize>,
     cotangents: &mut HashMap<Val, Val>,
     obstacles: &mut Vec<Obstacle>,
 ) {
     let mut masks = Masks::new();
-    for place in places.rev() {
-        let node = g.nodes[place].clone();
-        // The seed itself is linear, but made of nothing that is.
+    for index in indices.rev() {
+        let node = g.nodes[index].clone();
+        // The seed is linear, but the nodes that make it take no linear input.
         let linear = node
             .inputs
             .iter()
@@ -65,36 +77,36 @@ pub fn walk(
             .chain(&node.captures)
             .any(|v| g.value(*v).linear)
             && node.outputs.iter().flatten().any(|v| g.value(*v).linear);
-        let arriving: Vec<Option<Val>> = node
+        let output_cotangents: Vec<Option<Val>> = node
             .outputs
             .iter()
             .map(|v| cotangents.get(&(*v)?).copied())
             .collect();
-        if !linear || arriving.iter().all(Option::is_none) {
+        if !linear || output_cotangents.iter().all(Option::is_none) {
             continue;
         }
         g.origin = node.origin;
-        let mut turn = Transposition {
+        let mut turn = TransposeContext {
             g,
             node: node.clone(),
             masks: &mut masks,
-            arriving,
+            output_cotangents,
             captured: Vec::new(),
-            walk,
+            walk: transpose_nodes,
         };
         let found = transpose_node(&mut turn);
         let captured = turn.captured;
         match found {
             Ok(parts) => {
-                let transposed = |place: usize| parts.iter().any(|(input, _)| *input == place);
+                let transposed = |index: usize| parts.iter().any(|(input, _)| *input == index);
                 let linear = |v: &Option<Val>| v.is_some_and(|v| g.value(v).linear);
                 if node
                     .inputs
                     .iter()
                     .enumerate()
-                    .any(|(place, v)| linear(v) && !transposed(place))
+                    .any(|(index, v)| linear(v) && !transposed(index))
                 {
-                    obstacles.push(told(g, &node, HALF.into()));
+                    obstacles.push(obstacle_at_origin(g, &node, HALF.into()));
                 }
                 let parts = parts
                     .into_iter()
@@ -102,19 +114,20 @@ pub fn walk(
                 for (v, part) in parts.chain(captured) {
                     if g.value(v).linear {
                         if g.rank(part) != g.rank(v) {
-                            obstacles.push(told(g, &node, CONTRADICTION.into()));
+                            obstacles.push(obstacle_at_origin(g, &node, CONTRADICTION.into()));
                         }
                         accumulate(g, cotangents, &mut masks, v, part);
                     }
                 }
             }
-            Err(refusal) => obstacles.push(told(g, &node, refusal)),
+            Err(refusal) => obstacles.push(obstacle_at_origin(g, &node, refusal)),
         }
     }
 }
 
-/// What is wrong with a node, told of the original node that it serves.
-fn told(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
+/// Returns the obstacle that a refused transpose is, at the original node whose tangent the node
+/// computes.
+fn obstacle_at_origin(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
     let original = node
         .origin
         .and_then(|origin| g.nodes.get(origin))
@@ -122,7 +135,8 @@ fn told(g: &Graph, node: &Node, refusal: Refusal) -> Obstacle {
     g.obstacle(original, refusal)
 }
 
-/// A value that is used several times collects the cotangents of all uses.
+/// Adds a cotangent to that of `v`, because a value that several nodes use receives a cotangent
+/// from each.
 fn accumulate(
     g: &mut Graph,
     cotangents: &mut HashMap<Val, Val>,
@@ -145,8 +159,8 @@ fn accumulate(
     cotangents.insert(v, sum);
 }
 
-/// The cotangents of a node's inputs.
-fn transpose_node(turn: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangents of a node's inputs, by the transpose of its operator.
+fn transpose_node(turn: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let known = operators::of(&turn.node).and_then(|operator| operator.transpose);
     match known {
         Some(transpose) => transpose(turn),

@@ -1,4 +1,4 @@
-//! From a model to the model that also computes Jacobian products.
+//! The entry points: derive from a model the model that also computes products with its Jacobian.
 
 use crate::check::{self, Violation};
 use crate::cotangent;
@@ -6,6 +6,7 @@ use crate::elem::ElemType;
 use crate::error::{GraphError, Obstacle, Refusal};
 use crate::graph::{Graph, Val};
 use crate::import::{ADDING, Outputs, check_opset, import};
+use crate::jvp_context::Tangent;
 use crate::model::{Dim, Model, Port};
 use crate::operators;
 use crate::order;
@@ -14,35 +15,46 @@ use crate::passes::{Pass, Passes};
 use crate::proto::*;
 use crate::quadratic;
 use crate::size::Size;
-use crate::step::Tangent;
 use crate::tangent;
 use crate::trace;
 
-/// Which product with the Jacobian is computed.
+/// The product with the Jacobian J that a derived model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// `J·V`: forward mode, k tangents at once.
+    /// `J·V`: forward mode, for K tangents at once.
     Jvp,
-    /// `Vᵀ·J`: reverse mode, one cotangent.
+    /// `Vᵀ·J`: reverse mode, for one cotangent.
     Vjp,
-    /// `tr J`: forward mode with all unit vectors, which the graph itself holds.
+    /// `tr J`: forward mode along the unit vectors, which the graph itself holds.
     Trace,
-    /// `vᵀJv` for k tangents at once.
+    /// `vᵀJv`: forward mode, for K tangents at once.
     Quadratic,
 }
 
-/// The model that also computes products with the Jacobian of `output` (by default the first) by `input` (by default
-/// the first of a floating-point type).
+/// Derives the model that also computes products with the Jacobian of `output` with respect to
+/// `input`. By default `output` is the first output, and `input` is the first input of a
+/// floating-point type.
 ///
-/// `Jvp` adds the input `<input>_tangent` `[K, *input shape]` and the outputs `<output>_tangent` `[K, *output shape]`
-/// and, where both shapes agree, `<output>_quadratic` `[K, N]`: the sum over each sample of tangent in times tangent
-/// out. `Vjp` adds the input `<output>_cotangent` and the output `<input>_cotangent`. `Trace`, where both shapes agree and
-/// are known, adds the outputs `<output>_trace` `[N]` and `<output>_trace_terms` `[M, N]`, whose sum over the first axis
-/// it is: the diagonal of J, or sums of parts of it where J is block diagonal. `Quadratic` is `Jvp` without the tangents of
-/// the output. Tangents of half-precision tensors are in single precision.
+/// - `Jvp` adds the input `<input>_tangent` `[K, *input shape]` and the output `<output>_tangent`
+///   `[K, *output shape]`. If both shapes agree, it also adds `<output>_quadratic` `[K, N]`: the
+///   products of the input's and the output's tangent, summed over each sample.
+/// - `Vjp` adds the input `<output>_cotangent` and the output `<input>_cotangent`.
+/// - `Trace` needs shapes that agree and are known. It adds the outputs `<output>_trace` `[N]` and
+///   `<output>_trace_terms` `[M, N]`. The trace is the sum of the terms over their first axis: the
+///   terms are the diagonal of J, or sums of parts of it if J is block diagonal.
+/// - `Quadratic` is `Jvp` without the output `<output>_tangent`.
 ///
-/// New ports come behind those of the model, in the order told here. A name that the model uses already gets a number:
-/// the second derivative of a graph with an `x_tangent` takes `x_tangent_2`.
+/// The tangents of half-precision tensors are in single precision.
+///
+/// New ports follow the ports of the model, in the order in which they are listed here. A name that
+/// the model already uses receives a number: the second derivative of a graph with an `x_tangent`
+/// takes `x_tangent_2`.
+///
+/// # Errors
+///
+/// Returns an error if a port does not exist or has no floating-point type, if the opset is not
+/// supported, or if a node that the output needs cannot be differentiated. The last error lists
+/// every such node.
 pub fn differentiate(
     model: &Model,
     mode: Mode,
@@ -52,10 +64,11 @@ pub fn differentiate(
     differentiate_with(model, mode, input, output, Passes::all())
 }
 
-/// The same with some of what is done for speed and memory switched off.
+/// Derives the same model as [`differentiate`], with only the given passes for speed and memory.
 ///
 /// # Errors
-/// As [`differentiate`].
+///
+/// Returns the errors of [`differentiate`].
 pub fn differentiate_with(
     model: &Model,
     mode: Mode,
@@ -77,20 +90,24 @@ pub fn differentiate_with(
     })
 }
 
-/// Quadratic forms zᵀJz in two models.
+/// Two models that together compute quadratic forms zᵀJz.
 pub struct QuadraticForms {
-    /// What depends on the directions and the weights alone: from `<input>_tangent` `[K, *input shape]`.
+    /// The model that computes, from `<input>_tangent` `[K, *input shape]`, the values that depend
+    /// on the directions and the weights alone.
     pub directions: Model,
-    /// The rest, which takes the outputs of `directions` as inputs of the same names, and the directions themselves where it
-    /// needs them: the model's own output, and `<output>_quadratic` `[K, N]`.
+    /// The model that computes the original output and `<output>_quadratic` `[K, N]`. It takes the
+    /// outputs of `directions` as inputs of the same names, and the directions themselves if it
+    /// needs them.
     pub rest: Model,
 }
 
-/// The model whose quadratic forms are taken with directions that stay the same over many calls; none where nothing of
-/// it depends on the directions alone.
+/// Splits the model that computes quadratic forms in two, for directions that stay the same over
+/// many calls. Returns `None` if no part of the computation depends on the directions alone, or if
+/// a node stands in the way.
 ///
 /// # Errors
-/// As [`differentiate`].
+///
+/// Returns the errors of [`differentiate`].
 pub fn quadratic_forms(
     model: &Model,
     input: &str,
@@ -126,8 +143,8 @@ pub fn quadratic_forms(
     Ok(Some(QuadraticForms { directions, rest }))
 }
 
-/// Every node that stands in the way of [`differentiate`]; none where it succeeds. What is wrong with the model as a
-/// whole is told as one obstacle without an operator.
+/// Returns every node that stands in the way of [`differentiate`], and nothing if it succeeds. A
+/// fault of the model as a whole is one obstacle without an operator.
 pub fn obstacles(
     model: &Model,
     mode: Mode,
@@ -144,22 +161,25 @@ pub fn obstacles(
     }
 }
 
+/// A derived model, and the obstacles that make it invalid if there are any.
 struct Solved {
     model: Model,
     obstacles: Vec<Obstacle>,
 }
 
+/// One derivation: the model, its graph, and the ports of the derivative.
 struct Problem<'a> {
     model: &'a Model,
     g: Graph,
     input: Port,
     output: Port,
-    /// Names of the new graph's outputs, with what the file says of their types.
+    /// The names of the new graph's outputs, with the types that the file declares for them.
     outputs: Vec<(String, Option<TypeProto>)>,
     obstacles: Vec<Obstacle>,
 }
 
 impl<'a> Problem<'a> {
+    /// Reads the model into a graph and finds its input and its output.
     fn new(
         model: &'a Model,
         input: Option<&str>,
@@ -172,7 +192,7 @@ impl<'a> Problem<'a> {
         })?;
         let output = choose(model, "output", model.outputs(), output, |_| true)?;
         let (g, outputs) = import(model, opset.max(ADDING))?;
-        let obstacles = foreign(&g);
+        let obstacles = foreign_nodes(&g);
         Ok(Problem {
             model,
             g,
@@ -183,9 +203,10 @@ impl<'a> Problem<'a> {
         })
     }
 
+    /// Derives the model.
     fn solve(mut self, mode: Mode) -> Result<Solved, GraphError> {
         let x = self.value("input", &self.input.name, ElemType::is_float)?;
-        // What makes an output of an unknown type is told by its node.
+        // An unknown type is reported at the node that makes the output.
         let y = self.value("output", &self.output.name, |elem| {
             elem.is_float() || elem == ElemType::UNKNOWN
         })?;
@@ -213,7 +234,7 @@ impl<'a> Problem<'a> {
         })
     }
 
-    /// What some outputs need, as a model.
+    /// Returns the part of the graph that the outputs need, as a model.
     fn written(&self, outputs: &[(String, Option<TypeProto>)]) -> Model {
         let graph = self.g.export(outputs);
         let opset = OperatorSetIdProto {
@@ -233,14 +254,15 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The same, checked.
+    /// Returns the part of the graph that the outputs need, as a model that passes the check of the
+    /// format.
     fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> Result<Model, GraphError> {
         let model = self.written(outputs);
-        check::check(&model.proto).map_err(|violation| self.violated(violation))?;
+        check::check_model(&model.proto).map_err(|violation| self.violated(violation))?;
         Ok(model)
     }
 
-    /// A value of the graph by the name of its port, where its type fits.
+    /// Returns the value of a port if its element type fits.
     fn value(
         &self,
         role: &'static str,
@@ -252,12 +274,13 @@ impl<'a> Problem<'a> {
             self.fault(
                 role,
                 name,
-                "is not a floating-point tensor; only those have derivatives",
+                "is not a floating-point tensor, and only such tensors have derivatives",
             )
         })
     }
 
-    /// What is wrong with the result: with a node or port of the file, or else with what was made of it.
+    /// Returns the error for a violation of the format. The fault is the file's if the file holds
+    /// the node or port, and this crate's otherwise.
     fn violated(&self, found: Violation) -> GraphError {
         let (file, Violation { node, op, reason }) = (self.model.file.clone(), found);
         let graph = self.model.graph();
@@ -278,6 +301,7 @@ impl<'a> Problem<'a> {
         }
     }
 
+    /// Returns the error for a port that cannot be used.
     fn fault(&self, role: &'static str, name: &str, reason: &str) -> GraphError {
         GraphError::Port {
             file: self.model.file.clone(),
@@ -287,12 +311,14 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// A name for a new port: `<of>_<suffix>`, or that with a number where the model uses it already.
+    /// Returns a name for a new port: `<of>_<suffix>`, with a number behind it if the model already
+    /// uses that name.
     fn port_name(&mut self, of: &str, suffix: &str) -> String {
         self.g.reserved_name(&format!("{of}_{suffix}"))
     }
 
-    /// An input for k directions of the shape of `x`, and their number.
+    /// Adds an input for directions of the shape of `x`. Returns the input and the number of
+    /// directions.
     fn given_directions(&mut self, x: Val, name: &str) -> (Val, Size) {
         let k = self.directions();
         let shape: Vec<Size> = std::iter::once(&k)
@@ -306,13 +332,15 @@ impl<'a> Problem<'a> {
         (seed, k)
     }
 
-    /// The whole tangent of `y` for the tangent `seed` of `x`; none where something stands in the way.
+    /// Returns the tangent of `y` for the tangent `seed` of `x`. Returns `None` if a node stands in
+    /// the way.
     fn tangent_of(&mut self, x: Val, seed: Val, k: &Size, y: Val) -> Option<Val> {
         let found = tangent::propagate(&mut self.g, x, seed, k, y);
-        self.meet(found.obstacles);
+        self.report_obstacles(found.obstacles);
         self.output_tangent(y, found.of.get(&y).copied(), k)
     }
 
+    /// Adds the ports of forward mode.
     fn forward(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
         let (input, output) = (self.input.name.clone(), self.output.name.clone());
         let names = [
@@ -333,7 +361,8 @@ impl<'a> Problem<'a> {
         Ok(())
     }
 
-    /// Forward mode of which the quadratic forms alone are kept; the directions' value, or none where there are no forms.
+    /// Adds the ports of the quadratic forms and returns the directions. Returns `None` if a node
+    /// stands in the way.
     fn forward_quadratic(&mut self, x: Val, y: Val) -> Result<Option<Val>, GraphError> {
         let names = [
             ("tangent", self.input.name.clone()),
@@ -348,7 +377,7 @@ impl<'a> Problem<'a> {
         let alike = self.g.elem(seed) == self.g.elem(d)
             && self.g.shape(d).is_some_and(|out| self.agree(&shape, out));
         let reduced = if alike && self.g.passes.has(Pass::ReducedOutputs) {
-            output_reduction::reduced(&mut self.g, d, &quadratic::With(seed))
+            output_reduction::reduced_tangents(&mut self.g, d, &quadratic::QuadraticReduction(seed))
         } else {
             None
         };
@@ -356,7 +385,7 @@ impl<'a> Problem<'a> {
             return Err(self.fault(
                 "output",
                 &self.output.name,
-                "has another shape than the input: there are no forms",
+                "has a different shape than the input, so that it has no quadratic forms",
             ));
         };
         self.g.set_shape(quadratic, &shape[..2]);
@@ -364,7 +393,7 @@ impl<'a> Problem<'a> {
         Ok(Some(seed))
     }
 
-    /// Forward mode along the unit vectors, of which the diagonal is kept.
+    /// Adds the ports of the trace, by forward mode along the unit vectors.
     fn trace(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
         let output = self.output.name.clone();
         let [terms_name, trace_name] =
@@ -377,7 +406,7 @@ impl<'a> Problem<'a> {
             return Err(self.fault(
                 "output",
                 &self.output.name,
-                "has another shape than the input: there is no trace",
+                "has a different shape than the input, so that its Jacobian has no trace",
             ));
         }
         let Some(basis) = trace::basis(&mut self.g, x, y) else {
@@ -400,7 +429,8 @@ impl<'a> Problem<'a> {
         Ok(())
     }
 
-    /// Forward mode with one direction, transposed: the tangents themselves are not computed.
+    /// Adds the ports of reverse mode: forward mode with one direction, transposed. The export
+    /// leaves the tangents themselves out.
     fn reverse(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
         let (input, output) = (self.input.name.clone(), self.output.name.clone());
         let [seed_name, result_name] = [output, input].map(|of| self.port_name(&of, "cotangent"));
@@ -414,18 +444,18 @@ impl<'a> Problem<'a> {
             .g
             .add_input(&seed_name, self.g.elem(y).tangent(), shape);
         let shape = self.g.shape(x).cloned().unwrap_or_default();
-        match cotangent::transpose(&mut self.g, seed, d, given) {
+        match cotangent::transpose_tangents(&mut self.g, seed, d, given) {
             Ok(turned) => {
                 let turned = self.g.reshape(turned, &shape);
                 self.add_output(result_name, turned);
             }
-            Err(obstacles) => self.meet(obstacles),
+            Err(obstacles) => self.report_obstacles(obstacles),
         }
         Ok(())
     }
 
-    /// Adds obstacles that are not known yet.
-    fn meet(&mut self, found: Vec<Obstacle>) {
+    /// Adds the obstacles of nodes that have none yet.
+    fn report_obstacles(&mut self, found: Vec<Obstacle>) {
         for obstacle in found {
             if !self
                 .obstacles
@@ -437,7 +467,8 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The symbol of the number of directions, under a name that the model does not use for a size of its own.
+    /// Returns the symbol for the number of directions, with a name that the model does not use for
+    /// a size of its own.
     fn directions(&mut self) -> Size {
         let mut name = "K".to_string();
         while self.g.symbols.is_known(&name) {
@@ -446,7 +477,8 @@ impl<'a> Problem<'a> {
         self.g.symbols.named(&name)
     }
 
-    /// The whole tangent of the output; zeros where the output does not depend on the input.
+    /// Returns the full tangent of the output. The tangent is zero if the output does not depend on
+    /// the input.
     fn output_tangent(&mut self, y: Val, tangent: Option<Tangent>, k: &Size) -> Option<Val> {
         let shape = self.g.shape(y).cloned();
         match (tangent, shape) {
@@ -465,7 +497,7 @@ impl<'a> Problem<'a> {
             }
             (None, _) => {
                 if self.obstacles.is_empty() {
-                    let reason = "its type or its number of axes cannot be told; export the model with shapes (value_info)";
+                    let reason = "its type or its number of axes is not known; export the model with shapes (value_info)";
                     self.obstacles.push(Obstacle {
                         node: self.output.name.clone(),
                         op: String::new(),
@@ -477,7 +509,8 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// The sum over each sample of tangent in times tangent out, where their shapes agree.
+    /// Returns the products of the input's and the output's tangent, summed over each sample.
+    /// Returns `None` if their shapes do not agree.
     fn quadratic(&mut self, seed: Val, d: Val) -> Option<Val> {
         let (a, b) = (self.g.shape(seed)?, self.g.shape(d)?);
         if a.len() < 2 || !self.agree(a, b) {
@@ -492,7 +525,8 @@ impl<'a> Problem<'a> {
         Some(sum)
     }
 
-    /// Whether input and output have the same shape, by inference or by what the file says of their axes.
+    /// Returns whether the two tangents have the same shape, by inference or by the declared axes
+    /// of their ports.
     fn agree(&self, tangent_in: &[Size], tangent_out: &[Size]) -> bool {
         let declared = |axis: usize| match (self.input.dims.get(axis), self.output.dims.get(axis)) {
             (Some(Dim::Symbol(a)), Some(Dim::Symbol(b))) => a == b,
@@ -506,13 +540,14 @@ impl<'a> Problem<'a> {
         tangent_in.len() == tangent_out.len() && (0..tangent_in.len()).all(same)
     }
 
+    /// Adds an output to the derived model.
     fn add_output(&mut self, name: String, v: Val) {
         self.g.outputs.push(v);
         self.outputs.push((name, None));
     }
 }
 
-/// The named port, or the first that fits.
+/// Returns the port named `wanted`, or by default the first port that fits.
 fn choose(
     model: &Model,
     role: &'static str,
@@ -552,8 +587,9 @@ fn choose(
     })
 }
 
-/// Nodes of other domains that the outputs need, where no rule has met them.
-fn foreign(g: &Graph) -> Vec<Obstacle> {
+/// Returns an obstacle for each node outside the standard domain that the outputs need, whether or
+/// not a tangent passes through it.
+fn foreign_nodes(g: &Graph) -> Vec<Obstacle> {
     let needed = g.needed();
     let foreign = g
         .nodes
@@ -565,6 +601,7 @@ fn foreign(g: &Graph) -> Vec<Obstacle> {
         .collect()
 }
 
+/// Returns the reason why an operator outside the standard domain is refused.
 fn refusal(node: &crate::graph::Node) -> Refusal {
     operators::rule(node)
         .err()

@@ -1,28 +1,29 @@
-//! Axes that a file leaves open, and whoever uses it knows.
+//! Fixes axes whose sizes the file leaves open and the caller knows.
 
 use std::collections::HashMap;
 
 use crate::model::Model;
 use crate::proto::*;
 
-/// What is known of a port's axes: the batch, which stays open, and sizes.
+/// The axes of an input or output as the caller knows them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownPort {
+    /// The name of the input or output.
     pub name: String,
-    /// One entry per axis: its size, `None` for the batch.
+    /// One entry per axis: its size, or `None` for the batch axis.
     pub axes: Vec<Option<usize>>,
 }
 
 impl Model {
-    /// The model with the open axes of ports fixed to known sizes, wherever their names occur, and with one name for
-    /// the batch of all these ports. Ports of another number of axes, and sizes that the file has fixed, stay as they
-    /// are.
+    /// Returns the model with the open axes of the ports fixed to the known sizes. A symbolic size
+    /// is fixed wherever its name occurs, and the batch axes of all these ports receive one name.
+    /// Sizes that the file already fixes, and ports of another rank, stay as they are.
     pub fn with_axes(mut self, ports: &[KnownPort]) -> Model {
         let Some(graph) = &mut self.proto.graph else {
             return self;
         };
         let batch = batch_name(graph, ports);
-        let sizes = sizes(graph, ports, &batch);
+        let sizes = named_sizes(graph, ports, &batch);
         for port in ports {
             let mut infos = graph
                 .input
@@ -55,6 +56,7 @@ impl Model {
     }
 }
 
+/// Returns the tensor type of a declaration, if it declares a tensor.
 fn tensor_mut(info: &mut ValueInfoProto) -> Option<&mut TensorTypeProto> {
     match info.r#type.as_mut()?.value.as_mut()? {
         TypeValue::Tensor(tensor) => Some(tensor),
@@ -62,7 +64,8 @@ fn tensor_mut(info: &mut ValueInfoProto) -> Option<&mut TensorTypeProto> {
     }
 }
 
-/// The axes that a port declares, where they are as many as are known of it.
+/// Returns the axes that the file declares for a port. The list is empty if their number differs
+/// from that of the known axes.
 fn declared<'a>(graph: &'a GraphProto, port: &KnownPort) -> &'a [DimensionProto] {
     let info = graph
         .input
@@ -78,7 +81,8 @@ fn declared<'a>(graph: &'a GraphProto, port: &KnownPort) -> &'a [DimensionProto]
         .unwrap_or_default()
 }
 
-/// The batch's name: the first that one of the ports gives it, or a name of our own.
+/// Returns the name of the batch axis: the first name that one of the ports declares for it, or
+/// `batch`.
 fn batch_name(graph: &GraphProto, ports: &[KnownPort]) -> String {
     let named = ports
         .iter()
@@ -95,8 +99,9 @@ fn batch_name(graph: &GraphProto, ports: &[KnownPort]) -> String {
     named.unwrap_or_else(|| "batch".into())
 }
 
-/// The sizes of named axes; of none that is given two, and not of the batch.
-fn sizes(graph: &GraphProto, ports: &[KnownPort], batch: &str) -> HashMap<String, i64> {
+/// Returns the sizes of the named axes. Names with two different sizes and the name of the batch
+/// axis are left out.
+fn named_sizes(graph: &GraphProto, ports: &[KnownPort], batch: &str) -> HashMap<String, i64> {
     let mut sizes: HashMap<String, Option<i64>> = HashMap::from([(batch.to_string(), None)]);
     for (dim, known) in ports
         .iter()
@@ -116,7 +121,7 @@ fn sizes(graph: &GraphProto, ports: &[KnownPort], batch: &str) -> HashMap<String
         .collect()
 }
 
-/// An undeclared shape becomes the known one.
+/// Fixes the axes of one tensor. A tensor without a declared shape receives the known one.
 fn fix(tensor: &mut TensorTypeProto, axes: &[Option<usize>], batch: &str) {
     let open = || {
         axes.iter()

@@ -1,11 +1,11 @@
-//! What the contents of small tensors are followed with.
+//! Computes the known elements of small tensors through elementwise operators.
 
-use crate::content::{Content, Item, broadcast, count};
+use crate::content::{Content, Item, broadcast_dims, followed_count};
 use crate::graph::{Graph, Node};
 use crate::size::Size;
 
-/// The numbers of a list as lengths of axes.
-pub fn lengths(content: &Content) -> Option<Vec<usize>> {
+/// Returns the elements as sizes of axes, if each one is a known number that is not negative.
+pub fn axis_lengths(content: &Content) -> Option<Vec<usize>> {
     content
         .fixed()?
         .iter()
@@ -13,6 +13,7 @@ pub fn lengths(content: &Content) -> Option<Vec<usize>> {
         .collect()
 }
 
+/// Applies `f` to each element.
 pub fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
     Content {
         dims: content.dims.clone(),
@@ -20,7 +21,9 @@ pub fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
     }
 }
 
-pub fn whole(x: f64) -> Item {
+/// Returns a floating-point number as an integer element, or [`Item::Unknown`] if it is too large
+/// to be exact.
+pub fn integer_item(x: f64) -> Item {
     if x.abs() < 9e15 {
         Item::fixed(x as i64)
     } else {
@@ -28,6 +31,7 @@ pub fn whole(x: f64) -> Item {
     }
 }
 
+/// Returns the content of the output of an elementwise operator with one input.
 pub fn unary(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let op = node.op.as_str();
     Some(map(&inputs[0], |item| match (op, item) {
@@ -57,18 +61,20 @@ pub fn unary(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> 
     }))
 }
 
+/// Returns the content of the output of an elementwise operator with two or more inputs, which are
+/// broadcast to each other.
 pub fn binary(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let mut inputs = inputs.iter();
     let mut result = inputs.next()?.clone();
     for other in inputs {
-        let dims = broadcast(&result.dims, &other.dims)?;
-        let items = (0..count(&dims)?)
+        let dims = broadcast_dims(&result.dims, &other.dims)?;
+        let items = (0..followed_count(&dims)?)
             .map(|i| {
                 combine(
                     g,
                     node,
-                    &result.items[source(i, &dims, &result.dims)],
-                    &other.items[source(i, &dims, &other.dims)],
+                    &result.items[broadcast_source(i, &dims, &result.dims)],
+                    &other.items[broadcast_source(i, &dims, &other.dims)],
                 )
             })
             .collect();
@@ -77,14 +83,15 @@ pub fn binary(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content>
     Some(result)
 }
 
+/// Applies the node's operator to two elements.
 fn combine(g: &mut Graph, node: &Node, a: &Item, b: &Item) -> Item {
     match (a, b) {
         (Item::Int(a), Item::Int(b)) => combine_sizes(g, node, a, b),
         (Item::Int(a), Item::Real(b)) if a.as_fixed().is_none() && b.fract() == 0.0 => {
-            combine(g, node, &Item::Int(a.clone()), &whole(*b))
+            combine(g, node, &Item::Int(a.clone()), &integer_item(*b))
         }
         (Item::Real(a), Item::Int(b)) if b.as_fixed().is_none() && a.fract() == 0.0 => {
-            combine(g, node, &whole(*a), &Item::Int(b.clone()))
+            combine(g, node, &integer_item(*a), &Item::Int(b.clone()))
         }
         _ => match (a.as_real(), b.as_real()) {
             (Some(a), Some(b)) => combine_reals(&node.op, a, b),
@@ -93,6 +100,7 @@ fn combine(g: &mut Graph, node: &Node, a: &Item, b: &Item) -> Item {
     }
 }
 
+/// Applies the node's operator to two integers, which may be symbolic sizes.
 fn combine_sizes(g: &mut Graph, node: &Node, a: &Size, b: &Size) -> Item {
     let floats = node.input(0).is_some_and(|v| g.elem(v).is_float());
     let fixed = a.as_fixed().zip(b.as_fixed());
@@ -129,16 +137,19 @@ fn combine_sizes(g: &mut Graph, node: &Node, a: &Size, b: &Size) -> Item {
     Item::Int(size)
 }
 
-/// Whether a size, which is never negative, is compared with a negative number such as the -1 of a wildcard.
+/// Returns whether one operand is a size and the other a negative number, such as the -1 of a
+/// wildcard. A size is never negative.
 fn never_equal(a: &Size, b: &Size) -> bool {
     let negative = |s: &Size| s.as_fixed().is_some_and(|n| n < 0);
-    (negative(a) && positive(b)) || (negative(b) && positive(a))
+    (negative(a) && is_positive(b)) || (negative(b) && is_positive(a))
 }
 
-fn positive(size: &Size) -> bool {
+/// Returns whether a size is a sum of terms with positive coefficients.
+fn is_positive(size: &Size) -> bool {
     size.terms().all(|(coefficient, _)| coefficient > 0)
 }
 
+/// Applies an operator to two floating-point numbers.
 fn combine_reals(op: &str, a: f64, b: f64) -> Item {
     let truth = |holds: bool| Item::fixed(i64::from(holds));
     match op {
@@ -158,8 +169,9 @@ fn combine_reals(op: &str, a: f64, b: f64) -> Item {
     }
 }
 
-/// Where element `i` of a tensor of `dims` comes from in an operand that is broadcast to it.
-pub fn source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
+/// Returns the index of the element of an operand that is broadcast to element `i` of a tensor with
+/// the sizes `dims`.
+pub fn broadcast_source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
     let (mut rest, mut place, mut stride) = (i, 0, 1);
     for axis in (0..dims.len()).rev() {
         let index = rest % dims[axis].max(1);
@@ -172,16 +184,16 @@ pub fn source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
     place
 }
 
-/// Takes the given places along an axis.
-pub fn take(content: &Content, axis: usize, places: &[usize]) -> Option<Content> {
+/// Returns the elements at the given `indices` along an axis.
+pub fn take(content: &Content, axis: usize, indices: &[usize]) -> Option<Content> {
     let mut dims = content.dims.clone();
-    dims[axis] = places.len();
-    count(&dims)?;
+    dims[axis] = indices.len();
+    followed_count(&dims)?;
     let inner: usize = content.dims[axis + 1..].iter().product();
     let outer: usize = content.dims[..axis].iter().product();
     let mut items = Vec::new();
     for i in 0..outer {
-        for place in places {
+        for place in indices {
             let start = (i * content.dims[axis] + place) * inner;
             items.extend_from_slice(content.items.get(start..start + inner)?);
         }

@@ -1,4 +1,4 @@
-//! A model as a graph that can grow.
+//! Reads a model into a graph that can grow.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,22 +13,32 @@ use crate::operators;
 use crate::proto::*;
 use crate::upgrade;
 
-/// Opsets of the standard domain whose operators are known; older files are read as of the first of them. Those before [`ADDING`] are read as that one, from which
-/// they differ in one default ([`written_out`]) and in training.
+/// The opsets of the standard domain that are read without an upgrade. Older files are upgraded to
+/// the first of them. Files of an opset before [`ADDING`] are then read as of that opset, which
+/// differs in one default ([`written_out`]) and in training.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=28;
 
-/// The opset in which scattering learned to add, as reverse mode needs it.
+/// The first opset whose scatter operators can add, which reverse mode needs.
 pub const ADDING: i64 = 16;
 
-/// Outputs of a graph with the types that they declare.
+/// The names of a graph's outputs, with the types that the file declares for them.
 pub type Outputs = Vec<(String, Option<TypeProto>)>;
 
-/// The model as a graph that can grow, and its outputs.
+/// Reads a model into a graph of the given opset. Returns the graph and its outputs.
+///
+/// # Errors
+///
+/// Returns an error if no node makes an output.
 pub fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
     import_into(empty(model, opset), model)
 }
 
-/// The same for a model in float64, without operators that are only there in float32.
+/// Reads a float64 model into a graph, and replaces the operators that ONNX Runtime implements in
+/// float32 alone.
+///
+/// # Errors
+///
+/// Returns an error if the opset is not supported or no node makes an output.
 pub fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
     check_opset(model)?;
     let mut g = empty(model, model.opset());
@@ -36,6 +46,7 @@ pub fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
     import_into(g, model)
 }
 
+/// Returns an empty graph that knows the types which the model declares.
 fn empty(model: &Model, opset: i64) -> Graph {
     let proto = model.graph();
     let declared = proto
@@ -51,6 +62,7 @@ fn empty(model: &Model, opset: i64) -> Graph {
     )
 }
 
+/// Appends the inputs, constants and nodes of the model to an empty graph.
 fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphError> {
     let proto = model.graph();
     for port in &proto.input {
@@ -68,7 +80,7 @@ fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphErr
     }
     let kept: HashSet<&str> = proto.output.iter().map(|o| o.name()).collect();
     for node in &proto.node {
-        match constant(node).filter(|tensor| !kept.contains(tensor.name())) {
+        match constant_tensor(node).filter(|tensor| !kept.contains(tensor.name())) {
             Some(tensor) => drop(g.add_initializer(tensor)),
             None => append::push(&mut g, &written_out(node, model.opset())),
         }
@@ -89,6 +101,11 @@ fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphErr
     Ok((g, outputs))
 }
 
+/// Checks that the model's opset is supported.
+///
+/// # Errors
+///
+/// Returns an error that names the supported opsets.
 pub fn check_opset(model: &Model) -> Result<(), GraphError> {
     let found = model.opset();
     if OPSETS.contains(&found) {
@@ -103,7 +120,8 @@ pub fn check_opset(model: &Model) -> Result<(), GraphError> {
     })
 }
 
-/// A node with the one default that is another from [`ADDING`] on written out.
+/// Returns a node with an explicit attribute if the attribute's default changed in opset
+/// [`ADDING`].
 fn written_out(node: &NodeProto, opset: i64) -> Cow<'_, NodeProto> {
     let name = "coordinate_transformation_mode";
     let older =
@@ -116,8 +134,8 @@ fn written_out(node: &NodeProto, opset: i64) -> Cow<'_, NodeProto> {
     Cow::Owned(node)
 }
 
-/// The tensor of a `Constant` node, under the node's output name.
-fn constant(node: &NodeProto) -> Option<TensorProto> {
+/// Returns the tensor of a `Constant` node, under the name of the node's output.
+fn constant_tensor(node: &NodeProto) -> Option<TensorProto> {
     let known = node.op_type() == "Constant" && standardize(node.domain()).is_empty();
     let value = node
         .attribute
@@ -130,7 +148,7 @@ fn constant(node: &NodeProto) -> Option<TensorProto> {
     })
 }
 
-/// Names inside subgraphs, which new values must not take.
+/// Returns the names inside subgraphs, which new values must not take.
 fn inner_names(graph: &GraphProto) -> HashSet<String> {
     let mut names = HashSet::new();
     let mut open: Vec<&GraphProto> = graph.node.iter().flat_map(subgraphs).collect();
@@ -148,6 +166,7 @@ fn inner_names(graph: &GraphProto) -> HashSet<String> {
     names
 }
 
+/// Returns the subgraphs of a node.
 fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute
         .iter()

@@ -1,20 +1,26 @@
-//! What shapes are inferred with: sizes of broadcasting, axes, windows.
+//! Helpers of shape inference: broadcast sizes, axes and windows.
 
 use crate::content::Item;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 pub use crate::size::axis_of;
 
-/// Window arguments of convolutions and pools, for one spatial axis.
+/// The window of a convolution or a pool along one spatial axis.
 pub struct Window {
+    /// The number of elements of the window.
     pub kernel: i64,
+    /// The distance between the starts of two windows that follow each other.
     pub stride: i64,
+    /// The distance between two elements of the window that follow each other.
     pub dilation: i64,
+    /// The padding in front of the first element.
     pub before: i64,
+    /// The padding behind the last element.
     pub after: i64,
 }
 
-/// The windows of all spatial axes; pads are zero where `auto_pad` sets them.
+/// Returns the windows of all spatial axes. Their pads are zero if the attribute `auto_pad`
+/// determines them instead. Returns `None` if an attribute is out of range.
 pub fn windows(node: &Node, kernel: &[i64]) -> Option<Vec<Window>> {
     let n = kernel.len();
     let list = |name: &str, default: i64, length: usize| {
@@ -50,6 +56,7 @@ pub fn windows(node: &Node, kernel: &[i64]) -> Option<Vec<Window>> {
     Some((0..n).map(window).collect())
 }
 
+/// Returns the number of windows along an axis of the given length.
 pub fn windowed(g: &mut Graph, node: &Node, length: &Size, w: &Window) -> Size {
     let stride = Size::fixed(w.stride);
     let reach = w.dilation * (w.kernel - 1) + 1;
@@ -74,7 +81,8 @@ pub fn windowed(g: &mut Graph, node: &Node, length: &Size, w: &Window) -> Size {
     }
 }
 
-/// Windows that may reach over the end, but must not start beyond it.
+/// Returns the number of windows with `ceil_mode`, where the last window may extend beyond the
+/// padding but must not start in it. `room` is the padded length minus the window.
 pub fn ceil_windows(g: &mut Graph, length: &Size, room: &Size, _pads: i64, w: &Window) -> Size {
     let up = g.symbols.add(room, &Size::fixed(w.stride - 1));
     let steps = g.symbols.div(&up, &Size::fixed(w.stride));
@@ -87,7 +95,9 @@ pub fn ceil_windows(g: &mut Graph, length: &Size, room: &Size, _pads: i64, w: &W
     }
 }
 
-pub fn sizes(g: &mut Graph, v: Val) -> Option<Shape> {
+/// Returns the sizes that an input such as a target shape holds. Unknown elements become new
+/// symbols. Returns `None` if the number of elements is not known.
+pub fn sizes_held_by(g: &mut Graph, v: Val) -> Option<Shape> {
     if let Some(content) = g.content(v) {
         let items = content.items.clone();
         return Some(items.into_iter().map(|item| size_of(g, item)).collect());
@@ -98,6 +108,7 @@ pub fn sizes(g: &mut Graph, v: Val) -> Option<Shape> {
         .then(|| (0..length).map(|_| g.symbols.fresh()).collect())
 }
 
+/// Returns an element as a size. An element that is no integer becomes a new symbol.
 pub fn size_of(g: &mut Graph, item: Item) -> Size {
     match item {
         Item::Int(size) => size,
@@ -105,7 +116,7 @@ pub fn size_of(g: &mut Graph, item: Item) -> Size {
     }
 }
 
-/// Numpy's rule, for one axis.
+/// Returns the size to which two sizes are broadcast, by numpy's rule.
 pub fn broadcast_size(g: &mut Graph, a: &Size, b: &Size) -> Size {
     match (a.as_fixed(), b.as_fixed()) {
         _ if a == b => a.clone(),
@@ -120,7 +131,8 @@ pub fn broadcast_size(g: &mut Graph, a: &Size, b: &Size) -> Size {
     }
 }
 
-pub fn broadcast(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
+/// Returns the shape to which two shapes are broadcast, by numpy's rule.
+pub fn broadcast_shapes(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
     let rank = a.len().max(b.len());
     let one = Size::fixed(1);
     let at = |shape: &[Size], i: usize| {
@@ -133,17 +145,18 @@ pub fn broadcast(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
         .collect()
 }
 
+/// Returns the shape to which all inputs of a node are broadcast.
 pub fn broadcast_all(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = Vec::new();
     for v in node.inputs.iter().flatten() {
         let operand = g.shape(*v)?.clone();
-        shape = broadcast(g, &shape, &operand);
+        shape = broadcast_shapes(g, &shape, &operand);
     }
     Some(shape)
 }
 
-/// The product of sizes: how many elements there are along these axes together.
-pub fn product(g: &mut Graph, sizes: &[Size]) -> Size {
+/// Returns the product of sizes.
+pub fn size_product(g: &mut Graph, sizes: &[Size]) -> Size {
     let mut product = Size::fixed(1);
     for size in sizes {
         product = g.symbols.mul(&product, size);
@@ -151,8 +164,10 @@ pub fn product(g: &mut Graph, sizes: &[Size]) -> Size {
     product
 }
 
-/// Axes given as the second input or, in old opsets, as an attribute.
-pub fn axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
+/// Returns the axes that the second input holds or, in old opsets, the attribute `axes`. The inner
+/// value is `None` if the node has neither; the outer one is `None` if the axes are not known
+/// before the graph runs.
+pub fn known_axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
     let list = match node.input(1) {
         Some(v) => Some(g.content(v)?.fixed()?),
         None => node.ints("axes"),
@@ -167,7 +182,9 @@ pub fn axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
     Some(Some(axes))
 }
 
-pub fn reduced(shape: &[Size], axes: &[usize], keep: bool) -> Option<Shape> {
+/// Returns a shape after a reduction over axes, which have size 1 if `keep` is set and are removed
+/// otherwise.
+pub fn reduced_shape(shape: &[Size], axes: &[usize], keep: bool) -> Option<Shape> {
     let kept = |(i, d): (usize, &Size)| match (axes.contains(&i), keep) {
         (false, _) => Some(d.clone()),
         (true, true) => Some(Size::fixed(1)),

@@ -1,21 +1,26 @@
-//! Functions that a model brings along, replaced by their bodies.
+//! Inlines the functions that a model defines: each call is replaced by the function's nodes.
 
 use std::collections::HashMap;
 
 use crate::proto::*;
 
-/// A file whose calls expand to more nodes than this is refused.
+/// The largest number of nodes to which the calls of a file may expand.
 const NODE_LIMIT: usize = 500_000;
-/// Calls within calls; deeper ones are taken for a cycle.
+/// The largest depth of calls within calls. A deeper call is taken for a cycle.
 const DEPTH_LIMIT: usize = 24;
 
+/// The functions of a model, by domain, name and overload, with counters of what was inlined.
 struct Inliner {
     functions: HashMap<(String, String, String), FunctionProto>,
     calls: usize,
     nodes: usize,
 }
 
-/// Replaces every call of a function of the model.
+/// Replaces every call of one of the functions.
+///
+/// # Errors
+///
+/// Returns an error if the calls expand to too many nodes or a function calls itself.
 pub fn functions(graph: &mut GraphProto, functions: Vec<FunctionProto>) -> Result<(), String> {
     if functions.is_empty() {
         return Ok(());
@@ -37,6 +42,7 @@ pub fn functions(graph: &mut GraphProto, functions: Vec<FunctionProto>) -> Resul
 }
 
 impl Inliner {
+    /// Inlines the calls in a graph.
     fn graph(&mut self, graph: &mut GraphProto, depth: usize) -> Result<(), String> {
         let mut nodes = Vec::new();
         for node in std::mem::take(&mut graph.node) {
@@ -46,6 +52,7 @@ impl Inliner {
         Ok(())
     }
 
+    /// Appends a node, or the nodes of the function that it calls, to `nodes`.
     fn node(
         &mut self,
         mut node: NodeProto,
@@ -86,7 +93,7 @@ impl Inliner {
     }
 }
 
-/// The nodes of a function with the names and attributes of one call.
+/// Returns the nodes of a function with the names and the attributes of one call.
 fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodeProto> {
     let mut names: HashMap<String, String> = HashMap::new();
     for (i, formal) in function.input.iter().enumerate() {
@@ -102,7 +109,7 @@ fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodePro
             continue;
         };
         match names.get(formal) {
-            // An input, or another output, handed out unchanged.
+            // The function returns one of its inputs, or another output, unchanged.
             Some(source) => passed.push((source.clone(), actual.clone())),
             None => {
                 names.insert(formal.clone(), actual.clone());
@@ -138,7 +145,8 @@ fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodePro
     nodes
 }
 
-/// Puts the call's attributes, or the function's defaults, where the body refers to them.
+/// Replaces references to the function's attributes by the attributes of the call or by their
+/// defaults.
 fn resolve_attributes(
     attributes: &mut Vec<AttributeProto>,
     given: &[AttributeProto],
@@ -167,6 +175,7 @@ fn resolve_attributes(
     }
 }
 
+/// Renames the inputs and outputs of a node, and everything in its subgraphs.
 fn rename_node(node: &mut NodeProto, names: &mut HashMap<String, String>, prefix: &str) {
     for name in node.input.iter_mut().chain(&mut node.output) {
         rename(name, names, prefix);
@@ -183,7 +192,8 @@ fn rename_node(node: &mut NodeProto, names: &mut HashMap<String, String>, prefix
     }
 }
 
-/// Renames everything in a graph that `names` does not keep.
+/// Renames everything in a graph by the map `names`. A name that the map lacks receives the prefix,
+/// and the map remembers it.
 pub fn rename_graph(graph: &mut GraphProto, names: &mut HashMap<String, String>, prefix: &str) {
     for info in graph
         .input
@@ -201,6 +211,7 @@ pub fn rename_graph(graph: &mut GraphProto, names: &mut HashMap<String, String>,
     }
 }
 
+/// Renames one name by the map `names`.
 fn rename(name: &mut String, names: &mut HashMap<String, String>, prefix: &str) {
     if !name.is_empty() {
         let fresh = || format!("{prefix}/{name}");

@@ -1,4 +1,4 @@
-//! Where the derivative of a graph may jump: at the kinks of its operators.
+//! Finds the kinks of a graph: the nodes at which its derivative may jump.
 
 use std::collections::HashSet;
 
@@ -12,18 +12,21 @@ use crate::operators::{self, Smoothness};
 /// A node at which a derivative may jump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kink {
-    /// The node's name, or that of its first output.
+    /// The name of the node, or of its first output if the node has none.
     pub node: String,
+    /// The operator, with its domain unless that is the standard one.
     pub op: String,
 }
 
 impl Model {
-    /// The first node through which some inputs reach an output and at which the output's derivative by them may jump:
-    /// `Relu`, `MaxPool`, `Where` by a condition that varies, rounding to whole numbers. Where none is found the
-    /// derivative is continuous; operators that are not known to be smooth count as kinks.
+    /// Returns the first node on a path from the inputs to the output at which the output's
+    /// derivative may jump: `Relu`, `MaxPool`, `Where` with a condition that varies, or rounding,
+    /// for example. If there is none, the derivative is continuous. An operator that is not known
+    /// to be smooth counts as a kink.
     ///
     /// # Errors
-    /// Where the graph contradicts itself.
+    ///
+    /// Returns an error if the graph contradicts itself.
     pub fn kink(&self, inputs: &[&str], output: &str) -> Result<Option<Kink>, GraphError> {
         let (g, _) = import(self, self.opset())?;
         let Some(end) = g.named(output) else {
@@ -40,12 +43,12 @@ impl Model {
                 .chain(&node.captures)
                 .any(reached);
             let matters = node.outputs.iter().flatten().any(|v| needed.contains(v));
-            if !touched || !matters || operators::is_of_shapes(node) {
+            if !touched || !matters || operators::reads_only_shapes(node) {
                 continue;
             }
-            if !smooth(&g, node, &varies) {
+            if !is_smooth(&g, node, &varies) {
                 return Ok(Some(Kink {
-                    node: label(&g, node),
+                    node: node_label(&g, node),
                     op: node.operator(),
                 }));
             }
@@ -55,8 +58,8 @@ impl Model {
     }
 }
 
-/// Whether a node's derivative by its inputs that vary is continuous.
-fn smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
+/// Returns whether a node's derivative with respect to its inputs that vary is continuous.
+fn is_smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
     let smoothness =
         operators::of(node).map_or(Smoothness::NotStated, |operator| operator.smoothness);
     match smoothness {
@@ -68,12 +71,13 @@ fn smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
             };
             real(node.input(0)) && real(node.output(0))
         }
-        Smoothness::In(places) => {
-            let others = (0..node.inputs.len()).filter(|place| !places.contains(place));
+        Smoothness::In(indices) => {
+            let others = (0..node.inputs.len()).filter(|index| !indices.contains(index));
             let fixed = others
-                .filter_map(|place| node.input(place))
+                .filter_map(|index| node.input(index))
                 .all(|v| !varies.contains(&v));
-            // Scattering may multiply or compare, losses sum; recurrent layers may clip, or have activations of their own.
+            // A scatter may multiply or compare. A recurrent layer may clip, or have activations
+            // that are not smooth.
             let scatters = node.op.starts_with("Scatter");
             let adds =
                 !scatters || ["none", "add"].contains(&node.text("reduction", "none").as_str());
@@ -85,7 +89,7 @@ fn smooth(g: &Graph, node: &Node, varies: &HashSet<Val>) -> bool {
     }
 }
 
-/// The values that one needs.
+/// Returns the values that `end` is computed from, with `end` itself.
 fn needed(g: &Graph, end: Val) -> HashSet<Val> {
     let mut needed = HashSet::from([end]);
     for node in g.nodes.iter().rev() {
@@ -96,7 +100,8 @@ fn needed(g: &Graph, end: Val) -> HashSet<Val> {
     needed
 }
 
-fn label(g: &Graph, node: &Node) -> String {
+/// Returns the name of a node, or of its first output if the node has none.
+fn node_label(g: &Graph, node: &Node) -> String {
     match node.output(0) {
         Some(first) if node.name.is_empty() => g.value(first).name.clone(),
         _ => node.name.clone(),

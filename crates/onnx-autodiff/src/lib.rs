@@ -1,8 +1,10 @@
-//! Derives, from an ONNX graph `y = f(x)`, the ONNX graph that also computes products with its Jacobian J.
+//! Derives, from an ONNX graph `y = f(x)`, the ONNX graph that also computes products with its
+//! Jacobian J.
 //!
-//! [`Model`] reads and writes files; [`differentiate`] derives a model that computes `y` and, by [`Mode`], `J·V` for K
-//! tangents at once (forward mode), `Vᵀ·J` for one cotangent (reverse mode), or the trace of J. The result holds only
-//! operators of the standard domain, so that every runtime runs it. This crate knows ONNX and nothing else: it runs nothing.
+//! [`Model`] reads and writes files. [`differentiate()`] derives a model that computes `y` and,
+//! depending on [`Mode`], `J·V` for K tangents at once (forward mode), `Vᵀ·J` for one cotangent
+//! (reverse mode), or the trace of J. The derived model uses only operators of the standard domain,
+//! so that every runtime can run it. The crate itself runs no graphs.
 //!
 //! ```
 //! use onnx_autodiff::{Mode, Model, differentiate};
@@ -13,7 +15,9 @@
 //! # std::fs::write(&net, include_bytes!("../tests/data/square.onnx"))?;
 //! let model = Model::load(&net)?; // y = x * x, for x of shape [N, 3]
 //! let derived = differentiate(&model, Mode::Jvp, Some("x"), Some("y"))?;
-//! let names = |ports: Vec<onnx_autodiff::Port>| ports.into_iter().map(|port| port.name).collect::<Vec<_>>();
+//! let names = |ports: Vec<onnx_autodiff::Port>| {
+//!     ports.into_iter().map(|port| port.name).collect::<Vec<_>>()
+//! };
 //! assert_eq!(names(derived.inputs()), ["x", "x_tangent"]);
 //! assert_eq!(names(derived.outputs()), ["y", "y_tangent", "y_quadratic"]);
 //! std::fs::write(&net_jvp, derived.to_bytes()?)?;
@@ -21,32 +25,43 @@
 //! # }
 //! ```
 //!
-//! What cannot be differentiated is refused before anything is written, with every offending node and what to do about it
+//! A graph that cannot be differentiated is refused before anything is written. The error lists
+//! every node that stands in the way, and how to export the model instead
 //! ([`GraphError::Obstacles`]).
 //!
 //! # How it works
 //!
-//! A file is read (`model`, `inline`, `upgrade`, `order`) into a `graph` that asks the operators of its nodes as it grows: for types,
-//! shapes and the contents of small tensors (`size`, `inference`, `folding`), and what a fused operator consists of. What
-//! is appended to it is decided first where it can be (`append`): branches whose condition is known, and loops whose number of
-//! steps is. Forward mode (`tangent`) walks the graph with one rule per operator (`step`); reverse mode (`cotangent`)
-//! transposes what forward mode wrote (`transposition`), so that a rule serves both. Choices and loops that only the run
-//! decides have tangents and cotangents that are choices and loops.
+//! A file is decoded (`model`, `inline`, `upgrade`, `order`) and read into a `graph`. While the
+//! graph grows, it asks the declarations of its operators for types, shapes and the elements of
+//! small tensors (`size`, `inference`, `folding`), and for what replaces a fused operator. `If`
+//! nodes with a known condition and loops with a known number of steps are replaced on the way
+//! (`append`).
 //!
-//! **Everything about an operator is in one file of `operators`**: its shapes and contents, its rule, its transpose, how it
-//! is written in float64 or by other operators, or why it is refused. `operators/operator.rs` says what can be declared.
+//! Forward mode (`tangent`) walks the graph with one rule for each operator (`jvp_context`).
+//! Reverse mode (`cotangent`) transposes the operators that forward mode wrote
+//! (`transpose_context`), so that one rule serves both modes. The tangent of an `If` that only the
+//! run decides is another `If`, and the tangent of a loop of unknown length is another loop.
 //!
-//! The trace (`trace`) is forward mode with unit vectors that the graph holds. They are repeated for every sample as late
-//! as possible (`late_expansion`), and are fewer where an axis of the state is never mixed (`locality`). Quadratic forms
-//! (`quadratic`) of directions that stay the same are two graphs: what depends on the directions alone, and the rest. Of
-//! both the last linear layer is reduced first (`output_reduction`).
+//! **Everything about an operator is in one file of `operators`**: its shapes and known elements,
+//! its rule, its transpose, its replacement in float64 or by other operators, or the reason why it
+//! is refused. `operators/operator.rs` lists what can be declared.
 //!
-//! A graph can first be written in another floating-point type (`lift`).
+//! The trace (`trace`) is forward mode along unit vectors that the graph holds. The unit vectors
+//! are repeated for every sample as late as possible (`late_expansion`), and there are fewer of
+//! them if the network never mixes the elements along an axis of the state (`locality`). Quadratic
+//! forms (`quadratic`) with directions that stay the same take two models: one for what depends on
+//! the directions alone, and one for the rest. Both the trace and quadratic forms sum before the
+//! last linear layer (`output_reduction`).
 //!
-//! What the crate does with each operator is told by [`operator_support`], and in `OPERATORS.md`.
+//! `lift` writes a model in another floating-point type.
 //!
-//! What else is found in a graph: where its derivative can jump (`kinks`), its largest value (`widest`), its coarsest
-//! number format (`precision`). `separate_weights` copies weights for a runtime that confuses them.
+//! [`operator_support`] and `OPERATORS.md` list how the crate treats each operator.
+//!
+//! The crate also finds where the derivative of a graph can jump (`kinks`), the size of its largest
+//! value (`widest`), its coarsest number format (`precision`), and how it scales its input
+//! (`scaling`). `separate_weights` copies weights for a runtime that confuses them.
+
+#![warn(missing_docs)]
 
 mod append;
 mod check;
@@ -61,6 +76,7 @@ mod graph;
 mod import;
 mod inference;
 mod inline;
+mod jvp_context;
 mod kinks;
 mod lift;
 mod locality;
@@ -76,13 +92,12 @@ mod scaling;
 mod separate_weights;
 mod signatures;
 mod size;
-mod step;
 mod support;
 mod tangent;
 #[cfg(test)]
 mod testing;
 mod trace;
-mod transposition;
+mod transpose_context;
 mod upgrade;
 mod widest;
 

@@ -1,12 +1,14 @@
-//! The same network in another floating-point type: float16 and bfloat16 in float32, anything in float64.
+//! Writes a model in another floating-point type: float16 and bfloat16 in float32, or any type in
+//! float64.
 //!
-//! Stored numbers keep their values, so that a float32 network lifted to float64 is the function that its weights
-//! define, computed with 2⁻⁵³ instead of 2⁻²⁴ of rounding. Operators that ONNX Runtime computes in float32 alone are
-//! replaced by others (`float64`).
+//! Stored numbers keep their values. A float32 network in float64 is therefore the same function of
+//! its weights, computed with a relative rounding error of 2⁻⁵³ instead of 2⁻²⁴. Operators that
+//! ONNX Runtime implements in float32 alone are replaced by others (`float64` in their
+//! declarations).
 
 use prost::bytes::Bytes;
 
-use crate::content::{brain, half};
+use crate::content::{bfloat16_from_bits, float16_from_bits};
 use crate::elem::ElemType;
 use crate::error::GraphError;
 use crate::graph::emit::int;
@@ -15,7 +17,7 @@ use crate::model::{LARGEST, Model};
 use crate::operators;
 use crate::proto::*;
 
-/// Attributes that name an element type.
+/// The attributes that name an element type.
 const TYPE_ATTRIBUTES: &[&str] = &[
     "to",
     "dtype",
@@ -25,14 +27,17 @@ const TYPE_ATTRIBUTES: &[&str] = &[
 ];
 
 impl Model {
-    /// The model with all floating-point numbers of another type: ports, weights, constants and casts.
+    /// Returns the model with its ports, weights, constants and casts in another floating-point
+    /// type.
     ///
-    /// `elem` is [`ElemType::FLOAT`], which leaves float64 as it is, or [`ElemType::DOUBLE`]. What quantized weights
-    /// stand for is computed in the type of their scale and then cast.
+    /// `elem` is [`ElemType::DOUBLE`], or [`ElemType::FLOAT`], which leaves float64 as it is.
+    /// Quantized weights are dequantized in the type of their scale and then cast.
     ///
     /// # Errors
-    /// Where the result takes more bytes than a file can hold, a weight lies in a file that was not read, or a node has
-    /// no form in float64 that ONNX Runtime can run: all such nodes are named.
+    ///
+    /// Returns an error if the result is too large for one file, if a weight lies in a file that
+    /// was not read, or if ONNX Runtime has no float64 kernel for a node and the node cannot be
+    /// replaced. The last error lists all such nodes.
     pub fn in_precision(&self, elem: ElemType) -> Result<Model, GraphError> {
         let bytes = self
             .graph()
@@ -49,7 +54,9 @@ impl Model {
         let mut proto = self.proto.clone();
         if let Some(graph) = &mut proto.graph {
             let reason = |tensor: String| {
-                format!("the numbers of tensor `{tensor}` are not there to be converted")
+                format!(
+                    "tensor `{tensor}` cannot be converted, because its data lie in a file that was not read"
+                )
             };
             let malformed = |tensor| GraphError::Malformed {
                 file: self.file.clone(),
@@ -68,7 +75,8 @@ impl Model {
         }
     }
 
-    /// The model whose operators all compute in float64 where they are given it.
+    /// Returns the model with replacements for the float64 nodes that ONNX Runtime has no float64
+    /// kernel for.
     fn without_single_precision_operators(&self) -> Result<Model, GraphError> {
         let (g, outputs) = import_in_double(self)?;
         let obstacles = operators::single_precision(&g);
@@ -89,6 +97,7 @@ impl Model {
     }
 }
 
+/// Returns the number of bytes of a tensor after the conversion to `elem`.
 fn size_in(tensor: &TensorProto, elem: ElemType) -> u64 {
     let own = ElemType(tensor.data_type());
     let bits = if own.is_float() {
@@ -105,17 +114,19 @@ fn size_in(tensor: &TensorProto, elem: ElemType) -> u64 {
         / 8
 }
 
+/// The conversion of a graph to the floating-point type `elem`.
 struct Lift {
     elem: ElemType,
 }
 
 impl Lift {
-    /// Whether numbers of this type are to change.
+    /// Returns whether numbers of this type are converted.
     fn changes(&self, elem: i32) -> bool {
         let elem = ElemType(elem);
         elem.is_float() && elem != self.elem && elem != ElemType::DOUBLE
     }
 
+    /// Converts a graph or a subgraph.
     fn graph(&self, graph: &mut GraphProto) -> Result<(), String> {
         for info in graph
             .input
@@ -147,6 +158,7 @@ impl Lift {
         Ok(())
     }
 
+    /// Converts the declared type of a value.
     fn port(&self, info: &mut ValueInfoProto) {
         if let Some(TypeValue::Tensor(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut())
             && self.changes(tensor.elem_type())
@@ -155,6 +167,7 @@ impl Lift {
         }
     }
 
+    /// Converts the attributes and subgraphs of a node.
     fn node(&self, node: &mut NodeProto) -> Result<(), String> {
         let typed = operators::find(&standardize(node.domain()), node.op_type())
             .is_some_and(|operator| operator.names_type);
@@ -183,12 +196,13 @@ impl Lift {
         }
         if node.op_type() == "ConstantOfShape" && node.attribute.is_empty() {
             node.attribute
-                .push(tensor_attribute(reals(&[0.0], self.elem, vec![1])));
+                .push(tensor_attribute(real_tensor(&[0.0], self.elem, vec![1])));
         }
         Ok(())
     }
 
-    /// `value_float` and `value_floats` are float32 by definition: a tensor says the same in another type.
+    /// Converts the attributes `value_float` and `value_floats`, which are float32 by definition,
+    /// to a tensor of the new type.
     fn constant(&self, attribute: &mut AttributeProto) {
         let (values, dims) = match attribute.name() {
             "value_float" => (vec![f64::from(attribute.f())], Vec::new()),
@@ -199,9 +213,10 @@ impl Lift {
             }
             _ => return,
         };
-        *attribute = tensor_attribute(reals(&values, self.elem, dims));
+        *attribute = tensor_attribute(real_tensor(&values, self.elem, dims));
     }
 
+    /// Converts the elements of a tensor.
     fn tensor(&self, tensor: &mut TensorProto) -> Result<(), String> {
         if !self.changes(tensor.data_type()) {
             return Ok(());
@@ -209,12 +224,13 @@ impl Lift {
         let values = real_values(tensor).ok_or_else(|| tensor.name().to_owned())?;
         *tensor = TensorProto {
             name: tensor.name.take(),
-            ..reals(&values, self.elem, tensor.dims.clone())
+            ..real_tensor(&values, self.elem, tensor.dims.clone())
         };
         Ok(())
     }
 
-    /// A cast behind what still comes out in the type of its scale: weights that are dequantized.
+    /// Returns the cast that must follow a node whose output keeps the type of its scale, such as
+    /// dequantized weights.
     fn cast_behind(&self, node: &mut NodeProto) -> Option<NodeProto> {
         if node.op_type() != "DequantizeLinear" {
             return None;
@@ -233,14 +249,14 @@ impl Lift {
     }
 }
 
-/// Values that operators take in float32 alone.
+/// Returns the names of the values that an operator takes in float32 alone.
 fn single_inputs(graph: &GraphProto) -> std::collections::HashSet<String> {
     let of = |node: &NodeProto| {
-        let places =
+        let indices =
             operators::find("", node.op_type()).map_or(&[][..], |operator| operator.single_inputs);
-        places
+        indices
             .iter()
-            .filter_map(|place| node.input.get(*place).cloned())
+            .filter_map(|index| node.input.get(*index).cloned())
             .collect::<Vec<_>>()
     };
     graph
@@ -251,13 +267,22 @@ fn single_inputs(graph: &GraphProto) -> std::collections::HashSet<String> {
         .collect()
 }
 
-/// The numbers of a floating-point tensor; none where they lie in another file.
+/// Returns the elements of a floating-point tensor. Returns `None` if they lie in a file that was
+/// not read.
 fn real_values(tensor: &TensorProto) -> Option<Vec<f64>> {
     if tensor.external_data.is_empty() && tensor.raw_data.is_none() {
         return Some(match ElemType(tensor.data_type()) {
             ElemType::FLOAT => tensor.float_data.iter().map(|x| f64::from(*x)).collect(),
-            ElemType::FLOAT16 => tensor.int32_data.iter().map(|n| half(*n as u16)).collect(),
-            _ => tensor.int32_data.iter().map(|n| brain(*n as u16)).collect(),
+            ElemType::FLOAT16 => tensor
+                .int32_data
+                .iter()
+                .map(|n| float16_from_bits(*n as u16))
+                .collect(),
+            _ => tensor
+                .int32_data
+                .iter()
+                .map(|n| bfloat16_from_bits(*n as u16))
+                .collect(),
         });
     }
     let raw = tensor.raw_data.as_ref()?;
@@ -269,17 +294,17 @@ fn real_values(tensor: &TensorProto) -> Option<Vec<f64>> {
             .collect(),
         ElemType::FLOAT16 => raw
             .chunks_exact(2)
-            .map(|bytes| half(short(bytes)))
+            .map(|bytes| float16_from_bits(short(bytes)))
             .collect(),
         _ => raw
             .chunks_exact(2)
-            .map(|bytes| brain(short(bytes)))
+            .map(|bytes| bfloat16_from_bits(short(bytes)))
             .collect(),
     })
 }
 
-/// A tensor of real numbers.
-fn reals(values: &[f64], elem: ElemType, dims: Vec<i64>) -> TensorProto {
+/// Returns a tensor of floating-point numbers in the type `elem`.
+fn real_tensor(values: &[f64], elem: ElemType, dims: Vec<i64>) -> TensorProto {
     let raw: Vec<u8> = match elem {
         ElemType::DOUBLE => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         _ => values
@@ -295,6 +320,7 @@ fn reals(values: &[f64], elem: ElemType, dims: Vec<i64>) -> TensorProto {
     }
 }
 
+/// Returns an attribute `value` that holds a tensor.
 fn tensor_attribute(tensor: TensorProto) -> AttributeProto {
     AttributeProto {
         name: Some("value".into()),

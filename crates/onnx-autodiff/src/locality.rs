@@ -1,8 +1,10 @@
-//! Axes of the state that a network leaves to themselves: at each place along them the output depends on the input at
-//! that place alone, as in a perceptron over the channels of each token, or a function of each coordinate.
+//! Finds local axes of the state: axes along which each element of the output depends on the
+//! elements of the input at the same index alone. A perceptron over the channels of each token has
+//! a local axis, the tokens; a function of each coordinate has local axes only.
 //!
-//! Along such an axis the Jacobian is block diagonal, and one direction with ones everywhere along it finds what one
-//! direction for each place would. What is not known to be local is not taken for it.
+//! Along a local axis the Jacobian is block diagonal. One direction with ones along the whole axis
+//! then yields what otherwise takes one direction for each index. An axis that is not known to be
+//! local counts as mixed.
 
 use std::collections::HashMap;
 
@@ -10,15 +12,15 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::operators::{self, Locality, Rule};
 use crate::size::Size;
 
-/// Where an axis of the input lies in a value: how many steps the axes before it make, and its own size. Reshaping
-/// changes neither.
+/// The position of an axis of the input among the elements of a value: the product of the sizes
+/// before the axis, and the size of the axis. A reshape changes neither.
 #[derive(Clone, Debug, PartialEq)]
 struct Place {
     before: Size,
     size: Size,
 }
 
-/// The axes of `x` behind the batch that are local from `x` to `y`.
+/// Returns the axes of `x` after the batch that are local from `x` to `y`.
 pub fn local_axes(g: &Graph, x: Val, y: Val) -> Vec<usize> {
     let Some(shape) = g.shape(x).filter(|shape| g.shape(y) == Some(shape)) else {
         return Vec::new();
@@ -28,15 +30,17 @@ pub fn local_axes(g: &Graph, x: Val, y: Val) -> Vec<usize> {
         .collect()
 }
 
+/// Returns whether one axis is local from `x` to `y`.
 fn is_local(g: &Graph, x: Val, y: Val, axis: usize) -> bool {
-    let Some(start) = g.shape(x).and_then(|shape| exact(shape, axis)) else {
+    let Some(start) = g.shape(x).and_then(|shape| place_of_axis(shape, axis)) else {
         return false;
     };
-    // Values that depend on the input: with the place of the axis, or none where it was mixed.
+    // The map holds the values that depend on the input. Each has the place of the axis, or `None`
+    // if the axis was mixed.
     let mut found: HashMap<Val, Option<Place>> = HashMap::from([(x, Some(start.clone()))]);
     for node in &g.nodes {
         let reached = |v: &Val| found.contains_key(v);
-        if operators::is_of_shapes(node)
+        if operators::reads_only_shapes(node)
             || !node
                 .inputs
                 .iter()
@@ -56,8 +60,8 @@ fn is_local(g: &Graph, x: Val, y: Val, axis: usize) -> bool {
     found.get(&y) == Some(&Some(start))
 }
 
-/// The place of a whole axis.
-fn exact(shape: &Shape, axis: usize) -> Option<Place> {
+/// Returns the place of an axis of a value.
+fn place_of_axis(shape: &Shape, axis: usize) -> Option<Place> {
     let before = shape[..axis]
         .iter()
         .try_fold(Size::fixed(1), |all, size| all.times(size))?;
@@ -67,8 +71,8 @@ fn exact(shape: &Shape, axis: usize) -> Option<Place> {
     })
 }
 
-/// The axis of a value within which a place lies.
-fn within(shape: &Shape, place: &Place) -> Option<usize> {
+/// Returns the axis of a value that contains a place.
+fn axis_of_place(shape: &Shape, place: &Place) -> Option<usize> {
     let end = place.before.times(&place.size)?;
     let mut before = Size::fixed(1);
     for (axis, size) in shape.iter().enumerate() {
@@ -81,7 +85,7 @@ fn within(shape: &Shape, place: &Place) -> Option<usize> {
     None
 }
 
-/// Where the axis lies in the outputs of a node, some of whose inputs depend on the state.
+/// Returns the place of the axis in the outputs of a node, or `None` if the node mixes the axis.
 fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Option<Place> {
     let op = node.standard();
     let mut dependent: Vec<(usize, Val, Place)> = Vec::new();
@@ -95,7 +99,7 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
     let (at, v, place) = dependent.first()?.clone();
     let alone = at == 0 && dependent.len() == 1;
     let shape = g.shape(v)?;
-    let axis = within(shape, &place)?;
+    let axis = axis_of_place(shape, &place)?;
     let attribute = |default: i64| {
         let axis = node.int("axis", default);
         usize::try_from(if axis < 0 {
@@ -142,9 +146,9 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
                     .all(|a| if *a < 0 { a + shape.len() as i64 } else { *a } > axis as i64)
         }
         "Transpose" => {
-            let whole = exact(shape, axis).as_ref() == Some(&place);
+            let whole = place_of_axis(shape, axis).as_ref() == Some(&place);
             let to = node.ints("perm")?.iter().position(|p| *p == axis as i64)?;
-            return exact(g.shape(node.output(0)?)?, to).filter(|_| whole);
+            return place_of_axis(g.shape(node.output(0)?)?, to).filter(|_| whole);
         }
         _ if op.starts_with("Reduce") => {
             let given = node
@@ -164,9 +168,9 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
                 } else {
                     0
                 };
-                let whole =
-                    exact(shape, axis).as_ref() == Some(&place) && !axes.contains(&(axis as i64));
-                return exact(g.shape(node.output(0)?)?, axis - gone).filter(|_| whole);
+                let whole = place_of_axis(shape, axis).as_ref() == Some(&place)
+                    && !axes.contains(&(axis as i64));
+                return place_of_axis(g.shape(node.output(0)?)?, axis - gone).filter(|_| whole);
             }
             axes.iter().all(|a| *a > axis as i64)
         }
@@ -175,18 +179,19 @@ fn carried(g: &Graph, node: &Node, found: &HashMap<Val, Option<Place>>) -> Optio
     stays.then_some(place)
 }
 
-/// The place of an operand's axis in the result of an elementwise operator.
+/// Returns the place of an operand's axis in the output of an elementwise operator.
 fn aligned(g: &Graph, v: Val, place: &Place, out: &Shape) -> Option<Place> {
     let shape = g.shape(v)?;
     if shape == out {
         return Some(place.clone());
     }
-    let axis = within(shape, place).filter(|axis| exact(shape, *axis).as_ref() == Some(place))?;
+    let axis = axis_of_place(shape, place)
+        .filter(|axis| place_of_axis(shape, *axis).as_ref() == Some(place))?;
     let to = axis + out.len().checked_sub(shape.len())?;
-    exact(out, to).filter(|there| there.size == place.size)
+    place_of_axis(out, to).filter(|there| there.size == place.size)
 }
 
-/// Whether an axis is one of those along which two operands are only stacked.
+/// Returns whether the axis is one of the batch axes of a product of two stacks of matrices.
 fn of_matrices(g: &Graph, node: &Node, dependent: &[(usize, Val, Place)], axis: usize) -> bool {
     let shapes: Option<Vec<&Shape>> = node.inputs.iter().flatten().map(|v| g.shape(*v)).collect();
     let Some([a, b]) = shapes.as_deref() else {

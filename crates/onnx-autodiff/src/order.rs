@@ -1,21 +1,26 @@
-//! Names and order of a graph's nodes: every name is made once, before it is used.
+//! Sorts and checks the nodes of a graph: every name must be made once and before its use.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use crate::proto::{GraphProto, NodeProto};
 
-/// Sorts the nodes so that each comes after those that it needs; ties keep the file's order.
+/// Sorts the nodes so that each node follows the nodes that make its inputs. Otherwise the nodes
+/// keep the order of the file.
+///
+/// # Errors
+///
+/// Returns an error if a name is made twice or never, or if nodes depend on each other in a cycle.
 pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
     let makers = makers(graph)?;
     let mut waiting: Vec<usize> = vec![0; graph.node.len()];
     let mut waiters: Vec<Vec<usize>> = vec![Vec::new(); graph.node.len()];
-    for (place, node) in graph.node.iter().enumerate() {
+    for (index, node) in graph.node.iter().enumerate() {
         for name in needs(node) {
             match makers.get(name.as_str()) {
                 Some(Some(maker)) => {
-                    waiting[place] += 1;
-                    waiters[*maker].push(place);
+                    waiting[index] += 1;
+                    waiters[*maker].push(index);
                 }
                 Some(None) => {}
                 None => {
@@ -33,9 +38,9 @@ pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
         .map(Reverse)
         .collect();
     let mut order = Vec::with_capacity(waiting.len());
-    while let Some(Reverse(place)) = ready.pop() {
-        order.push(place);
-        for waiter in &waiters[place] {
+    while let Some(Reverse(index)) = ready.pop() {
+        order.push(index);
+        for waiter in &waiters[index] {
             waiting[*waiter] -= 1;
             if waiting[*waiter] == 0 {
                 ready.push(Reverse(*waiter));
@@ -56,11 +61,12 @@ pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
         .collect();
     graph.node = order
         .into_iter()
-        .filter_map(|place| nodes[place].take())
+        .filter_map(|index| nodes[index].take())
         .collect();
     Ok(())
 }
 
+/// Checks that every output is made and is listed once.
 fn check_outputs(graph: &GraphProto, made: impl Fn(&str) -> bool) -> Result<(), String> {
     if graph.output.is_empty() {
         return Err("it has no outputs".into());
@@ -77,7 +83,7 @@ fn check_outputs(graph: &GraphProto, made: impl Fn(&str) -> bool) -> Result<(), 
     Ok(())
 }
 
-/// Which node makes each name; none for inputs and initializers.
+/// Returns the index of the node that makes each name. It is `None` for inputs and stored tensors.
 fn makers(graph: &GraphProto) -> Result<HashMap<String, Option<usize>>, String> {
     let mut makers: HashMap<String, Option<usize>> = HashMap::new();
     for tensor in &graph.initializer {
@@ -98,9 +104,9 @@ fn makers(graph: &GraphProto) -> Result<HashMap<String, Option<usize>>, String> 
         }
         makers.insert(input.name().to_string(), None);
     }
-    for (place, node) in graph.node.iter().enumerate() {
+    for (index, node) in graph.node.iter().enumerate() {
         for name in node.output.iter().filter(|name| !name.is_empty()) {
-            if makers.insert(name.clone(), Some(place)).is_some() {
+            if makers.insert(name.clone(), Some(index)).is_some() {
                 return Err(format!(
                     "`{name}` is made twice, the second time by node `{}`",
                     label(node)
@@ -111,7 +117,7 @@ fn makers(graph: &GraphProto) -> Result<HashMap<String, Option<usize>>, String> 
     Ok(makers)
 }
 
-/// All names that a node uses, those inside its subgraphs among them.
+/// Returns the names that a node uses, including those that its subgraphs capture.
 fn needs(node: &NodeProto) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = node
         .input
@@ -123,7 +129,7 @@ fn needs(node: &NodeProto) -> BTreeSet<String> {
     names
 }
 
-/// Names of the surrounding graph that a node's subgraphs use.
+/// Returns the names of the surrounding graph that a node's subgraphs use.
 pub fn captures(node: &NodeProto) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for attribute in &node.attribute {
@@ -134,6 +140,7 @@ pub fn captures(node: &NodeProto) -> BTreeSet<String> {
     names
 }
 
+/// Returns the names that a subgraph uses and does not make.
 fn free_names(graph: &GraphProto) -> BTreeSet<String> {
     let mut free: BTreeSet<String> = graph.node.iter().flat_map(needs).collect();
     free.extend(graph.output.iter().map(|o| o.name().to_string()));
@@ -149,7 +156,7 @@ fn free_names(graph: &GraphProto) -> BTreeSet<String> {
     free
 }
 
-/// How a node is called in messages.
+/// Returns the name of a node in messages: its own name, or that of its first output.
 pub fn label(node: &NodeProto) -> String {
     match (
         node.name(),

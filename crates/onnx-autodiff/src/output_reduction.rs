@@ -1,34 +1,37 @@
-//! Sums over the state's axis that are taken before the last linear layer instead of behind it.
+//! Moves sums over the state in front of the last linear layer.
 //!
-//! A trace wants one number of each direction's tangent, and a quadratic form one sum. Where the output is a linear layer
-//! (or sums and multiples of such), the layer's weights are reduced with what the sum is taken with, and the tangents
-//! of the output are never computed.
+//! A trace takes one number of each direction's tangent, and a quadratic form takes one sum. If the
+//! output is a linear layer, or a sum or a multiple of linear layers, then the weights of the layer
+//! are reduced first, and the tangents of the output are never computed.
 
 use crate::graph::{Graph, Val};
 
-/// A linear map of tangents `[k, N, D]`, or of the same for all rows `[k, 1, D]`, to `[k, N]`.
+/// A linear map from tangents `[k, N, D]` to numbers `[k, N]`. The tangents may also be the same
+/// for every sample, `[k, 1, D]`.
 pub trait OutputReduction {
-    /// That of the tangents `a · weights` of a linear layer.
+    /// Applies the map to the tangents `a · weights` of a linear layer, without the tangents
+    /// themselves.
     fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val;
 
-    /// That of tangents made otherwise.
+    /// Applies the map to tangents.
     fn of_tangents(&self, g: &mut Graph, d: Val) -> Val;
 
-    /// The factor of the result that belongs to a factor of the tangents with at most two axes; none where the map does not
-    /// leave it a factor.
+    /// Returns the factor of the result for a factor of the tangents with at most two axes. Returns
+    /// `None` if the map does not commute with the factor.
     fn of_factor(&self, g: &mut Graph, factor: Val) -> Option<Val>;
 }
 
-/// The reduction of the tangents `d`, by what they are made of; none where that is no sum or multiple, nor a linear
-/// layer.
-pub fn reduced(g: &mut Graph, d: Val, by: &impl OutputReduction) -> Option<Val> {
+/// Applies the map to the tangents `d` through the operators that they are made with. Returns
+/// `None` if these are neither sums nor multiples nor a linear layer.
+pub fn reduced_tangents(g: &mut Graph, d: Val, by: &impl OutputReduction) -> Option<Val> {
     let whole = |g: &Graph, v: Val| g.rank(v) == Some(3);
     if !whole(g, d) {
         return None;
     }
     let node = g.maker(d)?.clone();
     let (a, b) = (node.input(0)?, node.input(1));
-    let part = |g: &mut Graph, v: Val| reduced(g, v, by).unwrap_or_else(|| by.of_tangents(g, v));
+    let part =
+        |g: &mut Graph, v: Val| reduced_tangents(g, v, by).unwrap_or_else(|| by.of_tangents(g, v));
     match (node.standard(), b) {
         ("MatMul", Some(weights)) if whole(g, a) && g.rank(weights) == Some(2) => {
             Some(by.of_product(g, a, weights))
@@ -38,7 +41,8 @@ pub fn reduced(g: &mut Graph, d: Val, by: &impl OutputReduction) -> Option<Val> 
             Some(g.op(op, &[a, b]))
         }
         (op @ ("Mul" | "Div"), Some(b)) => {
-            // A product has its factor on either side, a quotient below.
+            // The factor of a product may be on either side. The factor of a quotient is its
+            // denominator.
             let (tangents, factor) = if op == "Mul" && whole(g, b) {
                 (b, a)
             } else {

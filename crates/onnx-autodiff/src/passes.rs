@@ -1,25 +1,40 @@
-//! What is done for speed or memory alone. Each pass has a name and a switch, and changes no result but by rounding.
+//! Passes: choices for speed or memory that change results by rounding at most. Each pass has a
+//! name and a switch.
 //!
-//! A pass is a choice that rules make where they write an operator (`JoinedProducts` writes one product of matrices in the
-//! place of two), or one that the graph makes for every operator (`SharedNodes`). Where it is made, [`Passes::has`] is
-//! asked.
+//! A rule makes the choice where it writes an operator (`JoinedProducts` writes one product of
+//! matrices in place of two), or the graph makes it for every operator (`SharedNodes`). The code
+//! that makes the choice asks [`Passes::has`].
 
-/// One thing that is done for speed or memory alone.
+/// A choice for speed or memory. [`Pass::gain`] says what each one gains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pass {
+    /// Filters of one channel are applied to blocks of sixteen channels.
     BlockedFilters,
+    /// Tangents of an `Einsum` of two operands are products of matrices.
     EinsumProducts,
+    /// The two products of a bilinear tangent are one product.
     JoinedProducts,
+    /// Transpositions stay next to the product that they are free in.
     KeptTranspositions,
+    /// Tangents that are the same for every sample are repeated late.
     LateExpansion,
+    /// Elementwise derivatives are multiplied before the tangents are.
     LazyFactors,
+    /// Local axes of the state share the directions of a trace.
     LocalAxes,
+    /// Directions stay merged into the batch between operators on images.
     MergedDirections,
+    /// Tangents of norms of long rows take one product of matrices.
     NormalizedRows,
+    /// Zeros in a concatenated tangent are left out of the product that follows.
     OmittedZeros,
+    /// Traces and quadratic forms are summed before the last linear layer.
     ReducedOutputs,
+    /// Nodes that compute the same are merged.
     SharedNodes,
+    /// The tangent of a product with a softmax avoids the tangent of the softmax.
     SoftmaxProducts,
+    /// Derivatives that are one everywhere are not multiplied.
     UnitFactors,
 }
 
@@ -42,16 +57,17 @@ impl Pass {
         Pass::UnitFactors,
     ];
 
-    /// The pass in lower case with hyphens.
+    /// Returns the name of the pass, in lower case with hyphens.
     pub fn name(self) -> &'static str {
         self.description().0
     }
 
-    /// What it buys, in one sentence.
+    /// Returns one sentence that says what the pass gains.
     pub fn gain(self) -> &'static str {
         self.description().1
     }
 
+    /// Returns the name of the pass and the sentence that says what it gains.
     fn description(self) -> (&'static str, &'static str) {
         match self {
             Pass::BlockedFilters => (
@@ -114,22 +130,23 @@ impl Pass {
     }
 }
 
-/// The passes that are on.
+/// A set of passes that are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passes(u32);
 
 impl Passes {
-    /// All of them, as `differentiate` has them.
+    /// Returns the set of all passes, which `differentiate` uses.
     pub fn all() -> Passes {
         Passes(u32::MAX)
     }
 
-    /// The same with one switched off.
+    /// Returns the set without one pass.
     #[must_use]
     pub fn without(self, pass: Pass) -> Passes {
         Passes(self.0 & !(1 << pass as u32))
     }
 
+    /// Returns whether a pass is on.
     pub fn has(self, pass: Pass) -> bool {
         self.0 >> (pass as u32) & 1 == 1
     }
@@ -143,8 +160,8 @@ mod tests {
     fn every_pass_has_a_name_of_its_own_and_a_sentence() {
         let names: Vec<&str> = Pass::ALL.iter().map(|pass| pass.name()).collect();
         assert!(names.is_sorted() && names.windows(2).all(|pair| pair[0] != pair[1]));
-        for (place, pass) in Pass::ALL.into_iter().enumerate() {
-            assert_eq!(pass as usize, place);
+        for (index, pass) in Pass::ALL.into_iter().enumerate() {
+            assert_eq!(pass as usize, index);
             assert!(pass.gain().ends_with('.'), "{}", pass.name());
             assert!(!Passes::all().without(pass).has(pass) && Passes::all().has(pass));
             let row = format!("| `{}` | {} |", pass.name(), pass.gain());

@@ -1,21 +1,23 @@
-//! The coarsest numbers that a graph computes in.
+//! Finds the coarsest number format in which a graph computes.
 
 use crate::elem::ElemType;
 use crate::model::Model;
 use crate::proto::*;
 
-/// The spacing of quantized numbers beside 1: eight bits, one of them the sign.
+/// The spacing of quantized numbers next to 1: eight bits, of which one is the sign.
 const QUANTIZED: f64 = 1.0 / 128.0;
 
 impl Model {
-    /// The distance from 1 to the next number in the coarsest format among its ports, weights, constants and casts, and of
-    /// its quantized operators; single precision where none is told.
+    /// Returns the distance from 1 to the next larger number in the coarsest format among the
+    /// model's ports, weights, constants, casts and quantized operators. The format is float32 if
+    /// none is declared.
     pub fn coarsest_spacing(&self) -> f64 {
         let found = spacings(self.graph()).into_iter().max_by(f64::total_cmp);
         found.or(ElemType::FLOAT.spacing()).unwrap_or_default()
     }
 }
 
+/// Returns the spacings of all formats in a graph and its subgraphs.
 fn spacings(graph: &GraphProto) -> Vec<f64> {
     let ports = graph
         .input

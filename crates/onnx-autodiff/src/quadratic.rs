@@ -1,20 +1,23 @@
-//! Quadratic forms of directions that are the same along a path.
+//! Quadratic forms zᵀJz with directions that stay the same along a path.
 //!
-//! A solver asks for zᵀJz at many points with one z. What depends on z and the weights alone (the first linear layer
-//! applied to z, and zᵀ times the last one) is computed once by a graph of its own and given to the other as inputs.
+//! A solver computes zᵀJz at many points with one z. What depends on z and the weights alone (the
+//! first linear layer applied to z, and zᵀ times the last one) is computed once by a model of its
+//! own, whose outputs are inputs of the other model.
 
 use std::collections::HashSet;
 
 use crate::graph::{Graph, Val};
 use crate::output_reduction::OutputReduction;
 
-/// Numbers that may be kept for a direction of one sample, as a multiple of the state's.
+/// The largest number of elements that are kept for a direction of one sample, as a multiple of the
+/// size of the state.
 const MOST: i64 = 64;
 
-/// The sums zᵀd with directions `z` `[k, N, D]`: the last linear layer is applied to z instead of the tangents.
-pub struct With(pub Val);
+/// The map that sums zᵀd for directions `z` `[k, N, D]`. The last linear layer is applied to `z`
+/// instead of the tangents.
+pub struct QuadraticReduction(pub Val);
 
-impl OutputReduction for With {
+impl OutputReduction for QuadraticReduction {
     fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val {
         let turned = g.transpose(weights, &[1, 0]);
         let back = g.op("MatMul", &[self.0, turned]);
@@ -27,7 +30,8 @@ impl OutputReduction for With {
         g.reduce("ReduceSum", product, &[2], false)
     }
 
-    /// A factor `[N, 1]` or a single number; with others the last layer would have to be applied anew at every point.
+    /// Returns a factor `[N, 1]` or a single number. With any other factor, the last layer would
+    /// have to be applied at every point again.
     fn of_factor(&self, g: &mut Graph, factor: Val) -> Option<Val> {
         let shape = g.shape(factor)?.clone();
         match shape.last() {
@@ -38,8 +42,9 @@ impl OutputReduction for With {
     }
 }
 
-/// The values that depend on `seed` and constants alone and that the rest of the graph needs, the seed among them where it
-/// does; none where they hold no product of matrices or are too many numbers to be kept.
+/// Returns the values that depend on `seed` and constants alone and that the rest of the graph
+/// needs, the seed among them if it is needed. Returns `None` if these values involve no product of
+/// matrices or have too many elements to be kept.
 pub fn hoisted(g: &Graph, seed: Val) -> Option<Vec<Val>> {
     let mut own: HashSet<Val> = HashSet::from([seed]);
     let mut fixed: HashSet<Val> = HashSet::new();

@@ -1,4 +1,5 @@
-//! What a graph does to the numbers of an input before anything else: its own scaling of images.
+//! Finds how a model scales an input before anything else, as networks do that take images of 0 to
+//! 255.
 
 use std::collections::HashMap;
 
@@ -7,27 +8,35 @@ use crate::model::Model;
 use crate::proto::standardize;
 use crate::proto::{NodeProto, TensorProto};
 
-/// x → scale · x + offset; where channels have numbers of their own, their mean.
+/// The affine map x → scale · x + offset. If channels have scales and offsets of their own, these
+/// are the means over the channels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scaling {
+    /// The factor.
     pub scale: f64,
+    /// The summand.
     pub offset: f64,
 }
 
-/// Operators that move numbers and leave what they are; sizes and axes are their other inputs.
-const MOVING: [&str; 8] = [
-    "Cast",
-    "Identity",
-    "Transpose",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Flatten",
-    "Resize",
-];
+/// Returns whether an operator moves elements and keeps their values. Its other inputs are sizes
+/// and axes.
+fn moves_elements(op: &str) -> bool {
+    matches!(
+        op,
+        "Cast"
+            | "Identity"
+            | "Transpose"
+            | "Reshape"
+            | "Unsqueeze"
+            | "Squeeze"
+            | "Flatten"
+            | "Resize"
+    )
+}
 
 impl Model {
-    /// The scaling by the first operators behind an input: casts and moves, sums and products with constants.
+    /// Returns the scaling by the first operators behind an input: casts and moves, and sums and
+    /// products with constants.
     pub fn scaling(&self, input: &str) -> Scaling {
         let graph = self.graph();
         let mut constants: HashMap<&str, f64> = (graph.initializer.iter())
@@ -63,7 +72,7 @@ impl Model {
                     written(node).map(|value| constants.insert(output, value));
                     continue;
                 }
-                op if MOVING.contains(&op) => {
+                op if moves_elements(op) => {
                     constant(0).map(|value| constants.insert(output, value));
                     known(0)
                 }
@@ -78,7 +87,7 @@ impl Model {
     }
 }
 
-/// A sum or product of scaled numbers with a constant.
+/// Returns the scaling after a sum or a product with a constant.
 fn of_two(op: &str, scaled: [Option<Scaling>; 2], constants: [Option<f64>; 2]) -> Option<Scaling> {
     let (Scaling { scale, offset }, c, first) = match (scaled, constants) {
         ([Some(x), None], [_, Some(c)]) => (x, c, true),
@@ -110,7 +119,7 @@ fn of_two(op: &str, scaled: [Option<Scaling>; 2], constants: [Option<f64>; 2]) -
     })
 }
 
-/// What a `Constant` holds.
+/// Returns the number in a `Constant` node, or the mean of its numbers.
 fn written(node: &NodeProto) -> Option<f64> {
     let of = |name: &str| node.attribute.iter().find(|a| a.name() == name);
     match (of("value"), of("value_float")) {
@@ -120,6 +129,7 @@ fn written(node: &NodeProto) -> Option<f64> {
     }
 }
 
+/// Returns the mean of a tensor's elements.
 fn mean(tensor: &TensorProto) -> Option<f64> {
     let values = Content::of_tensor(tensor)?.reals()?;
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)

@@ -1,15 +1,17 @@
-//! Separate weights: a copy of a weight for every way in which products take it.
+//! Copies weights that products use in several ways, so that each way has a weight of its own.
 //!
-//! A differentiated graph multiplies by one weight both as it is and transposed, and convolves forwards and backwards with
-//! one kernel. OpenVINO 2025.4 then computes something else, as if it found the packed weight of one where it needs the
-//! other's; with a copy for each it does not.
+//! A differentiated graph multiplies by one weight both as it is and transposed, and convolves
+//! forwards and backwards with one kernel. OpenVINO 2025.4 then computes a wrong result, as if it
+//! used the packed weight of one product for the other. With a copy for each way, the result is
+//! right.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::model::Model;
 use crate::proto::*;
 
-/// Operators whose weights are packed, and how each takes its weight besides its place among the inputs.
+/// The operators whose weights runtimes pack, with the attributes that determine how the weight is
+/// used.
 const PRODUCTS: [(&str, &[&str]); 4] = [
     ("MatMul", &[]),
     ("Gemm", &["transA", "transB"]),
@@ -17,11 +19,13 @@ const PRODUCTS: [(&str, &[&str]); 4] = [
     ("ConvTranspose", &[]),
 ];
 
-/// How a node takes a weight: its operator, the place among its inputs, and what it does to it.
-type Way = (String, usize, Vec<i64>);
+/// How a node uses a weight: the operator, the index of the input, and the values of the
+/// attributes.
+type WeightUse = (String, usize, Vec<i64>);
 
 impl Model {
-    /// The model with every weight that products take in several ways copied for each, or `None` where there is none such.
+    /// Returns the model with a copy of a weight for each way in which products use it. Returns
+    /// `None` if each weight is used in one way.
     pub fn with_separate_weights(&self) -> Option<Model> {
         let graph = self.graph();
         let fed: HashSet<&str> = graph.input.iter().map(|input| input.name()).collect();
@@ -29,11 +33,11 @@ impl Model {
             .map(|tensor| (tensor.name(), tensor))
             .filter(|(name, tensor)| tensor.dims.len() >= 2 && !fed.contains(name))
             .collect();
-        let mut ways: BTreeMap<&str, Vec<Way>> = BTreeMap::new();
+        let mut ways: BTreeMap<&str, Vec<WeightUse>> = BTreeMap::new();
         for node in &graph.node {
-            for (place, name) in node.input.iter().enumerate() {
+            for (index, name) in node.input.iter().enumerate() {
                 let (Some(way), Some((name, _))) =
-                    (way(node, place), stored.get_key_value(name.as_str()))
+                    (weight_use(node, index), stored.get_key_value(name.as_str()))
                 else {
                     continue;
                 };
@@ -56,8 +60,8 @@ impl Model {
                     .flat_map(|n| n.output.iter().map(String::as_str)),
             )
             .collect();
-        // The first way keeps the weight itself.
-        let mut names: HashMap<(&str, &Way), String> = HashMap::new();
+        // The first way keeps the original weight.
+        let mut names: HashMap<(&str, &WeightUse), String> = HashMap::new();
         for (name, ways) in &ways {
             for (number, way) in ways.iter().enumerate().skip(1) {
                 let plain = format!("{name}_copy_{number}");
@@ -75,13 +79,13 @@ impl Model {
             });
         }
         for node in &mut copied.node {
-            for place in 0..node.input.len() {
-                let Some(way) = way(node, place) else {
+            for index in 0..node.input.len() {
+                let Some(way) = weight_use(node, index) else {
                     continue;
                 };
-                let copy = names.get(&(node.input[place].as_str(), &way)).cloned();
+                let copy = names.get(&(node.input[index].as_str(), &way)).cloned();
                 if let Some(name) = copy {
-                    node.input[place] = name;
+                    node.input[index] = name;
                 }
             }
         }
@@ -92,8 +96,8 @@ impl Model {
     }
 }
 
-/// How a product takes the input at a place; nothing where the node is none.
-fn way(node: &NodeProto, place: usize) -> Option<Way> {
+/// Returns how a product uses the input at an index. Returns `None` if the node is no product.
+fn weight_use(node: &NodeProto, index: usize) -> Option<WeightUse> {
     let (operator, turned) = PRODUCTS
         .iter()
         .find(|(operator, _)| *operator == node.op_type())?;
@@ -105,7 +109,7 @@ fn way(node: &NodeProto, place: usize) -> Option<Way> {
     };
     Some((
         (*operator).to_owned(),
-        place,
+        index,
         turned.iter().map(number).collect(),
     ))
 }

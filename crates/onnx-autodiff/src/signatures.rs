@@ -1,30 +1,33 @@
-//! How many inputs and outputs each standard operator has, and which attributes: `operators.txt`, by opset.
+//! The signatures of the standard operators by opset: their inputs, outputs and attributes, read
+//! from `operators.txt`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 use crate::proto::NodeProto;
 
-/// Whether a port of an operator must be there.
+/// Whether an input or output of an operator must be present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Port {
+enum Parameter {
     Required,
     Optional,
-    /// Any number of ports, the last of the list.
-    Many,
+    /// Any number of inputs or outputs, at the end of the list.
+    Variadic,
 }
 
-/// One form of an operator, from an opset on.
+/// The signature of an operator from one opset on.
 struct Signature {
     since: i64,
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
-    /// Names of attributes, and whether one must be there.
+    inputs: Vec<Parameter>,
+    outputs: Vec<Parameter>,
+    /// The names of the attributes, and whether each one is required.
     attributes: HashMap<&'static str, bool>,
 }
 
+/// The signatures of each operator, in the order of their opsets.
 type Table = HashMap<&'static str, Vec<Signature>>;
 
+/// Returns the table of `operators.txt`.
 fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| {
@@ -51,36 +54,38 @@ fn table() -> &'static Table {
     })
 }
 
-fn ports(letters: &str) -> Vec<Port> {
+/// Reads a list of inputs or outputs from its letters in `operators.txt`.
+fn ports(letters: &str) -> Vec<Parameter> {
     let port = |letter| match letter {
-        'r' => Some(Port::Required),
-        'o' => Some(Port::Optional),
-        '*' => Some(Port::Many),
+        'r' => Some(Parameter::Required),
+        'o' => Some(Parameter::Optional),
+        '*' => Some(Parameter::Variadic),
         _ => None,
     };
     letters.chars().filter_map(port).collect()
 }
 
-/// Whether the standard domain has the operator, in any opset.
+/// Returns whether the standard domain has the operator in any opset.
 pub fn is_standard(op: &str) -> bool {
     table().contains_key(op)
 }
 
-/// All operators of the standard domain.
+/// Returns all operators of the standard domain.
 pub fn operators() -> impl Iterator<Item = &'static str> {
     table().keys().copied()
 }
 
-/// The opset in which an operator came, or the first from which on the table tells of it.
+/// Returns the first opset of an operator, or the first opset that the table knows if the operator
+/// is older.
 pub fn first_opset(op: &str) -> Option<i64> {
     table().get(op)?.iter().map(|form| form.since).min()
 }
 
-/// The standard operators that may have more than one output, in alphabetical order, with the largest number of outputs
-/// in any opset: `usize::MAX` where there may be any number.
+/// Returns the standard operators that may have more than one output, in alphabetical order, with
+/// their largest number of outputs in any opset. The number is `usize::MAX` if it is not limited.
 pub fn several_outputs() -> Vec<(&'static str, usize)> {
     let count = |form: &Signature| match form.outputs.last() {
-        Some(Port::Many) => usize::MAX,
+        Some(Parameter::Variadic) => usize::MAX,
         _ => form.outputs.len(),
     };
     let most = |(op, forms): (&&'static str, &Vec<Signature>)| {
@@ -95,11 +100,13 @@ pub fn several_outputs() -> Vec<(&'static str, usize)> {
     several
 }
 
-/// Holds a node of the standard domain against its operator; nothing is said of an operator that the standard lacks.
+/// Checks a node of the standard domain against the signature of its operator. A node with an
+/// unknown operator passes.
 ///
 /// # Errors
-/// What is wrong with the node.
-pub fn check(node: &NodeProto, opset: i64) -> Result<(), String> {
+///
+/// Returns what is wrong with the node.
+pub fn check_signature(node: &NodeProto, opset: i64) -> Result<(), String> {
     let Some(forms) = table().get(node.op_type()) else {
         return Ok(());
     };
@@ -114,8 +121,9 @@ pub fn check(node: &NodeProto, opset: i64) -> Result<(), String> {
     check_attributes(form, node)
 }
 
-fn check_ports(what: &str, ports: &[Port], names: &[String]) -> Result<(), String> {
-    let many = ports.last() == Some(&Port::Many);
+/// Checks the inputs or outputs of a node.
+fn check_ports(what: &str, ports: &[Parameter], names: &[String]) -> Result<(), String> {
+    let many = ports.last() == Some(&Parameter::Variadic);
     if !many && names.len() > ports.len() {
         return Err(format!(
             "it has {} {what}s, and the operator has at most {}",
@@ -123,15 +131,15 @@ fn check_ports(what: &str, ports: &[Port], names: &[String]) -> Result<(), Strin
             ports.len()
         ));
     }
-    for (place, _) in ports
+    for (index, _) in ports
         .iter()
         .enumerate()
-        .filter(|(_, port)| **port == Port::Required)
+        .filter(|(_, port)| **port == Parameter::Required)
     {
-        match names.get(place) {
-            None => return Err(format!("its {what} {place} is missing")),
+        match names.get(index) {
+            None => return Err(format!("its {what} {index} is missing")),
             Some(name) if name.is_empty() => {
-                return Err(format!("its required {what} {place} is left out"));
+                return Err(format!("its required {what} {index} is left out"));
             }
             Some(_) => {}
         }
@@ -139,6 +147,7 @@ fn check_ports(what: &str, ports: &[Port], names: &[String]) -> Result<(), Strin
     Ok(())
 }
 
+/// Checks the attributes of a node.
 fn check_attributes(form: &Signature, node: &NodeProto) -> Result<(), String> {
     let mut seen = HashSet::new();
     for attribute in &node.attribute {
@@ -168,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_node_is_held_to_its_operator() {
-        let said = |node: NodeProto, opset| check(&node, opset).err().unwrap_or_default();
+        let said = |node: NodeProto, opset| check_signature(&node, opset).err().unwrap_or_default();
         assert_eq!(said(node("Add", "a b", "y", vec![]), 17), "");
         assert_eq!(
             said(node("Add", "a", "y", vec![]), 17),

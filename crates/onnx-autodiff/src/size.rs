@@ -1,23 +1,25 @@
-//! Sizes of tensor axes that may not be known until the graph runs.
+//! Sizes of axes, which may be known only when the graph runs.
 //!
-//! A [`Size`] is a polynomial with integer coefficients in symbols such as the batch size, so that `2·N·H + 1`
-//! computed along two ways is the same value. What is no polynomial (a rounded quotient, a maximum) becomes a
-//! symbol of its own, shared by everything that computes it from the same sizes.
+//! A [`Size`] is a polynomial with integer coefficients in symbols such as the batch size. `2·N·H +
+//! 1` is therefore one value, however it is computed. What is no polynomial (a rounded quotient, a
+//! maximum) becomes a symbol of its own, which everything that computes it from the same sizes
+//! shares.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// A name for a size that is known only at run time.
+/// A symbol for a size that is known only when the graph runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sym(u32);
 
-/// Products of symbols with their coefficients; zero is empty.
+/// The size of an axis: the coefficients of products of symbols. Zero is the empty map.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Size(BTreeMap<Vec<Sym>, i64>);
 
-/// Polynomials beyond this many terms or factors are not followed any further.
+/// The largest number of terms, and of factors of a term, that a polynomial may have.
 const LIMIT: usize = 12;
 
 impl Size {
+    /// Returns a size that is a known number.
     pub fn fixed(n: i64) -> Size {
         Size(if n == 0 {
             BTreeMap::new()
@@ -26,11 +28,12 @@ impl Size {
         })
     }
 
+    /// Returns a size that is a symbol.
     pub fn symbol(symbol: Sym) -> Size {
         Size(BTreeMap::from([(vec![symbol], 1)]))
     }
 
-    /// The number, where this size is one.
+    /// Returns the number, if the size is a known number.
     pub fn as_fixed(&self) -> Option<i64> {
         match self.0.len() {
             0 => Some(0),
@@ -39,11 +42,12 @@ impl Size {
         }
     }
 
+    /// Returns whether the size is the known number `n`.
     pub fn is(&self, n: i64) -> bool {
         self.as_fixed() == Some(n)
     }
 
-    /// The symbol, where this size is nothing but one.
+    /// Returns the symbol, if the size is a single symbol.
     pub fn as_symbol(&self) -> Option<Sym> {
         match self.0.iter().next() {
             Some((product, 1)) if self.0.len() == 1 && product.len() == 1 => Some(product[0]),
@@ -51,7 +55,7 @@ impl Size {
         }
     }
 
-    /// Whether it is of the first `count` symbols alone.
+    /// Returns whether the size contains only the first `count` symbols of [`Symbols`].
     pub fn is_within(&self, count: usize) -> bool {
         self.0
             .keys()
@@ -59,13 +63,14 @@ impl Size {
             .all(|symbol| (symbol.0 as usize) < count)
     }
 
-    /// Coefficients and factors of each term.
+    /// Returns the coefficient and the factors of each term.
     pub fn terms(&self) -> impl Iterator<Item = (i64, &[Sym])> {
         self.0
             .iter()
             .map(|(product, coefficient)| (*coefficient, product.as_slice()))
     }
 
+    /// Returns the sum. Returns `None` if it overflows or has too many terms.
     pub fn plus(&self, other: &Size) -> Option<Size> {
         let mut sum = self.0.clone();
         for (product, coefficient) in &other.0 {
@@ -75,10 +80,12 @@ impl Size {
         Size(sum).tidy()
     }
 
+    /// Returns the difference. Returns `None` if it overflows or has too many terms.
     pub fn minus(&self, other: &Size) -> Option<Size> {
         self.plus(&other.times(&Size::fixed(-1))?)
     }
 
+    /// Returns the product. Returns `None` if it overflows or has too many terms.
     pub fn times(&self, other: &Size) -> Option<Size> {
         if self.0.len().checked_mul(other.0.len())? > LIMIT * LIMIT {
             return None;
@@ -95,7 +102,8 @@ impl Size {
         Size(result).tidy()
     }
 
-    /// The quotient, where the division leaves no remainder for whatever the symbols may be.
+    /// Returns the quotient. Returns `None` if the division may leave a remainder for some values
+    /// of the symbols.
     pub fn over(&self, other: &Size) -> Option<Size> {
         if self == other && !other.is(0) {
             return Some(Size::fixed(1));
@@ -114,6 +122,7 @@ impl Size {
         Some(Size(quotient))
     }
 
+    /// Removes terms that are zero. Returns `None` if too many terms or factors remain.
     fn tidy(mut self) -> Option<Size> {
         self.0.retain(|_, coefficient| *coefficient != 0);
         let small = self.0.len() <= LIMIT && self.0.keys().all(|product| product.len() <= LIMIT);
@@ -121,7 +130,7 @@ impl Size {
     }
 }
 
-/// Removes one occurrence of each divisor from a sorted product.
+/// Removes one occurrence of each symbol of `divisor` from a sorted product.
 fn without(product: &[Sym], divisor: &[Sym]) -> Option<Vec<Sym>> {
     let mut rest = product.to_vec();
     for symbol in divisor {
@@ -130,7 +139,7 @@ fn without(product: &[Sym], divisor: &[Sym]) -> Option<Vec<Sym>> {
     Some(rest)
 }
 
-/// Gives out symbols; the same name, or the same expression, is always the same symbol.
+/// The source of symbols. The same name, or the same expression, always has the same symbol.
 #[derive(Default)]
 pub struct Symbols {
     known: HashMap<String, Sym>,
@@ -138,16 +147,17 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// How many there are so far.
+    /// Returns the number of symbols so far.
     pub fn count(&self) -> usize {
         self.names.len()
     }
 
+    /// Returns a new symbol.
     pub fn fresh(&mut self) -> Size {
         Size::symbol(self.push(None))
     }
 
-    /// The symbol of a named dimension of the file.
+    /// Returns the symbol of a named dimension of the file.
     pub fn named(&mut self, name: &str) -> Size {
         let key = format!("name {name}");
         if let Some(symbol) = self.known.get(&key) {
@@ -158,12 +168,12 @@ impl Symbols {
         Size::symbol(symbol)
     }
 
-    /// Whether a dimension of this name occurs.
+    /// Returns whether a dimension of this name occurs.
     pub fn is_known(&self, name: &str) -> bool {
         self.known.contains_key(&format!("name {name}"))
     }
 
-    /// The symbol of an expression that is no polynomial.
+    /// Returns the symbol of an expression that is no polynomial.
     pub fn expression(&mut self, expression: String) -> Size {
         if let Some(symbol) = self.known.get(&expression) {
             return Size::symbol(*symbol);
@@ -173,24 +183,27 @@ impl Symbols {
         Size::symbol(symbol)
     }
 
-    /// The name that a size has in the file.
+    /// Returns the name that a size has in the file.
     pub fn name(&self, size: &Size) -> Option<&str> {
         self.names.get(size.as_symbol()?.0 as usize)?.as_deref()
     }
 
+    /// Returns the sum, or a new symbol if the sum cannot be represented.
     pub fn add(&mut self, a: &Size, b: &Size) -> Size {
         a.plus(b).unwrap_or_else(|| self.fresh())
     }
 
+    /// Returns the difference, or a new symbol if the difference cannot be represented.
     pub fn sub(&mut self, a: &Size, b: &Size) -> Size {
         a.minus(b).unwrap_or_else(|| self.fresh())
     }
 
+    /// Returns the product, or a new symbol if the product cannot be represented.
     pub fn mul(&mut self, a: &Size, b: &Size) -> Size {
         a.times(b).unwrap_or_else(|| self.fresh())
     }
 
-    /// The quotient rounded down.
+    /// Returns the quotient, rounded down.
     pub fn div(&mut self, a: &Size, b: &Size) -> Size {
         if let Some(quotient) = a.over(b) {
             return quotient;
@@ -205,13 +218,15 @@ impl Symbols {
         }
     }
 
+    /// Adds a symbol.
     fn push(&mut self, name: Option<String>) -> Sym {
         self.names.push(name);
         Sym((self.names.len() - 1) as u32)
     }
 }
 
-/// An axis, perhaps counted from the last one, as a place among so many.
+/// Returns the index of an axis among `rank` axes. A negative axis counts from the last one.
+/// Returns `None` if there is no such axis.
 pub fn axis_of(axis: i64, rank: usize) -> Option<usize> {
     let axis = if axis < 0 {
         axis.checked_add(rank as i64)?

@@ -1,4 +1,5 @@
-//! What the crate does with each operator, for tables and programs that ask before they export.
+//! Lists how the crate treats each operator, for tables and for programs that ask before they
+//! export a model.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -7,38 +8,44 @@ use crate::import::OPSETS;
 use crate::operators::{self, Operator, Rule};
 use crate::signatures;
 
-/// How an operator is treated where a derivative passes through it.
+/// The treatment of an operator that a derivative passes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Support {
-    /// Its derivative is zero, or its outputs carry none: steps, integers, truth values.
+    /// The derivative is zero, or the outputs are steps, integers or truth values, which carry no
+    /// derivative.
     Constant,
-    /// A rule writes its tangents.
+    /// A rule writes the tangents.
     Rule,
-    /// Its tangents are those of the operators that it consists of.
+    /// The operator is decomposed into other operators, whose rules write the tangents.
     Parts,
-    /// It is replaced by the operators that it consists of when the file is read.
+    /// The operator is replaced by other operators when the file is read.
     Lowered,
-    /// Its subgraphs are differentiated: a branch that a known condition chooses and steps whose number is known before
-    /// anything runs take its place, otherwise it becomes one of tangents.
+    /// The subgraphs are differentiated. The chosen branch replaces an `If` whose condition is
+    /// known before the graph runs, and copies of the body replace a loop whose number of steps is
+    /// known. Otherwise the tangent is another `If` or `Loop`.
     Subgraphs,
-    /// It is refused.
+    /// The operator is refused.
     Refused,
 }
 
-/// What is known of one operator.
+/// The treatment of one operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorSupport {
-    /// Empty for the standard domain.
+    /// The domain of the operator, which is empty for the standard domain.
     pub domain: String,
+    /// The name of the operator.
     pub name: String,
+    /// The treatment.
     pub support: Support,
-    /// The opsets of the forms that are known; none outside the standard. Files of opset 9 to 12 are read as of 13.
+    /// The opsets whose forms of the operator are known. It is `None` outside the standard domain.
+    /// Files of opset 9 to 12 are upgraded to 13.
     pub opsets: Option<RangeInclusive<i64>>,
-    /// Why it is refused, or why some of its forms are.
+    /// Why the operator, or some of its forms, is refused.
     pub reason: Option<String>,
 }
 
-/// Every operator of the standard domain, and every other that is read, in alphabetical order of domain and name.
+/// Returns the treatment of every operator of the standard domain and of every other operator that
+/// is read, sorted by domain and name.
 pub fn operator_support() -> Vec<OperatorSupport> {
     let declared = operators::all().map(|operator| (operator.domain, operator.name));
     let all: BTreeSet<(&str, &str)> = signatures::operators()
@@ -50,12 +57,13 @@ pub fn operator_support() -> Vec<OperatorSupport> {
         .collect()
 }
 
+/// Returns the treatment of one operator.
 fn described(domain: &str, name: &str) -> OperatorSupport {
     let operator = operators::find(domain, name);
     let reason = match operator.map(|operator| operator.rule) {
         Some(Rule::Refused(reason)) => Some(reason),
         Some(_) => None,
-        None => Some(operators::foreign(domain)),
+        None => Some(operators::unknown_operator_reason(domain)),
     };
     let first = signatures::first_opset(name).filter(|_| domain.is_empty());
     OperatorSupport {
@@ -67,12 +75,15 @@ fn described(domain: &str, name: &str) -> OperatorSupport {
     }
 }
 
+/// Returns the treatment that a declaration implies.
 fn support(operator: &Operator) -> Support {
     match operator.rule {
         Rule::Constant => Support::Constant,
-        Rule::Inside(_) => Support::Subgraphs,
-        Rule::Parts(_) => Support::Parts,
-        Rule::Derivative(_) | Rule::Single(_) | Rule::Behind(_) | Rule::Several(_) => Support::Rule,
+        Rule::WithSubgraphs(_) => Support::Subgraphs,
+        Rule::Decomposition(_) => Support::Parts,
+        Rule::Derivative(_) | Rule::Single(_) | Rule::WithProducers(_) | Rule::Several(_) => {
+            Support::Rule
+        }
         Rule::Refused(_) if operator.lowering.is_some() => Support::Lowered,
         Rule::Refused(_) => Support::Refused,
     }

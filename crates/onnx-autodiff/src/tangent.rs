@@ -1,4 +1,4 @@
-//! Forward mode: beside every value that depends on the input, its k tangents.
+//! Forward mode: computes k tangents of every value that depends on the input.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -6,11 +6,11 @@ use std::ops::Range;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Val};
+use crate::jvp_context::{JvpContext, Tangent, Tangents, known_at};
 use crate::operators::{self, Rule};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent, Tangents, known_at};
-use crate::transposition::CONTRADICTION;
+use crate::transpose_context::CONTRADICTION;
 
 /// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
 pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
@@ -18,34 +18,36 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
         of: HashMap::from([(input, Tangent::plain(seed))]),
         obstacles: Vec::new(),
     };
-    walk(g, 0..g.nodes.len(), k, &[output], &mut tangents);
+    propagate_nodes(g, 0..g.nodes.len(), k, &[output], &mut tangents);
     tangents
 }
 
-/// The same for a part of the nodes, from tangents that are known already.
-pub fn walk(
+/// Propagates known tangents through the nodes at the given `indices`, as far as `outputs` need
+/// it.
+pub fn propagate_nodes(
     g: &mut Graph,
-    places: Range<usize>,
+    indices: Range<usize>,
     k: &Size,
     outputs: &[Val],
     tangents: &mut Tangents,
 ) {
-    let useful = ancestors(g, places.clone(), outputs);
-    follow(g, places, k, &useful, tangents, None);
+    let useful = ancestors(g, indices.clone(), outputs);
+    propagate_in_order(g, indices, k, &useful, tangents, None);
 }
 
-/// The same for nodes in their order, which serve the original node `whole`, or are such themselves.
-fn follow(
+/// Propagates known tangents through nodes in their order. New nodes belong to the original node
+/// `whole` if it is given, and to the node itself otherwise.
+fn propagate_in_order(
     g: &mut Graph,
-    places: impl IntoIterator<Item = usize>,
+    indices: impl IntoIterator<Item = usize>,
     k: &Size,
     useful: &HashSet<Val>,
     tangents: &mut Tangents,
     whole: Option<usize>,
 ) {
     let mut lost: HashSet<Val> = HashSet::new();
-    for place in places {
-        let node = g.nodes[place].clone();
+    for index in indices {
+        let node = g.nodes[index].clone();
         let touches = |v: &Val| tangents.of.contains_key(v) || lost.contains(v);
         let active = node
             .inputs
@@ -62,8 +64,8 @@ fn follow(
             .flatten()
             .chain(&node.captures)
             .any(|v| lost.contains(v));
-        g.origin = whole.or(Some(place));
-        let found = differentiate(g, &node, &tangents.of, k);
+        g.origin = whole.or(Some(index));
+        let found = differentiate_node(g, &node, &tangents.of, k);
         match found.and_then(|outputs| complete(g, &node, outputs, useful)) {
             Ok(outputs) if !blind => {
                 let outputs = if g.passes.has(Pass::LazyFactors) {
@@ -80,7 +82,7 @@ fn follow(
             }
             Ok(_) => lost.extend(node.outputs.iter().flatten()),
             Err(refusal) => {
-                // Behind an obstacle only what no tangent could mend is worth telling.
+                // Behind an obstacle, only a node that has no rule at all is worth a report.
                 if !blind || operators::rule(&node).is_err() {
                     tangents.obstacles.push(g.obstacle(&node, refusal));
                 }
@@ -90,10 +92,10 @@ fn follow(
     }
 }
 
-/// Everything that some values are computed from by a part of the nodes.
-fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
+/// Returns the values from which the nodes at the given `indices` compute the outputs.
+fn ancestors(g: &Graph, indices: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
     let mut useful: HashSet<Val> = outputs.iter().copied().collect();
-    for node in g.nodes[places].iter().rev() {
+    for node in g.nodes[indices].iter().rev() {
         if node.outputs.iter().flatten().any(|v| useful.contains(v)) {
             useful.extend(node.inputs.iter().flatten().chain(&node.captures));
         }
@@ -101,20 +103,21 @@ fn ancestors(g: &Graph, places: Range<usize>, outputs: &[Val]) -> HashSet<Val> {
     useful
 }
 
-/// What stands between the inputs of a node and what it is replaced with: as far back as tangents are known, so that
-/// it takes no longer in a large graph than in a small one.
-struct Between {
-    /// Places of nodes, in their order.
-    places: BTreeSet<usize>,
+/// The nodes between the inputs of a node and the values that replace its outputs. The search ends
+/// at values whose tangents are known, so that its cost does not grow with the graph.
+struct ReplacementNodes {
+    /// The indices of the nodes, in order.
+    indices: BTreeSet<usize>,
     useful: HashSet<Val>,
     known: HashMap<Val, Tangent>,
 }
 
-impl Between {
-    /// What tells of a value its shape alone is left out: that may be the shape of the very node being differentiated.
-    fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> Between {
-        let mut between = Between {
-            places: BTreeSet::new(),
+impl ReplacementNodes {
+    /// Finds the nodes. A node that reads only the shape of a value is left out, because that may
+    /// be the shape of the very node that is being differentiated.
+    fn new(g: &Graph, node: &Node, ends: &[Val], of: &HashMap<Val, Tangent>) -> ReplacementNodes {
+        let mut between = ReplacementNodes {
+            indices: BTreeSet::new(),
             useful: HashSet::new(),
             known: HashMap::new(),
         };
@@ -127,27 +130,27 @@ impl Between {
                 between.known.extend(known_at(g, v, of));
                 continue;
             }
-            // A part may be a node that the graph has already, with a tangent that is not known yet.
-            let Some(place) = g
-                .place(v)
-                .filter(|place| !operators::is_of_shapes(&g.nodes[*place]))
+            // The graph may already have held a node of the decomposition, without a tangent.
+            let Some(index) = g
+                .node_index(v)
+                .filter(|index| !operators::reads_only_shapes(&g.nodes[*index]))
             else {
                 continue;
             };
-            between.places.insert(place);
+            between.indices.insert(index);
             open.extend(
-                g.nodes[place]
+                g.nodes[index]
                     .inputs
                     .iter()
                     .flatten()
-                    .chain(&g.nodes[place].captures),
+                    .chain(&g.nodes[index].captures),
             );
         }
         between
     }
 }
 
-/// Tangents of which nothing is left to be multiplied later.
+/// Multiplies the base of each tangent by its factor.
 fn multiplied(g: &mut Graph, tangents: Vec<Option<Tangent>>) -> Vec<Option<Tangent>> {
     let mut whole = |tangent: Tangent| match tangent.factor {
         Some(factor) => Tangent::plain(g.mul(tangent.base, factor)),
@@ -159,7 +162,8 @@ fn multiplied(g: &mut Graph, tangents: Vec<Option<Tangent>>) -> Vec<Option<Tange
         .collect()
 }
 
-fn differentiate(
+/// Returns the tangents of a node's outputs, by the rule of its operator.
+fn differentiate_node(
     g: &mut Graph,
     node: &Node,
     of: &HashMap<Val, Tangent>,
@@ -171,12 +175,12 @@ fn differentiate(
         .iter()
         .map(|v| of.get(&(*v)?).copied())
         .collect();
-    let mut step = Step {
+    let mut step = JvpContext {
         g,
         node: node.clone(),
         tangents,
         k: k.clone(),
-        walk,
+        walk: propagate_nodes,
     };
     let outputs = match rule {
         Rule::Constant => Ok(Vec::new()),
@@ -185,10 +189,10 @@ fn differentiate(
             Ok(vec![step.times(0, factor)?])
         }
         Rule::Single(rule) => Ok(vec![rule(&mut step)?]),
-        Rule::Behind(rule) => Ok(vec![rule(&mut step, of)?]),
-        Rule::Parts(parts) => by_parts(&mut step, parts, of),
+        Rule::WithProducers(rule) => Ok(vec![rule(&mut step, of)?]),
+        Rule::Decomposition(parts) => tangents_by_decomposition(&mut step, parts, of),
         Rule::Several(rule) => rule(&mut step),
-        Rule::Inside(rule) => rule(&mut step, of),
+        Rule::WithSubgraphs(rule) => rule(&mut step, of),
         Rule::Refused(reason) => Err(reason.into()),
     }?;
     let fits = |(v, tangent): (&Option<Val>, &Option<Tangent>)| match (v, tangent) {
@@ -204,29 +208,30 @@ fn differentiate(
     }
 }
 
-/// The tangents of a node's outputs as those of what it consists of.
-fn by_parts(
-    s: &mut Step,
-    parts: fn(&mut Step) -> Result<Vec<Option<Val>>, Refusal>,
+/// Returns the tangents of a node's outputs, by the rules of the operators that it is decomposed
+/// into.
+fn tangents_by_decomposition(
+    s: &mut JvpContext,
+    parts: fn(&mut JvpContext) -> Result<Vec<Option<Val>>, Refusal>,
     of: &HashMap<Val, Tangent>,
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let ends = parts(s)?;
     let made: Vec<Val> = ends.iter().flatten().copied().collect();
-    let Between {
-        places,
+    let ReplacementNodes {
+        indices,
         useful,
         known,
-    } = Between::new(s.g, &s.node, &made, of);
+    } = ReplacementNodes::new(s.g, &s.node, &made, of);
     let mut found = Tangents {
         of: known,
         obstacles: Vec::new(),
     };
     let (k, origin) = (s.k.clone(), s.g.origin);
-    follow(s.g, places, &k, &useful, &mut found, origin);
+    propagate_in_order(s.g, indices, &k, &useful, &mut found, origin);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
         return Err(Refusal(format!(
-            "of what it consists of, `{}`: {}",
+            "in its decomposition, `{}`: {}",
             obstacle.op, obstacle.reason
         )));
     }
@@ -236,7 +241,11 @@ fn by_parts(
         .collect())
 }
 
-/// Every output that is needed has a tangent, is known to have none that is not zero, or is refused.
+/// Checks that every output which is needed has a tangent or is known to have a zero tangent.
+///
+/// # Errors
+///
+/// Refuses an output for which the rule returned nothing.
 fn complete(
     g: &Graph,
     node: &Node,
@@ -247,9 +256,10 @@ fn complete(
     if matches!(rule, Rule::Constant) {
         return Ok(outputs);
     }
-    let open = |place: usize, v: Val| match outputs.get(place) {
-        // What a choice gives has tangents by its type.
-        Some(None) => matches!(rule, Rule::Inside(_)) && g.elem(v) == ElemType::UNKNOWN,
+    let open = |index: usize, v: Val| match outputs.get(index) {
+        // The type of an output of an `If` may be unknown until the rule has looked into its
+        // branches.
+        Some(None) => matches!(rule, Rule::WithSubgraphs(_)) && g.elem(v) == ElemType::UNKNOWN,
         Some(Some(_)) => false,
         None => g.elem(v).is_float() || g.elem(v) == ElemType::UNKNOWN,
     };
@@ -257,10 +267,10 @@ fn complete(
         .outputs
         .iter()
         .enumerate()
-        .filter_map(|(place, v)| Some((place, (*v)?)));
-    match named.find(|(place, v)| useful.contains(v) && open(*place, *v)) {
-        Some((place, v)) => Err(Refusal(format!(
-            "its output {place}, `{}`, is not differentiated; export the model without using it",
+        .filter_map(|(index, v)| Some((index, (*v)?)));
+    match named.find(|(index, v)| useful.contains(v) && open(*index, *v)) {
+        Some((index, v)) => Err(Refusal(format!(
+            "its output {index}, `{}`, is not differentiated; export the model without using it",
             g.value(v).name
         ))),
         None => Ok(outputs),

@@ -1,7 +1,7 @@
-//! The trace of the Jacobian, from unit vectors that the graph itself holds.
+//! The trace of the Jacobian, by forward mode along unit vectors that the graph holds.
 //!
-//! Forward mode with the unit vectors as directions, of which only the diagonal is kept: the last linear layer is not
-//! applied to every direction, since of its result for direction i only number i is wanted.
+//! Only the diagonal of the Jacobian is kept. The last linear layer is therefore not applied to
+//! every direction: of its output for direction i, only element i is computed.
 
 use prost::bytes::Bytes;
 
@@ -11,28 +11,32 @@ use crate::graph::{Graph, Val};
 use crate::import::import;
 use crate::locality;
 use crate::model::Model;
-use crate::output_reduction::{OutputReduction, reduced};
+use crate::output_reduction::{OutputReduction, reduced_tangents};
 use crate::passes::Pass;
 use crate::proto::TensorProto;
 use crate::size::Size;
 
-/// The unit vectors of a state, in groups that do not disturb one another: `[terms, 1, *state]` of zeros and ones.
+/// The unit vectors of a state as `[terms, 1, *state]`, zeros and ones. Unit vectors that do not
+/// interfere with each other are summed to one group.
 pub struct Basis {
+    /// The groups of unit vectors.
     pub vectors: Val,
+    /// The number of groups.
     pub terms: i64,
-    /// Whether a group has more than one unit vector.
+    /// Whether a group contains more than one unit vector.
     grouped: bool,
 }
 
-/// Numbers in a basis that a graph may hold.
+/// The largest number of elements of a basis.
 const MOST: i64 = 1 << 24;
 
 impl Model {
-    /// How many directions the trace of the Jacobian of an output by an input takes: as many as the state has numbers, or
-    /// fewer where the network leaves axes of it to themselves; none where the file does not tell.
+    /// Returns the number of directions of the trace: the size of the state, divided by the sizes
+    /// of its local axes. Returns `None` if a size is not known.
     ///
     /// # Errors
-    /// Where the graph contradicts itself.
+    ///
+    /// Returns an error if the graph contradicts itself.
     pub fn trace_terms(&self, input: &str, output: &str) -> Result<Option<u64>, GraphError> {
         let (g, _) = import(self, self.opset())?;
         let (Some(x), Some(y)) = (g.named(input), g.named(output)) else {
@@ -42,7 +46,8 @@ impl Model {
     }
 }
 
-/// The sizes of a state's axes, and which of them are local; none where a size is not known.
+/// Returns the sizes of the state's axes, and whether each one is local. Returns `None` if a size
+/// is not known.
 fn groups(g: &Graph, x: Val, y: Val) -> Option<(Vec<i64>, Vec<bool>)> {
     let shape: Vec<i64> = g
         .shape(x)?
@@ -61,7 +66,7 @@ fn groups(g: &Graph, x: Val, y: Val) -> Option<(Vec<i64>, Vec<bool>)> {
     Some((shape, local))
 }
 
-/// The number of groups of unit vectors.
+/// Returns the number of groups of unit vectors.
 fn terms(shape: &[i64], local: &[bool]) -> i64 {
     shape
         .iter()
@@ -70,8 +75,8 @@ fn terms(shape: &[i64], local: &[bool]) -> i64 {
         .fold(1, |all, (n, _)| all.saturating_mul(*n))
 }
 
-/// The unit vectors of `x` for the derivative of `y`; none where the file does not tell the sizes of the state, or they
-/// are too large for this.
+/// Returns the unit vectors of `x` for the derivative of `y`. Returns `None` if a size of the state
+/// is not known or the basis would be too large.
 pub fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
     let (shape, local) = groups(g, x, y)?;
     let terms = terms(&shape, &local);
@@ -107,7 +112,7 @@ pub fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
     })
 }
 
-/// The group of the unit vector at a place of the state, by its index along the axes that are not local.
+/// Returns the group of a unit vector, by its index along the axes that are not local.
 fn group(shape: &[i64], local: &[bool], place: i64) -> i64 {
     let (mut rest, mut group, mut stride) = (place, 0, 1);
     for (axis, size) in shape.iter().enumerate().rev() {
@@ -120,19 +125,21 @@ fn group(shape: &[i64], local: &[bool], place: i64) -> i64 {
     group
 }
 
-/// The terms `[terms, N]` whose sum is the trace, from the tangents `d` `[terms, N, *state]` of the basis.
+/// Returns the terms `[terms, N]` whose sum is the trace, from the tangents `d` `[terms, N,
+/// *state]` of the basis.
 pub fn diagonal(g: &mut Graph, d: Val, basis: &Basis) -> Val {
     let by_layers = if basis.grouped || !g.passes.has(Pass::ReducedOutputs) {
         None
     } else {
-        reduced(g, d, basis)
+        reduced_tangents(g, d, basis)
     };
     by_layers.unwrap_or_else(|| basis.of_tangents(g, d))
 }
 
-/// The numbers of the tangents that lie in the direction of their own group, summed.
+/// The map that sums the elements of a tangent that lie in the direction of its own group.
 impl OutputReduction for Basis {
-    /// Of the last layer's result for direction i only number i is computed.
+    /// Applies the map to a linear layer: of its output for direction i, only element i is
+    /// computed.
     fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val {
         let turned = g.transpose(weights, &[1, 0]);
         let columns = g.unsqueeze(turned, &[2]);
@@ -146,7 +153,7 @@ impl OutputReduction for Basis {
         g.reduce("ReduceSum", product, &axes, false)
     }
 
-    /// A factor of the state `[N, D]`, or with fewer axes, as one of the terms `[D, N]`.
+    /// Returns a factor of the state `[N, D]` as a factor of the terms `[D, N]`.
     fn of_factor(&self, g: &mut Graph, factor: Val) -> Option<Val> {
         Some(match g.rank(factor)? {
             0 => factor,
@@ -273,7 +280,7 @@ mod tests {
             .expect("another shape")
             .to_string();
         assert!(
-            refused.contains("another shape than the input"),
+            refused.contains("a different shape than the input"),
             "{refused}"
         );
         let open = made(vec![node("Tanh", "x", "y", vec![])], "D");

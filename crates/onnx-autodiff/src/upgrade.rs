@@ -1,7 +1,7 @@
-//! Files of older opsets, written as the oldest one that the rules know.
+//! Rewrites files of older opsets as files of the oldest opset that the rules know.
 //!
-//! What differs: lists that were attributes and are inputs now, softmaxes over all axes behind one, operators that went
-//! by another name, and the mode of dropout.
+//! Differences are: lists that were attributes and are inputs now, softmaxes over all axes from one
+//! on, operators that had other names, and the mode of dropout.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,14 +14,15 @@ use crate::proto::*;
 
 /// The oldest opset that is read.
 pub const OLDEST: i64 = 9;
-/// The opset that older files are written as.
+/// The opset as which older files are rewritten.
 const WRITTEN: i64 = 13;
 
-/// Writes a graph, and the version that its file imports, as the oldest opset that the rules know. What is older or
-/// newer than what is read stays as it is.
+/// Rewrites a graph, and the opset that its file imports. A graph of a newer or an unsupported
+/// opset stays as it is.
 ///
 /// # Errors
-/// Where a node has no form in that opset.
+///
+/// Returns an error if a node has no form in the newer opset.
 pub fn upgrade(graph: &mut GraphProto, imports: &mut [OperatorSetIdProto]) -> Result<(), String> {
     let Some(standard) = imports
         .iter_mut()
@@ -35,7 +36,7 @@ pub fn upgrade(graph: &mut GraphProto, imports: &mut [OperatorSetIdProto]) -> Re
     }
     standard.version = Some(WRITTEN);
     let mut names = HashSet::new();
-    collect(graph, &mut names);
+    collect_names(graph, &mut names);
     Upgrade {
         opset,
         names,
@@ -45,7 +46,8 @@ pub fn upgrade(graph: &mut GraphProto, imports: &mut [OperatorSetIdProto]) -> Re
     .graph(graph)
 }
 
-fn collect(graph: &GraphProto, names: &mut HashSet<String>) {
+/// Collects the names of a graph and its subgraphs.
+fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
     names.extend(graph.input.iter().map(|port| port.name().to_owned()));
     names.extend(
         graph
@@ -58,19 +60,21 @@ fn collect(graph: &GraphProto, names: &mut HashSet<String>) {
         node.attribute
             .iter()
             .filter_map(|a| a.g.as_ref())
-            .for_each(|inner| collect(inner, names));
+            .for_each(|inner| collect_names(inner, names));
     }
 }
 
+/// The rewrite of one file.
 struct Upgrade {
     opset: i64,
     names: HashSet<String>,
     made: usize,
-    /// The numbers of constants, which scales may be.
+    /// The elements of constants, some of which are scales.
     reals: HashMap<String, Vec<f64>>,
 }
 
 impl Upgrade {
+    /// Rewrites a graph or a subgraph.
     fn graph(&mut self, graph: &mut GraphProto) -> Result<(), String> {
         let stored = graph
             .initializer
@@ -107,7 +111,7 @@ impl Upgrade {
         Ok(())
     }
 
-    /// Appends a node as it is written now, behind the constants that it takes.
+    /// Appends a rewritten node, preceded by the constants that it takes.
     fn node(&mut self, mut node: NodeProto, nodes: &mut Vec<NodeProto>) -> Result<(), String> {
         match node.op_type() {
             "Squeeze" | "Unsqueeze" | "ReduceSum" => self.lists(&mut node, &["axes"], nodes),
@@ -135,8 +139,9 @@ impl Upgrade {
         Ok(())
     }
 
-    /// Both counted pixels from the corner; the scales come behind a region now. The nearest pixel was the one before
-    /// along an axis that grows, and the one behind along one that shrinks.
+    /// Rewrites a `Resize` or an `Upsample`. The old forms counted pixels from the corner, and had
+    /// no region input in front of the scales. Their nearest pixel was the one before along an axis
+    /// that grows, and the one behind along an axis that shrinks.
     fn resized(&self, node: &mut NodeProto) -> Result<(), String> {
         let linear = node
             .attribute
@@ -149,7 +154,7 @@ impl Upgrade {
         if !linear && !known && node.op_type() == "Resize" {
             return Err(format!(
                 "`{}` ({}) of opset {}: nearest pixels by scales that are not known, or that shrink one axis and stretch \
-                 another, have no form since; export the model with opset 11 or later",
+                 another, have no equivalent in newer opsets; export the model with opset 11 or later",
                 label(node),
                 node.op_type(),
                 self.opset
@@ -164,7 +169,7 @@ impl Upgrade {
         Ok(())
     }
 
-    /// A name that nothing in the file has.
+    /// Returns a name that does not occur in the file.
     fn fresh(&mut self, hint: &str) -> String {
         loop {
             let name = format!("{hint}_of_opset_{}_{}", self.opset, self.made);
@@ -175,6 +180,7 @@ impl Upgrade {
         }
     }
 
+    /// Appends a constant and returns its name.
     fn constant(&mut self, hint: &str, tensor: TensorProto, nodes: &mut Vec<NodeProto>) -> String {
         let name = self.fresh(hint);
         let value = AttributeProto {
@@ -187,9 +193,9 @@ impl Upgrade {
         name
     }
 
-    /// Lists of integers that were attributes, as the inputs behind the first.
+    /// Turns attributes that are lists of integers into the inputs behind the first.
     fn lists(&mut self, node: &mut NodeProto, attributes: &[&str], nodes: &mut Vec<NodeProto>) {
-        for (place, attribute) in attributes.iter().enumerate() {
+        for (index, attribute) in attributes.iter().enumerate() {
             let Some(found) = taken(node, attribute) else {
                 continue;
             };
@@ -209,22 +215,23 @@ impl Upgrade {
                 ..Default::default()
             };
             let name = self.constant(attribute, tensor, nodes);
-            put(node, place + 1, name);
+            put(node, index + 1, name);
         }
     }
 
-    /// A number that was an attribute, as an input in single precision: these attributes had no other.
+    /// Turns an attribute that is a number into an input in float32, the only type of these
+    /// attributes.
     fn number(
         &mut self,
         node: &mut NodeProto,
         attribute: &str,
-        place: usize,
+        index: usize,
         nodes: &mut Vec<NodeProto>,
     ) {
         let Some(value) = taken(node, attribute).and_then(|found| found.f) else {
             return;
         };
-        // The padding is zero where nothing is said.
+        // The padding is zero by default.
         if attribute == "value" && value == 0.0 {
             return;
         }
@@ -234,10 +241,10 @@ impl Upgrade {
             ..Default::default()
         };
         let name = self.constant(attribute, tensor, nodes);
-        put(node, place, name);
+        put(node, index, name);
     }
 
-    /// A softmax over all axes from one on, which are made one for it.
+    /// Rewrites a softmax over all axes from one on, by merging these axes into one.
     fn flattened(&mut self, mut node: NodeProto, nodes: &mut Vec<NodeProto>) {
         let axis = taken(&mut node, "axis")
             .and_then(|found| found.i)
@@ -259,11 +266,12 @@ impl Upgrade {
     }
 }
 
-/// The numbers of a small tensor.
+/// Returns the elements of a small tensor.
 fn small(tensor: &TensorProto) -> Option<Vec<f64>> {
     Content::of_tensor(tensor)?.reals()
 }
 
+/// Returns a node.
 fn made(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> NodeProto {
     NodeProto {
         op_type: Some(op.into()),
@@ -274,16 +282,17 @@ fn made(op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>)
     }
 }
 
-/// An attribute, which goes.
+/// Removes an attribute from a node and returns it.
 fn taken(node: &mut NodeProto, name: &str) -> Option<AttributeProto> {
-    let place = node.attribute.iter().position(|a| a.name() == name)?;
-    Some(node.attribute.remove(place))
+    let index = node.attribute.iter().position(|a| a.name() == name)?;
+    Some(node.attribute.remove(index))
 }
 
-fn put(node: &mut NodeProto, place: usize, name: String) {
+/// Sets the input of a node at an index.
+fn put(node: &mut NodeProto, index: usize, name: String) {
     node.input
-        .resize(node.input.len().max(place + 1), String::new());
-    node.input[place] = name;
+        .resize(node.input.len().max(index + 1), String::new());
+    node.input[index] = name;
 }
 
 #[cfg(test)]

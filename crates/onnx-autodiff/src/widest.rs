@@ -1,4 +1,4 @@
-//! How much memory one sample takes inside a graph, as far as its shapes tell.
+//! Estimates how much memory one sample takes inside a graph, by the known shapes.
 
 use crate::error::GraphError;
 use crate::graph::Shape;
@@ -6,23 +6,26 @@ use crate::import::import;
 use crate::model::Model;
 
 impl Model {
-    /// Numbers in the largest value that a node makes, for one sample: the product of the axes that are known, each
-    /// open one counting once. 1 where no shape is known.
+    /// Returns the number of elements, for one sample, of the largest value that a node makes: the
+    /// product of its known sizes, where an unknown size counts as one. Returns 1 if no shape is
+    /// known.
     ///
     /// # Errors
-    /// Where the graph contradicts itself.
+    ///
+    /// Returns an error if the graph contradicts itself.
     pub fn widest(&self) -> Result<u64, GraphError> {
         let (g, _) = import(self, self.opset())?;
         let made = g
             .nodes
             .iter()
             .flat_map(|node| node.outputs.iter().flatten());
-        let sizes = made.filter_map(|v| g.shape(*v)).map(numbers);
+        let sizes = made.filter_map(|v| g.shape(*v)).map(known_elements);
         Ok(sizes.max().unwrap_or(1))
     }
 }
 
-fn numbers(shape: &Shape) -> u64 {
+/// Returns the product of the known sizes of a shape.
+fn known_elements(shape: &Shape) -> u64 {
     let axis = |size: &crate::size::Size| {
         size.terms()
             .map(|(n, _)| n.unsigned_abs())

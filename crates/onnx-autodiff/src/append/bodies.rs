@@ -1,18 +1,21 @@
-//! Subgraphs of nodes that are kept: written anew, so that what is replaced in a graph is replaced in them too.
+//! Rewrites the subgraphs of nodes that stay in the graph, so that operators which are replaced in
+//! the graph are replaced inside its subgraphs too.
 //!
-//! In float64 they must not hold operators that ONNX Runtime has in float32 alone, and nowhere fused ones.
+//! A subgraph must hold no fused operator. In a float64 graph it must also hold no operator that
+//! ONNX Runtime implements in float32 alone.
 
 use std::borrow::Cow;
 
 use super::branches;
-use super::loop_form::{DEEPEST, Form};
+use super::loop_form::{DEEPEST, LoopForm};
 use crate::elem::ElemType;
 use crate::graph::subgraph::Body;
 use crate::graph::{Graph, Scope, Val};
 use crate::proto::*;
 use crate::size::Size;
 
-/// The node with subgraphs that hold no operator which is replaced; itself where they need no change or cannot be read.
+/// Returns the node with rewritten subgraphs, in which every operator that must be replaced is
+/// replaced. Returns the node itself if no subgraph needs a change or if one cannot be read.
 pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
     if g.nesting >= DEEPEST || !(g.avoids_single || holds_foreign(node)) {
         return Cow::Borrowed(node);
@@ -25,21 +28,24 @@ pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
     {
         g.nesting += 1;
         let body = if node.op_type() == "If" {
-            branch(g, node, attribute.name())
+            rewritten_branch(g, node, attribute.name())
         } else {
-            step(g, node)
+            rewritten_loop_body(g, node)
         };
         g.nesting -= 1;
         let Some(body) = body else {
             return Cow::Borrowed(node);
         };
-        // Constants made in it are known by their names.
-        body.captures().into_iter().for_each(|v| g.recall(v));
+        // Constants of the body lose their names when its scope ends, and the attribute refers to
+        // them by name.
+        body.captures().into_iter().for_each(|v| g.restore_name(v));
         *attribute = body.attribute(g, attribute.name());
     }
     Cow::Owned(changed)
 }
 
+/// Returns whether a subgraph of the node holds an operator outside the standard domain, at any
+/// depth.
 fn holds_foreign(node: &NodeProto) -> bool {
     let mut inner = node
         .attribute
@@ -49,7 +55,8 @@ fn holds_foreign(node: &NodeProto) -> bool {
     inner.any(|node| !standardize(node.domain()).is_empty() || holds_foreign(node))
 }
 
-fn branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
+/// Returns the rewritten branch of an `If` whose attribute is called `name`.
+fn rewritten_branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
     let graph = branches::renamed(g, node, name)?;
     let scope = g.enter();
     super::push_body(g, &graph);
@@ -58,20 +65,21 @@ fn branch(g: &mut Graph, node: &NodeProto, name: &str) -> Option<Body> {
         .iter()
         .map(|output| g.named(output.name()))
         .collect();
-    closed(g, scope, Vec::new(), outputs)
+    close_body(g, scope, Vec::new(), outputs)
 }
 
-fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
+/// Returns the rewritten body of a `Loop` or a `Scan`.
+fn rewritten_loop_body(g: &mut Graph, node: &NodeProto) -> Option<Body> {
     let (inputs, captures) = super::uses(g, node);
     let read = g.original(node, inputs, captures);
-    let form = Form::of(&read)?;
+    let form = LoopForm::of(&read)?;
     let types = form.carried(g, &read)?.types;
     let scope = g.enter();
-    let Some(opened) = form.open(g, &read, &types) else {
+    let Some(step) = form.open(g, &read, &types) else {
         g.leave(scope);
         return None;
     };
-    let mut inputs: Vec<Val> = opened.number.into_iter().collect();
+    let mut inputs: Vec<Val> = step.number.into_iter().collect();
     if form.counts {
         let shape = form
             .body
@@ -80,17 +88,19 @@ fn step(g: &mut Graph, node: &NodeProto) -> Option<Body> {
             .map(|_| vec![Size::fixed(1); form.rank_of_condition()]);
         inputs.push(g.add_formal(ElemType::BOOL, shape, false));
     }
-    inputs.extend(opened.states.iter().chain(&opened.elements));
-    let outputs = opened
+    inputs.extend(step.states.iter().chain(&step.elements));
+    let outputs = step
         .goes_on
         .into_iter()
-        .chain(opened.next)
-        .chain(opened.kept)
+        .chain(step.next)
+        .chain(step.scan_outputs)
         .collect();
-    closed(g, scope, inputs, Some(outputs))
+    close_body(g, scope, inputs, Some(outputs))
 }
 
-fn closed(
+/// Closes the subgraph and gives every output a name of its own. Discards the subgraph if `outputs`
+/// is `None`.
+fn close_body(
     g: &mut Graph,
     scope: Scope,
     inputs: Vec<Val>,
@@ -98,7 +108,8 @@ fn closed(
 ) -> Option<Body> {
     match outputs {
         Some(outputs) => {
-            // An output must be made inside.
+            // An output of a subgraph must be computed by a node inside the subgraph, so each one
+            // is copied.
             let outputs = outputs.into_iter().map(|v| g.fresh_identity(v)).collect();
             Some(Body::close(g, scope, inputs, outputs))
         }

@@ -1,4 +1,5 @@
-//! `If`: decided before anything runs where the condition is known, else differentiated in both branches.
+//! Reads `If` nodes: picks the branch of an `If` whose condition is known before the graph runs,
+//! and infers the outputs of the others from both branches.
 
 use std::collections::HashMap;
 
@@ -9,11 +10,13 @@ use crate::order;
 use crate::proto::*;
 use crate::size::Size;
 
-/// The attributes that hold the branches, the one for a true condition first.
+/// The names of the attributes that hold the branches of an `If`. The branch for a true condition
+/// comes first.
 pub const BRANCHES: [&str; 2] = ["then_branch", "else_branch"];
 
-/// The branch that a known condition chooses, with names of its own.
-pub fn chosen(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
+/// Returns the branch that runs, with fresh names for its values. Returns `None` if the condition
+/// is not known before the graph runs.
+pub fn known_branch(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
     let condition = g.named(node.input.first()?)?;
     let holds = g.content(condition)?.items.first()?.as_fixed()?;
     renamed(
@@ -27,7 +30,8 @@ pub fn chosen(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
     )
 }
 
-/// A branch whose values have names that occur nowhere else; what it takes from outside keeps its name.
+/// Returns the branch in the attribute `branch`, with names for its values that occur nowhere else
+/// in the graph. Values that the branch captures from outside keep their names.
 pub fn renamed(g: &mut Graph, node: &NodeProto, branch: &str) -> Option<GraphProto> {
     let mut graph = node
         .attribute
@@ -44,7 +48,8 @@ pub fn renamed(g: &mut Graph, node: &NodeProto, branch: &str) -> Option<GraphPro
     Some(graph)
 }
 
-/// Element types and shapes of a branch's outputs, found by walking through it.
+/// Returns the element types and shapes of a branch's outputs. The nodes of the branch must have
+/// been appended to the graph.
 fn outputs_of(g: &mut Graph, graph: &GraphProto) -> Vec<Inferred> {
     let found = graph
         .output
@@ -56,8 +61,9 @@ fn outputs_of(g: &mut Graph, graph: &GraphProto) -> Vec<Inferred> {
     found.collect()
 }
 
-/// What both branches say of the outputs of an `If`.
-pub fn infer(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
+/// Infers the element types and shapes of the outputs of an `If`. A size that differs between the
+/// branches becomes a new symbol.
+pub fn infer_branch_outputs(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
     let mut both = Vec::new();
     for branch in BRANCHES {
         let Some(graph) = renamed(g, node, branch) else {
@@ -76,6 +82,8 @@ pub fn infer(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
         .collect()
 }
 
+/// Returns the shape that two shapes have in common, with a new symbol for each size that differs.
+/// Returns `None` if their ranks differ.
 fn common(g: &mut Graph, a: Option<Shape>, b: Option<Shape>) -> Option<Shape> {
     let (a, b) = (a?, b?);
     let same = |g: &mut Graph, a: Size, b: Size| if a == b { a } else { g.symbols.fresh() };

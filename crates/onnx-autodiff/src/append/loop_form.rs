@@ -1,4 +1,6 @@
-//! `Loop` and `Scan` read alike: what they carry from step to step, what each step is given and what is kept of it.
+//! Reads `Loop` and `Scan` in one form: the values that the loop carries from step to step, the
+//! scan inputs of which each step takes one element, and the scan outputs that collect one element
+//! of each step.
 
 use crate::append::loops;
 use crate::elem::ElemType;
@@ -8,53 +10,66 @@ use crate::inference::axis_of;
 use crate::proto::*;
 use crate::size::Size;
 
-/// Subgraphs within so many others are not looked into.
+/// The deepest nesting of subgraphs that is read. Shapes inside deeper subgraphs stay unknown.
 pub const DEEPEST: usize = 5;
-/// How often the shapes of carried values are made more general before they are given up.
+/// The number of times that the shapes of carried values are generalized before they are taken as
+/// unknown.
 const ATTEMPTS: usize = 3;
 
-/// What a `Loop` or a `Scan` says of itself.
-pub struct Form {
+/// The parts of a `Loop` or a `Scan` node.
+pub struct LoopForm {
+    /// The graph of one step.
     pub body: GraphProto,
-    /// `Loop`, whose body is also given the number of the step and whether it goes on.
+    /// Whether the node is a `Loop`, whose body also takes the number of the step and the condition
+    /// to go on.
     pub counts: bool,
-    /// How many values are carried.
+    /// The number of carried values.
     pub states: usize,
-    pub sequences: Vec<Line>,
-    pub stacks: Vec<Line>,
+    /// The axes of the scan inputs along which the steps lie.
+    pub scan_inputs: Vec<ScanAxis>,
+    /// The axes of the scan outputs along which the steps lie.
+    pub scan_outputs: Vec<ScanAxis>,
 }
 
-/// Where the steps lie in a value: along an axis, from its first place or from its last.
+/// The axis of a scan input or a scan output along which the steps lie, and their order along it.
 #[derive(Clone, Copy)]
-pub struct Line {
+pub struct ScanAxis {
+    /// The axis. A negative number counts from the last axis.
     pub axis: i64,
+    /// Whether the first step takes or writes the last element along the axis.
     pub backwards: bool,
 }
 
-/// The types of carried values that hold at every step.
-pub struct Carried {
+/// The element types and shapes of a loop's carried values that hold at every step.
+pub struct CarriedTypes {
+    /// The element type and shape of each carried value.
     pub types: Vec<Inferred>,
-    /// Whether a value keeps its type and shape.
+    /// Whether each carried value keeps its element type and its shape from step to step.
     pub stays: Vec<bool>,
-    /// The types of what each step keeps.
-    kept: Vec<Inferred>,
+    /// The element type and shape of what each step adds to each scan output.
+    scan_outputs: Vec<Inferred>,
 }
 
-/// One step in the current scope.
-pub struct Opened {
-    /// The number of the step, in a `Loop`.
+/// One step of a loop, appended to the current scope of a graph.
+pub struct LoopStep {
+    /// The number of the step. It is `None` in a `Scan`.
     pub number: Option<Val>,
+    /// The carried values before the step.
     pub states: Vec<Val>,
+    /// The element of each scan input.
     pub elements: Vec<Val>,
-    /// Whether there is another step, in a `Loop`.
+    /// Whether another step follows. It is `None` in a `Scan`.
     pub goes_on: Option<Val>,
+    /// The carried values after the step.
     pub next: Vec<Val>,
-    pub kept: Vec<Val>,
+    /// The element of each scan output.
+    pub scan_outputs: Vec<Val>,
 }
 
-impl Form {
-    /// None where the node contradicts itself.
-    pub fn of(node: &Node) -> Option<Form> {
+impl LoopForm {
+    /// Returns the parts of a node. Returns `None` if its inputs, its outputs and its body do not
+    /// fit each other.
+    pub fn of(node: &Node) -> Option<LoopForm> {
         let body = node.attribute("body")?.g.clone()?;
         let counts = node.standard() == "Loop";
         let (extra, scanned) = if counts {
@@ -63,7 +78,7 @@ impl Form {
             (0, usize::try_from(node.int("num_scan_inputs", 0)).ok()?)
         };
         let states = node.inputs.len().checked_sub(extra + scanned)?;
-        let kept = body
+        let scan_outputs = body
             .output
             .len()
             .checked_sub(states + usize::from(counts))?;
@@ -72,44 +87,45 @@ impl Form {
                 node.ints(axes).unwrap_or_default(),
                 node.ints(directions).unwrap_or_default(),
             );
-            let line = |i: usize| Line {
+            let line = |i: usize| ScanAxis {
                 axis: axes.get(i).copied().unwrap_or(0),
                 backwards: directions.get(i) == Some(&1),
             };
-            (0..count).map(line).collect::<Vec<Line>>()
+            (0..count).map(line).collect::<Vec<ScanAxis>>()
         };
-        let sequences = lines(scanned, "scan_input_axes", "scan_input_directions");
-        let stacks = lines(kept, "scan_output_axes", "scan_output_directions");
+        let scan_inputs = lines(scanned, "scan_input_axes", "scan_input_directions");
+        let scan_outputs = lines(scan_outputs, "scan_output_axes", "scan_output_directions");
         let fits = body.input.len() == node.inputs.len() && (counts || scanned > 0);
-        fits.then_some(Form {
+        fits.then_some(LoopForm {
             body,
             counts,
             states,
-            sequences,
-            stacks,
+            scan_inputs,
+            scan_outputs,
         })
     }
 
-    /// The place among the body's inputs at which carried values begin, and the same among the node's.
+    /// Returns the index of the first carried value, both among the inputs of the body and among
+    /// the inputs of the node.
     pub fn start(&self) -> usize {
         if self.counts { 2 } else { 0 }
     }
 
-    /// A carried value before the first step.
+    /// Returns the `i`th carried value before the first step.
     pub fn first(&self, node: &Node, i: usize) -> Option<Val> {
         node.input(self.start() + i)
     }
 
-    /// A sequence, and the axis along which its steps lie.
-    pub fn sequence(&self, g: &Graph, node: &Node, i: usize) -> Option<(Val, usize)> {
+    /// Returns the `i`th scan input and the axis along which its steps lie.
+    pub fn scan_input(&self, g: &Graph, node: &Node, i: usize) -> Option<(Val, usize)> {
         let whole = node.input(self.states + i)?;
-        Some((whole, axis_of(self.sequences[i].axis, g.rank(whole)?)?))
+        Some((whole, axis_of(self.scan_inputs[i].axis, g.rank(whole)?)?))
     }
 
-    /// The number of steps, where it is known before they are taken.
+    /// Returns the number of steps if it is known before the loop runs.
     pub fn steps(&self, g: &Graph, node: &Node) -> Option<Size> {
         if !self.counts {
-            let (whole, axis) = self.sequence(g, node, 0)?;
+            let (whole, axis) = self.scan_input(g, node, 0)?;
             return g.shape(whole)?.get(axis).cloned();
         }
         let number = |v: Val| g.content(v)?.items.first().cloned();
@@ -122,17 +138,18 @@ impl Form {
         (counts && node.input(1).is_none_or(always) && self.never_stops()).then_some(most)
     }
 
-    /// The number of axes that the body takes the number of the step with.
+    /// Returns the rank that the body declares for the number of the step: 0 or 1.
     pub fn rank_of_number(&self) -> usize {
         usize::from(self.body.input.first().and_then(rank_of) == Some(1))
     }
 
-    /// The same for whether it goes on.
+    /// Returns the rank that the body declares for the condition to go on: 0 or 1.
     pub fn rank_of_condition(&self) -> usize {
         usize::from(self.body.input.get(1).and_then(rank_of) == Some(1))
     }
 
-    /// Whether the body hands on that the loop goes on, as it was given it.
+    /// Returns whether the body returns the condition to go on unchanged, so that no step ends the
+    /// loop.
     fn never_stops(&self) -> bool {
         let [_, given, ..] = &self.body.input[..] else {
             return false;
@@ -154,9 +171,9 @@ impl Form {
         name == given.name()
     }
 
-    /// Appends the body, given values of its own of these types.
-    pub fn open(&self, g: &mut Graph, node: &Node, states: &[Inferred]) -> Option<Opened> {
-        node.captures.iter().for_each(|v| g.recall(*v));
+    /// Appends the body to the graph, with new inputs of the given types for the carried values.
+    pub fn open(&self, g: &mut Graph, node: &Node, states: &[Inferred]) -> Option<LoopStep> {
+        node.captures.iter().for_each(|v| g.restore_name(*v));
         let mut number = None;
         let mut given = Vec::new();
         if self.counts {
@@ -166,7 +183,7 @@ impl Form {
                 false,
             );
             number = Some(step);
-            // A step that is taken was told to go on.
+            // A step runs only if the condition to go on was true.
             given.extend([step, loops::truth(g, &vec![1; self.rank_of_condition()])]);
         }
         let states: Vec<Val> = states
@@ -174,38 +191,40 @@ impl Form {
             .map(|(elem, shape)| g.add_formal(*elem, shape.clone(), false))
             .collect();
         let mut elements = Vec::new();
-        for i in 0..self.sequences.len() {
+        for i in 0..self.scan_inputs.len() {
             let (elem, shape) = self.element(g, node, i)?;
             elements.push(g.add_formal(elem, shape, false));
         }
         given.extend(states.iter().chain(&elements));
         let proto = g.export_node(node);
-        let mut goes_on = loops::copy(g, &proto, &self.body, &given)?;
+        let mut goes_on = loops::append_body(g, &proto, &self.body, &given)?;
         let mut next = goes_on.split_off(usize::from(self.counts));
-        let kept = next.split_off(self.states);
-        Some(Opened {
+        let scan_outputs = next.split_off(self.states);
+        Some(LoopStep {
             number,
             states,
             elements,
             goes_on: goes_on.pop(),
             next,
-            kept,
+            scan_outputs,
         })
     }
 
+    /// Returns the element type and shape of an element of the `i`th scan input.
     fn element(&self, g: &mut Graph, node: &Node, i: usize) -> Option<Inferred> {
         let whole = node.input(self.states + i)?;
         let elem = g.elem(whole);
-        let shape = match self.sequence(g, node, i) {
-            Some((whole, axis)) => crate::graph::repetition::element_shape(g, whole, axis),
+        let shape = match self.scan_input(g, node, i) {
+            Some((whole, axis)) => crate::graph::counted_loop::element_shape(g, whole, axis),
             None => self.declared(g, self.states + i).1,
         };
         Some((elem, shape))
     }
 
-    /// What the body says of an input, but for names of sizes, which are its own.
-    fn declared(&self, g: &mut Graph, place: usize) -> Inferred {
-        let Some(tensor) = self.body.input.get(place).and_then(tensor_type) else {
+    /// Returns the element type and shape that the body declares for an input. Symbolic sizes
+    /// become new symbols, because their names belong to the body alone.
+    fn declared(&self, g: &mut Graph, index: usize) -> Inferred {
+        let Some(tensor) = self.body.input.get(index).and_then(tensor_type) else {
             return (ElemType::UNKNOWN, None);
         };
         let size = |g: &mut Graph, dim: &DimensionProto| match &dim.value {
@@ -219,9 +238,10 @@ impl Form {
         (ElemType(tensor.elem_type()), shape)
     }
 
-    /// Types of the carried values that hold at every step, found by taking a step with those before the first one and
-    /// leaving open what it changes.
-    pub fn carried(&self, g: &mut Graph, node: &Node) -> Option<Carried> {
+    /// Finds element types and shapes of the carried values that hold at every step. It appends one
+    /// step, compares the shapes before and after it, and replaces each size that changes with a
+    /// new symbol until no size changes.
+    pub fn carried(&self, g: &mut Graph, node: &Node) -> Option<CarriedTypes> {
         let mut types = Vec::new();
         for i in 0..self.states {
             let v = self.first(node, i)?;
@@ -239,31 +259,36 @@ impl Form {
             .collect();
         if g.nesting < DEEPEST {
             for _ in 0..ATTEMPTS {
-                let (next, kept) = self.one_step(g, node, &types)?;
+                let (next, scan_outputs) = self.one_step(g, node, &types)?;
                 let fits = types
                     .iter_mut()
                     .zip(&mut open)
                     .zip(next)
                     .map(|((t, open), next)| generalize(g, t, open, next));
-                // Every value is looked at.
+                // A fold visits every value; `all` would stop at the first one that does not fit.
                 if fits.fold(true, |all, fits| all & fits) {
                     let stays =
                         |(t, open): (&Inferred, &Vec<bool>)| t.1.is_some() && !open.contains(&true);
                     let stays = types.iter().zip(&open).map(stays).collect();
-                    return Some(Carried { types, stays, kept });
+                    return Some(CarriedTypes {
+                        types,
+                        stays,
+                        scan_outputs,
+                    });
                 }
             }
         }
         let types = types.into_iter().map(|(elem, _)| (elem, None)).collect();
-        let kept = vec![(ElemType::UNKNOWN, None); self.stacks.len()];
-        Some(Carried {
+        let scan_outputs = vec![(ElemType::UNKNOWN, None); self.scan_outputs.len()];
+        Some(CarriedTypes {
             types,
             stays: vec![false; self.states],
-            kept,
+            scan_outputs,
         })
     }
 
-    /// The types of what a step makes of values of some types.
+    /// Returns the types of the carried values after one step and the types of the scan outputs'
+    /// elements, for carried values of the given types.
     fn one_step(
         &self,
         g: &mut Graph,
@@ -272,13 +297,13 @@ impl Form {
     ) -> Option<(Vec<Inferred>, Vec<Inferred>)> {
         let scope = g.enter();
         g.nesting += 1;
-        let found = self.open(g, node, types).map(|opened| {
+        let found = self.open(g, node, types).map(|step| {
             let types = |list: &[Val]| {
                 list.iter()
                     .map(|v| (g.elem(*v), g.shape(*v).cloned()))
                     .collect::<Vec<_>>()
             };
-            (types(&opened.next), types(&opened.kept))
+            (types(&step.next), types(&step.scan_outputs))
         });
         g.nesting -= 1;
         g.leave(scope);
@@ -286,11 +311,13 @@ impl Form {
     }
 }
 
+/// Returns the rank that a declaration states.
 fn rank_of(port: &ValueInfoProto) -> Option<usize> {
     Some(tensor_type(port)?.shape.as_ref()?.dim.len())
 }
 
-/// A shape with the numbers that a body declares where it is not known otherwise.
+/// Returns the known shape, with a declared number in place of each size that is not known as a
+/// number.
 fn sharper(known: Option<Shape>, declared: Option<Shape>) -> Option<Shape> {
     let (Some(known), Some(declared)) = (&known, &declared) else {
         return known.or(declared);
@@ -307,7 +334,8 @@ fn sharper(known: Option<Shape>, declared: Option<Shape>) -> Option<Shape> {
     })
 }
 
-/// Leaves open what a step changes of a carried value's shape; whether there was nothing to leave open.
+/// Replaces each size of `t` that a step changes with a new symbol and marks it in `open`. Returns
+/// whether no size had to be replaced.
 fn generalize(g: &mut Graph, t: &mut Inferred, open: &mut [bool], (elem, next): Inferred) -> bool {
     let Some(shape) = &mut t.1 else { return true };
     let Some(next) = next.filter(|next| next.len() == shape.len() && elem == t.0) else {
@@ -328,9 +356,10 @@ fn generalize(g: &mut Graph, t: &mut Inferred, open: &mut [bool], (elem, next): 
     fits
 }
 
-/// What the body of a loop says of its outputs.
-pub fn infer(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
-    let form = Form::of(node)?;
+/// Infers the element types and shapes of a loop's outputs from its body. Returns `None` if the
+/// node contradicts itself.
+pub fn infer_loop_outputs(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
+    let form = LoopForm::of(node)?;
     let known = g.symbols.count();
     let carried = form.carried(g, node)?;
     let steps = form.steps(g, node).unwrap_or_else(|| g.symbols.fresh());
@@ -350,7 +379,7 @@ pub fn infer(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     for (elem, shape) in carried.types {
         outputs.push((elem, shape.map(|shape| outside(g, shape))));
     }
-    for ((elem, shape), line) in carried.kept.into_iter().zip(&form.stacks) {
+    for ((elem, shape), line) in carried.scan_outputs.into_iter().zip(&form.scan_outputs) {
         let shape = shape.map(|shape| outside(g, shape)).and_then(|mut shape| {
             shape.insert(axis_of(line.axis, shape.len() + 1)?, steps.clone());
             Some(shape)

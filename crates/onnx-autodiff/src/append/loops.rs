@@ -1,7 +1,8 @@
-//! `Loop` and `Scan` whose number of steps is known before anything runs: replaced by that many copies of their bodies.
+//! Unrolls `Loop` and `Scan` nodes whose number of steps is known before the graph runs: as many
+//! copies of the body replace the node.
 //!
-//! Both modes then differentiate the copies like any other nodes. Loops of unknown length are kept, and differentiated
-//! as loops (`loop_tangents`).
+//! Both modes differentiate the copies like any other nodes. A loop of unknown length stays a loop
+//! and is differentiated as one (`operators/loops.rs`).
 
 use std::collections::HashMap;
 
@@ -13,14 +14,14 @@ use crate::inline;
 use crate::order;
 use crate::proto::*;
 
-/// Loops of more steps than this are kept.
+/// The largest number of steps of a loop that is unrolled.
 const STEPS: i64 = 4096;
-/// Loops that unroll to more nodes than this are kept.
+/// The largest number of nodes that one loop is unrolled to.
 const NODES: usize = 200_000;
-/// Loops are kept where unrolling makes the graph larger than this.
+/// The largest number of nodes that the whole graph may reach by unrolling.
 const LARGEST: usize = 1_000_000;
 
-/// The outputs of an unrolled loop, none for those that the file leaves out; `None` where the node is kept.
+/// Unrolls a loop and returns its outputs. Returns `None` if the node is no loop or stays a loop.
 pub fn unrolled(g: &mut Graph, node: &NodeProto) -> Option<Vec<Val>> {
     if !standardize(node.domain()).is_empty() {
         return None;
@@ -36,7 +37,7 @@ pub fn unrolled(g: &mut Graph, node: &NodeProto) -> Option<Vec<Val>> {
         .find(|a| a.name() == "body")?
         .g
         .clone()?;
-    // What was appended by an attempt that failed is taken back.
+    // A failed attempt leaves nodes behind, which the scope discards.
     let scope = g.enter();
     let found = unroll(g, node, &body);
     if found.is_none() {
@@ -45,15 +46,16 @@ pub fn unrolled(g: &mut Graph, node: &NodeProto) -> Option<Vec<Val>> {
     found
 }
 
-/// Whether so many copies of a body are few enough.
+/// Returns whether so many copies of the body stay within the limits.
 fn affordable(steps: i64, body: &GraphProto) -> bool {
     (0..=STEPS).contains(&steps) && body.node.len().saturating_mul(steps as usize) <= NODES
 }
 
+/// Unrolls a `Loop`.
 fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<Vec<Val>> {
-    let input = |g: &Graph, place: usize| {
+    let input = |g: &Graph, index: usize| {
         node.input
-            .get(place)
+            .get(index)
             .filter(|name| !name.is_empty())
             .and_then(|n| g.named(n))
     };
@@ -66,7 +68,7 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         return None;
     }
     let mut carried: Vec<Val> = (2..node.input.len())
-        .map(|place| input(g, place))
+        .map(|index| input(g, index))
         .collect::<Option<_>>()?;
     let mut goes_on = match node.input.get(1).filter(|name| !name.is_empty()) {
         Some(name) => g.named(name)?,
@@ -80,8 +82,8 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         if g.nodes.len() > LARGEST {
             return None;
         }
-        let place = g.integer(step);
-        let outputs = copy(g, node, body, &[&[place, goes_on], &carried[..]].concat())?;
+        let index = g.integer(step);
+        let outputs = append_body(g, node, body, &[&[index, goes_on], &carried[..]].concat())?;
         goes_on = outputs[0];
         carried = outputs[1..=states].to_vec();
         stacked
@@ -93,7 +95,7 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
     Some([carried, stacked?].concat())
 }
 
-/// The constant `true`.
+/// Appends the constant `true` of the given shape.
 pub fn truth(g: &mut Graph, dims: &[i64]) -> Val {
     g.add_constant(TensorProto {
         dims: dims.to_vec(),
@@ -103,6 +105,7 @@ pub fn truth(g: &mut Graph, dims: &[i64]) -> Val {
     })
 }
 
+/// Unrolls a `Scan`.
 fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<Vec<Val>> {
     let list = |name: &str| {
         node.attribute
@@ -148,19 +151,19 @@ fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
         }
         let mut given = carried.clone();
         for (i, axis) in axes.iter().enumerate() {
-            let place = if backwards.get(i) == Some(&1) {
+            let index = if backwards.get(i) == Some(&1) {
                 steps - 1 - step
             } else {
                 step
             };
-            let place = g.integer(place);
+            let index = g.integer(index);
             given.push(g.op_with(
                 "Gather",
-                &[inputs[states + i], place],
+                &[inputs[states + i], index],
                 vec![int("axis", *axis as i64)],
             ));
         }
-        let outputs = copy(g, node, body, &given)?;
+        let outputs = append_body(g, node, body, &given)?;
         carried = outputs[..states].to_vec();
         stacked
             .iter_mut()
@@ -177,7 +180,7 @@ fn unrolled_scan(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
     Some(carried)
 }
 
-/// Values side by side along a new axis.
+/// Concatenates values along a new axis. Returns `None` for an empty list.
 fn stack(g: &mut Graph, list: &[Val], axis: i64) -> Option<Val> {
     if list.is_empty() {
         return None;
@@ -186,8 +189,13 @@ fn stack(g: &mut Graph, list: &[Val], axis: i64) -> Option<Val> {
     Some(g.concat(&parts, axis))
 }
 
-/// Appends the body with its inputs bound to values of the graph; its outputs.
-pub fn copy(g: &mut Graph, node: &NodeProto, body: &GraphProto, given: &[Val]) -> Option<Vec<Val>> {
+/// Appends the body of `node` with its inputs bound to the values `given`, and returns its outputs.
+pub fn append_body(
+    g: &mut Graph,
+    node: &NodeProto,
+    body: &GraphProto,
+    given: &[Val],
+) -> Option<Vec<Val>> {
     let mut body = body.clone();
     let captured = order::captures(node)
         .into_iter()

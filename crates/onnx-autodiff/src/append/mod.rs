@@ -1,19 +1,22 @@
-//! Nodes of a file appended to a graph: branches that are decided, loops of known length as copies of their bodies, and
-//! everything else as it is.
+//! Appends the nodes of a file to a graph. The branch of a decided `If` and copies of the body of a
+//! loop of known length replace their nodes. Every other node is appended as it is.
 
 mod bodies;
+/// `If` nodes.
 pub mod branches;
+/// The common form of `Loop` and `Scan` nodes.
 pub mod loop_form;
+/// Unrolled loops.
 pub mod loops;
 
 use crate::graph::{Graph, Val};
 use crate::order;
 use crate::proto::*;
 
-/// Appends a node of the file; a decided `If` is replaced by its branch.
+/// Appends a node of the file, or what replaces it.
 pub fn push(g: &mut Graph, node: &NodeProto) {
     if node.op_type() == "If" && standardize(node.domain()).is_empty() {
-        match branches::chosen(g, node) {
+        match branches::known_branch(g, node) {
             Some(branch) => return push_branch(g, node, &branch),
             None => return push_undecided(g, node),
         }
@@ -33,6 +36,7 @@ pub fn push(g: &mut Graph, node: &NodeProto) {
     }
 }
 
+/// Appends the nodes of a branch in place of the `If` node.
 fn push_branch(g: &mut Graph, node: &NodeProto, branch: &GraphProto) {
     push_body(g, branch);
     let inner: Vec<String> = branch
@@ -43,7 +47,7 @@ fn push_branch(g: &mut Graph, node: &NodeProto, branch: &GraphProto) {
     push_outputs(g, node, &inner);
 }
 
-/// Gives the outputs of a node that was replaced their names.
+/// Gives the values `inner` the names of the outputs of the node that they replace.
 fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
     for (inner, outer) in inner
         .iter()
@@ -61,8 +65,9 @@ fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
     }
 }
 
+/// Appends an `If` whose condition is not known before the graph runs.
 fn push_undecided(g: &mut Graph, node: &NodeProto) {
-    let inferred = branches::infer(g, node);
+    let inferred = branches::infer_branch_outputs(g, node);
     let node = bodies::rewritten(g, node);
     push_plain(g, &node);
     for (name, (elem, shape)) in node.output.iter().zip(inferred) {
@@ -72,12 +77,13 @@ fn push_undecided(g: &mut Graph, node: &NodeProto) {
     }
 }
 
+/// Appends a node as it is.
 fn push_plain(g: &mut Graph, node: &NodeProto) {
     let (inputs, captures) = uses(g, node);
     g.push_original(node, inputs, captures);
 }
 
-/// The values of the graph that a node takes, and those that its subgraphs use.
+/// Returns the inputs of a node and the values that its subgraphs capture.
 fn uses(g: &Graph, node: &NodeProto) -> (Vec<Option<Val>>, Vec<Val>) {
     let inputs = node.input.iter().map(|name| g.named(name)).collect();
     let captures = order::captures(node)
@@ -87,7 +93,7 @@ fn uses(g: &Graph, node: &NodeProto) -> (Vec<Option<Val>>, Vec<Val>) {
     (inputs, captures)
 }
 
-/// Appends the constants and nodes of a subgraph.
+/// Appends the constants and the nodes of a subgraph.
 pub fn push_body(g: &mut Graph, graph: &GraphProto) {
     for tensor in &graph.initializer {
         g.add_initializer(tensor.clone());

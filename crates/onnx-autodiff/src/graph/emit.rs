@@ -1,6 +1,8 @@
-//! Appending operators to a graph: constants, shapes at run time, and the operators whose form depends on the opset.
+//! Appends operators to a graph: constants, sizes that are computed when the graph runs, and
+//! operators whose form depends on the opset.
 //!
-//! Each helper emits nothing where there is nothing to do.
+//! A helper appends nothing if the result is already there, for example if a value already has the
+//! shape that it is to be reshaped to.
 
 use prost::bytes::Bytes;
 
@@ -12,10 +14,12 @@ pub use crate::proto::{float, int, ints, text};
 use crate::size::Size;
 
 impl Graph {
+    /// Appends an operator with one output and no attributes.
     pub fn op(&mut self, op: &str, inputs: &[Val]) -> Val {
         self.op_with(op, inputs, Vec::new())
     }
 
+    /// Appends an operator with one output and the given attributes.
     pub fn op_with(&mut self, op: &str, inputs: &[Val], attributes: Vec<AttributeProto>) -> Val {
         if let Some(earlier) = self.before_expansion(op, inputs, &attributes) {
             return earlier;
@@ -24,7 +28,7 @@ impl Graph {
         self.op_optional(op, &inputs, attributes)
     }
 
-    /// An operator some of whose inputs are left out.
+    /// Appends an operator with one output. An input that is `None` is left out.
     pub fn op_optional(
         &mut self,
         op: &str,
@@ -34,18 +38,19 @@ impl Graph {
         self.push(op, inputs, attributes, 1)[0]
     }
 
-    /// A list of integers.
+    /// Appends a constant list of int64.
     pub fn integers(&mut self, values: &[i64]) -> Val {
         let raw: Vec<u8> = values.iter().flat_map(|n| n.to_le_bytes()).collect();
         self.tensor(ElemType::INT64, &[values.len() as i64], raw)
     }
 
-    /// One integer without axes.
+    /// Appends a constant int64 without axes.
     pub fn integer(&mut self, value: i64) -> Val {
         self.tensor(ElemType::INT64, &[], value.to_le_bytes().to_vec())
     }
 
-    /// One number without axes, in single or double precision.
+    /// Appends a constant floating-point number without axes, in the type that tangents of `elem`
+    /// have: float64 for float64, float32 otherwise.
     pub fn real(&mut self, value: f64, elem: ElemType) -> Val {
         let raw = if elem == ElemType::DOUBLE {
             value.to_le_bytes().to_vec()
@@ -55,17 +60,19 @@ impl Graph {
         self.tensor(elem.tangent(), &[], raw)
     }
 
-    /// One number without axes, of the type of `like`.
+    /// Appends a constant floating-point number without axes, in the type that tangents of `like`
+    /// have.
     pub fn real_like(&mut self, value: f64, like: Val) -> Val {
         self.real(value, self.elem(like))
     }
 
-    /// Numbers in double precision.
+    /// Appends a constant float64 tensor with the sizes `dims`.
     pub fn reals(&mut self, values: &[f64], dims: &[i64]) -> Val {
         let raw: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.tensor(ElemType::DOUBLE, dims, raw)
     }
 
+    /// Appends a constant from its little-endian bytes.
     fn tensor(&mut self, elem: ElemType, dims: &[i64], raw: Vec<u8>) -> Val {
         self.add_constant(TensorProto {
             dims: dims.to_vec(),
@@ -75,7 +82,8 @@ impl Graph {
         })
     }
 
-    /// The sizes as a list at run time.
+    /// Appends the computation of a list of sizes, as int64. Known sizes are constants; the others
+    /// are computed when the graph runs.
     pub fn sizes(&mut self, sizes: &[Size]) -> Val {
         let mut parts: Vec<Val> = Vec::new();
         let mut run: Vec<i64> = Vec::new();
@@ -96,15 +104,15 @@ impl Graph {
         self.concat(&parts, 0)
     }
 
-    /// One size as a list of one element at run time.
+    /// Appends the computation of one size, as a list of one int64.
     fn size(&mut self, size: &Size) -> Val {
         if let Some(n) = size.as_fixed() {
             return self.integers(&[n]);
         }
-        if let Some((carrier, axis)) = self.witness(size) {
+        if let Some((carrier, axis)) = self.dim_source(size) {
             let shape = self.op("Shape", &[carrier]);
-            let place = self.integers(&[axis as i64]);
-            return self.op("Gather", &[shape, place]);
+            let index = self.integers(&[axis as i64]);
+            return self.op("Gather", &[shape, index]);
         }
         if size.as_symbol().is_some() {
             return self.carried_by_a_tangent(size);
@@ -120,6 +128,7 @@ impl Graph {
         self.combine("Add", &terms)
     }
 
+    /// Appends the product of a coefficient and symbolic sizes, as a list of one int64.
     fn product(&mut self, coefficient: i64, factors: &[Size]) -> Val {
         let mut parts: Vec<Val> = factors.iter().map(|f| self.size(f)).collect();
         if coefficient != 1 || parts.is_empty() {
@@ -128,7 +137,7 @@ impl Graph {
         self.combine("Mul", &parts)
     }
 
-    /// A size that no value of the original graph carries.
+    /// Appends the computation of a size that only tangents have, such as the number of directions.
     fn carried_by_a_tangent(&mut self, size: &Size) -> Val {
         let carrier = self.values.iter().enumerate().find_map(|(i, value)| {
             self.named(&value.name)
@@ -139,21 +148,22 @@ impl Graph {
         match carrier {
             Some((carrier, axis)) => {
                 let shape = self.op("Shape", &[carrier]);
-                let place = self.integers(&[axis as i64]);
-                self.op("Gather", &[shape, place])
+                let index = self.integers(&[axis as i64]);
+                self.op("Gather", &[shape, index])
             }
-            // No value has this size; a wildcard is the best that can be written.
+            // No value has this size, so the only size that can be written is the wildcard -1.
             None => self.integers(&[-1]),
         }
     }
 
-    /// All values joined by a binary operator.
+    /// Applies a binary operator to all values from left to right.
     pub fn combine(&mut self, op: &str, parts: &[Val]) -> Val {
         let mut parts = parts.iter().copied();
         let first = parts.next().expect("at least one part is combined");
         parts.fold(first, |sum, part| self.op(op, &[sum, part]))
     }
 
+    /// Concatenates values along an axis.
     pub fn concat(&mut self, parts: &[Val], axis: i64) -> Val {
         match parts {
             [only] => *only,
@@ -161,7 +171,7 @@ impl Graph {
         }
     }
 
-    /// The same elements with other axes.
+    /// Reshapes a value. The order of its elements stays the same.
     pub fn reshape(&mut self, v: Val, shape: &[Size]) -> Val {
         if self.shape(v).is_some_and(|s| s == shape) {
             return v;
@@ -176,7 +186,7 @@ impl Graph {
             return earlier;
         }
         let mut target = shape.to_vec();
-        // One size may be left to the operator: the one that would be the most work to compute.
+        // `Reshape` accepts one wildcard. It replaces the size that takes the most work to compute.
         let open = |size: &&mut Size| size.as_fixed().is_none();
         let wildcard = target
             .iter_mut()
@@ -191,16 +201,18 @@ impl Graph {
         reshaped
     }
 
-    /// What a value has other axes of.
+    /// Returns the value of which `v` is a reshaped form.
     pub fn reshaped_from(&self, v: Val) -> Option<Val> {
         self.maker(v)
             .filter(|node| node.standard() == "Reshape")
             .and_then(|node| node.input(0))
     }
 
-    /// What values of one shape are reshaped from, where that has one shape too: what is done element by element can be
-    /// done there. Runtimes keep images in layouts of their own from one operator to the next, and give them up where
-    /// the directions are taken apart from the batch.
+    /// Returns the values of which `a` and `b` are reshaped forms, if both pairs have equal shapes.
+    /// Elementwise operators can then work on these values instead.
+    ///
+    /// Runtimes keep images in layouts of their own between two operators, and lose these layouts
+    /// if a `Reshape` splits the directions off the batch.
     pub fn common_source(&self, a: Val, b: Val) -> Option<(Val, Val)> {
         let merged = |v: Val| {
             self.reshaped_from(v)
@@ -211,7 +223,7 @@ impl Graph {
         (alike(a, b) && alike(from_a, from_b)).then_some((from_a, from_b))
     }
 
-    /// The value broadcast to a shape.
+    /// Broadcasts a value to a shape.
     pub fn expand(&mut self, v: Val, shape: &[Size]) -> Val {
         if self.shape(v).is_some_and(|s| s == shape) {
             return v;
@@ -222,6 +234,7 @@ impl Graph {
         expanded
     }
 
+    /// Permutes the axes of a value: axis `i` of the result is axis `perm[i]` of `v`.
     pub fn transpose(&mut self, v: Val, perm: &[usize]) -> Val {
         if perm.iter().enumerate().all(|(i, p)| i == *p) {
             return v;
@@ -230,7 +243,8 @@ impl Graph {
         self.op_with("Transpose", &[v], vec![ints("perm", &perm)])
     }
 
-    /// Exchanges the last two axes; of a value that was transposed already, from what that was.
+    /// Exchanges the last two axes of a value. If `v` is a transposed value itself, one `Transpose`
+    /// of the value before it does both.
     pub fn swap(&mut self, v: Val, rank: usize) -> Val {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(rank - 2, rank - 1);
@@ -247,6 +261,7 @@ impl Graph {
         }
     }
 
+    /// Casts a value to another element type.
     pub fn cast(&mut self, v: Val, elem: ElemType) -> Val {
         if self.elem(v) == elem {
             return v;
@@ -254,11 +269,13 @@ impl Graph {
         self.op_with("Cast", &[v], vec![int("to", i64::from(elem.0))])
     }
 
+    /// Removes axes of size 1.
     pub fn squeeze(&mut self, v: Val, axes: &[i64]) -> Val {
         let axes = self.integers(axes);
         self.op("Squeeze", &[v, axes])
     }
 
+    /// Inserts axes of size 1.
     pub fn unsqueeze(&mut self, v: Val, axes: &[i64]) -> Val {
         if axes.is_empty() {
             return v;
@@ -267,7 +284,8 @@ impl Graph {
         self.op("Unsqueeze", &[v, axes])
     }
 
-    /// Any of the `Reduce…` operators, whose axes were an attribute before opset 18 (`ReduceSum`: before 13).
+    /// Appends one of the `Reduce…` operators. The axes are an input from opset 18 on (`ReduceSum`:
+    /// from opset 13 on) and an attribute before.
     pub fn reduce(&mut self, op: &str, v: Val, axes: &[i64], keep: bool) -> Val {
         if axes.is_empty() {
             return v;
@@ -281,27 +299,32 @@ impl Graph {
         }
     }
 
+    /// Appends `a + b`.
     pub fn add(&mut self, a: Val, b: Val) -> Val {
         self.op("Add", &[a, b])
     }
 
+    /// Appends `a - b`.
     pub fn sub(&mut self, a: Val, b: Val) -> Val {
         self.op("Sub", &[a, b])
     }
 
+    /// Appends `a · b`, element by element.
     pub fn mul(&mut self, a: Val, b: Val) -> Val {
         self.op("Mul", &[a, b])
     }
 
+    /// Appends `a / b`, element by element.
     pub fn div(&mut self, a: Val, b: Val) -> Val {
         self.op("Div", &[a, b])
     }
 
+    /// Appends `-a`.
     pub fn neg(&mut self, a: Val) -> Val {
         self.op("Neg", &[a])
     }
 
-    /// A value times a number.
+    /// Appends the product of a value and a number.
     pub fn scale(&mut self, v: Val, by: f64) -> Val {
         if by == 1.0 {
             return v;
@@ -310,13 +333,13 @@ impl Graph {
         self.mul(v, by)
     }
 
-    /// A value plus a number.
+    /// Appends the sum of a value and a number.
     pub fn shift(&mut self, v: Val, by: f64) -> Val {
         let by = self.real_like(by, v);
         self.add(v, by)
     }
 
-    /// Zeros of a shape.
+    /// Appends zeros of a shape.
     pub fn zeros(&mut self, shape: &[Size], elem: ElemType) -> Val {
         let zero = self.real(0.0, elem);
         self.expand(zero, shape)

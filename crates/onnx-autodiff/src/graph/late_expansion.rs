@@ -1,20 +1,23 @@
-//! Tangents that are the same for every row: the rows are written out as late as possible.
+//! Late expansion: tangents that are the same for every sample are repeated along the batch as late
+//! as possible.
 //!
-//! The unit vectors of a trace do not depend on the sample. What is linear in them with constant weights does not
-//! either: the first layer of a perceptron applied to all unit vectors is its own weights. Operators are therefore
-//! moved in front of the `Expand` that repeats a tangent along the rows, and an elementwise operator whose other operand
-//! has the rows needs no `Expand` at all. Results are the same numbers; what is saved is a product of matrices for each
-//! row, and the memory of the copies.
+//! The unit vectors of a trace do not depend on the sample, and neither does what is linear in them
+//! with constant weights: the first layer of a perceptron applied to all unit vectors is its own
+//! weights. Operators are therefore moved in front of the `Expand` that repeats a tangent along the
+//! batch. An elementwise operator whose other operand has the batch needs no `Expand` at all.
+//!
+//! The results are the same numbers. The pass saves a product of matrices for each sample and the
+//! memory of the copies.
 
 use crate::graph::{Graph, Shape, Val};
 use crate::passes::Pass;
 use crate::proto::AttributeProto;
 use crate::size::Size;
 
-/// The axis of the rows in a tangent, behind that of the directions.
+/// The batch axis of a tangent, which follows the axis of the directions.
 const ROWS: usize = 1;
 
-/// A tangent before it was repeated along the rows.
+/// A tangent that an `Expand` repeats along the batch: the value before and the value after it.
 #[derive(Clone, Copy)]
 struct Expanded {
     source: Val,
@@ -22,11 +25,13 @@ struct Expanded {
 }
 
 impl Graph {
+    /// Returns whether the pass is on and the graph's directions are the same for every sample.
     fn expands_late(&self) -> bool {
         self.has_common_directions && self.passes.has(Pass::LateExpansion)
     }
 
-    /// An operator in front of the repetition of its operands, or none where it has to come behind.
+    /// Appends an operator in front of the `Expand` of its operands. Returns `None` if the operator
+    /// must follow the `Expand`.
     pub(super) fn before_expansion(
         &mut self,
         op: &str,
@@ -63,7 +68,8 @@ impl Graph {
         }
     }
 
-    /// A reshaped tangent, where it keeps its rows.
+    /// Reshapes a tangent in front of its `Expand`. Returns `None` if the new shape changes the
+    /// batch axis.
     pub(super) fn reshape_before_expansion(&mut self, v: Val, shape: &[Size]) -> Option<Val> {
         let Expanded { source, whole } = self.expanded(v).filter(|_| self.expands_late())?;
         let kept = shape.len() > ROWS && self.shape(whole)?[..=ROWS] == shape[..=ROWS];
@@ -73,7 +79,8 @@ impl Graph {
         self.expand_rows(reshaped, whole)
     }
 
-    /// What a value was before an `Expand` that repeats it along the rows and nowhere else.
+    /// Returns the value before an `Expand` that repeats it along the batch and along no other
+    /// axis.
     fn expanded(&self, whole: Val) -> Option<Expanded> {
         let source = self
             .maker(whole)
@@ -89,7 +96,7 @@ impl Graph {
         (rows && others).then_some(Expanded { source, whole })
     }
 
-    /// A value with one row, repeated as often as `like` has rows.
+    /// Repeats a value of one row until it has as many rows as `like`.
     fn expand_rows(&mut self, v: Val, like: Val) -> Option<Val> {
         let rows = self.shape(like)?[ROWS].clone();
         let mut shape: Shape = self.shape(v)?.clone();
@@ -97,6 +104,7 @@ impl Graph {
         Some(self.expand(v, &shape))
     }
 
+    /// Applies an elementwise operator of two operands in front of the `Expand` of one or of both.
     fn elementwise_before(&mut self, op: &str, a: Val, b: Val) -> Option<Val> {
         match (self.expanded(a), self.expanded(b)) {
             (Some(one), Some(other))
@@ -111,7 +119,8 @@ impl Graph {
         }
     }
 
-    /// An elementwise operator of a repeated tangent and another operand, which has the rows itself or has none.
+    /// Applies an elementwise operator to a repeated tangent and to another operand, which either
+    /// has the batch itself or is the same for every sample.
     fn with_other(
         &mut self,
         expanded: Expanded,
@@ -130,7 +139,8 @@ impl Graph {
         (rows == self.shape(expanded.whole)?[ROWS]).then(|| apply(self, expanded.source))
     }
 
-    /// Parts along another axis than the rows, of which each is repeated or zero.
+    /// Concatenates parts in front of their `Expand`. Each part must be repeated along the batch or
+    /// be zero, and the axis must not be the batch.
     fn concat_before(&mut self, parts: &[Val], attributes: &[AttributeProto]) -> Option<Val> {
         let like = parts.iter().find_map(|part| self.expanded(*part))?.whole;
         let (rank, axis) = (
@@ -151,7 +161,7 @@ impl Graph {
         self.expand_rows(joined, like)
     }
 
-    /// One row of what is one number everywhere.
+    /// Returns one row of a value whose elements are all the same number.
     fn narrow_zeros(&mut self, v: Val) -> Option<Val> {
         let number = self
             .maker(v)

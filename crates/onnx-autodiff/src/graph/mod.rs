@@ -1,12 +1,16 @@
-//! A graph in memory: values with what is known of them, and nodes in an order in which they can run.
+//! A graph in memory: values with what is known of them before the graph runs, and nodes in an
+//! order in which they can run.
 //!
-//! A graph only grows: [`Graph::push`] appends a node and infers its outputs; [`Graph::export`] writes the part that
-//! the outputs need.
+//! A graph only grows. [`Graph::push`] appends a node and infers its outputs. [`Graph::export`]
+//! writes the part that the outputs need.
 
+/// Loops that this crate appends.
+pub mod counted_loop;
+/// Helpers that append operators.
 pub mod emit;
 mod late_expansion;
-pub mod repetition;
 mod scoped_map;
+/// Subgraphs that this crate builds.
 pub mod subgraph;
 
 use std::collections::{HashMap, HashSet};
@@ -15,7 +19,7 @@ use std::rc::Rc;
 use prost::Message;
 
 use scoped_map::{Mark, ScopedMap};
-use subgraph::Inside;
+use subgraph::ControlSubgraphs;
 
 use crate::content::Content;
 use crate::elem::ElemType;
@@ -24,89 +28,113 @@ use crate::passes::{Pass, Passes};
 use crate::proto::*;
 use crate::size::{Size, Symbols};
 
-/// A value of the graph, by its place in [`Graph::values`].
+/// A value of the graph, by its index in [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Val(u32);
 
 impl Val {
+    /// Returns the value at an index of [`Graph::values`].
     pub fn from_index(index: usize) -> Val {
         Val(index as u32)
     }
 }
 
+/// The sizes of a value's axes.
 pub type Shape = Vec<Size>;
 
-/// The type of an output's elements, and its shape where that can be told.
+/// The element type of an output, and its shape if it can be inferred.
 pub type Inferred = (ElemType, Option<Shape>);
 
-/// What a graph asks of the operators of its nodes while it grows.
+/// What a growing graph must know about the operators of its nodes.
 pub trait OperatorRegistry {
-    /// Types and shapes of at least so many outputs of a node whose inputs are values of the graph.
+    /// Infers the types and shapes of at least `outputs` outputs of a node, whose inputs are values
+    /// of the graph.
     fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred>;
 
-    /// What the outputs hold, as far as the inputs tell; asked before the outputs exist.
+    /// Returns the known elements of each output, as far as the inputs determine them. The graph
+    /// calls this before the outputs exist.
     fn fold(&self, g: &mut Graph, node: &Node) -> Vec<Option<Content>>;
 
-    /// What computes the `wanted` outputs of a node of the file instead, by place; none where it is kept.
+    /// Appends what replaces a node of the file, and returns its `wanted` outputs. Returns `None`
+    /// if the node stays.
     fn replaced(&self, g: &mut Graph, node: &Node, wanted: &[bool]) -> Option<Vec<Option<Val>>>;
 
-    /// What computes the outputs of a node in float64 instead, where the runtime has no kernel for it.
+    /// Appends what replaces a node in float64, and returns its outputs. Returns `None` if ONNX
+    /// Runtime has a float64 kernel for the node or no replacement is known.
     fn in_float64(&self, g: &mut Graph, node: &Node) -> Option<Vec<Val>>;
 
-    /// Whether a node says nothing of the numbers in its inputs.
-    fn is_of_shapes(&self, node: &Node) -> bool;
+    /// Returns whether a node reads only the shapes of its inputs, and not their elements.
+    fn reads_only_shapes(&self, node: &Node) -> bool;
 
-    /// Whether a node of an operator with so many inputs draws random numbers, so that two equal ones need not agree.
+    /// Returns whether a node of the operator with so many inputs draws random numbers. Two such
+    /// nodes are never merged, even if they are equal.
     fn draws(&self, domain: &str, op: &str, inputs: usize) -> bool;
 }
 
-/// What is known of a value before anything runs.
+/// What is known of a value before the graph runs.
 pub struct Value {
+    /// The name of the value in the exported graph.
     pub name: String,
+    /// The element type.
     pub elem: ElemType,
+    /// The shape, if it is known.
     pub shape: Option<Shape>,
-    /// The elements of a small tensor of integers, booleans or scalars.
+    /// The elements, if the value is small and its elements can be followed.
     pub content: Option<Content>,
+    /// The stored tensor, if the value is a constant.
     pub constant: Option<Rc<TensorProto>>,
-    /// Whether the value depends on a tangent, and so is linear in it.
+    /// Whether the value depends on the seed of the tangents. Such a value is linear in the seed.
     pub linear: bool,
-    /// The place of the node that makes it.
-    place: Option<usize>,
+    /// The index of the node that makes the value. It is `None` for inputs and constants.
+    node_index: Option<usize>,
 }
 
+/// A node of the graph.
 #[derive(Clone)]
 pub struct Node {
+    /// The name of the operator.
     pub op: String,
+    /// The domain of the operator, which is empty for the standard domain.
     pub domain: String,
+    /// The name of the node, which may be empty.
     pub name: String,
+    /// The inputs. An optional input that is left out is `None`.
     pub inputs: Vec<Option<Val>>,
+    /// The outputs. An optional output that is left out is `None`.
     pub outputs: Vec<Option<Val>>,
+    /// The attributes.
     pub attributes: Vec<AttributeProto>,
-    /// Values of this graph that the node's subgraphs use.
+    /// The values of this graph that the node's subgraphs use.
     pub captures: Vec<Val>,
-    /// For nodes made here: the place of the original node that they serve.
+    /// The index of the original node whose tangent or cotangent this node computes. It is `None`
+    /// for original nodes.
     pub origin: Option<usize>,
 }
 
 impl Node {
+    /// Returns an attribute by its name.
     pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {
         self.attributes.iter().find(|a| a.name() == name)
     }
 
+    /// Returns an integer attribute, or `default` if the node does not have it.
     pub fn int(&self, name: &str, default: i64) -> i64 {
         self.attribute(name).and_then(|a| a.i).unwrap_or(default)
     }
 
+    /// Returns a floating-point attribute, or `default` if the node does not have it.
     pub fn float(&self, name: &str, default: f64) -> f64 {
         self.attribute(name)
             .and_then(|a| a.f)
             .map_or(default, f64::from)
     }
 
+    /// Returns an attribute that is a list of integers.
     pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
         self.attribute(name).map(|a| a.ints.clone())
     }
 
+    /// Returns an attribute that is a string, or `default` if the node does not have it.
     pub fn text(&self, name: &str, default: &str) -> String {
         let bytes = self.attribute(name).and_then(|a| a.s.clone());
         bytes.map_or(default.to_string(), |b| {
@@ -114,16 +142,18 @@ impl Node {
         })
     }
 
-    /// The input at a place, where there is one.
-    pub fn input(&self, place: usize) -> Option<Val> {
-        self.inputs.get(place).copied().flatten()
+    /// Returns the input at an index, if the node has it.
+    pub fn input(&self, index: usize) -> Option<Val> {
+        self.inputs.get(index).copied().flatten()
     }
 
-    pub fn output(&self, place: usize) -> Option<Val> {
-        self.outputs.get(place).copied().flatten()
+    /// Returns the output at an index, if the node has it.
+    pub fn output(&self, index: usize) -> Option<Val> {
+        self.outputs.get(index).copied().flatten()
     }
 
-    /// The operator as people write it, with its domain unless that is the standard one.
+    /// Returns the name of the operator, with its domain in front unless that is the standard
+    /// domain.
     pub fn operator(&self) -> String {
         if self.domain.is_empty() {
             self.op.clone()
@@ -132,79 +162,98 @@ impl Node {
         }
     }
 
-    /// The operator where it is of the standard domain.
+    /// Returns the name of the operator if it belongs to the standard domain, and an empty string
+    /// otherwise.
     pub fn standard(&self) -> &str {
         if self.domain.is_empty() { &self.op } else { "" }
     }
 }
 
-/// What makes up a tangent `y ∘ (d - Σ y ∘ d)`, as that of a softmax is.
+/// The parts of the tangent of a softmax, `y ∘ d - y ∘ Σ y ∘ d`. A product with the tangent may be
+/// cheaper from the parts.
 #[derive(Clone, Copy)]
-pub struct Centred {
+pub struct SoftmaxTangent {
+    /// The output of the softmax.
     pub y: Val,
-    /// The axis of the sums, in y.
+    /// The axis of `y` along which the sums run.
     pub axis: usize,
-    /// `y ∘ d`
+    /// The product `y ∘ d`.
     pub weighted: Val,
-    /// Its sums, along an axis of size 1.
+    /// The sums of `weighted`, with size 1 along the axis.
     pub sums: Val,
 }
 
-/// A node with subgraphs that is being made.
+/// An `If` or a `Loop` that is about to be appended.
 pub struct Control {
+    /// The name of the operator.
     pub op: &'static str,
+    /// The inputs. An optional input that is left out is `None`.
     pub inputs: Vec<Option<Val>>,
+    /// The attributes, which hold the subgraphs.
     pub attributes: Vec<AttributeProto>,
-    /// Values of the graph that the subgraphs use.
+    /// The values of the graph that the subgraphs use.
     pub captures: Vec<Val>,
-    /// Whether its outputs are tangents.
+    /// Whether the outputs are tangents.
     pub linear: bool,
 }
 
-/// What is known where a branch begins.
+/// The state of a graph when a subgraph begins, to which [`Graph::leave`] returns.
 pub struct Scope {
     nodes: usize,
     shared: Mark,
-    witnesses: Mark,
+    dim_sources: Mark,
     names: Mark,
 }
 
+/// A graph that grows. Its nodes are the nodes of the file, or what replaces them, followed by the
+/// nodes that the derivation appends.
 pub struct Graph {
+    /// The opset of the standard domain in which the graph is written.
     pub opset: i64,
+    /// The declarations of the operators.
     pub operators: &'static dyn OperatorRegistry,
+    /// All values, in the order in which they were added.
     pub values: Vec<Value>,
+    /// All nodes, in an order in which they can run.
     pub nodes: Vec<Node>,
+    /// The inputs of the graph.
     pub inputs: Vec<Val>,
+    /// The outputs of the graph.
     pub outputs: Vec<Val>,
+    /// The symbols of sizes that are known only when the graph runs.
     pub symbols: Symbols,
-    /// The place of the original node that is being differentiated.
+    /// The index of the original node that is being differentiated or transposed.
     pub origin: Option<usize>,
-    /// The parts of `d - Σ y ∘ d`, for products that can do without it.
-    pub centred: HashMap<Val, Centred>,
-    /// Whether the tangents may be the same for every row, as those of a trace are.
+    /// The parts of tangents of softmaxes, by the value `y ∘ d - y ∘ Σ y ∘ d`.
+    pub softmax_tangents: HashMap<Val, SoftmaxTangent>,
+    /// Whether tangents may be the same for every sample, as the unit vectors of a trace are.
     pub has_common_directions: bool,
+    /// The passes for speed and memory that are on.
     pub passes: Passes,
-    /// Whether operators that ONNX Runtime has in float32 alone are replaced where they are given float64.
+    /// Whether float64 nodes are replaced if ONNX Runtime has only a float32 kernel for their
+    /// operator.
     pub avoids_single: bool,
-    /// Values that whoever runs the graph gives to it, so that what makes them is not exported.
+    /// Values that the caller of the exported graph provides. The nodes that make them are not
+    /// exported.
     pub given: HashSet<Val>,
-    /// What nodes of tangents with subgraphs hold, by their first output.
-    pub inside: HashMap<Val, Inside>,
-    /// How many subgraphs the one that is being read lies in.
+    /// The subgraphs of control-flow nodes that compute tangents, by the first output of the node.
+    pub control_subgraphs: HashMap<Val, ControlSubgraphs>,
+    /// The number of subgraphs around the one that is being read.
     pub nesting: usize,
     names: ScopedMap<String, Val>,
     taken: HashSet<String>,
-    /// Names of the file's nodes.
+    /// The names of the file's nodes.
     labels: HashSet<String>,
     fresh: usize,
     shared: ScopedMap<Vec<u8>, Vec<Val>>,
     constants: HashMap<Vec<u8>, Val>,
-    witnesses: ScopedMap<Size, (Val, usize)>,
+    dim_sources: ScopedMap<Size, (Val, usize)>,
     declared: HashMap<String, ValueInfoProto>,
 }
 
 impl Graph {
-    /// An empty graph; `declared` is what a file says of its values, used where inference knows less.
+    /// Returns an empty graph. `declared` holds the types that a file declares for its values,
+    /// which fill in what inference leaves open. `taken` holds names that new values must not use.
     pub fn new(
         opset: i64,
         operators: &'static dyn OperatorRegistry,
@@ -220,12 +269,12 @@ impl Graph {
             outputs: Vec::new(),
             symbols: Symbols::default(),
             origin: None,
-            centred: HashMap::new(),
+            softmax_tangents: HashMap::new(),
             has_common_directions: false,
             passes: Passes::all(),
             avoids_single: false,
             given: HashSet::new(),
-            inside: HashMap::new(),
+            control_subgraphs: HashMap::new(),
             nesting: 0,
             names: ScopedMap::default(),
             taken,
@@ -233,36 +282,43 @@ impl Graph {
             fresh: 0,
             shared: ScopedMap::default(),
             constants: HashMap::new(),
-            witnesses: ScopedMap::default(),
+            dim_sources: ScopedMap::default(),
             declared,
         }
     }
 
+    /// Returns what is known of a value.
     pub fn value(&self, v: Val) -> &Value {
         &self.values[v.0 as usize]
     }
 
+    /// Returns the shape of a value, if it is known.
     pub fn shape(&self, v: Val) -> Option<&Shape> {
         self.value(v).shape.as_ref()
     }
 
+    /// Returns the number of axes of a value, if it is known.
     pub fn rank(&self, v: Val) -> Option<usize> {
         self.shape(v).map(Vec::len)
     }
 
+    /// Returns the element type of a value.
     pub fn elem(&self, v: Val) -> ElemType {
         self.value(v).elem
     }
 
+    /// Returns the known elements of a small value.
     pub fn content(&self, v: Val) -> Option<&Content> {
         self.value(v).content.as_ref()
     }
 
+    /// Returns the value of a name that is visible in the current scope.
     pub fn named(&self, name: &str) -> Option<Val> {
         self.names.get(name).copied()
     }
 
-    /// A name that nothing has or gets: the one that is wanted, or that with the first number that is free.
+    /// Reserves a name and returns it: the wanted name, with the first free number behind it if it
+    /// is taken.
     pub fn reserved_name(&mut self, wanted: &str) -> String {
         let numbered = (2..).map(|n| format!("{wanted}_{n}"));
         let free = std::iter::once(wanted.to_string())
@@ -273,34 +329,35 @@ impl Graph {
         name
     }
 
-    /// The node that makes a value.
+    /// Returns the node that makes a value.
     pub fn maker(&self, v: Val) -> Option<&Node> {
-        self.nodes.get(self.place(v)?)
+        self.nodes.get(self.node_index(v)?)
     }
 
-    /// The place of the node that makes a value.
-    pub fn place(&self, v: Val) -> Option<usize> {
-        // Places in a branch that has ended are another node's, or nobody's.
-        let place = self.value(v).place?;
+    /// Returns the index of the node that makes a value.
+    pub fn node_index(&self, v: Val) -> Option<usize> {
+        // The index of a node in a closed subgraph may now belong to another node or to none.
+        let index = self.value(v).node_index?;
         self.nodes
-            .get(place)?
+            .get(index)?
             .outputs
             .contains(&Some(v))
-            .then_some(place)
+            .then_some(index)
     }
 
-    /// A value that carries `size` along one of its axes.
-    pub fn witness(&self, size: &Size) -> Option<(Val, usize)> {
-        self.witnesses.get(size).copied()
+    /// Returns a value with an axis of the given size, and the index of the axis.
+    pub fn dim_source(&self, size: &Size) -> Option<(Val, usize)> {
+        self.dim_sources.get(size).copied()
     }
 
+    /// Adds an input to the graph.
     pub fn add_input(&mut self, name: &str, elem: ElemType, shape: Option<Shape>) -> Val {
         let input = self.add_value(name.to_string(), elem, shape, None, None, false);
         self.inputs.push(input);
         input
     }
 
-    /// Adds a tensor under its own name.
+    /// Adds a stored tensor under its own name.
     pub fn add_initializer(&mut self, tensor: TensorProto) -> Val {
         let shape = tensor.dims.iter().map(|d| Size::fixed(*d)).collect();
         let content = Content::of_tensor(&tensor);
@@ -315,11 +372,12 @@ impl Graph {
         )
     }
 
-    /// A constant made here; equal ones are one value.
+    /// Adds a constant under a new name. Equal constants become one value.
     pub fn add_constant(&mut self, mut tensor: TensorProto) -> Val {
         let key = tensor.encode_to_vec();
         if let Some(known) = self.constants.get(&key).copied() {
-            // A branch in which it was made may have ended, and its names with it.
+            // The constant may have been added in a subgraph that has ended, together with its
+            // name.
             self.names.insert(self.value(known).name.clone(), known);
             return known;
         }
@@ -329,19 +387,19 @@ impl Graph {
         constant
     }
 
-    /// A value of a type and shape that nothing makes: it must not be used.
+    /// Adds a value that no node makes. It serves as an unused output and must not be read.
     pub fn placeholder(&mut self, elem: ElemType, shape: Option<Shape>) -> Val {
         let name = self.fresh_name("placeholder");
-        // Marked as linear, so that no size is taken from it.
+        // A linear value is never the source of a size.
         self.add_value(name, elem, shape, None, None, true)
     }
 
-    /// States a shape that is known better than inference can tell.
+    /// Sets the shape of a value, for shapes that the caller knows better than inference.
     pub fn set_shape(&mut self, v: Val, shape: &[Size]) {
         self.values[v.0 as usize].shape = Some(shape.to_vec());
     }
 
-    /// States type and shape where inference told nothing.
+    /// Sets the element type and the shape of a value if inference left them open.
     pub fn complete(&mut self, v: Val, elem: ElemType, shape: Option<Shape>) {
         let value = &mut self.values[v.0 as usize];
         if value.elem == ElemType::UNKNOWN {
@@ -352,12 +410,12 @@ impl Graph {
         }
     }
 
-    /// Marks a value as the tangent that everything else is linear in.
+    /// Marks a value as linear. The seed of the tangents is marked this way.
     pub fn mark_linear(&mut self, v: Val) {
         self.values[v.0 as usize].linear = true;
     }
 
-    /// Appends a node of the file, under the names that it has there.
+    /// Appends a node of the file under the names that it has there, or what replaces it.
     pub fn push_original(
         &mut self,
         node: &NodeProto,
@@ -396,7 +454,8 @@ impl Graph {
         self.nodes.push(made);
     }
 
-    /// A node of the file as a node of the graph, whose outputs are not made yet.
+    /// Converts a node of the file to a node of the graph without appending it. Its outputs do not
+    /// exist yet.
     pub fn original(&self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) -> Node {
         Node {
             op: node.op_type().to_string(),
@@ -410,7 +469,8 @@ impl Graph {
         }
     }
 
-    /// Appends a node made here, or finds the one that computes the same already.
+    /// Appends a node and returns its outputs. If an equal node exists, returns the outputs of that
+    /// node instead.
     pub fn push(
         &mut self,
         op: &str,
@@ -450,21 +510,21 @@ impl Graph {
         made
     }
 
-    /// Starts a branch: what is appended from here on is seen only until [`Graph::leave`].
+    /// Begins a subgraph. What is appended from here on is visible until [`Graph::leave`].
     pub fn enter(&mut self) -> Scope {
         Scope {
             nodes: self.nodes.len(),
             shared: self.shared.enter(),
-            witnesses: self.witnesses.enter(),
+            dim_sources: self.dim_sources.enter(),
             names: self.names.enter(),
         }
     }
 
-    /// Ends a branch: its nodes, and what they use from outside it.
+    /// Ends a subgraph. Returns its nodes and the values that they use from outside.
     pub fn leave(&mut self, scope: Scope) -> (Vec<Node>, Vec<Val>) {
         let nodes = self.nodes.split_off(scope.nodes);
         self.shared.leave(scope.shared);
-        self.witnesses.leave(scope.witnesses);
+        self.dim_sources.leave(scope.dim_sources);
         self.names.leave(scope.names);
         let made: HashSet<Val> = nodes
             .iter()
@@ -477,7 +537,7 @@ impl Graph {
         (nodes, used)
     }
 
-    /// A copy of a value under a name of its own.
+    /// Appends a copy of a value under a name of its own.
     pub fn fresh_identity(&mut self, v: Val) -> Val {
         let name = self.fresh_name("Identity");
         let identity = NodeProto {
@@ -490,18 +550,19 @@ impl Graph {
         self.names.get(&name).copied().unwrap_or(v)
     }
 
-    /// A value that a subgraph is given by the node that runs it.
+    /// Adds an input of a subgraph, whose value comes from the node that runs the subgraph.
     pub fn add_formal(&mut self, elem: ElemType, shape: Option<Shape>, linear: bool) -> Val {
         let name = self.fresh_name("given");
         self.add_value(name, elem, shape, None, None, linear)
     }
 
-    /// Makes a value known by its name where that ended with the subgraph in which it was first used.
-    pub fn recall(&mut self, v: Val) {
+    /// Makes a value visible again by its name, which ended with the subgraph where it was first
+    /// used.
+    pub fn restore_name(&mut self, v: Val) {
         self.names.insert(self.value(v).name.clone(), v);
     }
 
-    /// Appends a node with subgraphs, whose outputs are not inferred.
+    /// Appends an `If` or a `Loop` with outputs of the given types and shapes.
     pub fn push_control(&mut self, control: Control, outputs: Vec<Inferred>) -> Vec<Val> {
         let Control {
             op,
@@ -510,12 +571,12 @@ impl Graph {
             captures,
             linear,
         } = control;
-        let (place, origin) = (Some(self.nodes.len()), self.origin);
+        let (index, origin) = (Some(self.nodes.len()), self.origin);
         let mut made = Vec::new();
         for (elem, shape) in outputs {
             let name = self.fresh_name(op);
             let v = self.add_value(name, elem, shape, None, None, linear);
-            self.values[v.0 as usize].place = place;
+            self.values[v.0 as usize].node_index = index;
             made.push(v);
         }
         let (name, outputs) = (
@@ -536,10 +597,11 @@ impl Graph {
         made
     }
 
-    /// Gives a node with a subgraph another one, which has more outputs than before.
+    /// Replaces the attributes of the node at an index and adds outputs to it. Returns the new
+    /// outputs.
     pub fn extend_control(
         &mut self,
-        place: usize,
+        index: usize,
         attributes: Vec<AttributeProto>,
         outputs: Vec<Inferred>,
     ) -> Vec<Val> {
@@ -547,40 +609,40 @@ impl Graph {
         for (elem, shape) in outputs {
             let name = self.fresh_name("kept");
             let v = self.add_value(name, elem, shape, None, None, false);
-            self.values[v.0 as usize].place = Some(place);
+            self.values[v.0 as usize].node_index = Some(index);
             made.push(v);
         }
-        let node = &mut self.nodes[place];
+        let node = &mut self.nodes[index];
         node.attributes = attributes;
         node.outputs.extend(made.iter().copied().map(Some));
         made
     }
 
-    /// Appends the nodes of a subgraph that has ended once more, in another one.
+    /// Appends the nodes of a closed subgraph to another subgraph.
     pub fn repeat(&mut self, nodes: &[Node]) {
         for node in nodes {
             for v in node.outputs.iter().flatten() {
-                self.values[v.0 as usize].place = Some(self.nodes.len());
-                self.witness_again(*v);
+                self.values[v.0 as usize].node_index = Some(self.nodes.len());
+                self.restore_value(*v);
             }
             self.nodes.push(node.clone());
         }
     }
 
-    /// Makes a value known by its name and its sizes.
-    pub fn witness_again(&mut self, v: Val) {
-        self.recall(v);
+    /// Makes a value visible again by its name and by its sizes.
+    pub fn restore_value(&mut self, v: Val) {
+        self.restore_name(v);
         let value = &self.values[v.0 as usize];
         for (axis, size) in value.shape.iter().flatten().enumerate() {
             if size.as_fixed().is_none() && !value.linear {
-                self.witnesses.insert_if_absent(size.clone(), (v, axis));
+                self.dim_sources.insert_if_absent(size.clone(), (v, axis));
             }
         }
     }
 
-    /// Infers the outputs of a node and gives them their names.
+    /// Infers the outputs of a node and adds them under the given names.
     fn append(&mut self, node: &mut Node, names: Vec<Option<String>>) {
-        let linear = !self.operators.is_of_shapes(node)
+        let linear = !self.operators.reads_only_shapes(node)
             && node.inputs.iter().flatten().any(|v| self.value(*v).linear);
         let inferred = self.operators.infer(self, node, names.len());
         let contents = self.operators.fold(self, node);
@@ -591,10 +653,11 @@ impl Graph {
                 .push(name.map(|name| self.add_value(name, elem, shape, content, None, linear)));
         }
         for v in node.outputs.iter().flatten() {
-            self.values[v.0 as usize].place = Some(self.nodes.len());
+            self.values[v.0 as usize].node_index = Some(self.nodes.len());
         }
     }
 
+    /// Adds a value, completed by what the file declares for its name.
     fn add_value(
         &mut self,
         name: String,
@@ -610,7 +673,7 @@ impl Graph {
         self.names.insert(name.clone(), v);
         for (axis, size) in shape.iter().flatten().enumerate() {
             if size.as_fixed().is_none() && !linear {
-                self.witnesses.insert_if_absent(size.clone(), (v, axis));
+                self.dim_sources.insert_if_absent(size.clone(), (v, axis));
             }
         }
         self.values.push(Value {
@@ -620,12 +683,13 @@ impl Graph {
             content,
             constant,
             linear,
-            place: None,
+            node_index: None,
         });
         v
     }
 
-    /// Fills what inference left open with what the file declares.
+    /// Returns the inferred type and shape, with what the file declares in place of what inference
+    /// left open.
     fn with_declaration(
         &mut self,
         name: &str,
@@ -658,15 +722,17 @@ impl Graph {
         (elem, Some(merged))
     }
 
+    /// Returns the declared size if the inferred one is an unnamed symbol that no value has yet,
+    /// and the inferred size otherwise.
     fn merge(&self, known: Size, said: Size) -> Size {
         let opaque = known.as_symbol().is_some()
             && self.symbols.name(&known).is_none()
-            && self.witness(&known).is_none();
+            && self.dim_source(&known).is_none();
         let telling = said.as_fixed().is_some() || self.symbols.name(&said).is_some();
         if opaque && telling { said } else { known }
     }
 
-    /// The shape that a file declares; dimensions of the same name are the same size.
+    /// Returns the shape that a file declares. Dimensions of the same name are the same size.
     pub fn declared_shape(&mut self, tensor: &TensorTypeProto) -> Option<Shape> {
         let shape = tensor.shape.as_ref()?;
         Some(
@@ -678,6 +744,7 @@ impl Graph {
         )
     }
 
+    /// Returns the size that a dimension declares, or a new symbol if it declares none.
     fn declared_size(&mut self, dim: &DimensionProto) -> Size {
         match &dim.value {
             Some(DimensionValue::Value(n)) if *n >= 0 => Size::fixed(*n),
@@ -686,6 +753,7 @@ impl Graph {
         }
     }
 
+    /// Returns an unused name that contains `stem`.
     pub fn fresh_name(&mut self, stem: &str) -> String {
         loop {
             self.fresh += 1;
@@ -696,18 +764,18 @@ impl Graph {
         }
     }
 
-    /// The nodes that the outputs need, by place, in order.
+    /// Returns, for each node, whether the outputs of the graph need it.
     pub fn needed(&self) -> Vec<bool> {
         let mut wanted: HashSet<Val> = self.outputs.iter().copied().collect();
         let mut needed = vec![false; self.nodes.len()];
-        for (place, node) in self.nodes.iter().enumerate().rev() {
+        for (index, node) in self.nodes.iter().enumerate().rev() {
             if node
                 .outputs
                 .iter()
                 .flatten()
                 .any(|v| wanted.contains(v) && !self.given.contains(v))
             {
-                needed[place] = true;
+                needed[index] = true;
                 wanted.extend(node.inputs.iter().flatten());
                 wanted.extend(&node.captures);
             }
@@ -715,7 +783,7 @@ impl Graph {
         needed
     }
 
-    /// The graph as a message: needed nodes and constants only.
+    /// Writes the graph as a message, with only the nodes and constants that the outputs need.
     pub fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> GraphProto {
         let needed = self.needed();
         let mut graph = GraphProto {
@@ -774,6 +842,7 @@ impl Graph {
         graph
     }
 
+    /// Writes a node as a message.
     pub fn export_node(&self, node: &Node) -> NodeProto {
         let names = |values: &[Option<Val>]| {
             values
@@ -792,7 +861,8 @@ impl Graph {
         }
     }
 
-    /// What makes two nodes compute the same; none where they need not (random draws, subgraphs).
+    /// Returns a key that is equal for two nodes that compute the same. Returns `None` for nodes
+    /// that are never merged, such as those that draw random numbers.
     fn share_key(&self, node: &Node) -> Option<Vec<u8>> {
         if self
             .operators
@@ -817,7 +887,7 @@ impl Graph {
         Some(proto.encode_to_vec())
     }
 
-    /// What is wrong with a node.
+    /// Returns the obstacle that a refusal of a node is.
     pub fn obstacle(&self, node: &Node, refusal: Refusal) -> Obstacle {
         let output = node.outputs.iter().flatten().next();
         let name = match (&node.name, output) {
@@ -831,7 +901,7 @@ impl Graph {
         }
     }
 
-    /// The type of a value as a message, with the names of its symbolic dimensions.
+    /// Writes the type of a value as a message, with the names of its symbolic sizes.
     pub fn export_type(&self, v: Val) -> TypeProto {
         let dimension = |size: &Size| DimensionProto {
             value: match (size.as_fixed(), self.symbols.name(size)) {
@@ -851,6 +921,7 @@ impl Graph {
     }
 }
 
+/// Returns whether a declared type states a shape.
 fn says_shape(declared: &TypeProto) -> bool {
     !matches!(&declared.value, Some(TypeValue::Tensor(tensor)) if tensor.shape.is_none())
 }

@@ -1,19 +1,21 @@
-//! A map whose changes can be taken back: what a branch of a graph adds is seen until the branch ends.
+//! A map whose changes can be undone: entries that a subgraph adds are visible until the subgraph
+//! ends.
 //!
-//! Leaving costs as much as was changed since entering, however large the map is.
+//! To leave a scope costs as much as was changed in it, however large the map is.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
+/// A map that undoes the changes of a scope when the scope ends.
 pub struct ScopedMap<K, V> {
     entries: HashMap<K, V>,
-    /// What each change replaced, in order, while a scope is open.
+    /// What each change of the open scopes replaced, in order.
     changes: Vec<(K, Option<V>)>,
     open: usize,
 }
 
-/// Where the changes of a scope begin.
+/// The number of changes before a scope began.
 pub struct Mark(usize);
 
 impl<K, V> Default for ScopedMap<K, V> {
@@ -27,6 +29,7 @@ impl<K, V> Default for ScopedMap<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V> ScopedMap<K, V> {
+    /// Returns the value of a key.
     pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -34,6 +37,7 @@ impl<K: Clone + Eq + Hash, V> ScopedMap<K, V> {
         self.entries.get(key)
     }
 
+    /// Sets the value of a key.
     pub fn insert(&mut self, key: K, value: V) {
         if self.open == 0 {
             self.entries.insert(key, value);
@@ -43,18 +47,21 @@ impl<K: Clone + Eq + Hash, V> ScopedMap<K, V> {
         self.changes.push((key, replaced));
     }
 
+    /// Sets the value of a key that has none.
     pub fn insert_if_absent(&mut self, key: K, value: V) {
         if !self.entries.contains_key(&key) {
             self.insert(key, value);
         }
     }
 
+    /// Begins a scope.
     pub fn enter(&mut self) -> Mark {
         self.open += 1;
         Mark(self.changes.len())
     }
 
-    /// Takes back what was changed since the scope was entered; scopes end in the reverse order of their beginning.
+    /// Ends a scope and undoes its changes. Scopes must end in the reverse order of their
+    /// beginning.
     pub fn leave(&mut self, Mark(start): Mark) {
         self.open = self.open.saturating_sub(1);
         for (key, replaced) in self.changes.split_off(start).into_iter().rev() {

@@ -1,34 +1,38 @@
-//! Subgraphs that are made here: the branches of a choice and the bodies of loops.
+//! Subgraphs that this crate builds: the branches of an `If` and the bodies of loops.
 //!
-//! Tangents of `If`, `Loop` and `Scan` are nodes of the same kind, whose subgraphs compute tangents. Reverse mode
-//! transposes a subgraph like a graph: its nodes are appended once more, within a subgraph of their own, and read
-//! backwards. What the result does not need is left out.
+//! The tangents of `If`, `Loop` and `Scan` are control-flow nodes whose subgraphs compute tangents.
+//! Reverse mode transposes a subgraph as it transposes a graph: it appends the nodes once more
+//! within a new subgraph and visits them backwards. What the result does not need is left out.
 
 use std::collections::HashSet;
 
 use crate::error::{Obstacle, Refusal};
-use crate::graph::repetition::Repetition;
+use crate::graph::counted_loop::CountedLoop;
 use crate::graph::{Graph, Node, Scope, Val};
 use crate::proto::*;
 
-/// Nodes that another node runs, and what they are given and make.
+/// A subgraph that a control-flow node runs.
 #[derive(Clone)]
 pub struct Body {
+    /// The inputs, which the node that runs the subgraph provides.
     pub inputs: Vec<Val>,
+    /// The nodes, in an order in which they can run.
     pub nodes: Vec<Node>,
+    /// The outputs.
     pub outputs: Vec<Val>,
 }
 
-/// What a node of tangents holds, for reverse mode.
+/// The subgraphs of a control-flow node that computes tangents, which reverse mode transposes.
 #[derive(Clone)]
-pub enum Inside {
-    /// The two branches of an `If`, the one for a true condition first.
+pub enum ControlSubgraphs {
+    /// The branches of an `If`. The branch for a true condition comes first.
     Branches([Body; 2]),
-    Repetition(Repetition),
+    /// A loop.
+    Loop(CountedLoop),
 }
 
 impl Body {
-    /// Ends the subgraph that `scope` began, and leaves out of it what its outputs do not need.
+    /// Ends the subgraph that began at `scope`, without the nodes that its outputs do not need.
     pub fn close(g: &mut Graph, scope: Scope, inputs: Vec<Val>, outputs: Vec<Val>) -> Body {
         let (nodes, _) = g.leave(scope);
         let mut wanted: HashSet<Val> = outputs.iter().copied().collect();
@@ -36,7 +40,7 @@ impl Body {
         for node in nodes.into_iter().rev() {
             if node.outputs.iter().flatten().any(|v| wanted.contains(v)) {
                 wanted.extend(node.inputs.iter().flatten().chain(&node.captures));
-                // What is wrong inside is told of the node that runs it.
+                // An obstacle inside the subgraph is reported at the node that runs it.
                 kept.push(Node {
                     origin: g.origin,
                     ..node
@@ -51,6 +55,7 @@ impl Body {
         }
     }
 
+    /// Returns the values that the nodes use.
     fn used(&self) -> impl Iterator<Item = Val> {
         self.nodes
             .iter()
@@ -58,11 +63,12 @@ impl Body {
             .copied()
     }
 
+    /// Returns whether the subgraph uses a value or returns it.
     pub fn uses(&self, v: Val) -> bool {
         self.outputs.contains(&v) || self.used().any(|used| used == v)
     }
 
-    /// The values from outside that it uses.
+    /// Returns the values from outside that the subgraph uses.
     pub fn captures(&self) -> Vec<Val> {
         let mut seen: HashSet<Val> = self.inputs.iter().copied().collect();
         seen.extend(
@@ -73,7 +79,8 @@ impl Body {
         self.used().filter(|v| seen.insert(*v)).collect()
     }
 
-    /// Those of them that depend on the seed.
+    /// Returns the values from outside that the subgraph uses and that depend on the seed of the
+    /// tangents.
     pub fn linear_captures(&self, g: &Graph) -> Vec<Val> {
         self.captures()
             .into_iter()
@@ -81,15 +88,15 @@ impl Body {
             .collect()
     }
 
-    /// Begins a subgraph that holds the nodes once more, at the places that are returned.
+    /// Begins a new subgraph with the same nodes. Returns its scope and the indices of the nodes.
     pub fn reopen(&self, g: &mut Graph) -> (Scope, std::ops::Range<usize>) {
         let (scope, start) = (g.enter(), g.nodes.len());
-        self.inputs.iter().for_each(|v| g.witness_again(*v));
+        self.inputs.iter().for_each(|v| g.restore_value(*v));
         g.repeat(&self.nodes);
         (scope, start..g.nodes.len())
     }
 
-    /// The subgraph as an attribute.
+    /// Writes the subgraph as an attribute.
     pub fn attribute(&self, g: &Graph, name: &str) -> AttributeProto {
         let port = |v: &Val| ValueInfoProto {
             name: Some(g.value(*v).name.clone()),
@@ -105,7 +112,11 @@ impl Body {
         graph_attribute(name, graph)
     }
 
-    /// Refuses what computes anew something that is another number each time.
+    /// Checks that the subgraph may run a second time and compute the same.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a subgraph that draws random numbers.
     pub fn is_repeatable(&self, g: &Graph) -> Result<(), Refusal> {
         let drawn = self.nodes.iter().find(|node| {
             g.operators.draws(&node.domain, &node.op, node.inputs.len())
@@ -113,7 +124,7 @@ impl Body {
         });
         match drawn {
             Some(node) => Err(Refusal(format!(
-                "its derivative would draw other random numbers than `{}` ({}) did; export the model in evaluation mode",
+                "its derivative would compute `{}` ({}) again, with different random numbers; export the model in evaluation mode",
                 name_in_file(&node.name),
                 node.op
             ))),
@@ -122,7 +133,7 @@ impl Body {
     }
 }
 
-/// Whether a subgraph draws random numbers.
+/// Returns whether a subgraph in an attribute draws random numbers.
 fn draws(g: &Graph, attribute: &AttributeProto) -> bool {
     let nodes = attribute
         .g
@@ -136,7 +147,7 @@ fn draws(g: &Graph, attribute: &AttributeProto) -> bool {
     })
 }
 
-/// The name that a node or value of a subgraph has in the file.
+/// Returns the name that a node or value of a copied subgraph has in the file.
 pub fn name_in_file(mut name: &str) -> &str {
     while let Some((_, inner)) = name
         .strip_prefix("d.")
@@ -147,7 +158,7 @@ pub fn name_in_file(mut name: &str) -> &str {
     name
 }
 
-/// What is wrong with a node of a subgraph, under the name that it has in the file.
+/// Returns an obstacle in a copied subgraph with the name that the node has in the file.
 pub fn as_in_file(obstacle: &Obstacle) -> Obstacle {
     Obstacle {
         node: name_in_file(&obstacle.node).to_string(),
@@ -155,6 +166,7 @@ pub fn as_in_file(obstacle: &Obstacle) -> Obstacle {
     }
 }
 
+/// Returns an attribute that holds a graph.
 pub fn graph_attribute(name: &str, graph: GraphProto) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),

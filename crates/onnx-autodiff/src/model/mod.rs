@@ -1,5 +1,6 @@
-//! An ONNX file as data.
+//! Models: ONNX files as data.
 
+/// The decoder of files.
 pub mod read;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -13,45 +14,62 @@ use crate::elem::ElemType;
 use crate::error::GraphError;
 use crate::proto::*;
 
-/// A model whose names, order and tensors have been checked; functions of its own are inlined.
+/// A model whose names, order and tensors have been checked, and whose functions have been inlined.
 pub struct Model {
+    /// The name of the model in messages.
     pub(super) file: String,
+    /// The decoded message.
     pub(super) proto: ModelProto,
 }
 
 /// An input or output of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
+    /// The name of the port.
     pub name: String,
+    /// The element type.
     pub elem: ElemType,
-    /// Empty for a scalar, and where the file says nothing of them.
+    /// The declared dimensions. The list is empty for a scalar, and also if the file declares no
+    /// shape.
     pub dims: Vec<Dim>,
-    /// Whether the file says how many dimensions there are.
+    /// Whether the file declares the number of dimensions.
     pub ranked: bool,
 }
 
-/// One dimension of a port as the file declares it.
+/// One declared dimension of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dim {
+    /// A dimension of a known size.
     Fixed(i64),
+    /// A dimension with a name.
     Symbol(String),
+    /// A dimension without a size or a name.
     Unknown,
 }
 
-/// The largest message that protobuf readers accept.
+/// The largest number of bytes of a message that protobuf readers accept.
 pub(super) const LARGEST: u64 = i32::MAX as u64;
 
 impl Model {
-    /// Reads a file, and the external data beside it.
+    /// Reads a model from a file, with the external data in the same folder.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a file cannot be read or the model is malformed.
     pub fn load(path: &Path) -> Result<Model, GraphError> {
         Model::read(path, External::Loaded(folder_of(path)))
     }
 
-    /// Reads a file of whatever size to be looked at: weights that lie in other files stay there.
+    /// Reads a model of any size for inspection. Weights that lie in other files are not loaded.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be read or the model is malformed.
     pub fn skim(path: &Path) -> Result<Model, GraphError> {
         Model::read(path, External::Skimmed(folder_of(path)))
     }
 
+    /// Reads a file.
     fn read(path: &Path, external: External) -> Result<Model, GraphError> {
         let bytes = std::fs::read(path).map_err(|source| GraphError::Read {
             path: path.to_path_buf(),
@@ -62,7 +80,11 @@ impl Model {
         Ok(Model { file, proto })
     }
 
-    /// Reads a model from memory; `name` stands for it in messages.
+    /// Reads a model from memory. Messages call the model `name`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the model is malformed or refers to other files.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Model, GraphError> {
         let proto = read::model(name, Bytes::copy_from_slice(bytes), External::Refused)?;
         Ok(Model {
@@ -71,7 +93,11 @@ impl Model {
         })
     }
 
-    /// The model as one file.
+    /// Encodes the model as one file.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the model is larger than protobuf readers accept.
     pub fn to_bytes(&self) -> Result<Vec<u8>, GraphError> {
         let bytes = self.proto.encoded_len() as u64;
         if bytes > LARGEST {
@@ -83,7 +109,8 @@ impl Model {
         Ok(self.proto.encode_to_vec())
     }
 
-    /// What the graph must be fed; initializers that are listed as inputs are not among them.
+    /// Returns the inputs that a caller must provide. Stored tensors that the file lists as inputs
+    /// are left out.
     pub fn inputs(&self) -> Vec<Port> {
         let stored: HashSet<&str> = self.graph().initializer.iter().map(|t| t.name()).collect();
         self.graph()
@@ -94,11 +121,12 @@ impl Model {
             .collect()
     }
 
+    /// Returns the outputs.
     pub fn outputs(&self) -> Vec<Port> {
         self.graph().output.iter().map(port).collect()
     }
 
-    /// The version of the standard operators; 0 where the file names none.
+    /// Returns the opset of the standard domain, or 0 if the file names none.
     pub fn opset(&self) -> i64 {
         let standard = self
             .proto
@@ -108,7 +136,7 @@ impl Model {
         standard.map_or(0, |o| o.version())
     }
 
-    /// How many floating-point numbers the model stores.
+    /// Returns the number of floating-point numbers that the model stores.
     pub fn parameters(&self) -> u64 {
         let floats = self
             .graph()
@@ -120,7 +148,7 @@ impl Model {
             .sum()
     }
 
-    /// How often each operator occurs.
+    /// Returns how often each operator occurs.
     pub fn operators(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for node in &self.graph().node {
@@ -135,8 +163,9 @@ impl Model {
         counts
     }
 
-    /// The coarsest format that an input is taken in: its own, or that of a cast as converters to half precision put
-    /// behind it.
+    /// Returns the coarsest element type in which the model reads an input: the type of the input,
+    /// or of a `Cast` that a converter to half precision put behind it. Returns `None` if there is
+    /// no such input.
     pub fn taken_in(&self, input: &str) -> Option<ElemType> {
         let own = self
             .inputs()
@@ -159,11 +188,12 @@ impl Model {
         to.chain([own]).max_by(coarser)
     }
 
-    /// What the model is called in messages.
+    /// Returns the name of the model in messages.
     pub fn file(&self) -> &str {
         &self.file
     }
 
+    /// Returns the graph of the model, which is empty if the file has none.
     pub(super) fn graph(&self) -> &GraphProto {
         static EMPTY: std::sync::OnceLock<GraphProto> = std::sync::OnceLock::new();
         self.proto
@@ -173,7 +203,7 @@ impl Model {
     }
 }
 
-/// The dimensions of a port in words: `[N, 3, 32, 32]`.
+/// Formats the dimensions of a port as in `[N, 3, 32, 32]`.
 pub fn listed(dims: &[Dim]) -> String {
     let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();
     format!("[{}]", dims.join(", "))
@@ -189,18 +219,22 @@ impl std::fmt::Display for Dim {
     }
 }
 
+/// Returns the folder of a file.
 fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-/// The files beside a model that hold its data, relative to its folder; `name` stands for it in messages.
+/// Returns the files that hold the model's external data, relative to its folder. Messages call the
+/// model `name`.
 ///
 /// # Errors
-/// Where the bytes are no model, or a file would lie outside the folder.
+///
+/// Returns an error if the bytes are no model, or if a file would lie outside the folder.
 pub fn external_files(name: &str, bytes: &[u8]) -> Result<BTreeSet<PathBuf>, GraphError> {
-    read::external_files(name, Bytes::copy_from_slice(bytes))
+    read::external_file_paths(name, Bytes::copy_from_slice(bytes))
 }
 
+/// Reads the declaration of a port.
 fn port(info: &ValueInfoProto) -> Port {
     let tensor = tensor_type(info);
     let dims = tensor
@@ -216,6 +250,7 @@ fn port(info: &ValueInfoProto) -> Port {
     }
 }
 
+/// Reads the declaration of a dimension.
 fn dim(dimension: &DimensionProto) -> Dim {
     match &dimension.value {
         Some(DimensionValue::Value(n)) if *n >= 0 => Dim::Fixed(*n),

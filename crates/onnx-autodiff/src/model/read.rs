@@ -1,6 +1,7 @@
-//! From bytes to a checked message: external data loaded, functions inlined, nodes in an order that can run.
+//! Decodes a model and checks it: loads external data, inlines functions, upgrades old opsets and
+//! sorts the nodes.
 //!
-//! Whatever the bytes hold, the answer is a model or an error.
+//! Any sequence of bytes results in a model or in an error.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -18,21 +19,26 @@ use crate::order;
 use crate::proto::*;
 use crate::upgrade;
 
-/// What becomes of tensors whose data lie in other files.
+/// The treatment of tensors whose data lie in other files.
 #[derive(Clone, Copy)]
 pub enum External<'a> {
-    /// There are no other files.
+    /// Such tensors are an error.
     Refused,
-    /// They are read from this folder.
+    /// The data are read from this folder.
     Loaded(&'a Path),
-    /// Those that may be shapes or indices are read from this folder; weights stay where they are.
+    /// Data of small tensors, which may be shapes or indices, are read from this folder. Weights
+    /// stay in their files.
     Skimmed(&'a Path),
 }
 
-/// Tensors of at most so many bytes are no weights.
+/// The largest number of bytes of a tensor that counts as small, and not as a weight.
 const SMALL: u64 = 1 << 16;
 
 /// Decodes and checks a model.
+///
+/// # Errors
+///
+/// Returns an error if the bytes are no valid model or a file cannot be read.
 pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto, GraphError> {
     let malformed = |reason: String| GraphError::Malformed {
         file: file.to_string(),
@@ -70,7 +76,7 @@ pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto,
     Ok(model)
 }
 
-/// The message, or why the file holds none.
+/// Decodes the message.
 fn decoded(bytes: Bytes) -> Result<ModelProto, String> {
     if bytes.is_empty() {
         return Err("the file is empty".to_owned());
@@ -78,8 +84,12 @@ fn decoded(bytes: Bytes) -> Result<ModelProto, String> {
     ModelProto::decode(bytes).map_err(|e| format!("{e}; the file may be truncated"))
 }
 
-/// The files beside a model that hold its data, as the model names them; none may lie outside its folder.
-pub fn external_files(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, GraphError> {
+/// Returns the files that hold the model's external data, as the model names them.
+///
+/// # Errors
+///
+/// Returns an error if the bytes are no model, or if a file would lie outside the model's folder.
+pub fn external_file_paths(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, GraphError> {
     let malformed = |reason: String| GraphError::Malformed {
         file: file.to_string(),
         reason,
@@ -100,25 +110,26 @@ pub fn external_files(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, Gra
     Ok(files)
 }
 
-/// How many bytes of a graph lie in other files, by the shapes of its tensors.
+/// Returns the number of bytes of a graph that lie in other files.
 fn external_size(graph: &mut GraphProto) -> Result<u64, String> {
     let mut bytes = 0u64;
     each_tensor(graph, &mut |tensor| {
         if tensor.data_location() == EXTERNAL {
-            bytes = bytes.saturating_add(size(tensor)?);
+            bytes = bytes.saturating_add(stored_bytes(tensor)?);
         }
         Ok(())
     })?;
     Ok(bytes)
 }
 
-/// The bytes of a tensor by its shape and type.
-fn size(tensor: &TensorProto) -> Result<u64, String> {
+/// Returns the number of bytes of a tensor, by its shape and its type.
+fn stored_bytes(tensor: &TensorProto) -> Result<u64, String> {
     let bits = ElemType(tensor.data_type()).bits().unwrap_or(8);
-    Ok(count(tensor)?.saturating_mul(bits).div_ceil(8))
+    Ok(element_count(tensor)?.saturating_mul(bits).div_ceil(8))
 }
 
-fn count(tensor: &TensorProto) -> Result<u64, String> {
+/// Returns the number of elements of a tensor.
+fn element_count(tensor: &TensorProto) -> Result<u64, String> {
     let count = tensor
         .dims
         .iter()
@@ -132,7 +143,7 @@ fn count(tensor: &TensorProto) -> Result<u64, String> {
     })
 }
 
-/// Visits every tensor of a graph, those of attributes and subgraphs among them.
+/// Calls `visit` for every tensor of a graph, its attributes and its subgraphs.
 fn each_tensor(
     graph: &mut GraphProto,
     visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), String>,
@@ -151,11 +162,11 @@ fn each_tensor(
     Ok(())
 }
 
-/// Holds the amount of data against the shape.
+/// Checks that a tensor holds as many elements as its shape has.
 fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     let name = tensor.name();
     let elem = ElemType(tensor.data_type());
-    let count = count(tensor)?;
+    let count = element_count(tensor)?;
     if elem == ElemType::STRING || tensor.data_location() == EXTERNAL {
         return Ok(());
     }
@@ -180,7 +191,7 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
         15 => (tensor.double_data.len(), 2),
         7 => (tensor.int64_data.len(), 1),
         12 | 13 => (tensor.uint64_data.len(), 1),
-        // Several small elements may share one number.
+        // One number of the message may hold several small elements.
         21..=23 | 25 | 26 => return Ok(()),
         _ => (tensor.int32_data.len(), 1),
     };
@@ -193,7 +204,7 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     Ok(())
 }
 
-/// Moves data that lies in another file into the tensor.
+/// Moves the data of a tensor from another file into the message.
 fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), String> {
     if tensor.data_location() != EXTERNAL {
         return Ok(());
@@ -205,11 +216,11 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
                 "tensor `{name}` lies in another file, and only bytes were given"
             ));
         }
-        External::Skimmed(_) if size(tensor)? > SMALL => return Ok(()),
+        External::Skimmed(_) if stored_bytes(tensor)? > SMALL => return Ok(()),
         External::Loaded(folder) | External::Skimmed(folder) => folder,
     };
     let location = location(tensor)?;
-    let number = |key: &str| match entry(tensor, key) {
+    let number = |key: &str| match external_entry(tensor, key) {
         Some(value) => value
             .parse::<u64>()
             .map(Some)
@@ -217,10 +228,10 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
         None => Ok(None),
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
-    let expected = size(tensor)?;
+    let expected = stored_bytes(tensor)?;
     if length.is_some_and(|length| length != expected) {
         return Err(format!(
-            "tensor `{name}` takes {expected} bytes, but claims {} in its file",
+            "tensor `{name}` takes {expected} bytes, but its entry claims {}",
             length.unwrap_or(0)
         ));
     }
@@ -236,7 +247,8 @@ fn load_external(tensor: &mut TensorProto, external: External) -> Result<(), Str
     Ok(())
 }
 
-fn entry(tensor: &TensorProto, key: &str) -> Option<String> {
+/// Returns the value of a key in the description of a tensor's external data.
+fn external_entry(tensor: &TensorProto, key: &str) -> Option<String> {
     tensor
         .external_data
         .iter()
@@ -244,10 +256,14 @@ fn entry(tensor: &TensorProto, key: &str) -> Option<String> {
         .map(|e| e.value().to_string())
 }
 
-/// The file that holds a tensor's data, which must not lie outside the model's folder.
+/// Returns the file of a tensor's external data.
+///
+/// # Errors
+///
+/// Returns an error if the file would lie outside the model's folder.
 fn location(tensor: &TensorProto) -> Result<PathBuf, String> {
     let name = tensor.name();
-    let location = entry(tensor, "location")
+    let location = external_entry(tensor, "location")
         .ok_or_else(|| format!("tensor `{name}` does not say in which file its data lie"))?;
     let inside = Path::new(&location)
         .components()
@@ -260,12 +276,13 @@ fn location(tensor: &TensorProto) -> Result<PathBuf, String> {
     Ok(PathBuf::from(location))
 }
 
+/// Reads a part of a file.
 fn read_part(path: &Path, offset: u64, length: u64) -> std::io::Result<Bytes> {
-    // A device or a pipe may never end.
+    // To read a device or a pipe may never end.
     if !path.metadata()?.is_file() {
         return Err(std::io::Error::new(
             std::io::ErrorKind::InvalidInput,
-            "it is no file",
+            "it is not a regular file",
         ));
     }
     let mut file = File::open(path)?;

@@ -1,4 +1,4 @@
-//! Activations: functions of one number that networks bend their layers with.
+//! Activations: elementwise functions that networks put between their linear layers.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
@@ -7,8 +7,9 @@ use super::operator::{DerivativeResult, Operator, TangentResult};
 use super::parts::{at_least, at_most, from, square, where_greater};
 use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Val};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Celu")
         .kinked()
@@ -90,7 +91,7 @@ pub const OPERATORS: &[Operator] = &[
         .float64(thresholded_relu_float64),
 ];
 
-fn prelu_tangent(s: &mut Step) -> TangentResult {
+fn prelu_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, slope) = (s.x(0)?, s.x(1)?);
     let (zero, one) = (s.g.real_like(0.0, x), s.g.real_like(1.0, x));
     let positive = s.g.op("Greater", &[x, zero]);
@@ -101,35 +102,36 @@ fn prelu_tangent(s: &mut Step) -> TangentResult {
     Ok(s.sum(left, right))
 }
 
-/// 1 where `x > bound`, else 0.
-fn above(s: &mut Step, x: Val, bound: f64) -> Val {
+/// Appends 1 for elements with `x > bound`, and 0 for the others.
+fn one_above(s: &mut JvpContext, x: Val, bound: f64) -> Val {
     let bound = s.g.real_like(bound, x);
     let mask = s.g.op("Greater", &[x, bound]);
     s.g.cast(mask, s.g.elem(x))
 }
 
-/// `yes` where `x > 0`, else `no`.
-fn switch(s: &mut Step, x: Val, yes: f64, no: Val) -> Val {
+/// Appends `yes` for elements with `x > 0`, and `no` for the others.
+fn switch(s: &mut JvpContext, x: Val, yes: f64, no: Val) -> Val {
     let zero = s.g.real_like(0.0, x);
     let positive = s.g.op("Greater", &[x, zero]);
     let yes = s.g.real_like(yes, x);
     s.g.op("Where", &[positive, yes, no])
 }
 
-fn celu_derivative(s: &mut Step) -> DerivativeResult {
+fn celu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let scaled = s.g.scale(x, 1.0 / s.node.float("alpha", 1.0));
     let slope = s.g.op("Exp", &[scaled]);
     Ok(switch(s, x, 1.0, slope))
 }
 
-fn elu_derivative(s: &mut Step) -> DerivativeResult {
+fn elu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let slope = s.g.shift(y, s.node.float("alpha", 1.0));
     Ok(switch(s, x, 1.0, slope))
 }
 
-fn gelu_derivative(s: &mut Step) -> DerivativeResult {
+/// Returns the derivative of the exact form or of the approximation by tanh.
+fn gelu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     if s.node.text("approximate", "none") == "tanh" {
         Ok(gelu_tanh(s, x))
@@ -138,8 +140,8 @@ fn gelu_derivative(s: &mut Step) -> DerivativeResult {
     }
 }
 
-/// `Φ(x) + x φ(x)`
-fn gelu_erf(s: &mut Step, x: Val) -> Val {
+/// Appends the derivative of the exact form, `Φ(x) + x φ(x)`.
+fn gelu_erf(s: &mut JvpContext, x: Val) -> Val {
     let scaled = s.g.scale(x, FRAC_1_SQRT_2);
     let erf = s.g.op("Erf", &[scaled]);
     let half = s.g.scale(erf, 0.5);
@@ -152,8 +154,9 @@ fn gelu_erf(s: &mut Step, x: Val) -> Val {
     s.g.add(cumulative, slope)
 }
 
-/// With `u = √(2/π) (x + 0.044715 x³)`: `(1 + tanh u)/2 + x (1 - tanh² u) u' / 2`.
-fn gelu_tanh(s: &mut Step, x: Val) -> Val {
+/// Appends the derivative of the approximation: `(1 + tanh u)/2 + x (1 - tanh² u) u' / 2` with `u =
+/// √(2/π) (x + 0.044715 x³)`.
+fn gelu_tanh(s: &mut JvpContext, x: Val) -> Val {
     let (c, cubic) = ((2.0 / PI).sqrt(), 0.044715);
     let square_x = square(s, x);
     let bend = s.g.scale(square_x, c * cubic);
@@ -171,7 +174,7 @@ fn gelu_tanh(s: &mut Step, x: Val) -> Val {
     s.g.scale(sum, 0.5)
 }
 
-fn hard_sigmoid_derivative(s: &mut Step) -> DerivativeResult {
+fn hard_sigmoid_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (alpha, beta) = (
         s.node.float("alpha", f64::from(0.2f32)),
         s.node.float("beta", 0.5),
@@ -183,17 +186,17 @@ fn hard_sigmoid_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.scale(ramp, alpha))
 }
 
-/// 1 where `0 < v < 1`, else 0.
-fn ramp(s: &mut Step, v: Val) -> Val {
-    let low = above(s, v, 0.0);
+/// Appends 1 for elements with `0 < v < 1`, and 0 for the others.
+fn ramp(s: &mut JvpContext, v: Val) -> Val {
+    let low = one_above(s, v, 0.0);
     let one = s.g.real_like(1.0, v);
     let mask = s.g.op("Less", &[v, one]);
     let high = s.g.cast(mask, s.g.elem(v));
     s.g.mul(low, high)
 }
 
-/// `x * clip(x / 6 + 1 / 2, 0, 1)`
-fn hard_swish_derivative(s: &mut Step) -> DerivativeResult {
+/// Returns the derivative of `x * clip(x / 6 + 1 / 2, 0, 1)`.
+fn hard_swish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let scaled = s.g.scale(x, 1.0 / 6.0);
     let inner = s.g.shift(scaled, 0.5);
@@ -207,14 +210,14 @@ fn hard_swish_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.add(sloped, full))
 }
 
-fn leaky_relu_derivative(s: &mut Step) -> DerivativeResult {
+fn leaky_relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let slope = s.g.real_like(s.node.float("alpha", f64::from(0.01f32)), x);
     Ok(switch(s, x, 1.0, slope))
 }
 
-/// With `t = tanh(softplus(x))`: `t + x (1 - t²) sigmoid_derivative(x)`.
-fn mish_derivative(s: &mut Step) -> DerivativeResult {
+/// Returns `t + x (1 - t²) sigmoid(x)` with `t = tanh(softplus(x))`.
+fn mish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let soft = s.g.op("Softplus", &[x]);
     let t = s.g.op("Tanh", &[soft]);
@@ -226,12 +229,12 @@ fn mish_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.add(t, bend))
 }
 
-fn relu_derivative(s: &mut Step) -> DerivativeResult {
+fn relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
-    Ok(above(s, x, 0.0))
+    Ok(one_above(s, x, 0.0))
 }
 
-fn selu_derivative(s: &mut Step) -> DerivativeResult {
+fn selu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let (alpha, gamma) = (
         s.node.float("alpha", f64::from(1.673_263_2_f32)),
@@ -241,26 +244,26 @@ fn selu_derivative(s: &mut Step) -> DerivativeResult {
     Ok(switch(s, x, gamma, slope))
 }
 
-/// Zero in the middle, one outside.
-fn shrink_derivative(s: &mut Step) -> DerivativeResult {
+/// Returns 0 for elements with `|x| < λ`, and 1 for the others.
+fn shrink_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let size = s.g.op("Abs", &[x]);
     let bound = s.node.float("lambd", 0.5);
-    Ok(above(s, size, bound))
+    Ok(one_above(s, size, bound))
 }
 
-fn sigmoid_derivative(s: &mut Step) -> DerivativeResult {
+fn sigmoid_derivative(s: &mut JvpContext) -> DerivativeResult {
     let y = s.y()?;
     let rest = from(s, 1.0, y);
     Ok(s.g.mul(y, rest))
 }
 
-fn softplus_derivative(s: &mut Step) -> DerivativeResult {
+fn softplus_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(s.g.op("Sigmoid", &[x]))
 }
 
-fn softsign_derivative(s: &mut Step) -> DerivativeResult {
+fn softsign_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let size = s.g.op("Abs", &[x]);
     let below = s.g.shift(size, 1.0);
@@ -268,8 +271,8 @@ fn softsign_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.op("Reciprocal", &[square]))
 }
 
-/// `x sigmoid_derivative(a x)`
-fn swish_derivative(s: &mut Step) -> DerivativeResult {
+/// Returns the derivative of `x sigmoid(a x)`.
+fn swish_derivative(s: &mut JvpContext) -> DerivativeResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let alpha = s.node.float("alpha", 1.0);
     let scaled = s.g.scale(x, alpha);
@@ -280,10 +283,10 @@ fn swish_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.add(sigmoid, bend))
 }
 
-fn thresholded_relu_derivative(s: &mut Step) -> DerivativeResult {
+fn thresholded_relu_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let bound = s.node.float("alpha", 1.0);
-    Ok(above(s, x, bound))
+    Ok(one_above(s, x, bound))
 }
 
 fn elu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
@@ -292,7 +295,7 @@ fn elu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(exponential_below(g, x, alpha, 1.0, 1.0))
 }
 
-/// `max(0, x) + min(0, α (exp(x/α) − 1))`
+/// Appends `max(0, x) + min(0, α (exp(x/α) − 1))`.
 fn celu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let alpha = node.float("alpha", 1.0);
@@ -301,13 +304,14 @@ fn celu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
 
 fn selu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
-    // The attributes are float32, and so are their defaults.
+    // The attributes are float32 numbers, and so are their defaults.
     let alpha = node.float("alpha", f64::from(1.673_263_2_f32));
     let gamma = node.float("gamma", f64::from(1.050_701_f32));
     Some(exponential_below(g, x, alpha, 1.0, gamma))
 }
 
-/// `gain x` above zero and `gain height (exp(x / width) − 1)` below.
+/// Appends `gain x` for elements above zero, and `gain height (exp(x / width) − 1)` for those
+/// below.
 fn exponential_below(g: &mut Graph, x: Val, height: f64, width: f64, gain: f64) -> Val {
     let below = at_most(g, x, 0.0);
     let scaled = g.scale(below, 1.0 / width);
@@ -343,7 +347,7 @@ fn thresholded_relu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(where_greater(g, x, node.float("alpha", 1.0), x, zero))
 }
 
-/// `x + bias` below `−λ`, `x − bias` above `λ`, zero between.
+/// Appends `x + bias` for elements below `−λ`, `x − bias` for those above `λ`, and 0 between.
 fn shrink_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let (lambda, bias) = (node.float("lambd", 0.5), node.float("bias", 0.0));
@@ -381,7 +385,8 @@ fn softplus_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(log_one_plus_exp(g, node.input(0)?))
 }
 
-/// `log(1 + eˣ)` below zero and `x + log(1 + e⁻ˣ)` above it, neither of which overflows.
+/// Appends `log(1 + eˣ)` for elements below zero, and the equal `x + log(1 + e⁻ˣ)` above. Neither
+/// overflows.
 fn log_one_plus_exp(g: &mut Graph, x: Val) -> Val {
     let negative = g.neg(x);
     let (low, high) = (at_most(g, x, 0.0), at_most(g, negative, 0.0));
@@ -408,7 +413,7 @@ fn softsign_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(g.div(x, below))
 }
 
-/// `½ x (1 + erf(x/√2))`, or the approximation by tanh that the node asks for.
+/// Appends `½ x (1 + erf(x/√2))`, or the approximation by tanh if the node asks for it.
 fn gelu_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let bent = if node.text("approximate", "none") == "tanh" {

@@ -1,28 +1,30 @@
-//! The places of all pixels, moved by an affine map.
+//! `AffineGrid`: the positions of all pixels, moved by an affine map.
 
-use super::operator::{Operator, PartsResult};
-use super::parts::{counted, finished, number};
+use super::operator::{DecompositionResult, Operator};
+use super::parts::{finished, range_to, size_value};
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference;
-use crate::inference::sizes;
+use crate::inference::sizes_held_by;
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declaration of `AffineGrid`.
 pub const OPERATORS: &[Operator] = &[Operator::new("AffineGrid")
     .shape(affine_grid_shape)
-    .parts(affine_grid_parts)
+    .decomposition(affine_grid_decomposition)
     .smooth()];
 
-/// `[N, …, axes]` for an image of the given size.
+/// Returns the shape `[N, …, axes]` of the grid for an image of the given size.
 fn affine_grid_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
-    let size = sizes(g, node.input(1)?)?;
+    let size = sizes_held_by(g, node.input(1)?)?;
     let lengths = size.get(2..)?;
     let axes = Size::fixed(lengths.len() as i64);
     Some([&size[..1], lengths, &[axes]].concat())
 }
 
-/// The places of all pixels between -1 and 1, the last axis first and a one behind, times an affine map.
-fn affine_grid_parts(s: &mut Step) -> PartsResult {
+/// Multiplies the positions of all pixels by an affine map. A position lies between -1 and 1 along
+/// each axis; it lists the last axis first and ends with a 1.
+fn affine_grid_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (theta, y) = (s.x(0)?, s.y_shape()?);
     let (elem, axes) = (s.g.elem(theta), y.len().saturating_sub(2));
     if s.rank(0)? != 3 || !(2..=3).contains(&axes) {
@@ -33,9 +35,9 @@ fn affine_grid_parts(s: &mut Step) -> PartsResult {
     let one = s.g.real(1.0, elem);
     let mut columns = Vec::new();
     for (axis, length) in lengths.iter().enumerate().rev() {
-        let places = counted(s.g, length);
+        let places = range_to(s.g, length);
         let places = s.g.cast(places, elem);
-        let count = number(s.g, length, elem);
+        let count = size_value(s.g, length, elem);
         let (from, span) = if aligned {
             let steps = s.g.shift(count, -1.0);
             (places, s.g.op("Max", &[steps, one]))
@@ -55,7 +57,7 @@ fn affine_grid_parts(s: &mut Step) -> PartsResult {
         .map(|v| s.g.unsqueeze(v, &[axes as i64]))
         .collect();
     let grid = s.g.concat(&columns, axes as i64);
-    let pixels = inference::product(s.g, &lengths);
+    let pixels = inference::size_product(s.g, &lengths);
     let grid = s.g.reshape(grid, &[pixels, Size::fixed(axes as i64 + 1)]);
     let map = s.g.transpose(theta, &[0, 2, 1]);
     let product = s.g.op("MatMul", &[grid, map]);

@@ -5,9 +5,10 @@ use crate::error::Refusal;
 use crate::folding::{binary, unary};
 use crate::graph::{Graph, Node, Val};
 use crate::inference::broadcast_all;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Add")
         .shape(broadcast_all)
@@ -55,52 +56,53 @@ pub const OPERATORS: &[Operator] = &[
         .elementwise(),
 ];
 
-/// The tangent of an operand, broadcast to the output; kept lazy where nothing is to be broadcast.
-pub fn operand(s: &mut Step, place: usize) -> TangentResult {
-    if s.same_shape(place) {
-        return Ok(s.lazy(place));
+/// Returns the tangent of an operand, broadcast to the output. If no axis is broadcast, the tangent
+/// keeps its factor.
+pub fn broadcast_tangent(s: &mut JvpContext, index: usize) -> TangentResult {
+    if s.same_shape(index) {
+        return Ok(s.lazy(index));
     }
-    match s.aligned(place)? {
-        Some(d) => s.done(d),
+    match s.aligned(index)? {
+        Some(d) => s.finish(d),
         None => Ok(None),
     }
 }
 
-fn sum_tangent(s: &mut Step) -> TangentResult {
+fn sum_tangent(s: &mut JvpContext) -> TangentResult {
     let mut total: Option<Tangent> = None;
-    for place in 0..s.node.inputs.len() {
-        let next = match (total, s.same_shape(place)) {
-            // A plain addition broadcasts by itself.
-            (Some(_), false) => s.aligned(place)?.map(Tangent::plain),
-            _ => operand(s, place)?,
+    for index in 0..s.node.inputs.len() {
+        let next = match (total, s.same_shape(index)) {
+            // `Add` broadcasts by itself.
+            (Some(_), false) => s.aligned(index)?.map(Tangent::plain),
+            _ => broadcast_tangent(s, index)?,
         };
         total = s.sum(total, next);
     }
     Ok(total)
 }
 
-fn mean_tangent(s: &mut Step) -> TangentResult {
+fn mean_tangent(s: &mut JvpContext) -> TangentResult {
     let count = s.node.inputs.len() as f64;
     let Some(total) = sum_tangent(s)? else {
         return Ok(None);
     };
-    let total = s.whole(total);
+    let total = s.materialize(total);
     Ok(Some(Tangent::plain(s.g.scale(total, 1.0 / count))))
 }
 
-fn sub_tangent(s: &mut Step) -> TangentResult {
-    let a = operand(s, 0)?;
-    let Some(b) = operand(s, 1)? else {
+fn sub_tangent(s: &mut JvpContext) -> TangentResult {
+    let a = broadcast_tangent(s, 0)?;
+    let Some(b) = broadcast_tangent(s, 1)? else {
         return Ok(a);
     };
     match a {
         Some(a) if a.base != b.base => {
-            let (a, b) = (s.whole(a), s.whole(b));
+            let (a, b) = (s.materialize(a), s.materialize(b));
             Ok(Some(Tangent::plain(s.elementwise("Sub", a, b))))
         }
         _ => {
             let minus = s.negative(b);
-            // The same base twice, both without a factor, is zero.
+            // The difference of two equal bases without factors is zero.
             Ok(if a == Some(b) {
                 None
             } else {
@@ -110,7 +112,7 @@ fn sub_tangent(s: &mut Step) -> TangentResult {
     }
 }
 
-fn minus_of(s: &mut Step, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Option<Tangent> {
+fn minus_of(s: &mut JvpContext, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Option<Tangent> {
     let Some(a) = a else { return Some(minus) };
     let one = s.g.real_like(1.0, a.base);
     let factor = s.g.sub(a.factor.unwrap_or(one), b.factor.unwrap_or(one));
@@ -120,19 +122,19 @@ fn minus_of(s: &mut Step, a: Option<Tangent>, b: Tangent, minus: Tangent) -> Opt
     })
 }
 
-fn neg_tangent(s: &mut Step) -> TangentResult {
+fn neg_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(s.lazy(0).map(|tangent| s.negative(tangent)))
 }
 
-fn mul_tangent(s: &mut Step) -> TangentResult {
+fn mul_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let left = s.times(0, b)?;
     let right = s.times(1, a)?;
     Ok(s.sum(left, right))
 }
 
-/// `d(a / b) = da / b - y db / b`
-fn div_tangent(s: &mut Step) -> TangentResult {
+/// Returns `d(a / b) = da / b - y db / b`.
+fn div_tangent(s: &mut JvpContext) -> TangentResult {
     let (b, y) = (s.x(1)?, s.y()?);
     let inverse = match s.g.content(b).and_then(|c| c.reals()) {
         Some(number) if number.len() == 1 && number[0] != 0.0 && s.g.rank(b) == Some(0) => {
@@ -150,26 +152,26 @@ fn div_tangent(s: &mut Step) -> TangentResult {
     Ok(s.sum(left, right))
 }
 
-fn neg_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn neg_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let minus = t.g.neg(c);
     t.pass_mask(c, minus);
     Ok(vec![(0, minus)])
 }
 
-fn add_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn add_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
-    let linear: Vec<usize> = (0..2).filter(|place| t.is_linear(*place)).collect();
+    let linear: Vec<usize> = (0..2).filter(|index| t.is_linear(*index)).collect();
     linear
         .into_iter()
-        .map(|place| Ok((place, t.unbroadcast(c, place)?)))
+        .map(|index| Ok((index, t.unbroadcast(c, index)?)))
         .collect()
 }
 
-fn sub_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn sub_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let mut parts = add_cotangent(t)?;
-    for (place, part) in &mut parts {
-        if *place == 1 {
+    for (index, part) in &mut parts {
+        if *index == 1 {
             let minus = t.g.neg(*part);
             t.pass_mask(*part, minus);
             *part = minus;
@@ -178,13 +180,14 @@ fn sub_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(parts)
 }
 
-/// One operand is linear, the other a weight.
-fn mul_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent of a product in which one operand is linear in the seed and the other is a
+/// weight.
+fn mul_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
-    let place = usize::from(!t.is_linear(0));
-    let weight = t.input(1 - place)?;
+    let index = usize::from(!t.is_linear(0));
+    let weight = t.input(1 - index)?;
     let product = t.weighted(c, weight);
-    Ok(vec![(place, t.unbroadcast(product, place)?)])
+    Ok(vec![(index, t.unbroadcast(product, index)?)])
 }
 
 fn mean_float64(g: &mut Graph, node: &Node) -> Option<Val> {

@@ -1,24 +1,26 @@
-//! `Attention` of the standard domain, and what all operators of attention are made of.
+//! `Attention` of the standard domain, and what all attention operators are decomposed into.
 
-use super::attention_mask::{Mask, mask};
-use super::operator::{Lowered, Operator, PartsResult};
+use super::attention_mask::{AttentionMask, mask};
+use super::operator::{DecompositionResult, Lowered, Operator};
 use super::parts::number_like;
 use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
-/// Where a node is kept because a runtime alone says what its scores at barred places are, its outputs are differentiated
-/// as those of what it consists of.
+/// The declaration of `Attention`. A node that returns masked scores stays as it is, because each
+/// runtime has its own scores at masked positions. Its decomposition then serves for the derivative
+/// alone.
 pub const OPERATORS: &[Operator] = &[Operator::new("Attention")
     .kinked()
     .names_type()
     .shapes(attention_shapes)
-    .lowered(attention)
-    .parts(attention_parts)];
+    .lowered(lowered_attention)
+    .decomposition(attention_decomposition)];
 
-/// What `Attention` makes, the present keys and values, and the scores `[N, Hq, L, S]`.
+/// Returns the types and shapes of the output, of the present keys and values, and of the scores
+/// `[N, Hq, L, S]`.
 fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let elem = g.elem(node.input(0)?);
     let heads = |g: &Graph, place: usize, count: &str| {
@@ -55,14 +57,15 @@ fn attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred
     )
 }
 
-fn attention_parts(s: &mut Step) -> PartsResult {
+fn attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let node = s.node.clone();
-    let parts = parts(s.g, &node);
-    parts.ok_or_else(|| "its inputs do not fit each other, or their shapes cannot be told".into())
+    let parts = all_outputs(s.g, &node);
+    parts.ok_or_else(|| "its inputs do not fit each other, or their shapes are not known".into())
 }
 
-/// The operator, but for its scores at barred places, which are the runtime's affair.
-fn attention(g: &mut Graph, node: &Node) -> Lowered {
+/// Returns the replacement of a node. Returns `None` if the node returns scores at masked
+/// positions, which runtimes do not agree on.
+fn lowered_attention(g: &mut Graph, node: &Node) -> Lowered {
     let (mut outputs, bars) = consists_of(g, node)?;
     if bars && node.int("qk_matmul_output_mode", 0) == 2 {
         outputs[3] = None;
@@ -70,12 +73,13 @@ fn attention(g: &mut Graph, node: &Node) -> Lowered {
     Some(outputs)
 }
 
-/// All outputs of the operator, but for the numbers that scores have at barred places: zero here, without a derivative.
-fn parts(g: &mut Graph, node: &Node) -> Lowered {
+/// Returns all outputs of a node. At masked positions the scores are zero and have no derivative.
+fn all_outputs(g: &mut Graph, node: &Node) -> Lowered {
     consists_of(g, node).map(|(outputs, _)| outputs)
 }
 
-/// Scaled dot-product attention with optional masks, cached keys and grouped heads, and whether it bars places.
+/// Appends scaled dot-product attention with optional masks, cached keys and grouped heads. Returns
+/// its outputs, and whether it may mask positions.
 fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     let ranks: Option<Vec<usize>> = (0..3).map(|i| g.rank(node.input(i)?)).collect();
     if ranks
@@ -87,9 +91,9 @@ fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     }
     let flat = ranks?[0] == 3;
     let (query_heads, key_heads) = (node.int("q_num_heads", 0), node.int("kv_num_heads", 0));
-    let q = heads(g, node.input(0)?, query_heads)?;
-    let mut k = heads(g, node.input(1)?, key_heads)?;
-    let mut v = heads(g, node.input(2)?, key_heads)?;
+    let q = split_heads(g, node.input(0)?, query_heads)?;
+    let mut k = split_heads(g, node.input(1)?, key_heads)?;
+    let mut v = split_heads(g, node.input(2)?, key_heads)?;
     if let (Some(past_k), Some(past_v)) = (node.input(4), node.input(5)) {
         k = g.concat(&[past_k, k], 2);
         v = g.concat(&[past_v, v], 2);
@@ -99,15 +103,15 @@ fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     let (k, v) = (repeated(g, k, &count)?, repeated(g, v, &count)?);
     let raw = raw_scores(g, node, q, k)?;
     let capped = capped(g, node, raw);
-    let Mask { bias, alive, bars } = mask(g, node, q, k)?;
+    let AttentionMask { bias, alive, bars } = mask(g, node, q, k)?;
     let scores = bias.map_or(capped, |bias| g.add(capped, bias));
-    let mut weights = softmax(g, node, scores);
+    let mut weights = score_softmax(g, node, scores);
     if let Some(alive) = alive {
         weights = g.mul(weights, alive);
     }
     let mut y = g.op("MatMul", &[weights, v]);
     if flat {
-        y = joined(g, y)?;
+        y = merged_heads(g, y)?;
     }
     let mut outputs = vec![Some(y), Some(present_k), Some(present_v)];
     outputs.push(match node.int("qk_matmul_output_mode", 0) {
@@ -123,7 +127,7 @@ fn consists_of(g: &mut Graph, node: &Node) -> Option<(Vec<Option<Val>>, bool)> {
     Some((outputs, bars))
 }
 
-/// The scores, and zero where their bias bars a place.
+/// Appends the scores, with 0 at the positions that the bias masks.
 fn unless_barred(g: &mut Graph, scores: Val, bias: Val) -> Val {
     let low = lowest(g.elem(bias)) / 2.0;
     let (bound, zero) = (number_like(g, low, bias), number_like(g, 0.0, scores));
@@ -131,7 +135,7 @@ fn unless_barred(g: &mut Graph, scores: Val, bias: Val) -> Val {
     g.op("Where", &[seen, scores, zero])
 }
 
-/// Whether cached keys or values have another form than `[N, H, S, D]`.
+/// Returns whether the cached keys or values have another form than `[N, H, S, D]`.
 fn cached_otherwise(g: &Graph, node: &Node) -> bool {
     [4, 5]
         .iter()
@@ -139,8 +143,8 @@ fn cached_otherwise(g: &Graph, node: &Node) -> bool {
         .any(|v| g.rank(v) != Some(4))
 }
 
-/// `[N, S, H·D]` as `[N, H, S, D]`.
-pub fn heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
+/// Splits `[N, S, H·D]` into heads `[N, H, S, D]`.
+pub fn split_heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     if shape.len() == 4 {
         return Some(v);
@@ -151,15 +155,15 @@ pub fn heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
     Some(g.transpose(split, &[0, 2, 1, 3]))
 }
 
-/// `[N, H, S, D]` as `[N, S, H·D]`.
-pub fn joined(g: &mut Graph, v: Val) -> Option<Val> {
+/// Merges heads `[N, H, S, D]` to `[N, S, H·D]`.
+pub fn merged_heads(g: &mut Graph, v: Val) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     let width = shape[1].times(&shape[3])?;
     let turned = g.transpose(v, &[0, 2, 1, 3]);
     Some(g.reshape(turned, &[shape[0].clone(), shape[2].clone(), width]))
 }
 
-/// Each head of the keys serves several heads of the queries.
+/// Repeats each head of the keys or values for the heads of the queries that share it.
 fn repeated(g: &mut Graph, v: Val, count: &Size) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     if shape[1] == *count {
@@ -177,7 +181,7 @@ fn repeated(g: &mut Graph, v: Val, count: &Size) -> Option<Val> {
     Some(g.reshape(spread, &[n, count.clone(), s, d]))
 }
 
-/// `scale Q Kᵀ`
+/// Appends `scale Q Kᵀ` with the scale of the node.
 fn raw_scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     let scale = match node.attribute("scale") {
         Some(_) => node.float("scale", 1.0),
@@ -186,12 +190,12 @@ fn raw_scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     Some(scaled_scores(g, q, k, scale))
 }
 
-/// One over the root of the width of a head.
+/// Returns the default scale: 1 over the root of the width of a head.
 pub fn usual_scale(g: &Graph, q: Val) -> Option<f64> {
     Some(1.0 / (g.shape(q)?.last()?.as_fixed()? as f64).sqrt())
 }
 
-/// `scale Q Kᵀ`
+/// Appends `scale Q Kᵀ`.
 pub fn scaled_scores(g: &mut Graph, q: Val, k: Val, scale: f64) -> Val {
     let scale = number_like(g, scale, q);
     let q = g.mul(q, scale);
@@ -199,7 +203,7 @@ pub fn scaled_scores(g: &mut Graph, q: Val, k: Val, scale: f64) -> Val {
     g.op("MatMul", &[q, turned])
 }
 
-/// `cap tanh(scores / cap)`, where there is a cap.
+/// Appends `cap tanh(scores / cap)` if the node has a cap.
 fn capped(g: &mut Graph, node: &Node, scores: Val) -> Val {
     let cap = node.float("softcap", 0.0);
     if cap <= 0.0 {
@@ -211,14 +215,14 @@ fn capped(g: &mut Graph, node: &Node, scores: Val) -> Val {
     g.mul(bent, cap)
 }
 
-/// 0 where allowed, else a number below every score.
+/// Appends 0 for allowed positions, and a number below every score for the others.
 pub fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
     let low = lowest(g.elem(like));
     let (zero, low) = (number_like(g, 0.0, like), number_like(g, low, like));
     g.op("Where", &[allowed, zero, low])
 }
 
-/// A number below every score, of which a type holds the double.
+/// Returns a number below every score, whose double the type can still hold.
 pub fn lowest(elem: ElemType) -> f64 {
     if elem == ElemType::FLOAT16 {
         -3e4
@@ -227,19 +231,19 @@ pub fn lowest(elem: ElemType) -> f64 {
     }
 }
 
-/// Query `i` sees key `j` where `j <= i + past`.
-pub fn causal(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
+/// Appends the mask by which query `i` sees key `j` if `j <= i + past`.
+pub fn causal_mask(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
     let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
-    let row = places(g, &rows);
-    let column = places(g, &columns);
+    let row = positions_up_to(g, &rows);
+    let column = positions_up_to(g, &columns);
     let past = g.sizes(std::slice::from_ref(past));
     let last = g.add(row, past);
     let last = g.unsqueeze(last, &[1]);
     Some(g.op("LessOrEqual", &[column, last]))
 }
 
-/// `[0, 1, …, n - 1]`
-pub fn places(g: &mut Graph, n: &Size) -> Val {
+/// Appends `[0, 1, …, n - 1]`.
+pub fn positions_up_to(g: &mut Graph, n: &Size) -> Val {
     let length = g.sizes(std::slice::from_ref(n));
     let length = g.squeeze(length, &[0]);
     let (zero, one) = (g.integer(0), g.integer(1));
@@ -248,7 +252,8 @@ pub fn places(g: &mut Graph, n: &Size) -> Val {
     places
 }
 
-fn softmax(g: &mut Graph, node: &Node, scores: Val) -> Val {
+/// Appends the softmax of the scores, in the precision that the node asks for.
+fn score_softmax(g: &mut Graph, node: &Node, scores: Val) -> Val {
     let elem = g.elem(scores);
     let precise = match node.int("softmax_precision", 0) {
         0 => elem,

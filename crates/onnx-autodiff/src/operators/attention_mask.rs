@@ -1,23 +1,27 @@
-//! Which keys each query of `Attention` sees: masks, causal order, windows, and lengths without padding.
+//! The keys that each query of `Attention` sees, by masks, causal order, windows and lengths
+//! without padding.
 
-use super::attention::{barred, causal, lowest, places};
+use super::attention::{barred, causal_mask, lowest, positions_up_to};
 use super::parts::number_like;
 use crate::content;
 use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
-/// What masks make of the scores.
-pub struct Mask {
-    /// What is added to the scores: finite where the given bias is.
+/// The effect of all masks of a node on its scores.
+pub struct AttentionMask {
+    /// The summand of the scores. It is finite wherever the bias of the node is finite.
     pub bias: Option<Val>,
-    /// 1 for each row of which anything is left, else 0; none where something always is.
+    /// 1 for each row in which a query sees at least one key, and 0 for the others. It is `None` if
+    /// every query always sees a key.
     pub alive: Option<Val>,
-    /// Whether some places may be barred, whose scores runtimes give as infinite.
+    /// Whether some positions may be masked. The scores that runtimes return for these positions
+    /// are infinite.
     pub bars: bool,
 }
 
-pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Mask> {
+/// Appends the masks of a node with queries `q` and keys `k`.
+pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<AttentionMask> {
     let (mut allowed, mut bias, mut doubtful) = (Vec::new(), None, false);
     let mut sure = true;
     if let Some(given) = node.input(3) {
@@ -30,7 +34,7 @@ pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Mask> {
             bias = Some(if doubtful { finite(g, given) } else { given });
         }
     }
-    let placed = placed(g, node, q, k)?;
+    let placed = positional_mask(g, node, q, k)?;
     sure &= placed.sure;
     allowed.extend(placed.allowed);
     let bars = doubtful || !allowed.is_empty();
@@ -40,24 +44,25 @@ pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Mask> {
         bias = Some(bias.map_or(low, |bias| g.add(bias, low)));
     }
     let alive = match (bias, joint) {
-        (Some(bias), _) if doubtful => Some(above(g, bias)),
+        (Some(bias), _) if doubtful => Some(has_unbarred(g, bias)),
         (_, Some(joint)) if !sure => {
             let ones = g.cast(joint, g.elem(q));
             Some(g.reduce("ReduceMax", ones, &[-1], true))
         }
         _ => None,
     };
-    Some(Mask { bias, alive, bars })
+    Some(AttentionMask { bias, alive, bars })
 }
 
-/// Where queries may look by their places alone.
-struct Placed {
+/// The keys that queries may see by their positions alone.
+struct PositionalMask {
     allowed: Vec<Val>,
     /// Whether every query sees a key.
     sure: bool,
 }
 
-fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
+/// Appends the masks that depend on positions alone: causal order, windows and lengths.
+fn positional_mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<PositionalMask> {
     let is_causal = node.int("is_causal", 0) != 0;
     let windows = ["left_window_size", "right_window_size"].map(|name| node.int(name, -1));
     let (past, lengths) = (node.input(4), node.input(6));
@@ -69,11 +74,11 @@ fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
             .and_then(|v| g.shape(v).cloned())
             .unwrap_or_else(|| vec![Size::fixed(0); 4]);
         let allowed = if is_causal {
-            vec![causal(g, q, k, &past[2])?]
+            vec![causal_mask(g, q, k, &past[2])?]
         } else {
             Vec::new()
         };
-        return Some(Placed {
+        return Some(PositionalMask {
             allowed,
             sure: true,
         });
@@ -97,26 +102,27 @@ fn placed(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Placed> {
     }
     if let Some(lengths) = lengths {
         let columns = g.shape(k)?[2].clone();
-        let column = places(g, &columns);
+        let column = positions_up_to(g, &columns);
         let lengths = per_sample(g, lengths);
         allowed.push(g.op("Less", &[column, lengths]));
     }
-    Some(Placed {
+    Some(PositionalMask {
         allowed,
         sure: false,
     })
 }
 
-/// A number for each sample as `[N, 1, 1, 1]`.
+/// Appends one number for each sample as `[N, 1, 1, 1]`.
 fn per_sample(g: &mut Graph, v: Val) -> Val {
     let v = g.cast(v, ElemType::INT64);
     g.unsqueeze(v, &[1, 2, 3])
 }
 
-/// How far each key lies ahead of each query, whose own place follows the keys that were there before it.
+/// Appends how far each key lies ahead of each query. The positions of the queries follow those of
+/// the cached keys.
 fn ahead(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
-    let (row, column) = (places(g, &rows), places(g, &columns));
+    let (row, column) = (positions_up_to(g, &rows), positions_up_to(g, &columns));
     let mut place = g.unsqueeze(row, &[1]);
     if let Some(past) = node.input(4) {
         let before = g.shape(past)?[2].clone();
@@ -131,7 +137,8 @@ fn ahead(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
     Some(g.sub(column, place))
 }
 
-/// The mask as long as there are keys: what it does not tell of is barred.
+/// Appends the mask with as many columns as there are keys. Keys without a column are masked.
+/// Returns whether the mask was lengthened.
 fn lengthened(g: &mut Graph, mask: Val, k: Val) -> Option<(Val, bool)> {
     let (mut shape, keys) = (g.shape(mask)?.clone(), g.shape(k)?[2].clone());
     let (Some(has), Some(wants)) = (shape.last()?.as_fixed(), keys.as_fixed()) else {
@@ -140,7 +147,7 @@ fn lengthened(g: &mut Graph, mask: Val, k: Val) -> Option<(Val, bool)> {
     if has >= wants {
         return Some((mask, false));
     }
-    // One column is lengthened by some runtimes and repeated by others.
+    // A mask of one column is lengthened by some runtimes and broadcast by others.
     if has < 2 {
         return None;
     }
@@ -157,24 +164,25 @@ fn lengthened(g: &mut Graph, mask: Val, k: Val) -> Option<(Val, bool)> {
     Some((g.concat(&[mask, filler], axis as i64), true))
 }
 
-/// Whether a bias may hold numbers that bar a place: all but constants are taken for such.
+/// Returns whether a bias may mask a position. Every bias that is not a constant counts as one that
+/// may.
 fn may_bar(g: &Graph, bias: Val) -> bool {
     let constant = g
         .value(bias)
         .constant
         .as_ref()
-        .and_then(|tensor| content::reals(tensor));
+        .and_then(|tensor| content::real_elements(tensor));
     constant.is_none_or(|numbers| numbers.iter().any(|x| *x <= lowest(g.elem(bias)) / 2.0))
 }
 
-/// A bias without infinite numbers.
+/// Appends a bias without infinite numbers.
 fn finite(g: &mut Graph, bias: Val) -> Val {
     let low = number_like(g, lowest(g.elem(bias)), bias);
     g.op("Max", &[bias, low])
 }
 
-/// 1 for each row of which some element is not barred, else 0.
-fn above(g: &mut Graph, bias: Val) -> Val {
+/// Appends 1 for each row with a position that is not masked, and 0 for the others.
+fn has_unbarred(g: &mut Graph, bias: Val) -> Val {
     let elem = g.elem(bias);
     let most = g.reduce("ReduceMax", bias, &[-1], true);
     let bound = number_like(g, lowest(elem) / 2.0, bias);

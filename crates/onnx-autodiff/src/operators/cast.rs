@@ -1,14 +1,15 @@
-//! Numbers in another type.
+//! Casts: the same numbers in another type.
 
 use super::operator::{Operator, TangentResult, second_input};
 use crate::content::{Content, Item};
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::folding::{map, whole};
+use crate::folding::{integer_item, map};
 use crate::graph::{Graph, Node};
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `BitCast`, `Cast` and `CastLike`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BitCast")
         .element(cast_element)
@@ -43,13 +44,13 @@ fn cast_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Conten
         Item::Int(size) if to == ElemType::BOOL => size
             .as_fixed()
             .map_or(Item::Unknown, |n| Item::fixed(i64::from(n != 0))),
-        Item::Real(x) if to.is_integer() => whole(x.trunc()),
+        Item::Real(x) if to.is_integer() => integer_item(x.trunc()),
         Item::Real(x) if to == ElemType::BOOL => Item::fixed(i64::from(*x != 0.0)),
         _ => item.clone(),
     }))
 }
 
-fn cast_tangent(s: &mut Step) -> TangentResult {
+fn cast_tangent(s: &mut JvpContext) -> TangentResult {
     let to = s.node.output(0).map_or(ElemType::UNKNOWN, |v| s.g.elem(v));
     if to == ElemType::UNKNOWN || to.is_quantized() {
         return Err(format!(
@@ -63,11 +64,11 @@ fn cast_tangent(s: &mut Step) -> TangentResult {
     if s.g.elem(tangent.base) == to.tangent() {
         return Ok(Some(tangent));
     }
-    let whole = s.whole(tangent);
+    let whole = s.materialize(tangent);
     Ok(Some(Tangent::plain(s.g.cast(whole, to.tangent()))))
 }
 
-fn cast_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn cast_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, x) = (t.c()?, t.input(0)?);
     let cast = t.g.cast(c, t.g.elem(x));
     t.pass_mask(c, cast);

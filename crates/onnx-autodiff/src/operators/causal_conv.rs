@@ -1,19 +1,21 @@
-//! Convolutions of each channel by itself over what came before, with a state that goes on to the next call.
+//! Causal convolutions of each channel by itself, with a state that the next call continues.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::emit::{int, ints};
 use crate::graph::{Graph, Inferred, Node};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declaration of `CausalConvWithState`.
 pub const OPERATORS: &[Operator] = &[Operator::new("CausalConvWithState")
     .shapes(causal_conv_shapes)
-    .parts(causal)
+    .decomposition(causal_conv_decomposition)
     .smooth_in(&[0, 1, 2, 3])];
 
-/// The input's shape, and a state of as many steps as the filter reaches back.
+/// Returns the shapes of the output and of the state, which has as many steps as the filter reaches
+/// back.
 fn causal_conv_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
@@ -26,8 +28,8 @@ fn causal_conv_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferr
     Some(vec![(elem, Some(shape)), (elem, Some(state))])
 }
 
-/// The convolution of the past followed by the input, perhaps activated, and the end of that sequence.
-fn causal(s: &mut Step) -> PartsResult {
+/// Convolves the state followed by the input, and returns the result and the end of that sequence.
+fn causal_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, weights) = (s.x(0)?, s.x(1)?);
     let (shape, filter) = (s.shape(x)?, s.shape(weights)?);
     let ([batch, channels, length], [_, _, k]) = (&shape[..], &filter[..]) else {
@@ -59,7 +61,7 @@ fn causal(s: &mut Step) -> PartsResult {
         vec![int("group", group), ints("kernel_shape", &[k])],
     );
     s.g.set_shape(y, &shape);
-    let y = activated(s, y)?;
+    let y = silu_activated(s, y)?;
     let all = s.g.symbols.add(length, &before);
     let bounds = [
         s.g.sizes(std::slice::from_ref(length)),
@@ -71,7 +73,8 @@ fn causal(s: &mut Step) -> PartsResult {
     Ok(vec![Some(y), Some(end)])
 }
 
-fn activated(s: &mut Step, y: Val) -> Result<Val, Refusal> {
+/// Applies the activation of the node.
+fn silu_activated(s: &mut JvpContext, y: Val) -> Result<Val, Refusal> {
     match s.node.text("activation", "none").as_str() {
         "none" => Ok(y),
         "silu" | "swish" => {

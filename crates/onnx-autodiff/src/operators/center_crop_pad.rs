@@ -1,19 +1,20 @@
-//! The centre of a tensor, with zeros around it where it is to be longer.
+//! `CenterCropPad`: the centre of a tensor, with zeros around it along axes that become longer.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{cut, finished};
 use crate::graph::{Graph, Node, Shape};
-use crate::inference::{axis_of, sizes};
-use crate::step::Step;
+use crate::inference::{axis_of, sizes_held_by};
+use crate::jvp_context::JvpContext;
 
+/// The declaration of `CenterCropPad`.
 pub const OPERATORS: &[Operator] = &[Operator::new("CenterCropPad")
     .shape(center_crop_pad_shape)
-    .parts(center_crop_pad_parts)
+    .decomposition(center_crop_pad_decomposition)
     .smooth_in(&[0])];
 
 fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = g.shape(node.input(0)?)?.clone();
-    let target = sizes(g, node.input(1)?)?;
+    let target = sizes_held_by(g, node.input(1)?)?;
     let axes = node
         .ints("axes")
         .unwrap_or_else(|| (0..shape.len() as i64).collect());
@@ -24,8 +25,8 @@ fn center_crop_pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// The centre of a tensor, with zeros around it where it is to be longer.
-fn center_crop_pad_parts(s: &mut Step) -> PartsResult {
+/// Cuts or pads each axis on both sides to the wanted size.
+fn center_crop_pad_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape, target) = (s.x(0)?, s.x_shape(0)?, s.known(1)?);
     let axes = s
         .node

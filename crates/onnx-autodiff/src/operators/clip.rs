@@ -1,15 +1,16 @@
-//! Numbers held between bounds.
+//! `Clip`: numbers between two bounds.
 
 use super::operator::{DerivativeResult, Operator};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declaration of `Clip`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Clip")
     .kinked()
     .same_shape()
     .derivative(clip_derivative)];
 
-/// The bounds may be left out, and may be tensors.
-fn clip_derivative(s: &mut Step) -> DerivativeResult {
+/// Returns 1 between the bounds and 0 beyond them. A bound may be absent, and may be a tensor.
+fn clip_derivative(s: &mut JvpContext) -> DerivativeResult {
     s.only(&[0], "clip with constant bounds, or use Max and Min")?;
     let x = s.x(0)?;
     let mut factor = None;

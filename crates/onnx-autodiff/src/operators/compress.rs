@@ -1,19 +1,20 @@
-//! Elements that a condition chooses.
+//! `Compress`: the elements that a condition selects.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::finished;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference;
 use crate::inference::axis_of;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declaration of `Compress`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Compress")
     .shape(compress_shape)
-    .parts(compress_parts)
+    .decomposition(compress_decomposition)
     .smooth_in(&[0])];
 
-/// How much a condition chooses is not known.
+/// Returns the shape of the output, with a new symbol for the number of selected elements.
 fn compress_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let some = g.symbols.fresh();
     if node.attribute("axis").is_none() {
@@ -25,15 +26,15 @@ fn compress_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// The elements along an axis, or of all, that a condition chooses.
-fn compress_parts(s: &mut Step) -> PartsResult {
+/// Gathers the selected elements along an axis, or of the flattened tensor.
+fn compress_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, condition) = (s.x(0)?, s.node.input(1).ok_or("its condition is missing")?);
     let places = s.g.op("NonZero", &[condition]);
     let places = s.g.squeeze(places, &[0]);
     let (x, axis) = match s.node.attribute("axis") {
         Some(_) => (x, s.axis("axis", 0, s.rank(0)?)?),
         None => {
-            let all = inference::product(s.g, &s.shape(x)?);
+            let all = inference::size_product(s.g, &s.shape(x)?);
             (s.g.reshape(x, &[all]), 0)
         }
     };

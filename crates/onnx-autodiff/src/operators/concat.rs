@@ -1,15 +1,16 @@
-//! Tensors joined along an axis.
+//! `Concat`: tensors concatenated along an axis.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::content::{Content, followed_count};
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declaration of `Concat`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Concat")
     .shape(concat_shape)
     .content(concat_content)
@@ -45,7 +46,7 @@ fn concat_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
     dims[axis] = inputs
         .iter()
         .try_fold(0usize, |n, c| n.checked_add(c.dims[axis]))?;
-    count(&dims)?;
+    followed_count(&dims)?;
     let outer: usize = dims[..axis].iter().product();
     let mut items = Vec::new();
     for i in 0..outer {
@@ -57,30 +58,31 @@ fn concat_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
     (items.len() == dims.iter().product::<usize>()).then_some(Content { dims, items })
 }
 
-fn concat_tangent(s: &mut Step) -> TangentResult {
+fn concat_tangent(s: &mut JvpContext) -> TangentResult {
     let axis = s.axis("axis", 0, s.rank(0)?)?;
     let mut parts = Vec::new();
-    for place in 0..s.node.inputs.len() {
-        parts.push(match s.d(place) {
+    for index in 0..s.node.inputs.len() {
+        parts.push(match s.d(index) {
             Some(d) => d,
-            None => s.zero(place)?,
+            None => s.zero(index)?,
         });
     }
     if let Some(folded) = folded(s, &parts, axis)? {
-        return s.unfold(folded);
+        return s.split_directions(folded);
     }
     Ok(Some(Tangent::plain(s.g.concat(&parts, axis as i64 + 1))))
 }
 
-/// Tangents whose directions are merged into the batch, joined there.
-fn folded(s: &mut Step, parts: &[Val], axis: usize) -> Result<Option<Val>, Refusal> {
+/// Concatenates tangents whose directions are merged into the batch, without splitting them first.
+/// Returns `None` if that is not possible.
+fn folded(s: &mut JvpContext, parts: &[Val], axis: usize) -> Result<Option<Val>, Refusal> {
     if axis == 0 || !s.g.passes.has(Pass::MergedDirections) {
         return Ok(None);
     }
     let mut sources = Vec::new();
-    for (place, part) in parts.iter().enumerate() {
-        let shape = s.x_shape(place)?;
-        let wanted = s.folded(&shape);
+    for (index, part) in parts.iter().enumerate() {
+        let shape = s.x_shape(index)?;
+        let wanted = s.merged_shape(&shape);
         match s.g.reshaped_from(*part) {
             Some(source) if s.g.shape(source) == wanted.as_ref() => sources.push(source),
             _ => return Ok(None),
@@ -89,17 +91,22 @@ fn folded(s: &mut Step, parts: &[Val], axis: usize) -> Result<Option<Val>, Refus
     Ok(Some(s.g.concat(&sources, axis as i64)))
 }
 
-pub fn axis(t: &Transposition, rank: usize) -> Result<usize, Refusal> {
+/// Returns the axis of a node that concatenates or splits tensors of `rank` axes.
+///
+/// # Errors
+///
+/// Refuses an axis that does not exist.
+pub fn concat_axis(t: &TransposeContext, rank: usize) -> Result<usize, Refusal> {
     axis_of(t.node.int("axis", 0), rank).ok_or_else(|| "its axis is out of range".into())
 }
 
-fn concat_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn concat_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
-    let axis = axis(t, t.input_shape(0)?.len())?;
+    let axis = concat_axis(t, t.input_shape(0)?.len())?;
     let mut lengths = Vec::new();
-    for place in 0..t.node.inputs.len() {
+    for index in 0..t.node.inputs.len() {
         lengths.push(
-            t.input_shape(place)?
+            t.input_shape(index)?
                 .get(axis)
                 .ok_or(CONTRADICTION)?
                 .clone(),
@@ -112,13 +119,13 @@ fn concat_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         vec![int("axis", axis as i64)],
         t.node.inputs.len(),
     );
-    for (place, part) in parts.iter().enumerate() {
-        let shape = t.input_shape(place)?;
+    for (index, part) in parts.iter().enumerate() {
+        let shape = t.input_shape(index)?;
         t.g.set_shape(*part, &shape);
     }
     Ok(parts
         .into_iter()
         .enumerate()
-        .filter(|(place, _)| t.is_linear(*place))
+        .filter(|(index, _)| t.is_linear(*index))
         .collect())
 }

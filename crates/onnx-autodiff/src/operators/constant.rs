@@ -1,15 +1,17 @@
-//! What holds no numbers of its inputs: constants, sizes, and places of what is not zero.
+//! Operators whose outputs do not depend on the elements of floating-point inputs: constants,
+//! shapes, and the indices of elements that are not zero.
 
 use super::operator::{Operator, integers};
 use super::random::like_element;
-use crate::content::{Content, Item, count};
+use crate::content::{Content, Item, followed_count};
 use crate::elem::ElemType;
-use crate::folding::lengths;
+use crate::folding::axis_lengths;
 use crate::graph::{Graph, Node, Shape};
-use crate::inference::sizes;
+use crate::inference::sizes_held_by;
 use crate::proto::TensorProto;
 use crate::size::Size;
 
+/// The declarations of `Constant`, `ConstantOfShape`, `EyeLike`, `NonZero`, `Shape` and `Size`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Constant")
         .element(constant_element)
@@ -21,7 +23,7 @@ pub const OPERATORS: &[Operator] = &[
         .shape(filled_shape)
         .content(filled_content)
         .constant()
-        .of_shapes(),
+        .reads_only_shapes(),
     Operator::new("EyeLike")
         .names_type()
         .element(like_element)
@@ -36,13 +38,13 @@ pub const OPERATORS: &[Operator] = &[
         .shape(shape_shape)
         .content_of_node(shape_content)
         .constant()
-        .of_shapes(),
+        .reads_only_shapes(),
     Operator::new("Size")
         .element(integers)
         .shape(size_shape)
         .content_of_node(size_content)
         .constant()
-        .of_shapes(),
+        .reads_only_shapes(),
 ];
 
 fn constant_element(_: &Graph, node: &Node) -> ElemType {
@@ -70,7 +72,7 @@ fn size_shape(_: &mut Graph, _: &Node) -> Option<Shape> {
 }
 
 fn filled_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
-    sizes(g, node.input(0)?)
+    sizes_held_by(g, node.input(0)?)
 }
 
 fn non_zero_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
@@ -79,13 +81,13 @@ fn non_zero_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 fn filled_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
-    let dims = lengths(&inputs[0])?;
+    let dims = axis_lengths(&inputs[0])?;
     let value = node.attribute("value").and_then(|a| a.t.as_ref());
     let item = value.map_or(Some(Item::Real(0.0)), |t| {
         Content::of_tensor(t)?.items.first().cloned()
     })?;
     Some(Content {
-        items: vec![item; count(&dims)?],
+        items: vec![item; followed_count(&dims)?],
         dims,
     })
 }

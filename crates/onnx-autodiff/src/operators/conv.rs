@@ -1,5 +1,5 @@
-//! Convolutions: linear in the image, with the directions merged into the batch, and in the weights, with the directions
-//! merged into the channels that come out.
+//! Convolutions. They are linear in the image, where the directions are merged into the batch, and
+//! in the weights, where the directions are merged into the output channels.
 
 use super::operator::Operator;
 use super::parts::output_shape;
@@ -8,12 +8,13 @@ use crate::graph::emit::{int, ints};
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference;
 use crate::inference::{Window, windowed, windows};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::proto::AttributeProto;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `Conv` and `ConvTranspose`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Conv")
         .shape(conv_shape)
@@ -29,6 +30,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
+/// Returns the shape of a convolution's output.
 pub fn conv_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, w) = (
         g.shape(node.input(0)?)?.clone(),
@@ -52,6 +54,7 @@ pub fn conv_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
+/// Returns the shape of a transposed convolution's output.
 fn conv_transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, w) = (
         g.shape(node.input(0)?)?.clone(),
@@ -86,11 +89,11 @@ fn conv_transpose_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Channels that image layouts of runtimes come in: the widest that is in use.
+/// The largest number of channels in a block of the image layouts that runtimes use.
 const BLOCK: i64 = 16;
 
-/// `dx * w + x * dw + db`
-fn conv_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+/// Returns `dx * w + x * dw + db`.
+fn conv_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
     if shape.len() != y.len() || shape.len() < 3 {
         return Err(CONTRADICTION.into());
@@ -111,26 +114,33 @@ fn conv_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
     Ok(s.sum(linear, of_bias))
 }
 
-fn by_image(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Tangent>, Refusal> {
+/// Returns the part of the tangent that is linear in the image.
+fn by_image(
+    s: &mut JvpContext,
+    d: Val,
+    shape: &[Size],
+    y: &[Size],
+) -> Result<Option<Tangent>, Refusal> {
     if let Some(blocked) = blocked(s, d, shape, y)? {
-        return s.unfold(blocked);
+        return s.split_directions(blocked);
     }
-    let folded = s.fold(d, shape)?;
+    let folded = s.merge_directions(d, shape)?;
     let weights = s.x(1)?;
     let attributes = s.node.attributes.clone();
     let result =
         s.g.op_with(&s.node.op.clone(), &[folded, weights], attributes);
-    // The sizes of the output are those of the primal's.
+    // The spatial sizes of the output are those of the primal.
     let batch = s.g.symbols.mul(&s.k.clone(), &shape[0]);
     let known = std::iter::once(batch)
         .chain(y[1..].iter().cloned())
         .collect::<Vec<_>>();
     s.g.set_shape(result, &known);
-    s.unfold(result)
+    s.split_directions(result)
 }
 
-/// Filters for every direction are channels that come out, those of one group together: `[G, K, M / G]`.
-fn by_weights(s: &mut Step, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
+/// Returns the part of the tangent that is linear in the filters. The filters of all directions are
+/// output channels, those of one group together: `[G, K, M / G]`.
+fn by_weights(s: &mut JvpContext, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
     let (x, filter) = (s.x(0)?, s.x_shape(1)?);
     let group = Size::fixed(s.node.int("group", 1));
     if filter.len() != y.len() {
@@ -166,20 +176,22 @@ fn by_weights(s: &mut Step, d: Val, y: &[Size]) -> Result<Tangent, Refusal> {
         s.g.reshape(result, &[&[y[0].clone(), group, k, each], &y[2..]].concat());
     let order: Vec<usize> = [2, 0, 1, 3].into_iter().chain(4..y.len() + 2).collect();
     let leading = s.g.transpose(apart, &order);
-    let whole = s.lead(y);
+    let whole = s.tangent_shape(y);
     Ok(Tangent::plain(s.g.reshape(leading, &whole)))
 }
 
-/// The bias is added to every place of every image.
-fn by_bias(s: &mut Step, d: Val, rank: usize) -> Result<Option<Tangent>, Refusal> {
+/// Returns the part of the tangent that is linear in the bias, which is added at every position of
+/// every image.
+fn by_bias(s: &mut JvpContext, d: Val, rank: usize) -> Result<Option<Tangent>, Refusal> {
     let axes: Vec<i64> = std::iter::once(1).chain(3..=rank as i64).collect();
     let d = s.g.unsqueeze(d, &axes);
-    s.done(d)
+    s.finish(d)
 }
 
-/// A filter of one channel, over a batch that holds the channels (as resampling filters are exported): runtimes pad the
-/// one channel to a block, which takes 16 times the memory. The same filter on 16 images as channels fills the block.
-fn blocked(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Val>, Refusal> {
+/// Applies a filter of one channel to blocks of 16 images as channels. Filters of one channel over
+/// a batch that holds the channels are common in resampling, and runtimes pad the channel to a
+/// block, which takes 16 times the memory.
+fn blocked(s: &mut JvpContext, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Val>, Refusal> {
     let weights = s.x(1)?;
     let filter = s.shape(weights)?;
     let batch = s.g.symbols.mul(&s.k.clone(), &shape[0]);
@@ -189,7 +201,7 @@ fn blocked(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Va
     let one = [&shape[1], &y[1], &filter[0], &filter[1]]
         .into_iter()
         .all(|size| size.is(1));
-    // With one direction this is the reverse mode's.
+    // With one direction, this is the tangent that reverse mode transposes.
     let blocks = batch
         .over(&Size::fixed(BLOCK))
         .filter(|_| s.g.passes.has(Pass::BlockedFilters));
@@ -210,8 +222,8 @@ fn blocked(s: &mut Step, d: Val, shape: &[Size], y: &[Size]) -> Result<Option<Va
     Ok(Some(result))
 }
 
-/// Strides, dilations, groups and explicit pads of a convolution.
-fn window_attributes(t: &Transposition, windows: &[Window]) -> Vec<AttributeProto> {
+/// Returns the strides, dilations, groups and explicit pads of a convolution.
+fn window_attributes(t: &TransposeContext, windows: &[Window]) -> Vec<AttributeProto> {
     let all = |f: fn(&Window) -> i64| windows.iter().map(f).collect::<Vec<_>>();
     let pads = [all(|w| w.before), all(|w| w.after)].concat();
     vec![
@@ -222,9 +234,10 @@ fn window_attributes(t: &Transposition, windows: &[Window]) -> Vec<AttributeProt
     ]
 }
 
-/// The windows with the pads that `auto_pad` or `output_shape` stand for: `narrow` are the sizes at the strided end.
+/// Returns the windows with the pads that `auto_pad` or `output_shape` stand for. `narrow` are the
+/// sizes at the strided end.
 fn explicit_windows(
-    t: &Transposition,
+    t: &TransposeContext,
     wide: &[Size],
     narrow: &[Size],
     same: bool,
@@ -258,7 +271,7 @@ fn explicit_windows(
                 None if w.stride == 1 => reach - 1,
                 None => {
                     return Err(
-                        "automatic padding of an image of unknown size; export the model with explicit pads".into()
+                        "automatic padding of an image of unknown size is not differentiated; export the model with explicit pads".into()
                     );
                 }
             };
@@ -273,7 +286,7 @@ fn explicit_windows(
     Ok(windows)
 }
 
-fn conv_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn conv_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
     let windows = explicit_windows(t, &x[2..], &y[2..], false)?;
     if !t.is_linear(0) {
@@ -284,7 +297,7 @@ fn conv_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let mut exact = true;
     let mut extra = Vec::new();
     for (size, w) in x[2..].iter().zip(&windows) {
-        // What the last step of the convolution left over.
+        // The last window may end before the image does, and these elements have no cotangent.
         let reach = w.dilation * (w.kernel - 1) + 1;
         extra.push(match size.as_fixed() {
             _ if w.stride == 1 => 0,
@@ -304,10 +317,11 @@ fn conv_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, result)])
 }
 
-/// The cotangent of the filters that lead from a wide image to a narrow one, or back: the narrow image is moved over the
-/// wide one, with strides and dilations exchanged, and the samples are what is summed over.
+/// Returns the cotangent of the filters that lead from a wide image to a narrow one, or back. The
+/// narrow image is convolved over the wide one with strides and dilations exchanged, and the
+/// samples take the role of the input channels.
 fn of_filters(
-    t: &mut Transposition,
+    t: &mut TransposeContext,
     wide: Val,
     narrow: Val,
     windows: &[Window],
@@ -338,7 +352,7 @@ fn of_filters(
     ];
     let moved = t.g.op_with("Conv", &[image, filters], attributes);
     let channels = [each, to[1].clone()];
-    // Where the last step left something over there are more places than the filter has.
+    // If the last window ends before the image does, the result has more positions than the filter.
     let cut = cut_to(t, moved, &[&channels, &filter[2..]].concat());
     t.g.set_shape(cut, &[&channels, &filter[2..]].concat());
     let result = t.g.transpose(cut, &order);
@@ -346,8 +360,8 @@ fn of_filters(
     Ok(result)
 }
 
-/// Cuts the spatial axes off behind the wanted sizes.
-fn cut_to(t: &mut Transposition, v: Val, shape: &Shape) -> Val {
+/// Cuts each spatial axis off behind the wanted size.
+fn cut_to(t: &mut TransposeContext, v: Val, shape: &Shape) -> Val {
     let axes: Vec<i64> = (2..shape.len() as i64).collect();
     let start = t.g.integers(&vec![0; axes.len()]);
     let end = t.g.sizes(&shape[2..]);
@@ -355,7 +369,7 @@ fn cut_to(t: &mut Transposition, v: Val, shape: &Shape) -> Val {
     t.g.op("Slice", &[v, start, end, axes])
 }
 
-fn conv_transpose_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn conv_transpose_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, weights, (x, y)) = (t.c()?, t.input(1)?, t.shapes(3)?);
     let given = t
         .node
@@ -372,12 +386,13 @@ fn conv_transpose_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal
     Ok(vec![(0, result)])
 }
 
-/// Windows of more places than this are kept as they are.
+/// The largest number of window positions of a convolution that is replaced in float64.
 const PLACES: i64 = 1024;
 
-/// How many numbers are added at both ends of each spatial axis.
+/// The numbers of elements that are added at both ends of each spatial axis.
 type Pads = Vec<(i64, i64)>;
 
+/// Appends the convolution as a product of the patches of the image with a matrix of the weights.
 fn conv_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let (x, weight) = (node.input(0)?, node.input(1)?);
     let (shape, kernel) = (g.shape(x)?.clone(), spatial(g, weight)?);
@@ -391,7 +406,7 @@ fn conv_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     with_bias(g, node, y)
 }
 
-/// The images with zeros between their numbers, met by the mirrored windows.
+/// Appends a convolution, with mirrored windows, of the image with zeros between its elements.
 fn conv_transpose_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let (x, weight) = (node.input(0)?, node.input(1)?);
     let kernel = spatial(g, weight)?;
@@ -409,10 +424,10 @@ fn conv_transpose_float64(g: &mut Graph, node: &Node) -> Option<Val> {
             w.dilation * (w.kernel - 1),
             extra.get(i).copied().unwrap_or(0),
         );
-        let (before, after) = cropped(node, w, extra)?;
+        let (before, after) = cropped_ends(node, w, extra)?;
         pads.push((reach - before, reach - after + extra - (w.stride - 1)));
     }
-    let spread = spread(g, x, &windows)?;
+    let spread = with_zeros_between(g, x, &windows)?;
     let padded = pad(g, spread, &pads)?;
     windows.iter_mut().for_each(|w| w.stride = 1);
     let groups = node.int("group", 1);
@@ -422,8 +437,9 @@ fn conv_transpose_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     with_bias(g, node, y)
 }
 
-/// What is cut off the output of a transposed convolution at both ends of an axis.
-fn cropped(node: &Node, w: &Window, extra: i64) -> Option<(i64, i64)> {
+/// Returns how many elements are cut off at both ends of an axis of a transposed convolution's
+/// output.
+fn cropped_ends(node: &Node, w: &Window, extra: i64) -> Option<(i64, i64)> {
     let total = w.dilation * (w.kernel - 1) + 1 + extra - w.stride;
     match node.text("auto_pad", "NOTSET").as_str() {
         "VALID" => Some((0, 0)),
@@ -454,7 +470,7 @@ fn with_bias(g: &mut Graph, node: &Node, y: Val) -> Option<Val> {
     Some(g.add(y, bias))
 }
 
-/// The padding that the node's attributes mean.
+/// Returns the padding that the node's attributes stand for.
 pub fn pads(node: &Node, shape: &[Size], windows: &[Window]) -> Option<Pads> {
     let same = |w: &Window, length: &Size, upper: bool| {
         let length = length.as_fixed()?;
@@ -486,7 +502,7 @@ pub fn pads(node: &Node, shape: &[Size], windows: &[Window]) -> Option<Pads> {
     }
 }
 
-/// Zeros around an image; a negative number crops it.
+/// Pads an image with zeros. A negative number crops it.
 pub fn pad(g: &mut Graph, x: Val, pads: &Pads) -> Option<Val> {
     if pads.iter().all(|pair| *pair == (0, 0)) {
         return Some(x);
@@ -504,8 +520,8 @@ pub fn pad(g: &mut Graph, x: Val, pads: &Pads) -> Option<Val> {
     Some(padded)
 }
 
-/// `stride − 1` zeros behind every number of the spatial axes.
-fn spread(g: &mut Graph, x: Val, windows: &[Window]) -> Option<Val> {
+/// Inserts `stride − 1` zeros behind every element of the spatial axes.
+fn with_zeros_between(g: &mut Graph, x: Val, windows: &[Window]) -> Option<Val> {
     if windows.iter().all(|w| w.stride == 1) {
         return Some(x);
     }
@@ -524,7 +540,8 @@ fn spread(g: &mut Graph, x: Val, windows: &[Window]) -> Option<Val> {
     Some(g.reshape(padded, &whole))
 }
 
-/// `[M, C/G, …k]` as `[G, M/G, K·C/G]`, the places of the window before the channels.
+/// Reshapes weights `[M, C/G, …k]` to `[G, M/G, K·C/G]`, with the window positions in front of the
+/// channels.
 fn conv_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val> {
     let shape = g.shape(weight)?.clone();
     let order: Vec<usize> = [0].into_iter().chain(2..shape.len()).chain([1]).collect();
@@ -536,7 +553,8 @@ fn conv_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val> {
     Some(g.reshape(turned, &[groups, each, width]))
 }
 
-/// `[C, M/G, …k]` as `[G, M/G, K·C/G]`, the places of the window before the channels.
+/// Reshapes weights `[C, M/G, …k]` to `[G, M/G, K·C/G]`, with the window positions in front of the
+/// channels.
 fn conv_transpose_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val> {
     let shape = g.shape(weight)?.clone();
     let groups = Size::fixed(groups);
@@ -554,13 +572,15 @@ fn conv_transpose_matrix(g: &mut Graph, weight: Val, groups: i64) -> Option<Val>
     Some(g.reshape(turned, &[groups, shape[1].clone(), width]))
 }
 
+/// Returns the number of window positions of weights.
 fn window_places(shape: &[Size]) -> Option<Size> {
     shape[2..]
         .iter()
         .try_fold(Size::fixed(1), |n, k| n.times(k))
 }
 
-/// What each place of the window meets, one place after another; `mirrored` takes the last place first.
+/// Returns, for each position of the window, the elements of the image at that position of all
+/// windows. `mirrored` returns the last position first.
 pub fn patches(
     g: &mut Graph,
     padded: Val,
@@ -592,7 +612,7 @@ pub fn patches(
         let ends: Vec<i64> = place
             .iter()
             .zip(windows)
-            .map(|(i, w)| end(w.dilation * (w.kernel - 1 - i)))
+            .map(|(i, w)| slice_end(w.dilation * (w.kernel - 1 - i)))
             .collect();
         let (starts, ends) = (g.integers(&starts), g.integers(&ends));
         let patch = g.op("Slice", &[padded, starts, ends, axes, steps]);
@@ -602,11 +622,12 @@ pub fn patches(
     Some(found)
 }
 
-/// A bound so many places before the end.
-fn end(behind: i64) -> i64 {
+/// Returns the end of a slice that stops so many elements before the last one.
+fn slice_end(behind: i64) -> i64 {
     if behind == 0 { i64::MAX } else { -behind }
 }
 
+/// Appends the product of the patches of an image with a matrix of weights.
 fn correlated(
     g: &mut Graph,
     padded: Val,
@@ -619,7 +640,7 @@ fn correlated(
     let batch = g.shape(padded)?[..2].to_vec();
     let groups = Size::fixed(groups);
     let channels = batch[1].over(&groups)?;
-    let pixels = inference::product(g, &y[2..]);
+    let pixels = inference::size_product(g, &y[2..]);
     let flat = [batch[0].clone(), groups, channels, pixels];
     let parts = patches(g, padded, windows, y, mirrored)?;
     let parts: Vec<Val> = parts

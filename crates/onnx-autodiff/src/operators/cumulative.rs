@@ -1,13 +1,14 @@
-//! Running sums and products.
+//! Cumulative sums and products.
 
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::emit::int;
 use crate::inference;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `CumProd` and `CumSum`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("CumProd")
         .same_shape()
@@ -20,7 +21,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
-fn cum_sum_tangent(s: &mut Step) -> TangentResult {
+fn cum_sum_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let rank = s.rank(0)?;
     let axis = s.known(1)?.first().copied().ok_or("its axis is missing")?;
@@ -34,7 +35,7 @@ fn cum_sum_tangent(s: &mut Step) -> TangentResult {
     ))))
 }
 
-fn cum_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn cum_sum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, axis) = (t.c()?, t.input(1)?);
     let attributes = vec![
         int("exclusive", t.node.int("exclusive", 0)),
@@ -43,16 +44,17 @@ fn cum_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, t.g.op_with("CumSum", &[c, axis], attributes))])
 }
 
-/// A running sum or product of a value with the node's attributes.
-fn running(s: &mut Step, op: &str, v: Val, axis: usize) -> Val {
+/// Appends a cumulative sum or product of a value with the node's attributes.
+fn running(s: &mut JvpContext, op: &str, v: Val, axis: usize) -> Val {
     let axis = s.g.integer(axis as i64);
     let attributes = ["exclusive", "reverse"].map(|name| int(name, s.node.int(name, 0)));
     s.g.op_with(op, &[v, axis], attributes.to_vec())
 }
 
-/// With `s` the factors that are not zero, and 1 for those that are: where no factor so far is zero,
-/// `y Σ d / s`; where one is, the product of the others times its `d`; where several are, zero.
-fn cum_prod_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent of a cumulative product. Let `s` be the factors, with 1 in place of each
+/// zero. If no factor so far is zero, the tangent is `y Σ d / s`. If one is, it is the product of
+/// the others times the `d` of that factor. If several are, it is zero.
+fn cum_prod_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, d, rank) = (s.x(0)?, s.dx()?, s.rank(0)?);
     let axis = s
         .known(1)?

@@ -1,25 +1,27 @@
-//! Convolutions whose filters look at places that are moved.
+//! `DeformConv`: convolutions whose filters look at moved positions.
 
 use super::conv::conv_shape;
 use super::grid_sample::{Axis, Pixels};
-use super::operator::{Operator, PartsResult};
-use super::parts::{counted, finished};
+use super::operator::{DecompositionResult, Operator};
+use super::parts::{finished, range_to};
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::inference::{Window, windows};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declaration of `DeformConv`.
 pub const OPERATORS: &[Operator] = &[Operator::new("DeformConv")
     .kinked()
     .shape(conv_shape)
-    .parts(deform_conv_parts)];
+    .decomposition(deform_conv_decomposition)];
 
-/// Kernels of more elements are not followed.
+/// The largest number of elements of a kernel that is decomposed.
 const LARGEST: i64 = 1 << 12;
 
-/// Pixels at the moved places, times the mask, times the filters.
-fn deform_conv_parts(s: &mut Step) -> PartsResult {
+/// Samples the image at the moved positions, multiplies the samples by the mask, and multiplies the
+/// result by the filters.
+fn deform_conv_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, filter, y) = (s.x(0)?, s.x(1)?, s.y_shape()?);
     let (image, weights) = (s.shape(x)?, s.shape(filter)?);
     if image.len() != 4 || weights.len() != 4 || y.len() != 4 {
@@ -45,7 +47,7 @@ fn deform_conv_parts(s: &mut Step) -> PartsResult {
     );
     let pixels_shape = s.shape(pixels)?;
     let table = Pixels::of(s.g, pixels, &pixels_shape);
-    let places = moved(s, &samples, &taps, &windows, &y)?;
+    let places = moved_places(s, &samples, &taps, &windows, &y)?;
     let mut neighbours = Vec::new();
     for (length, place) in image[2..].iter().zip(places) {
         let axis = Axis::open(s.g, length, s.g.elem(x));
@@ -97,9 +99,10 @@ fn deform_conv_parts(s: &mut Step) -> PartsResult {
     finished(s, result)
 }
 
-/// The places that each element of the kernel looks at, `[N · O, K, …]`, along both axes.
-fn moved(
-    s: &mut Step,
+/// Returns the positions that each element of the kernel looks at, `[N · O, K, …]`, along both
+/// axes.
+fn moved_places(
+    s: &mut JvpContext,
     samples: &Size,
     taps: &Size,
     windows: &[Window],
@@ -122,7 +125,7 @@ fn moved(
             &[offset, component],
             vec![crate::graph::emit::int("axis", 2)],
         );
-        let steps = counted(s.g, &y[i + 2]);
+        let steps = range_to(s.g, &y[i + 2]);
         let steps = s.g.cast(steps, s.g.elem(offset));
         let steps = s.g.scale(steps, w.stride as f64);
         let steps = s.g.shift(steps, -w.before as f64);

@@ -1,4 +1,4 @@
-//! Channels as blocks of pixels, and back.
+//! `DepthToSpace` and `SpaceToDepth`: channels as blocks of pixels, and back.
 
 use super::operator::Operator;
 use super::parts::folded_tangent;
@@ -6,8 +6,9 @@ use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `DepthToSpace` and `SpaceToDepth`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("DepthToSpace")
         .shape(depth_to_space_shape)
@@ -45,8 +46,8 @@ fn depth_to_space_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     })
 }
 
-/// Only the standard arrangement has an inverse operator.
-fn depth_to_space_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent. Only the standard arrangement has an inverse operator.
+fn depth_to_space_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, (x, _)) = (t.c()?, t.shapes(4)?);
     let block = t.node.int("blocksize", 1);
     if t.node.text("mode", "DCR") == "DCR" {
@@ -72,7 +73,7 @@ fn depth_to_space_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal
     Ok(vec![(0, t.g.reshape(turned, &x))])
 }
 
-fn space_to_depth_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn space_to_depth_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, (x, _)) = (t.c()?, t.shapes(4)?);
     let kept = ["blocksize", "mode"];
     let attributes = t

@@ -1,24 +1,25 @@
-//! Numbers of few bits times their scale, which may depend on the input.
+//! `DequantizeLinear`: numbers of few bits times their scale, which may depend on the input.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declaration of `DequantizeLinear`.
 pub const OPERATORS: &[Operator] = &[Operator::new("DequantizeLinear")
     .element(dequantized_element)
     .same_shape()
     .single_inputs(&[1])
-    .parts(dequantized)
+    .decomposition(dequantized)
     .computes_as(1)
-    .float64_by_parts()
+    .float64_by_decomposition()
     .smooth_in(&[1])];
 
-/// The type that the node names, or that of its scale.
+/// Returns the type that the node names, or that of its scale.
 fn dequantized_element(g: &Graph, node: &Node) -> ElemType {
     match node.int("output_dtype", 0) {
         0 => node.input(1).map_or(ElemType::UNKNOWN, |v| g.elem(v)),
@@ -26,22 +27,23 @@ fn dequantized_element(g: &Graph, node: &Node) -> ElemType {
     }
 }
 
-/// `(x - zero point) scale`
-fn dequantized(s: &mut Step) -> PartsResult {
+/// Appends `(x - zero point) scale`.
+fn dequantized(s: &mut JvpContext) -> DecompositionResult {
     let (x, scale) = (s.node.input(0).ok_or("its input is missing")?, s.x(1)?);
     let elem = s.g.elem(scale);
     let mut whole = s.g.cast(x, elem);
     if let Some(zero) = s.node.input(2) {
         let zero = s.g.cast(zero, elem);
-        let zero = spread(s, zero)?;
+        let zero = broadcast_to_input(s, zero)?;
         whole = s.g.sub(whole, zero);
     }
-    let scale = spread(s, scale)?;
+    let scale = broadcast_to_input(s, scale)?;
     Ok(vec![Some(s.g.mul(whole, scale))])
 }
 
-/// A number for all elements, for each place along an axis, or for each block along it, as it is broadcast to the input.
-fn spread(s: &mut Step, v: Val) -> Result<Val, Refusal> {
+/// Broadcasts a scale or a zero point to the input. There is one for all elements, one for each
+/// index along an axis, or one for each block along an axis.
+fn broadcast_to_input(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
     let (of, shape) = (s.shape(v)?, s.x_shape(0)?);
     if of.is_empty()
         || of.len() == 1 && shape.len() != 1 && of[0].is(1) && s.node.attribute("axis").is_none()
@@ -59,8 +61,8 @@ fn spread(s: &mut Step, v: Val) -> Result<Val, Refusal> {
     }
 }
 
-/// Every number so often along the axis, as far as the input goes.
-fn blocks(s: &mut Step, v: Val, axis: usize, block: i64) -> Result<Val, Refusal> {
+/// Repeats every number `block` times along the axis, up to the size of the input.
+fn blocks(s: &mut JvpContext, v: Val, axis: usize, block: i64) -> Result<Val, Refusal> {
     let length = s.x_shape(0)?[axis]
         .as_fixed()
         .ok_or("the length of its blocked axis is not known")?;

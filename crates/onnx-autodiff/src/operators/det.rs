@@ -1,33 +1,34 @@
-//! Determinants.
+//! `Det`: determinants.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::finished;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declaration of `Det`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Det")
     .shape(det_shape)
-    .parts(det_parts)
-    .float64_by_parts()
+    .decomposition(det_decomposition)
+    .float64_by_decomposition()
     .smooth()];
 
 fn det_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(g.shape(node.input(0)?)?.split_last_chunk::<2>()?.0.to_vec())
 }
 
-/// Matrices up to this size are developed.
+/// The largest size of a matrix that is expanded.
 const LARGEST: i64 = 4;
 
-/// Small matrices, developed by their first rows.
-fn det_parts(s: &mut Step) -> PartsResult {
+/// Expands the determinant of a small matrix along its first row.
+fn det_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
     let size = shape
         .last()
         .and_then(Size::as_fixed)
         .filter(|n| (1..=LARGEST).contains(n));
-    let size = size.ok_or("determinants of matrices up to four by four are differentiated")?;
+    let size = size.ok_or("only determinants of matrices up to four by four are differentiated")?;
     let rank = shape.len();
     if rank < 2 || shape[rank - 2] != shape[rank - 1] {
         return Err("its matrices are not square".into());
@@ -37,6 +38,7 @@ fn det_parts(s: &mut Step) -> PartsResult {
     finished(s, value)
 }
 
+/// Appends the determinant of the rows from `row` on and the given columns.
 fn developed(g: &mut Graph, x: Val, row: i64, columns: &[i64]) -> Val {
     let mut total = None;
     for (i, column) in columns.iter().enumerate() {

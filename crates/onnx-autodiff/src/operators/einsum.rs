@@ -1,25 +1,27 @@
-//! Sums of products by an equation.
+//! `Einsum`: sums of products by an equation.
 
 use std::collections::BTreeMap;
 
-use super::matmul::{Factors, bilinear, centred, scaled};
+use super::matmul::{Factors, bilinear, softmax_operand, tangent_and_scaled_other};
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::graph::emit::text;
-use crate::graph::{Centred, Graph, Node, Shape, Val};
+use crate::graph::{Graph, Node, Shape, SoftmaxTangent, Val};
 use crate::inference::broadcast_size;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declaration of `Einsum`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Einsum")
     .shape(einsum_shape)
     .tangent(einsum_tangent)
     .transpose(einsum_cotangent)
     .smooth()];
 
-/// The terms of an einsum and its result, with letters in the place of ellipses and an implicit result written out.
+/// Returns the terms and the result of an equation, with letters for ellipses and with the implicit
+/// result written out.
 fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)> {
     let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
     let (left, right) = match equation.split_once("->") {
@@ -59,7 +61,8 @@ fn einsum_terms(equation: &str, ranks: &[usize]) -> Option<(Vec<String>, String)
     ))
 }
 
-/// The result of an equation without an arrow: letters that occur once, in alphabetical order.
+/// Returns the result of an equation without an arrow: the letters that occur once, in alphabetical
+/// order.
 fn implicit_result(terms: &str) -> String {
     let mut letters: Vec<char> = terms
         .chars()
@@ -92,11 +95,12 @@ fn einsum_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     result.chars().map(size).collect()
 }
 
-/// The directions are one more letter, of the active operand and of the result.
-fn einsum_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent: the same equation with one more letter, for the directions, in the active
+/// operand and in the result.
+fn einsum_tangent(s: &mut JvpContext) -> TangentResult {
     let mut ranks = Vec::new();
-    for place in 0..s.node.inputs.len() {
-        ranks.push(s.rank(place)?);
+    for index in 0..s.node.inputs.len() {
+        ranks.push(s.rank(index)?);
     }
     let equation = s.node.text("equation", "");
     let (terms, result) =
@@ -113,13 +117,13 @@ fn einsum_tangent(s: &mut Step) -> TangentResult {
         .find(free)
         .ok_or("its equation uses every letter")?;
     let mut total = None;
-    for place in 0..terms.len() {
-        let Some(d) = s.d(place) else { continue };
+    for index in 0..terms.len() {
+        let Some(d) = s.d(index) else { continue };
         let mut inputs = Vec::new();
         let mut named = Vec::new();
         for (other, term) in terms.iter().enumerate() {
-            inputs.push(if other == place { d } else { s.x(other)? });
-            named.push(if other == place {
+            inputs.push(if other == index { d } else { s.x(other)? });
+            named.push(if other == index {
                 format!("{letter}{term}")
             } else {
                 term.clone()
@@ -133,11 +137,12 @@ fn einsum_tangent(s: &mut Step) -> TangentResult {
     Ok(total)
 }
 
-/// An equation of two operands as a product of matrices, which runtimes are much faster at: the letters that both
-/// operands and the result have, those of the rows, of the columns, and those that are summed over.
+/// An equation of two operands as a product of matrices, at which runtimes are much faster. The
+/// letters are those of the batch, which both operands and the result have, those of the rows,
+/// those of the columns, and those that are summed over.
 struct Contraction {
-    /// Which operand gives the rows, and which the columns.
-    places: [usize; 2],
+    /// The index of the operand with the rows, and that of the operand with the columns.
+    indices: [usize; 2],
     terms: [Vec<char>; 2],
     batch: Vec<char>,
     rows: Vec<char>,
@@ -147,13 +152,14 @@ struct Contraction {
 }
 
 impl Contraction {
-    /// None where a letter occurs twice in a term, is summed in one operand alone, or is broadcast.
-    fn new(s: &Step, terms: &[String], result: &str) -> Option<Contraction> {
+    /// Returns `None` if a letter occurs twice in a term, is summed over in one operand alone, or
+    /// is broadcast.
+    fn new(s: &JvpContext, terms: &[String], result: &str) -> Option<Contraction> {
         let [a, b] = terms else { return None };
         let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
         let mut sizes = BTreeMap::new();
-        for (place, term) in [&a, &b].into_iter().enumerate() {
-            let shape = s.x_shape(place).ok()?;
+        for (index, term) in [&a, &b].into_iter().enumerate() {
+            let shape = s.x_shape(index).ok()?;
             for (i, (letter, size)) in term.iter().zip(shape).enumerate() {
                 if term[..i].contains(letter)
                     || sizes
@@ -180,9 +186,9 @@ impl Contraction {
             out.iter()
                 .position(|l| term.contains(l) && !other.contains(l))
         };
-        // The result then has its rows in front of its columns.
+        // The result must have its rows in front of its columns.
         let turned = first(&b, &a) < first(&a, &b) && first(&b, &a).is_some();
-        let (places, terms) = if turned {
+        let (indices, terms) = if turned {
             ([1, 0], [b, a])
         } else {
             ([0, 1], [a, b])
@@ -200,7 +206,7 @@ impl Contraction {
             .copied()
             .collect();
         Some(Contraction {
-            places,
+            indices,
             terms,
             batch,
             rows,
@@ -210,13 +216,13 @@ impl Contraction {
         })
     }
 
-    fn tangent(&self, s: &mut Step, result: &str) -> Result<Option<Val>, Refusal> {
-        let [left, right] = self.places;
+    fn tangent(&self, s: &mut JvpContext, result: &str) -> Result<Option<Val>, Refusal> {
+        let [left, right] = self.indices;
         let soft = [0, 1].map(|i| self.softmax(s, i));
         let (a, b) = (s.x(left)?, s.x(right)?);
-        let tangent = |s: &mut Step, i: usize, other: Val| match soft[i] {
-            Some(Centred { weighted, .. }) => (Some(weighted), other),
-            None => scaled(s, self.places[i], other),
+        let tangent = |s: &mut JvpContext, i: usize, other: Val| match soft[i] {
+            Some(SoftmaxTangent { weighted, .. }) => (Some(weighted), other),
+            None => tangent_and_scaled_other(s, self.indices[i], other),
         };
         let (da, b) = tangent(s, 0, b);
         let (db, a) = tangent(s, 1, a);
@@ -227,7 +233,7 @@ impl Contraction {
             return Ok(None);
         };
         let groups = [&self.batch[..], &self.rows, &self.columns].concat();
-        let split = s.lead(
+        let split = s.tangent_shape(
             &groups
                 .iter()
                 .map(|l| self.sizes[l].clone())
@@ -242,7 +248,7 @@ impl Contraction {
             true,
         );
         for (i, soft) in soft.into_iter().enumerate() {
-            if let Some(Centred { sums, .. }) = soft {
+            if let Some(SoftmaxTangent { sums, .. }) = soft {
                 let y = s.y()?;
                 let sums = self.spread(s, sums, &self.terms[i], result);
                 let shared = s.g.mul(sums, y);
@@ -252,20 +258,22 @@ impl Contraction {
         Ok(Some(total))
     }
 
-    fn softmax(&self, s: &mut Step, i: usize) -> Option<Centred> {
+    /// Returns the parts of the tangent of an operand that is a softmax over the summed letter.
+    fn softmax(&self, s: &mut JvpContext, i: usize) -> Option<SoftmaxTangent> {
         let [letter] = self.summed[..] else {
             return None;
         };
         let axis = self.terms[i].iter().position(|l| *l == letter)?;
-        centred(s, self.places[i], axis)
+        softmax_operand(s, self.indices[i], axis)
     }
 
-    /// An operand as `[batch, rows, summed]` or `[batch, summed, columns]`, whose axes of each kind become one.
-    fn matrix(&self, s: &mut Step, v: Val, i: usize, leads: bool) -> Val {
+    /// Reshapes an operand to `[batch, rows, summed]` or `[batch, summed, columns]`, by merging the
+    /// axes of each kind.
+    fn matrix(&self, s: &mut JvpContext, v: Val, i: usize, leads: bool) -> Val {
         let own = if i == 0 { &self.rows } else { &self.columns };
         let plain = [&self.batch[..], own, &self.summed].concat();
         let turned = [&self.batch[..], &self.summed, own].concat();
-        // A transposition of whole matrices is free inside a product, any other is not.
+        // A transposed matrix is free inside a product. Other transpositions are not.
         let swapped = if i == 0 {
             turned == self.terms[i]
         } else {
@@ -273,7 +281,7 @@ impl Contraction {
         };
         let order = if (i == 0) != swapped { plain } else { turned };
         let v = self.arrange(s, v, &self.terms[i], &order, leads);
-        let merged = |s: &mut Step, letters: &[char]| {
+        let merged = |s: &mut JvpContext, letters: &[char]| {
             letters.iter().fold(Size::fixed(1), |all, l| {
                 s.g.symbols.mul(&all, &self.sizes[l])
             })
@@ -285,26 +293,30 @@ impl Contraction {
         } else {
             [summed, own]
         });
-        let shape = if leads { s.lead(&shape) } else { shape };
+        let shape = if leads {
+            s.tangent_shape(&shape)
+        } else {
+            shape
+        };
         let v = s.g.reshape(v, &shape);
         if swapped { s.g.swap(v, shape.len()) } else { v }
     }
 
-    /// Axes from one order of letters into another; the directions stay in front.
-    fn arrange(&self, s: &mut Step, v: Val, from: &[char], to: &[char], leads: bool) -> Val {
+    /// Permutes axes from one order of letters to another. The directions stay in front.
+    fn arrange(&self, s: &mut JvpContext, v: Val, from: &[char], to: &[char], leads: bool) -> Val {
         let skip = usize::from(leads);
-        let places = to
+        let indices = to
             .iter()
             .filter_map(|l| from.iter().position(|f| f == l))
             .map(|p| p + skip);
-        let perm: Vec<usize> = (0..skip).chain(places).collect();
+        let perm: Vec<usize> = (0..skip).chain(indices).collect();
         s.g.transpose(v, &perm)
     }
 
-    /// Sums over the summed letter, with the axes of the result.
-    fn spread(&self, s: &mut Step, sums: Val, term: &[char], result: &str) -> Val {
+    /// Gives sums over the summed letter the axes of the result.
+    fn spread(&self, s: &mut JvpContext, sums: Val, term: &[char], result: &str) -> Val {
         let kept: Vec<char> = result.chars().filter(|l| term.contains(l)).collect();
-        let shape = s.lead(
+        let shape = s.tangent_shape(
             &kept
                 .iter()
                 .map(|l| self.sizes[l].clone())
@@ -327,26 +339,27 @@ impl Contraction {
     }
 }
 
-/// The operand's term becomes the result; letters that occur nowhere else are spread by ones.
-fn einsum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent: the equation with the operand's term and the result exchanged. A letter
+/// that occurs nowhere else is broadcast by a product with ones.
+fn einsum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let equation = t.node.text("equation", "");
     let (left, result) = equation
         .split_once("->")
         .ok_or("its equation has no arrow")?;
     let terms: Vec<String> = left.split(',').map(str::to_string).collect();
-    let place = (0..terms.len())
-        .find(|place| t.is_linear(*place))
-        .ok_or("no operand is linear")?;
+    let index = (0..terms.len())
+        .find(|index| t.is_linear(*index))
+        .ok_or("neither operand depends on the differentiated input")?;
     let (mut names, mut inputs) = (vec![result.to_string()], vec![t.c()?]);
-    for other in (0..terms.len()).filter(|other| *other != place) {
+    for other in (0..terms.len()).filter(|other| *other != index) {
         names.push(terms[other].clone());
         inputs.push(t.input(other)?);
     }
-    let shape = t.input_shape(place)?;
-    if shape.len() != terms[place].chars().count() {
+    let shape = t.input_shape(index)?;
+    if shape.len() != terms[index].chars().count() {
         return Err(CONTRADICTION.into());
     }
-    let (term, diagonals) = without_repeats(equation.as_str(), &terms[place])
+    let (term, diagonals) = without_repeats(equation.as_str(), &terms[index])
         .ok_or("its equation uses every letter")?;
     for (pair, axis) in diagonals {
         let square = [shape[axis].clone(), shape[axis].clone()];
@@ -364,10 +377,11 @@ fn einsum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     let equation = format!("{}->{term}", names.join(","));
     let result =
         t.g.op_with("Einsum", &inputs, vec![text("equation", &equation)]);
-    Ok(vec![(place, t.unbroadcast(result, place)?)])
+    Ok(vec![(index, t.unbroadcast(result, index)?)])
 }
 
-/// A term in which no letter occurs twice; for each repetition the two letters that a unit matrix joins, and the axis.
+/// Returns a term in which no letter occurs twice. For each repetition it also returns the two
+/// letters that a unit matrix joins, and the axis.
 fn without_repeats(equation: &str, term: &str) -> Option<(String, Vec<(String, usize)>)> {
     let mut spare = ('a'..='z')
         .chain('A'..='Z')

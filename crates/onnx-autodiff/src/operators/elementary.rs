@@ -3,8 +3,9 @@
 use super::operator::{DerivativeResult, Operator};
 use super::parts::square;
 use crate::folding::unary;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declarations of `Abs`, `Exp`, `Log`, `Reciprocal` and `Sqrt`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Abs")
         .kinked()
@@ -33,27 +34,27 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
-fn abs_derivative(s: &mut Step) -> DerivativeResult {
+fn abs_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(s.g.op("Sign", &[x]))
 }
 
-fn exp_derivative(s: &mut Step) -> DerivativeResult {
+fn exp_derivative(s: &mut JvpContext) -> DerivativeResult {
     s.y()
 }
 
-fn log_derivative(s: &mut Step) -> DerivativeResult {
+fn log_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(s.g.op("Reciprocal", &[x]))
 }
 
-fn reciprocal_derivative(s: &mut Step) -> DerivativeResult {
+fn reciprocal_derivative(s: &mut JvpContext) -> DerivativeResult {
     let y = s.y()?;
     let square = square(s, y);
     Ok(s.g.neg(square))
 }
 
-fn sqrt_derivative(s: &mut Step) -> DerivativeResult {
+fn sqrt_derivative(s: &mut JvpContext) -> DerivativeResult {
     let y = s.y()?;
     let inverse = s.g.op("Reciprocal", &[y]);
     Ok(s.g.scale(inverse, 0.5))

@@ -1,4 +1,5 @@
-//! The error function.
+//! `Erf`: the error function. In float64 it is the rational approximation of the Cephes library (S.
+//! L. Moshier).
 
 #![expect(
     clippy::excessive_precision,
@@ -10,15 +11,16 @@ use std::f64::consts::FRAC_2_SQRT_PI;
 use super::operator::{DerivativeResult, Operator};
 use super::parts::{at_least, at_most, polynomial, square, where_greater};
 use crate::graph::{Graph, Node, Val};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declaration of `Erf`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Erf")
     .same_shape()
     .derivative(erf_derivative)
     .float64(erf_float64)
     .smooth()];
 
-fn erf_derivative(s: &mut Step) -> DerivativeResult {
+fn erf_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let minus = s.g.neg(square);
@@ -26,7 +28,7 @@ fn erf_derivative(s: &mut Step) -> DerivativeResult {
     Ok(s.g.scale(bell, FRAC_2_SQRT_PI))
 }
 
-/// erf x = x T(x²)/U(x²) for |x| ≤ 1.
+/// The numerator of erf x = x T(x²)/U(x²) for |x| ≤ 1. The highest power comes first.
 const T: [f64; 5] = [
     9.604_973_739_870_516_387_49,
     9.002_601_972_038_426_892_17e1,
@@ -35,6 +37,7 @@ const T: [f64; 5] = [
     5.559_230_130_103_949_627_68e4,
 ];
 
+/// The denominator of erf x = x T(x²)/U(x²) for |x| ≤ 1.
 const U: [f64; 6] = [
     1.0,
     3.356_171_416_475_030_996_47e1,
@@ -44,7 +47,7 @@ const U: [f64; 6] = [
     4.926_739_426_086_359_210_86e4,
 ];
 
-/// 1 − erf x = exp(−x²) P(x)/Q(x) for 1 ≤ x ≤ 8.
+/// The numerator of 1 − erf x = exp(−x²) P(x)/Q(x) for 1 ≤ x ≤ 8.
 const P: [f64; 9] = [
     2.461_969_814_735_305_125_24e-10,
     5.641_895_648_310_688_219_77e-1,
@@ -57,6 +60,7 @@ const P: [f64; 9] = [
     5.575_353_353_693_993_275_26e2,
 ];
 
+/// The denominator of 1 − erf x = exp(−x²) P(x)/Q(x) for 1 ≤ x ≤ 8.
 const Q: [f64; 9] = [
     1.0,
     1.322_819_511_547_449_925_08e1,
@@ -69,13 +73,14 @@ const Q: [f64; 9] = [
     5.575_353_408_177_276_755_46e2,
 ];
 
-/// Beyond this the error function is 1 in float64.
+/// The error function rounds to 1 in float64 beyond this number.
 const FAR: f64 = 6.0;
 
 fn erf_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(error_function(g, node.input(0)?))
 }
 
+/// Appends the error function of a float64 value.
 pub fn error_function(g: &mut Graph, x: Val) -> Val {
     let magnitude = g.op("Abs", &[x]);
     let (near, far) = (near_zero(g, x), one_minus_complement(g, magnitude));

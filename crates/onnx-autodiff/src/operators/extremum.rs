@@ -1,10 +1,11 @@
-//! The largest and the smallest of several tensors, element by element.
+//! `Max` and `Min` of several tensors, element by element.
 
 use super::operator::{Operator, TangentResult};
 use crate::folding::binary;
 use crate::inference::broadcast_all;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declarations of `Max` and `Min`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Max")
         .kinked()
@@ -20,20 +21,20 @@ pub const OPERATORS: &[Operator] = &[
         .elementwise(),
 ];
 
-/// Operands that equal the result share its tangent.
-fn extremum_tangent(s: &mut Step) -> TangentResult {
+/// Returns the mean of the tangents of the operands that equal the result.
+fn extremum_tangent(s: &mut JvpContext) -> TangentResult {
     let y = s.y()?;
     let mut hits = Vec::new();
-    for place in 0..s.node.inputs.len() {
-        let x = s.x(place)?;
+    for index in 0..s.node.inputs.len() {
+        let x = s.x(index)?;
         let hit = s.g.op("Equal", &[x, y]);
         hits.push(s.g.cast(hit, s.g.elem(y)));
     }
     let count = s.g.combine("Add", &hits);
     let mut total = None;
-    for (place, hit) in hits.into_iter().enumerate() {
+    for (index, hit) in hits.into_iter().enumerate() {
         let weight = s.g.div(hit, count);
-        let part = s.times(place, weight)?;
+        let part = s.times(index, weight)?;
         total = s.sum(total, part);
     }
     Ok(total)

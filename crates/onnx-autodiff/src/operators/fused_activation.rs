@@ -1,10 +1,11 @@
-//! Activations by name, as fused operators have them in their attributes.
+//! Activations that fused operators name in their attributes.
 
 use super::parts::number_like;
 use crate::graph::emit::float;
 use crate::graph::{Graph, Val};
 
-/// Activations and the names of their numbers, in the order in which `activation_params` lists them.
+/// The activations and the names of their parameters, in the order of the attribute
+/// `activation_params`.
 const ACTIVATIONS: &[(&str, &[&str])] = &[
     ("Clip", &["min", "max"]),
     ("Elu", &["alpha"]),
@@ -19,8 +20,9 @@ const ACTIVATIONS: &[(&str, &[&str])] = &[
     ("ThresholdedRelu", &["alpha"]),
 ];
 
-/// An activation of `x`, or `x` itself where it has no name; `told` gives each of its numbers by place and name. None
-/// where the activation is unknown, or a number is missing: defaults differ from one operator to the next.
+/// Appends an activation of `x`, or returns `x` if `name` is empty. `told` returns a parameter by
+/// its index and its name. Returns `None` if the activation is unknown or a parameter is missing,
+/// because defaults differ between operators.
 pub fn activated(
     g: &mut Graph,
     x: Val,
@@ -34,7 +36,7 @@ pub fn activated(
     let numbers: Option<Vec<f64>> = names
         .iter()
         .enumerate()
-        .map(|(place, name)| told(place, name))
+        .map(|(index, name)| told(index, name))
         .collect();
     let numbers = numbers?;
     if *op == "Clip" {

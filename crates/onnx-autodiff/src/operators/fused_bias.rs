@@ -1,4 +1,4 @@
-//! Sums with a bias, and what follows them.
+//! `BiasAdd`, `BiasDropout` and `BiasSoftmax`: sums with a bias, and what follows them.
 
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
@@ -6,19 +6,20 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
+/// The declarations of `BiasAdd`, `BiasDropout` and `BiasSoftmax`.
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("BiasAdd", bias_add),
     Operator::fused("BiasDropout", bias_dropout),
     Operator::fused("BiasSoftmax", bias_softmax),
 ];
 
-/// `x + bias + skip`
+/// Appends `x + bias + skip`.
 pub fn bias_add(g: &mut Graph, node: &Node) -> Lowered {
     let sum = g.add(node.input(0)?, node.input(1)?);
     one(g.add(sum, node.input(2)?))
 }
 
-/// `x + bias + residual`: what is left of a dropout outside training.
+/// Appends `x + bias + residual`, which is what a dropout leaves outside training.
 pub fn bias_dropout(g: &mut Graph, node: &Node) -> Lowered {
     let training = node.input(4).map(|v| {
         g.content(v)
@@ -31,7 +32,7 @@ pub fn bias_dropout(g: &mut Graph, node: &Node) -> Lowered {
     one(plus(g, sum, node.input(2)))
 }
 
-/// The softmax of `x + bias` over all axes from `axis` on.
+/// Appends the softmax of `x + bias` over all axes from the attribute `axis` on.
 pub fn bias_softmax(g: &mut Graph, node: &Node) -> Lowered {
     let (x, bias) = (node.input(0)?, node.input(1)?);
     let shape = g.shape(x)?.clone();
@@ -46,21 +47,23 @@ pub fn bias_softmax(g: &mut Graph, node: &Node) -> Lowered {
     }
     let sum = g.add(x, bias);
     one(if axis == rank - 1 {
-        softmax(g, sum)
+        last_axis_softmax(g, sum)
     } else {
         flat_softmax(g, sum, axis as usize, &shape)
     })
 }
 
+/// Appends the softmax over all axes from `axis` on, by merging them into one.
 fn flat_softmax(g: &mut Graph, v: Val, axis: usize, shape: &[Size]) -> Val {
     let width = shape[axis..]
         .iter()
         .fold(Size::fixed(1), |all, size| g.symbols.mul(&all, size));
     let flat = g.reshape(v, &[&shape[..axis], &[width]].concat());
-    let weights = softmax(g, flat);
+    let weights = last_axis_softmax(g, flat);
     g.reshape(weights, shape)
 }
 
-fn softmax(g: &mut Graph, v: Val) -> Val {
+/// Appends the softmax over the last axis.
+fn last_axis_softmax(g: &mut Graph, v: Val) -> Val {
     g.op_with("Softmax", &[v], vec![int("axis", -1)])
 }

@@ -1,4 +1,5 @@
-//! Convolutions with a summand and an activation, and those of images whose channels are the last axis.
+//! `FusedConv` and `NhwcConv`: convolutions with a summand and an activation, and convolutions of
+//! images whose channels are the last axis.
 
 use super::fused_activation::activated;
 use super::fused_group_norm::{channels_first, channels_last};
@@ -6,12 +7,13 @@ use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
 use crate::graph::{Graph, Node, Val};
 
+/// The declarations of `FusedConv` and `NhwcConv`.
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("FusedConv", fused_conv),
     Operator::fused("NhwcConv", nhwc_conv),
 ];
 
-/// The attributes that a convolution has.
+/// The attributes that a plain convolution has.
 const OWN: [&str; 6] = [
     "auto_pad",
     "dilations",
@@ -21,21 +23,21 @@ const OWN: [&str; 6] = [
     "strides",
 ];
 
-/// An activation of a convolution to which another image may be added.
+/// Appends the activation of a convolution, to which another image may be added first.
 pub fn fused_conv(g: &mut Graph, node: &Node) -> Lowered {
     let raw = convolution(g, node, node.input(0)?, node.input(1)?);
     let sum = plus(g, raw, node.input(3));
-    let told = |place: usize, _: &str| {
+    let told = |index: usize, _: &str| {
         node.attribute("activation_params")?
             .floats
-            .get(place)
+            .get(index)
             .copied()
             .map(f64::from)
     };
     one(activated(g, sum, &node.text("activation", ""), told)?)
 }
 
-/// A convolution of `[N, H, W, C]` by weights `[M, kH, kW, C]`.
+/// Appends a convolution of images `[N, H, W, C]` with weights `[M, kH, kW, C]`.
 pub fn nhwc_conv(g: &mut Graph, node: &Node) -> Lowered {
     let (x, w) = (node.input(0)?, node.input(1)?);
     if g.rank(x) != Some(4) || g.rank(w) != Some(4) {

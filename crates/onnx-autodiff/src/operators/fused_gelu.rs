@@ -1,4 +1,5 @@
-//! The Gaussian error linear unit in its exact form and its approximations, some behind a bias.
+//! The Gaussian error linear unit (GELU) in its exact form and in its approximations, with and
+//! without a bias.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
@@ -7,6 +8,7 @@ use super::parts::{number_like, one, part, plus, scaled, shifted};
 use crate::graph::emit::text;
 use crate::graph::{Graph, Node, Val};
 
+/// The declarations of `BiasGelu`, `BiasSplitGelu`, `FastGelu`, `Gelu` and `QuickGelu`.
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("BiasGelu", bias_gelu),
     Operator::fused("BiasSplitGelu", bias_split_gelu),
@@ -15,28 +17,28 @@ pub const OPERATORS: &[Operator] = &[
     Operator::fused("QuickGelu", quick_gelu),
 ];
 
-/// The opset from which on the standard domain has `Gelu`.
+/// The first opset whose standard domain has `Gelu`.
 const STANDARD: i64 = 20;
 
-/// `x Φ(x)`
+/// Appends `x Φ(x)`.
 pub fn gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
-    one(exact(g, x))
+    one(exact_gelu(g, x))
 }
 
-/// `gelu(a + b)`
+/// Appends `gelu(a + b)`.
 pub fn bias_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = g.add(node.input(0)?, node.input(1)?);
-    one(exact(g, x))
+    one(exact_gelu(g, x))
 }
 
-/// With tanh, of the sum with a bias where there is one.
+/// Appends the approximation by tanh, of the sum with a bias if there is one.
 pub fn fast_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = plus(g, node.input(0)?, node.input(1));
-    one(by_tanh(g, x))
+    one(tanh_gelu(g, x))
 }
 
-/// `x sigmoid(alpha x)`
+/// Appends `x sigmoid(alpha x)`.
 pub fn quick_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
     let inner = scaled(g, x, node.float("alpha", f64::from(1.702f32)));
@@ -44,7 +46,7 @@ pub fn quick_gelu(g: &mut Graph, node: &Node) -> Lowered {
     one(g.mul(x, gate))
 }
 
-/// Of the sum with a bias, the first half of the last axis times the gelu of the second.
+/// Adds a bias and appends the first half of the last axis times the GELU of the second half.
 pub fn bias_split_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let sum = g.add(node.input(0)?, node.input(1)?);
     let width = g
@@ -56,11 +58,12 @@ pub fn bias_split_gelu(g: &mut Graph, node: &Node) -> Lowered {
         part(g, sum, -1, 0, width / 2),
         part(g, sum, -1, width / 2, width),
     );
-    let gate = exact(g, right);
+    let gate = exact_gelu(g, right);
     one(g.mul(left, gate))
 }
 
-fn exact(g: &mut Graph, x: Val) -> Val {
+/// Appends the exact form.
+fn exact_gelu(g: &mut Graph, x: Val) -> Val {
     if g.opset >= STANDARD {
         return g.op("Gelu", &[x]);
     }
@@ -69,7 +72,8 @@ fn exact(g: &mut Graph, x: Val) -> Val {
     halved(g, x, erf)
 }
 
-fn by_tanh(g: &mut Graph, x: Val) -> Val {
+/// Appends the approximation by tanh.
+fn tanh_gelu(g: &mut Graph, x: Val) -> Val {
     if g.opset >= STANDARD {
         return g.op_with("Gelu", &[x], vec![text("approximate", "tanh")]);
     }
@@ -82,7 +86,7 @@ fn by_tanh(g: &mut Graph, x: Val) -> Val {
     halved(g, x, bent)
 }
 
-/// `x (1 + step) / 2`
+/// Appends `x (1 + step) / 2`.
 fn halved(g: &mut Graph, x: Val, step: Val) -> Val {
     let raised = shifted(g, step, 1.0);
     let half = number_like(g, 0.5, x);

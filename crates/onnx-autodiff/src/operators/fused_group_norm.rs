@@ -1,4 +1,5 @@
-//! Normalization by groups of channels, of images whose channels are the last axis or the second.
+//! `GroupNorm` and `SkipGroupNorm`: normalization by groups of channels, which are the last axis or
+//! the second.
 
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus};
@@ -7,32 +8,35 @@ use crate::graph::emit::float;
 use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
+/// The declarations of `GroupNorm` and `SkipGroupNorm`.
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("GroupNorm", group_norm),
     Operator::fused("SkipGroupNorm", skip_group_norm),
 ];
 
+/// Returns the replacement of `GroupNorm`.
 pub fn group_norm(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
-    one(normalized(g, node, x)?)
+    one(group_normalized(g, node, x)?)
 }
 
-/// The same of a sum, which is an output too.
+/// Returns the replacement of `SkipGroupNorm`, which normalizes a sum and returns the sum too.
 pub fn skip_group_norm(g: &mut Graph, node: &Node) -> Lowered {
     let (x, skip) = (node.input(0)?, node.input(3)?);
     let rank = g.rank(x)?;
     let (last, few) = (node.int("channels_last", 1) != 0, g.rank(skip)? < rank);
-    // Fewer axes are those of a batch of channels, which only the kernel for the last axis reads that way.
+    // A summand of fewer axes holds one number for each sample and channel. Only the kernel for
+    // channels in the last axis reads it that way.
     if few || !last {
         return None;
     }
     let sum = g.add(x, skip);
     let sum = plus(g, sum, node.input(4));
-    Some(vec![Some(normalized(g, node, sum)?), Some(sum)])
+    Some(vec![Some(group_normalized(g, node, sum)?), Some(sum)])
 }
 
-/// `gamma (x - mean) / std + beta` and its activation.
-fn normalized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
+/// Appends `gamma (x - mean) / std + beta` and its activation.
+fn group_normalized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
     let activation = node.int("activation", 0);
     let rank = g
         .rank(x)
@@ -51,7 +55,7 @@ fn normalized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
     Some(if last { channels_last(g, y, rank) } else { y })
 }
 
-/// Groups of channels without mean and of deviation one.
+/// Appends the groups of channels with mean 0 and standard deviation 1.
 fn standardized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
     let shape = g.shape(x)?.clone();
     let groups = node.int("groups", 0);
@@ -63,20 +67,21 @@ fn standardized(g: &mut Graph, node: &Node, x: Val) -> Option<Val> {
         g.symbols.mul(&all, size)
     });
     let rows = g.reshape(x, &[shape[0].clone(), count, whole]);
-    let [one, zero] = [1.0, 0.0].map(|value| constant(g, value, groups, elem));
+    let [one, zero] = [1.0, 0.0].map(|value| per_group(g, value, groups, elem));
     let epsilon = float("epsilon", node.float("epsilon", f64::from(1e-5f32)));
     let hat = g.op_with("InstanceNormalization", &[rows, one, zero], vec![epsilon]);
     Some(g.reshape(hat, &shape))
 }
 
-/// A number for each of some groups.
-fn constant(g: &mut Graph, value: f64, count: i64, elem: ElemType) -> Val {
+/// Appends a constant with the same number for each of `count` groups.
+fn per_group(g: &mut Graph, value: f64, count: i64, elem: ElemType) -> Val {
     let number = g.real(value, elem);
     let list = g.expand(number, &[Size::fixed(count)]);
     g.cast(list, elem)
 }
 
-/// A list with a number for each channel, along the second of `rank` axes.
+/// Reshapes a list with a number for each channel to `rank` axes, of which the second holds the
+/// channels.
 fn channelwise(g: &mut Graph, list: Val, elem: ElemType, rank: usize) -> Option<Val> {
     if g.rank(list) != Some(1) {
         return None;
@@ -86,22 +91,23 @@ fn channelwise(g: &mut Graph, list: Val, elem: ElemType, rank: usize) -> Option<
     Some(g.unsqueeze(list, &axes))
 }
 
-/// `[N, …, C]` as `[N, C, …]`.
+/// Permutes `[N, …, C]` to `[N, C, …]`.
 pub fn channels_first(g: &mut Graph, v: Val, rank: usize) -> Val {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm[1..].rotate_right(1);
-    turned(g, v, &perm)
+    permuted(g, v, &perm)
 }
 
-/// `[N, C, …]` as `[N, …, C]`.
+/// Permutes `[N, C, …]` to `[N, …, C]`.
 pub fn channels_last(g: &mut Graph, v: Val, rank: usize) -> Val {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm[1..].rotate_left(1);
-    turned(g, v, &perm)
+    permuted(g, v, &perm)
 }
 
-/// A value with its axes in another order; what had them in that order before is not turned twice.
-fn turned(g: &mut Graph, v: Val, perm: &[usize]) -> Val {
+/// Permutes the axes of a value. If the value is itself the inverse permutation of another one,
+/// returns that value.
+fn permuted(g: &mut Graph, v: Val, perm: &[usize]) -> Val {
     let mut source = v;
     while let Some(before) = g
         .maker(source)
@@ -120,7 +126,7 @@ fn turned(g: &mut Graph, v: Val, perm: &[usize]) -> Val {
     }
 }
 
-/// Whether one order of axes after another is the order at first.
+/// Returns whether the permutation `second` undoes the permutation `first`.
 fn undoes(first: &[i64], second: &[usize]) -> bool {
     first.len() == second.len()
         && second

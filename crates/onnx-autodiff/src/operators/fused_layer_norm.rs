@@ -1,10 +1,12 @@
-//! Normalization of the last axes, with and without a mean, of a sum or of one value.
+//! Layer normalizations of ONNX Runtime: with and without a mean, of one value or of a sum.
 
 use super::operator::{Lowered, Operator};
 use super::parts::{one, plus, shifted};
 use crate::graph::emit::{float, int};
 use crate::graph::{Graph, Node, Val};
 
+/// The declarations of `SimplifiedLayerNormalization`, `SkipLayerNormalization` and
+/// `SkipSimplifiedLayerNormalization`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("SimplifiedLayerNormalization").lowered(simplified),
     Operator::fused("SimplifiedLayerNormalization", simplified),
@@ -12,26 +14,27 @@ pub const OPERATORS: &[Operator] = &[
     Operator::fused("SkipSimplifiedLayerNormalization", skip_simplified),
 ];
 
-/// The opset from which on the standard domain has `LayerNormalization`.
+/// The first opset whose standard domain has `LayerNormalization`.
 const LAYER: i64 = 17;
 
-/// The opset from which on the standard domain has `RMSNormalization`.
+/// The first opset whose standard domain has `RMSNormalization`.
 const ROOT_MEAN_SQUARE: i64 = 23;
 
-/// The default where one value is normalized.
+/// The default epsilon of operators that normalize one value.
 const EPSILON: f64 = 1e-5f32 as f64;
 
-/// The default where a sum is normalized.
+/// The default epsilon of operators that normalize a sum.
 pub const SMALL_EPSILON: f64 = 1e-12f32 as f64;
 
-/// `LayerNormalization` as ONNX Runtime writes it to models of an opset that lacks it.
+/// Returns the replacement of a `LayerNormalization` that ONNX Runtime wrote to a model of an opset
+/// without this operator.
 pub fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     if g.opset >= LAYER {
         return None;
     }
     let (x, gamma) = (node.input(0)?, node.input(1)?);
-    let axes = axes(g, node, x)?;
-    let parts = parts(g, x, &axes, node.float("epsilon", EPSILON), true);
+    let axes = normalized_axes(g, node, x)?;
+    let parts = standardized_parts(g, x, &axes, node.float("epsilon", EPSILON), true);
     let hat = g.cast(parts.hat, g.elem(x));
     let scaled = g.mul(hat, gamma);
     Some(vec![
@@ -41,23 +44,25 @@ pub fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     ])
 }
 
-/// Without mean and bias.
+/// Returns the replacement of `SimplifiedLayerNormalization`, which subtracts no mean and adds no
+/// bias.
 pub fn simplified(g: &mut Graph, node: &Node) -> Lowered {
     let (x, gamma) = (node.input(0)?, node.input(1)?);
-    let axes = axes(g, node, x)?;
+    let axes = normalized_axes(g, node, x)?;
     let epsilon = node.float("epsilon", EPSILON);
     if node.outputs.len() == 1 && axes == [-1] && g.elem(x) == g.elem(gamma) {
         return one(root_mean_square(g, x, gamma, epsilon));
     }
-    let parts = parts(g, x, &axes, epsilon, false);
+    let parts = standardized_parts(g, x, &axes, epsilon, false);
     let hat = g.cast(parts.hat, g.elem(gamma));
     Some(vec![Some(g.mul(hat, gamma)), Some(parts.inverse)])
 }
 
-/// Of a sum, which may be an output too.
+/// Returns the replacement of `SkipLayerNormalization`, which normalizes a sum and may return the
+/// sum too.
 pub fn skip_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
-    let sum = sum(g, node, 4)?;
-    let y = normalized(
+    let sum = sum_with_skip(g, node, 4)?;
+    let y = layer_normalized(
         g,
         sum,
         node.input(2)?,
@@ -67,21 +72,22 @@ pub fn skip_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     Some(vec![Some(y), None, None, Some(sum)])
 }
 
-/// Of a sum, which may be an output too, without mean.
+/// Returns the replacement of `SkipSimplifiedLayerNormalization`, which normalizes a sum without
+/// its mean and may return the sum too.
 pub fn skip_simplified(g: &mut Graph, node: &Node) -> Lowered {
-    let sum = sum(g, node, 3)?;
+    let sum = sum_with_skip(g, node, 3)?;
     let y = root_mean_square(g, sum, node.input(2)?, node.float("epsilon", SMALL_EPSILON));
     Some(vec![Some(y), None, None, Some(sum)])
 }
 
-/// `input + skip + bias`
-fn sum(g: &mut Graph, node: &Node, bias: usize) -> Option<Val> {
+/// Appends `input + skip + bias`. `bias` is the index of the input that holds the bias.
+fn sum_with_skip(g: &mut Graph, node: &Node, bias: usize) -> Option<Val> {
     let sum = g.add(node.input(0)?, node.input(1)?);
     Some(plus(g, sum, node.input(bias)))
 }
 
-/// The last axis without mean and of deviation one, times `gamma`, plus `beta`.
-pub fn normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon: f64) -> Val {
+/// Appends the last axis of `x` with mean 0 and standard deviation 1, times `gamma`, plus `beta`.
+pub fn layer_normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon: f64) -> Val {
     if g.opset >= LAYER {
         let mut inputs = vec![Some(x), Some(gamma)];
         inputs.extend(beta.map(Some));
@@ -91,32 +97,33 @@ pub fn normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon:
             vec![int("axis", -1), float("epsilon", epsilon)],
         );
     }
-    let parts = parts(g, x, &[-1], epsilon, true);
+    let parts = standardized_parts(g, x, &[-1], epsilon, true);
     let hat = g.cast(parts.hat, g.elem(x));
     let scaled = g.mul(hat, gamma);
     plus(g, scaled, beta)
 }
 
-/// The last axis of mean square one, times `gamma`.
+/// Appends the last axis of `x` with mean square 1, times `gamma`.
 fn root_mean_square(g: &mut Graph, x: Val, gamma: Val, epsilon: f64) -> Val {
     if g.opset >= ROOT_MEAN_SQUARE {
         let attributes = vec![int("axis", -1), float("epsilon", epsilon)];
         return g.op_with("RMSNormalization", &[x, gamma], attributes);
     }
-    let parts = parts(g, x, &[-1], epsilon, false);
+    let parts = standardized_parts(g, x, &[-1], epsilon, false);
     let hat = g.cast(parts.hat, g.elem(gamma));
     g.mul(hat, gamma)
 }
 
+/// A standardized tensor, with the mean and the inverse standard deviation.
 struct Parts {
     hat: Val,
     mean: Val,
     inverse: Val,
 }
 
-/// A tensor centred, or as it is, and divided by its deviation: in single precision, as the operators do it, where the
-/// tensor has half of that.
-fn parts(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64, centre: bool) -> Parts {
+/// Divides a tensor by its standard deviation, after subtracting its mean if `centre` is set.
+/// Half-precision tensors are standardized in float32, as ONNX Runtime does it.
+fn standardized_parts(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64, centre: bool) -> Parts {
     let x = g.cast(x, g.elem(x).tangent());
     let mean = g.reduce("ReduceMean", x, axes, true);
     let centred = if centre { g.sub(x, mean) } else { x };
@@ -132,8 +139,8 @@ fn parts(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64, centre: bool) -> Par
     }
 }
 
-/// The axes from the attribute `axis` on, counted from the last.
-fn axes(g: &Graph, node: &Node, x: Val) -> Option<Vec<i64>> {
+/// Returns the axes from the attribute `axis` on, counted from the last one.
+fn normalized_axes(g: &Graph, node: &Node, x: Val) -> Option<Vec<i64>> {
     let mut first = node.int("axis", -1);
     if first >= 0 {
         first = first.checked_sub(g.rank(x)? as i64)?;

@@ -1,10 +1,12 @@
-//! Matrix products with turned factors, a scale and an activation.
+//! Matrix products with transposed factors, a scale and an activation.
 
 use super::fused_activation::activated;
 use super::operator::{Lowered, Operator};
 use super::parts::{one, scaled};
 use crate::graph::{Graph, Node, Val};
 
+/// The declarations of `FusedGemm`, `FusedMatMul`, `FusedMatMulActivation` and
+/// `TransposeMatMul`.
 pub const OPERATORS: &[Operator] = &[
     Operator::fused("FusedGemm", fused_gemm),
     Operator::fused("FusedMatMul", fused_matmul),
@@ -12,18 +14,18 @@ pub const OPERATORS: &[Operator] = &[
     Operator::fused("TransposeMatMul", fused_matmul),
 ];
 
-/// `alpha A B`, either factor turned.
+/// Appends `alpha A B`, where A and B may be transposed.
 pub fn fused_matmul(g: &mut Graph, node: &Node) -> Lowered {
-    one(product(g, node)?)
+    one(scaled_product(g, node)?)
 }
 
-/// The same with an activation.
+/// Appends `alpha A B` with an activation, where A and B may be transposed.
 pub fn fused_matmul_activation(g: &mut Graph, node: &Node) -> Lowered {
-    let product = product(g, node)?;
+    let product = scaled_product(g, node)?;
     one(with_activation(g, node, product)?)
 }
 
-/// `alpha A B + beta C` with an activation.
+/// Appends `alpha A B + beta C` with an activation.
 pub fn fused_gemm(g: &mut Graph, node: &Node) -> Lowered {
     let own = |name: &str| ["alpha", "beta", "transA", "transB"].contains(&name);
     let attributes = node
@@ -37,6 +39,7 @@ pub fn fused_gemm(g: &mut Graph, node: &Node) -> Lowered {
     one(with_activation(g, node, product)?)
 }
 
+/// Appends the activation of the node.
 fn with_activation(g: &mut Graph, node: &Node, v: Val) -> Option<Val> {
     let told = |_: usize, name: &str| {
         node.attribute(&format!("activation_{name}"))?
@@ -46,17 +49,18 @@ fn with_activation(g: &mut Graph, node: &Node, v: Val) -> Option<Val> {
     activated(g, v, &node.text("activation", ""), told)
 }
 
-fn product(g: &mut Graph, node: &Node) -> Option<Val> {
+/// Appends `alpha A B`.
+fn scaled_product(g: &mut Graph, node: &Node) -> Option<Val> {
     let a = factor(g, node, 0, ["transA", "transBatchA"])?;
     let b = factor(g, node, 1, ["transB", "transBatchB"])?;
     let product = g.op("MatMul", &[a, b]);
     Some(scaled(g, product, node.float("alpha", 1.0)))
 }
 
-/// A factor, its rows in the first axis instead of the last but one, or its last two axes exchanged, or both. Vectors
-/// are not turned.
-fn factor(g: &mut Graph, node: &Node, place: usize, [last, batch]: [&str; 2]) -> Option<Val> {
-    let v = node.input(place)?;
+/// Appends a factor with its rows moved from the first axis to the last but one, with its last two
+/// axes exchanged, or with both, as the attributes say. Vectors are not transposed.
+fn factor(g: &mut Graph, node: &Node, index: usize, [last, batch]: [&str; 2]) -> Option<Val> {
+    let v = node.input(index)?;
     let [last, batch] = [last, batch].map(|name| node.int(name, 0) != 0);
     if !last && !batch {
         return Some(v);

@@ -1,12 +1,16 @@
-//! Gated activations.
+//! `SwiGLU`: a gated activation.
 
-use super::operator::{Operator, PartsResult};
-use crate::step::Step;
+use super::operator::{DecompositionResult, Operator};
+use crate::jvp_context::JvpContext;
 
-pub const OPERATORS: &[Operator] = &[Operator::new("SwiGLU").same_shape().parts(swiglu).smooth()];
+/// The declaration of `SwiGLU`.
+pub const OPERATORS: &[Operator] = &[Operator::new("SwiGLU")
+    .same_shape()
+    .decomposition(swiglu)
+    .smooth()];
 
-/// `a sigmoid(α a) b`
-fn swiglu(s: &mut Step) -> PartsResult {
+/// Appends `a sigmoid(α a) b`.
+fn swiglu(s: &mut JvpContext) -> DecompositionResult {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let scaled = s.g.scale(a, s.node.float("alpha", 1.0));
     let open = s.g.op("Sigmoid", &[scaled]);

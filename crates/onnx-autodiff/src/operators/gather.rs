@@ -1,7 +1,7 @@
-//! Elements picked by index.
+//! Gather operators: elements and slices that indices select.
 
 use super::operator::{Operator, TangentResult};
-use super::parts::places;
+use super::parts::index_range;
 use crate::content::Content;
 use crate::error::Refusal;
 use crate::folding::take;
@@ -9,10 +9,11 @@ use crate::graph::emit::{int, text};
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference;
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `Gather`, `GatherElements` and `GatherND`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Gather")
         .shape(gather_shape)
@@ -32,7 +33,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth_in(&[0]),
 ];
 
-/// The indices' shape.
+/// Returns the shape of the indices.
 fn gather_elements_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     g.shape(node.input(1)?).cloned()
 }
@@ -67,13 +68,18 @@ fn gather_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
     Some(taken)
 }
 
-pub fn indices(s: &Step) -> Result<Val, Refusal> {
+/// Returns the indices of a node, its second input.
+///
+/// # Errors
+///
+/// Refuses a node without indices.
+pub fn indices(s: &JvpContext) -> Result<Val, Refusal> {
     s.node
         .input(1)
         .ok_or_else(|| "its indices are missing".into())
 }
 
-fn gather_tangent(s: &mut Step) -> TangentResult {
+fn gather_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, indices) = (s.dx()?, indices(s)?);
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
     Ok(Some(Tangent::plain(s.g.op_with(
@@ -83,13 +89,13 @@ fn gather_tangent(s: &mut Step) -> TangentResult {
     ))))
 }
 
-/// Indices of the primal's shape, once for each direction.
-pub fn for_each_direction(s: &mut Step, indices: Val) -> Result<Val, Refusal> {
-    let shape = s.lead(&s.shape(indices)?);
+/// Repeats indices of the primal's shape for each direction.
+pub fn for_each_direction(s: &mut JvpContext, indices: Val) -> Result<Val, Refusal> {
+    let shape = s.tangent_shape(&s.shape(indices)?);
     Ok(s.g.expand(indices, &shape))
 }
 
-fn gather_elements_tangent(s: &mut Step) -> TangentResult {
+fn gather_elements_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, indices) = (s.dx()?, indices(s)?);
     let axis = s.axis("axis", 0, s.rank(0)?)? as i64;
     let indices = for_each_direction(s, indices)?;
@@ -100,8 +106,9 @@ fn gather_elements_tangent(s: &mut Step) -> TangentResult {
     ))))
 }
 
-/// The directions go behind, where they are part of what is picked.
-fn gather_nd_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent. The directions become the last axis meanwhile, where they are part of each
+/// selected slice.
+fn gather_nd_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, indices) = (s.dx()?, indices(s)?);
     let last = directions_last(s, d, s.rank(0)?);
     let attributes = s.node.attributes.clone();
@@ -110,19 +117,23 @@ fn gather_nd_tangent(s: &mut Step) -> TangentResult {
     Ok(Some(Tangent::plain(directions_first(s, picked, rank))))
 }
 
-pub fn directions_last(s: &mut Step, d: Val, rank: usize) -> Val {
+/// Moves the directions of a tangent behind its other axes. `rank` is the rank of the primal.
+pub fn directions_last(s: &mut JvpContext, d: Val, rank: usize) -> Val {
     let perm: Vec<usize> = (1..=rank).chain([0]).collect();
     s.g.transpose(d, &perm)
 }
 
-pub fn directions_first(s: &mut Step, d: Val, rank: usize) -> Val {
+/// Moves the directions of a tangent from the last axis to the first. `rank` is the rank of the
+/// primal.
+pub fn directions_first(s: &mut JvpContext, d: Val, rank: usize) -> Val {
     let perm: Vec<usize> = std::iter::once(rank).chain(0..rank).collect();
     s.g.transpose(d, &perm)
 }
 
-/// Adds the slices of `c` along an axis to the given places of zeros with `length` places along it.
+/// Adds the slices of `c` along an axis to zeros, at the given indices along it. The result has the
+/// size `length` along the axis.
 pub fn add_along(
-    t: &mut Transposition,
+    t: &mut TransposeContext,
     c: Val,
     axis: usize,
     places: Val,
@@ -148,11 +159,11 @@ pub fn add_along(
     Ok(t.g.transpose(summed, &order))
 }
 
-fn gather_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn gather_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, indices, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
     let axis = axis_of(t.node.int("axis", 0), shape.len()).ok_or("its axis is out of range")?;
     let sizes = t.input_shape(1)?;
-    let count = inference::product(t.g, &sizes);
+    let count = inference::size_product(t.g, &sizes);
     let places = t.g.reshape(indices, std::slice::from_ref(&count));
     let mut flat = shape.clone();
     flat[axis] = count;
@@ -160,7 +171,7 @@ fn gather_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, add_along(t, c, axis, places, &shape[axis])?)])
 }
 
-fn gather_elements_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn gather_elements_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, indices, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
     let zeros = t.g.zeros(&shape, t.g.elem(c));
     let attributes = vec![int("axis", t.node.int("axis", 0)), text("reduction", "add")];
@@ -170,7 +181,7 @@ fn gather_elements_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusa
     )])
 }
 
-fn gather_nd_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn gather_nd_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
     let indices = with_batch(t)?;
     let zeros = t.g.zeros(&shape, t.g.elem(c));
@@ -184,8 +195,8 @@ fn gather_nd_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     )])
 }
 
-/// The indices with those of the batch axes in front of them.
-fn with_batch(t: &mut Transposition) -> Result<Val, Refusal> {
+/// Returns the indices of `GatherND` with the indices of the batch axes in front of them.
+fn with_batch(t: &mut TransposeContext) -> Result<Val, Refusal> {
     let indices = t.input(1)?;
     let batch = usize::try_from(t.node.int("batch_dims", 0)).unwrap_or(0);
     let mut shape = t.shape(indices)?;
@@ -196,7 +207,7 @@ fn with_batch(t: &mut Transposition) -> Result<Val, Refusal> {
     shape[rank - 1] = Size::fixed(1);
     let mut parts = Vec::new();
     for axis in 0..batch {
-        let places = places(t, &shape[axis].clone());
+        let places = index_range(t, &shape[axis].clone());
         let axes: Vec<i64> = (0..rank as i64).filter(|i| *i != axis as i64).collect();
         let places = t.g.unsqueeze(places, &axes);
         parts.push(t.g.expand(places, &shape));

@@ -1,20 +1,21 @@
-//! Images sampled at places that are computed.
+//! `GridSample`: images sampled at positions that are computed.
 
-use super::operator::{Operator, PartsResult};
-use super::parts::{clipped, counted, finished, number, stacked, total};
+use super::operator::{DecompositionResult, Operator};
+use super::parts::{clipped, finished, range_to, size_value, stacked, total};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference;
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declaration of `GridSample`.
 pub const OPERATORS: &[Operator] = &[Operator::new("GridSample")
     .kinked()
     .shape(grid_sample_shape)
-    .parts(grid_sample_parts)
-    .float64_by_parts()];
+    .decomposition(grid_sample_decomposition)
+    .float64_by_decomposition()];
 
 fn grid_sample_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, grid) = (g.shape(node.input(0)?)?, g.shape(node.input(1)?)?);
@@ -27,19 +28,22 @@ fn grid_sample_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 /// An image `[N, C, …]` as a table of its pixels, `[N · P, C]`.
 pub struct Pixels {
     table: Val,
-    /// The lengths of its axes.
+    /// The sizes of its spatial axes.
     pub lengths: Shape,
     samples: Size,
 }
 
-/// A neighbour along one axis: its index, and its weight where that is not one.
+/// A neighbour of a position along one axis.
 #[derive(Clone, Copy)]
 pub struct Tap {
+    /// The index of the neighbour.
     pub index: Val,
+    /// The weight of the neighbour. `None` stands for 1.
     pub weight: Option<Val>,
 }
 
 impl Pixels {
+    /// Reshapes an image of the given shape to a table of its pixels.
     pub fn of(g: &mut Graph, image: Val, shape: &[Size]) -> Pixels {
         let order: Vec<usize> = std::iter::once(0)
             .chain(2..shape.len())
@@ -47,7 +51,7 @@ impl Pixels {
             .collect();
         let last = g.transpose(image, &order);
         let lengths = shape[2..].to_vec();
-        let rows = inference::product(g, &[&shape[..1], &lengths].concat());
+        let rows = inference::size_product(g, &[&shape[..1], &lengths].concat());
         let table = g.reshape(last, &[rows, shape[1].clone()]);
         Pixels {
             table,
@@ -56,26 +60,27 @@ impl Pixels {
         }
     }
 
-    /// The number of the first pixel of each sample, with as many axes as asked for.
+    /// Appends the row of the first pixel of each sample, with the given number of axes.
     pub fn first_of_samples(&self, g: &mut Graph, rank: usize) -> Val {
-        let samples = counted(g, &self.samples);
+        let samples = range_to(g, &self.samples);
         self.first_of(g, samples, rank)
     }
 
-    /// The same for samples that are named in a list.
+    /// Appends the row of the first pixel of each listed sample, with the given number of axes.
     pub fn first_of(&self, g: &mut Graph, samples: Val, rank: usize) -> Val {
-        let pixels = inference::product(g, &self.lengths);
-        let pixels = number(g, &pixels, ElemType::INT64);
+        let pixels = inference::size_product(g, &self.lengths);
+        let pixels = size_value(g, &pixels, ElemType::INT64);
         let first = g.mul(samples, pixels);
         g.unsqueeze(first, &(1..rank as i64).collect::<Vec<_>>())
     }
 
-    /// Pixels by their number, with the channels behind.
+    /// Appends the pixels of the given rows. The channels are the last axis.
     pub fn gathered(&self, g: &mut Graph, numbers: Val) -> Val {
         g.op_with("Gather", &[self.table, numbers], vec![int("axis", 0)])
     }
 
-    /// The weighted sum over all combinations of the axes' neighbours, with the channels behind.
+    /// Appends the weighted sum over all combinations of the neighbours along each axis. The
+    /// channels are the last axis.
     pub fn interpolated(&self, g: &mut Graph, first: Val, taps: &[Vec<Tap>]) -> Val {
         let (numbers, weights) = self.combined(g, first, taps);
         let numbers = stacked(g, &numbers);
@@ -90,7 +95,7 @@ impl Pixels {
         total(g, products)
     }
 
-    /// The number and the weight of each combination of neighbours.
+    /// Returns the row and the weight of each combination of neighbours along each axis.
     pub fn combined(
         &self,
         g: &mut Graph,
@@ -99,8 +104,8 @@ impl Pixels {
     ) -> (Vec<Val>, Vec<Option<Val>>) {
         let mut open: Vec<(Val, Option<Val>)> = vec![(first, None)];
         for (axis, taps) in taps.iter().enumerate() {
-            let stride = inference::product(g, &self.lengths[axis + 1..]);
-            let stride = number(g, &stride, ElemType::INT64);
+            let stride = inference::size_product(g, &self.lengths[axis + 1..]);
+            let stride = size_value(g, &stride, ElemType::INT64);
             let mut next = Vec::new();
             for (place, weight) in open {
                 for tap in taps {
@@ -119,13 +124,15 @@ impl Pixels {
     }
 }
 
+/// The interpolation between pixels.
 #[derive(Clone, Copy, PartialEq)]
-enum Mode {
+enum Interpolation {
     Nearest,
     Linear,
     Cubic,
 }
 
+/// The values beyond the image.
 #[derive(Clone, Copy, PartialEq)]
 enum Padding {
     Zeros,
@@ -138,11 +145,11 @@ pub struct Axis {
     length: Val,
     last: Val,
     aligned: bool,
-    mode: Mode,
+    mode: Interpolation,
     padding: Padding,
 }
 
-fn grid_sample_parts(s: &mut Step) -> PartsResult {
+fn grid_sample_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, grid) = (s.x(0)?, s.x(1)?);
     let (shape, places) = (s.shape(x)?, s.shape(grid)?);
     let axes = shape.len().saturating_sub(2);
@@ -151,7 +158,7 @@ fn grid_sample_parts(s: &mut Step) -> PartsResult {
         return Err("the shapes of its image and of its grid do not fit".into());
     }
     let (mode, padding) = (mode(s)?, padding(s)?);
-    if mode == Mode::Cubic && axes > 2 {
+    if mode == Interpolation::Cubic && axes > 2 {
         return Err("cubic interpolation of a volume is not differentiated".into());
     }
     let elem = s.g.elem(x);
@@ -160,7 +167,7 @@ fn grid_sample_parts(s: &mut Step) -> PartsResult {
     let pixels = Pixels::of(s.g, x, &shape);
     let mut taps = Vec::new();
     for (i, length) in shape[2..].iter().enumerate() {
-        let length = number(s.g, length, elem);
+        let length = size_value(s.g, length, elem);
         let last = s.g.shift(length, -1.0);
         let axis = Axis {
             length,
@@ -169,7 +176,7 @@ fn grid_sample_parts(s: &mut Step) -> PartsResult {
             mode,
             padding,
         };
-        // The grid names the last axis first.
+        // The grid lists the last axis first.
         let component = s.g.integer((axes - 1 - i) as i64);
         let place =
             s.g.op_with("Gather", &[grid, component], vec![int("axis", -1)]);
@@ -185,16 +192,16 @@ fn grid_sample_parts(s: &mut Step) -> PartsResult {
     finished(s, y)
 }
 
-fn mode(s: &Step) -> Result<Mode, Refusal> {
+fn mode(s: &JvpContext) -> Result<Interpolation, Refusal> {
     match s.node.text("mode", "linear").as_str() {
-        "linear" | "bilinear" => Ok(Mode::Linear),
-        "nearest" => Ok(Mode::Nearest),
-        "cubic" | "bicubic" => Ok(Mode::Cubic),
+        "linear" | "bilinear" => Ok(Interpolation::Linear),
+        "nearest" => Ok(Interpolation::Nearest),
+        "cubic" | "bicubic" => Ok(Interpolation::Cubic),
         other => Err(format!("its mode `{other}` is not known").into()),
     }
 }
 
-fn padding(s: &Step) -> Result<Padding, Refusal> {
+fn padding(s: &JvpContext) -> Result<Padding, Refusal> {
     match s.node.text("padding_mode", "zeros").as_str() {
         "zeros" => Ok(Padding::Zeros),
         "border" => Ok(Padding::Border),
@@ -204,43 +211,48 @@ fn padding(s: &Step) -> Result<Padding, Refusal> {
 }
 
 impl Axis {
-    /// An axis beyond which everything is zero, with linear weights.
+    /// Returns an axis with linear interpolation and zeros beyond the image.
     pub fn open(g: &mut Graph, length: &Size, elem: ElemType) -> Axis {
-        let length = number(g, length, elem);
+        let length = size_value(g, length, elem);
         let last = g.shift(length, -1.0);
         Axis {
             length,
             last,
             aligned: false,
-            mode: Mode::Linear,
+            mode: Interpolation::Linear,
             padding: Padding::Zeros,
         }
     }
 
-    /// The neighbours of a place between -1 and 1.
+    /// Returns the neighbours of a position between -1 and 1.
     fn taps(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
         let place = self.pixel(g, place);
         self.neighbours(g, place)
     }
 
-    /// The neighbours of a place that is counted in pixels.
+    /// Returns the neighbours of a position in pixels.
     pub fn neighbours(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
-        if self.mode == Mode::Nearest {
+        if self.mode == Interpolation::Nearest {
             let near = g.op("Round", &[place]);
             let near = self.inside(g, near);
             return vec![self.tap(g, near, None)];
         }
-        // With cubic weights runtimes move none but the neighbours to the border.
-        let stays = self.mode == Mode::Cubic && self.padding == Padding::Border;
+        // With cubic interpolation, runtimes move only the neighbours to the border, and not the
+        // position.
+        let stays = self.mode == Interpolation::Cubic && self.padding == Padding::Border;
         let place = if stays { place } else { self.inside(g, place) };
         let low = g.op("Floor", &[place]);
         let rest = g.sub(place, low);
-        let weights = if self.mode == Mode::Linear {
-            linear(g, rest)
+        let weights = if self.mode == Interpolation::Linear {
+            linear_weights(g, rest)
         } else {
-            cubic(g, rest)
+            cubic_convolution_weights(g, rest)
         };
-        let before = if self.mode == Mode::Linear { 0.0 } else { 1.0 };
+        let before = if self.mode == Interpolation::Linear {
+            0.0
+        } else {
+            1.0
+        };
         let mut taps = Vec::new();
         for (i, weight) in weights.into_iter().enumerate() {
             let neighbour = g.shift(low, i as f64 - before);
@@ -249,7 +261,7 @@ impl Axis {
         taps
     }
 
-    /// A place between -1 and 1, counted in pixels.
+    /// Converts a position between -1 and 1 to pixels.
     fn pixel(&self, g: &mut Graph, place: Val) -> Val {
         let from_start = g.shift(place, 1.0);
         let span = if self.aligned { self.last } else { self.length };
@@ -261,7 +273,7 @@ impl Axis {
         g.scale(shifted, 0.5)
     }
 
-    /// A place beyond the image, moved into it where the padding says so.
+    /// Moves a position beyond the image into it, if the padding says so.
     fn inside(&self, g: &mut Graph, place: Val) -> Val {
         match self.padding {
             Padding::Zeros => place,
@@ -273,7 +285,7 @@ impl Axis {
         }
     }
 
-    /// A place reflected at the borders until it lies between them.
+    /// Reflects a position at the borders until it lies between them.
     fn reflected(&self, g: &mut Graph, place: Val) -> Val {
         let low = g.real_like(if self.aligned { 0.0 } else { -0.5 }, place);
         let (high, span) = if self.aligned {
@@ -295,7 +307,7 @@ impl Axis {
         g.op("Where", &[even, up, down])
     }
 
-    /// A neighbour by its whole number, which may lie beyond the image.
+    /// Returns the neighbour of an integer position, which may lie beyond the image.
     fn tap(&self, g: &mut Graph, neighbour: Val, weight: Option<Val>) -> Tap {
         let zero = g.real_like(0.0, neighbour);
         let moved = match self.padding {
@@ -317,20 +329,21 @@ impl Axis {
     }
 }
 
-/// Weights of the two neighbours of a place, by its distance from the first.
-pub fn linear(g: &mut Graph, rest: Val) -> Vec<Val> {
+/// Returns the weights of the two neighbours of a position, by its distance from the first one.
+pub fn linear_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     let one = g.real_like(1.0, rest);
     vec![g.sub(one, rest), rest]
 }
 
-/// Weights of four neighbours by cubic convolution.
-fn cubic(g: &mut Graph, rest: Val) -> Vec<Val> {
+/// Returns the weights of the four neighbours of a position by cubic convolution (R. G. Keys,
+/// 1981).
+fn cubic_convolution_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     const A: f64 = -0.75;
     let one = g.real_like(1.0, rest);
     let back = g.sub(one, rest);
     let (far, behind) = (g.shift(rest, 1.0), g.shift(back, 1.0));
-    let outer = |g: &mut Graph, x: Val| polynomial(g, x, &[A, -5.0 * A, 8.0 * A, -4.0 * A]);
-    let inner = |g: &mut Graph, x: Val| polynomial(g, x, &[A + 2.0, -(A + 3.0), 0.0, 1.0]);
+    let outer = |g: &mut Graph, x: Val| horner(g, x, &[A, -5.0 * A, 8.0 * A, -4.0 * A]);
+    let inner = |g: &mut Graph, x: Val| horner(g, x, &[A + 2.0, -(A + 3.0), 0.0, 1.0]);
     vec![
         outer(g, far),
         inner(g, rest),
@@ -339,8 +352,8 @@ fn cubic(g: &mut Graph, rest: Val) -> Vec<Val> {
     ]
 }
 
-/// A polynomial by its coefficients, the highest first.
-fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
+/// Appends a polynomial in the type of `x`. The highest power comes first.
+fn horner(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     let (first, rest) = coefficients.split_first().unwrap_or((&0.0, &[]));
     let start = g.real_like(*first, x);
     rest.iter().fold(start, |sum, c| {

@@ -1,13 +1,14 @@
-//! Copies.
+//! `Identity`, and `Dropout` outside training.
 
 use super::operator::{Operator, TangentResult};
 use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Inferred, Node};
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `Dropout` and `Identity`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Dropout")
         .shapes(dropout_shapes)
@@ -24,7 +25,7 @@ pub const OPERATORS: &[Operator] = &[
         .same_order(),
 ];
 
-/// The input, and which of its numbers were kept.
+/// Returns the types and shapes of the output and of the mask of the elements that were kept.
 fn dropout_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let shape = g.shape(x).cloned();
@@ -35,11 +36,11 @@ fn identity_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Conte
     inputs.first().cloned()
 }
 
-fn identity_tangent(s: &mut Step) -> TangentResult {
+fn identity_tangent(s: &mut JvpContext) -> TangentResult {
     Ok(s.lazy(0))
 }
 
-fn dropout_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn dropout_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let training = s
         .node
         .input(2)
@@ -50,6 +51,6 @@ fn dropout_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     }
 }
 
-fn identity_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn identity_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, t.c()?)])
 }

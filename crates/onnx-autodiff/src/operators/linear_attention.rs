@@ -1,23 +1,25 @@
-//! Attention without a softmax, as a recurrence over a matrix of keys by values: one step after another.
+//! `LinearAttention`: attention without a softmax, as a recurrence over a matrix `S` of keys by
+//! values.
 //!
 //! `S ← exp(g) S`, `u = β (v - Sᵀk)` (or `u = v`), `S ← S + k uᵀ`, `o = scale Sᵀq`.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{at, stacked};
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::{Graph, Inferred, Node};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declaration of `LinearAttention`.
 pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention")
     .shapes(linear_attention_shapes)
-    .parts(attention)
+    .decomposition(linear_attention_decomposition)
     .smooth_in(&[0, 1, 2, 3, 4, 5])];
 
-/// `[N, T, Hq·Dv]`, and the state `[N, H, Dk, Dv]`.
+/// Returns the types and shapes of the output `[N, T, Hq·Dv]` and of the state `[N, H, Dk, Dv]`.
 fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
-    let [q, k, v] = [0, 1, 2].map(|place| node.input(place));
+    let [q, k, v] = [0, 1, 2].map(|index| node.input(index));
     let elem = g.elem(q?);
     let (batch, length) = (g.shape(q?)?.first()?.clone(), g.shape(q?)?.get(1)?.clone());
     let (queries, states) = (
@@ -35,28 +37,31 @@ fn linear_attention_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<I
     ])
 }
 
-/// Sequences up to this length are written out.
+/// The largest number of steps that are written out.
 const LONGEST: i64 = 512;
 
-/// Which parts of the recurrence there are.
-struct Form {
+/// The parts of the recurrence that a node has.
+struct UpdateRule {
     decays: bool,
     corrects: bool,
 }
 
-/// The number of heads, and how many heads of queries share a state.
-struct Heads {
+/// The number of states, one for each head of the keys, and the number of query heads that share a
+/// state.
+struct HeadCounts {
     states: i64,
     sharing: i64,
 }
 
-fn attention(s: &mut Step) -> PartsResult {
-    let form = form(s)?;
+fn linear_attention_decomposition(s: &mut JvpContext) -> DecompositionResult {
+    let form = update_rule(s)?;
     let (queries, states) = (s.node.int("q_num_heads", 0), s.node.int("kv_num_heads", 0));
     if states < 1 || queries < states || queries % states != 0 {
-        return Err("its heads of queries are no multiple of those of keys".into());
+        return Err(
+            "its number of query heads is not a multiple of its number of key heads".into(),
+        );
     }
-    let heads = Heads {
+    let heads = HeadCounts {
         states,
         sharing: queries / states,
     };
@@ -77,26 +82,27 @@ fn attention(s: &mut Step) -> PartsResult {
     };
     let length = s.shape(q)?[0]
         .as_fixed()
-        .ok_or("the length of its sequence is not known; export it with it fixed")?;
+        .ok_or("the length of its sequence is not known; export the model with a fixed length")?;
     if !(1..=LONGEST).contains(&length) {
         return Err(
             format!("its sequence has {length} steps; up to {LONGEST} are written out").into(),
         );
     }
-    let mut state = start(s, k, v)?;
+    let mut state = initial_state(s, k, v)?;
     let mut outputs = Vec::new();
     for step in 0..length {
-        let here = |s: &mut Step, all: Val| at(s.g, all, step);
+        let here = |s: &mut JvpContext, all: Val| at(s.g, all, step);
         let [q, k, v] = [q, k, v].map(|all| here(s, all));
         let [decay, rate] = [decay, rate].map(|all| all.map(|all| here(s, all)));
-        state = next(s, state, k, v, decay, rate);
-        outputs.push(read(s, state, q, &heads)?);
+        state = next_state(s, state, k, v, decay, rate);
+        outputs.push(query_state(s, state, q, &heads)?);
     }
     let all = stacked(s.g, &outputs);
-    Ok(vec![Some(packed(s, all)?), Some(state)])
+    Ok(vec![Some(merged_steps(s, all)?), Some(state)])
 }
 
-fn form(s: &Step) -> Result<Form, Refusal> {
+/// Returns the parts of the recurrence that the attribute `update_rule` names.
+fn update_rule(s: &JvpContext) -> Result<UpdateRule, Refusal> {
     let (decays, corrects) = match s.node.text("update_rule", "gated_delta").as_str() {
         "linear" => (false, false),
         "gated" => (true, false),
@@ -104,16 +110,16 @@ fn form(s: &Step) -> Result<Form, Refusal> {
         "gated_delta" => (true, true),
         other => return Err(format!("its update rule `{other}` is not known").into()),
     };
-    let given = |place: usize| s.node.input(place).is_some();
+    let given = |index: usize| s.node.input(index).is_some();
     if given(4) != decays || given(5) != corrects {
         return Err("its decay and rate do not fit its update rule".into());
     }
-    Ok(Form { decays, corrects })
+    Ok(UpdateRule { decays, corrects })
 }
 
-/// An input `[N, T, H·D]` as `[T, N, H, D, 1]`: a column for each step, sample and head.
-fn rows(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
-    let (v, shape) = (s.x(place)?, s.x_shape(place)?);
+/// Reshapes an input `[N, T, H·D]` to `[T, N, H, D, 1]`: a column for each step, sample and head.
+fn rows(s: &mut JvpContext, index: usize, heads: i64) -> Result<Val, Refusal> {
+    let (v, shape) = (s.x(index)?, s.x_shape(index)?);
     let [batch, length, width] = &shape[..] else {
         return Err("its inputs do not have three axes".into());
     };
@@ -128,14 +134,14 @@ fn rows(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
     ))
 }
 
-/// A decay or a rate, of which there may be one for all heads.
-fn per_head(s: &mut Step, place: usize, heads: i64) -> Result<Val, Refusal> {
-    let single = s.x_shape(place)?.last().is_some_and(|width| width.is(1));
-    rows(s, place, if single { 1 } else { heads })
+/// Reshapes a decay or a rate, of which there may be one for all heads.
+fn per_head(s: &mut JvpContext, index: usize, heads: i64) -> Result<Val, Refusal> {
+    let single = s.x_shape(index)?.last().is_some_and(|width| width.is(1));
+    rows(s, index, if single { 1 } else { heads })
 }
 
-/// The state before the first step, `[N, H, Dk, Dv]`.
-fn start(s: &mut Step, k: Val, v: Val) -> Result<Val, Refusal> {
+/// Returns the state before the first step, `[N, H, Dk, Dv]`.
+fn initial_state(s: &mut JvpContext, k: Val, v: Val) -> Result<Val, Refusal> {
     if s.node.input(3).is_some() {
         return s.x(3);
     }
@@ -149,8 +155,15 @@ fn start(s: &mut Step, k: Val, v: Val) -> Result<Val, Refusal> {
     Ok(s.g.zeros(&shape, s.g.elem(k)))
 }
 
-/// The state after a step.
-fn next(s: &mut Step, state: Val, k: Val, v: Val, decay: Option<Val>, rate: Option<Val>) -> Val {
+/// Appends the state after a step.
+fn next_state(
+    s: &mut JvpContext,
+    state: Val,
+    k: Val,
+    v: Val,
+    decay: Option<Val>,
+    rate: Option<Val>,
+) -> Val {
     let mut state = state;
     if let Some(decay) = decay {
         let kept = s.g.op("Exp", &[decay]);
@@ -167,8 +180,8 @@ fn next(s: &mut Step, state: Val, k: Val, v: Val, decay: Option<Val>, rate: Opti
     s.g.add(state, written)
 }
 
-/// `scale Sᵀq`, as `[N, Hq, Dv]`; each state serves several heads of queries.
-fn read(s: &mut Step, state: Val, q: Val, heads: &Heads) -> Result<Val, Refusal> {
+/// Appends `scale Sᵀq` as `[N, Hq, Dv]`. Several heads of the queries may share a state.
+fn query_state(s: &mut JvpContext, state: Val, q: Val, heads: &HeadCounts) -> Result<Val, Refusal> {
     let (of, query) = (s.shape(state)?, s.shape(q)?);
     let width = query[2]
         .as_fixed()
@@ -185,8 +198,8 @@ fn read(s: &mut Step, state: Val, q: Val, heads: &Heads) -> Result<Val, Refusal>
     Ok(s.g.reshape(read, &[query[0].clone(), query[1].clone(), of[3].clone()]))
 }
 
-/// `[T, N, H, D]` as `[N, T, H·D]`.
-fn packed(s: &mut Step, all: Val) -> Result<Val, Refusal> {
+/// Reshapes `[T, N, H, D]` to `[N, T, H·D]`.
+fn merged_steps(s: &mut JvpContext, all: Val) -> Result<Val, Refusal> {
     let y = s.y_shape()?;
     let turned = s.g.transpose(all, &[1, 0, 2, 3]);
     Ok(s.g.reshape(turned, &y))

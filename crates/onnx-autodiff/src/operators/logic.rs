@@ -1,9 +1,10 @@
-//! Comparisons, and operators of booleans and bits: their outputs carry no derivative.
+//! Comparisons and operators of truth values and bits. Their outputs carry no derivative.
 
 use super::operator::{Operator, booleans};
 use crate::folding::{binary, unary};
 use crate::inference::broadcast_all;
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("And")
         .element(booleans)

@@ -1,124 +1,144 @@
-//! Tangents of `Loop` and `Scan`: another loop, of as many steps, that is linear in them.
+//! The tangents of `Loop` and `Scan`: another loop, of as many steps, that is linear in the
+//! tangents.
 //!
-//! The loop of tangents computes each step's values once more from what that step was given: the number of the step, the
-//! elements of the sequences, and the carried values, which the original loop keeps of all steps for this. What it
-//! carries are the tangents of the carried values that depend on the differentiated input, and it keeps those of what
-//! the original keeps. How many steps there were is known once the original has run.
+//! The loop of tangents recomputes the values of each step from what that step received: the number
+//! of the step, the elements of the scan inputs, and the carried values, which the original loop
+//! now collects for this in scan outputs. It carries the tangents of the carried values that depend
+//! on the differentiated input, and collects the tangents of the original scan outputs. The number
+//! of steps is known once the original loop has run.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::choice::captured;
+use super::conditional::captured_tangents;
 use super::operator::{Operator, unknown};
 use super::{Rule, rule};
-use crate::append::loop_form::{Carried, Form, Line, Opened, infer};
+use crate::append::loop_form::{CarriedTypes, LoopForm, LoopStep, ScanAxis, infer_loop_outputs};
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::graph::repetition::{Repetition, Sequence, element_shape, placed, placed_in};
-use crate::graph::subgraph::{Body, Inside, as_in_file, graph_attribute, name_in_file};
+use crate::graph::counted_loop::{
+    CountedLoop, ScanInput, element_shape, with_step_axis, with_step_axis_of,
+};
+use crate::graph::subgraph::{Body, ControlSubgraphs, as_in_file, graph_attribute, name_in_file};
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent, Tangents};
 use crate::proto::*;
 use crate::size::Size;
-use crate::step::{Step, Tangent, Tangents};
-use crate::transposition::{
-    CONTRADICTION, Cotangents, Transposition, Walk, backwards, closed, own, zeros_like,
+use crate::transpose_context::{
+    CONTRADICTION, CotangentWalk, Cotangents, TransposeContext, close_subgraph, cotangent_or_zeros,
+    transpose_subgraph, zeros_like,
 };
 
-/// Loops of tangents are all written as `Loop`.
+/// The declarations of `Loop` and `Scan`. Every loop of tangents is a `Loop`, so that `Scan` needs
+/// no transpose.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Loop")
         .kinked()
         .element(unknown)
-        .shapes(infer)
-        .tangents_inside(loop_tangents)
+        .shapes(infer_loop_outputs)
+        .tangents_with_subgraphs(loop_tangents)
         .transpose(loop_cotangent),
     Operator::new("Scan")
         .kinked()
         .element(unknown)
-        .shapes(infer)
-        .tangents_inside(loop_tangents),
+        .shapes(infer_loop_outputs)
+        .tangents_with_subgraphs(loop_tangents),
 ];
 
+/// The reason for a loop whose inputs and body do not fit each other.
 const MISFIT: &str = "its body does not fit its inputs";
 
-/// The step of tangents: what it is given, and what it makes.
+/// The body of the loop of tangents.
 struct Inner {
     body: Body,
-    opened: Opened,
-    /// The places of the carried values that have tangents, of the sequences, and of what is kept.
+    step: LoopStep,
+    /// The indices of the carried values, of the scan inputs and of the scan outputs that have
+    /// tangents.
     active: Vec<usize>,
-    sequences: Vec<usize>,
-    kept: Vec<usize>,
+    scan_inputs: Vec<usize>,
+    scan_outputs: Vec<usize>,
 }
 
-/// The tangents of a loop's outputs.
+/// Returns the tangents of a loop's outputs.
 fn loop_tangents(
-    s: &mut Step,
+    s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
 ) -> Result<Vec<Option<Tangent>>, Refusal> {
     let node = s.node.clone();
-    let form = Form::of(&node).ok_or(MISFIT)?;
+    let form = LoopForm::of(&node).ok_or(MISFIT)?;
     let carried = form.carried(s.g, &node).ok_or(MISFIT)?;
-    let inner = step(s, of, &form, &carried)?;
-    let mut tangents = vec![None; node.outputs.len().max(form.states + form.stacks.len())];
+    let inner = step_with_tangents(s, of, &form, &carried)?;
+    let mut tangents = vec![
+        None;
+        node.outputs
+            .len()
+            .max(form.states + form.scan_outputs.len())
+    ];
     if inner.body.outputs.is_empty() {
         return Ok(tangents);
     }
     inner.body.is_repeatable(s.g)?;
-    stays(&form, &carried, |i| inner.body.uses(inner.opened.states[i]))?;
-    let (repetition, kept) = around(s, of, &form, &carried, inner.body.clone(), &inner)?;
+    stays(&form, &carried, |i| inner.body.uses(inner.step.states[i]))?;
+    let (repetition, scan_outputs) =
+        loop_of_tangents(s, of, &form, &carried, inner.body.clone(), &inner)?;
     let steps = repetition.steps.clone();
-    let made = repetition.write(s.g, &kept, true);
+    let made = repetition.write(s.g, &scan_outputs, true);
     for (i, v) in inner.active.iter().zip(made.last) {
         tangents[*i] = Some(Tangent::plain(v));
     }
-    for ((i, v), shape) in inner.kept.iter().zip(made.kept).zip(kept) {
-        let (v, shape) = spread(s.g, v, form.stacks[*i], shape, &steps).ok_or(MISFIT)?;
+    for ((i, v), shape) in inner
+        .scan_outputs
+        .iter()
+        .zip(made.scan_outputs)
+        .zip(scan_outputs)
+    {
+        let (v, shape) = with_steps(s.g, v, form.scan_outputs[*i], shape, &steps).ok_or(MISFIT)?;
         s.g.set_shape(v, &shape);
         tangents[form.states + i] = Some(Tangent::plain(v));
     }
     Ok(tangents)
 }
 
-/// What was kept of all steps `[steps, k, …]`, with the steps where the output has them.
-fn spread(
+/// Moves the steps of a collected tangent `[steps, k, …]` to the axis where the original output has
+/// them.
+fn with_steps(
     g: &mut Graph,
     v: Val,
-    line: Line,
+    line: ScanAxis,
     mut shape: Shape,
     steps: &Size,
 ) -> Option<(Val, Shape)> {
     let axis = 1 + axis_of(line.axis, shape.len())?;
     shape.insert(axis, steps.clone());
-    Some((placed(g, v, axis, line.backwards, &shape), shape))
+    Some((with_step_axis(g, v, axis, line.backwards, &shape), shape))
 }
 
-/// A subgraph in which one step and its tangents are computed.
-fn step(
-    s: &mut Step,
+/// Builds a subgraph that computes one step and its tangents.
+fn step_with_tangents(
+    s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
-    form: &Form,
-    carried: &Carried,
+    form: &LoopForm,
+    carried: &CarriedTypes,
 ) -> Result<Inner, Refusal> {
     let scope = s.g.enter();
     let start = s.g.nodes.len();
     let found = form
         .open(s.g, &s.node, &carried.types)
         .ok_or_else(|| Refusal::from(MISFIT))
-        .and_then(|opened| {
-            let places = start..s.g.nodes.len();
-            let active = active(s, of, form, &opened, places.clone());
+        .and_then(|step| {
+            let indices = start..s.g.nodes.len();
+            let active = active(s, of, form, &step, indices.clone());
             stays(form, carried, |i| active.contains(&i))?;
-            tangents_of_step(s, of, form, &opened, active, places).map(|made| (opened, made))
+            tangents_of_step(s, of, form, &step, active, indices).map(|made| (step, made))
         });
     match found {
         Ok((
-            opened,
+            step,
             StepTangents {
                 active,
-                sequences,
-                kept,
+                scan_inputs,
+                scan_outputs,
                 inputs,
                 outputs,
             },
@@ -126,10 +146,10 @@ fn step(
             let body = Body::close(s.g, scope, inputs, outputs);
             Ok(Inner {
                 body,
-                opened,
+                step,
                 active,
-                sequences,
-                kept,
+                scan_inputs,
+                scan_outputs,
             })
         }
         Err(refusal) => {
@@ -139,52 +159,55 @@ fn step(
     }
 }
 
+/// The inputs and outputs of a step of the loop of tangents.
 struct StepTangents {
     active: Vec<usize>,
-    sequences: Vec<usize>,
-    kept: Vec<usize>,
-    /// Tangents of carried values, tangents of elements, then what the step itself is given.
+    scan_inputs: Vec<usize>,
+    scan_outputs: Vec<usize>,
+    /// The tangents of the carried values, the tangents of the elements, and then the inputs of the
+    /// original step.
     inputs: Vec<Val>,
     outputs: Vec<Val>,
 }
 
+/// Appends the tangents of one step.
 fn tangents_of_step(
-    s: &mut Step,
+    s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
-    form: &Form,
-    opened: &Opened,
+    form: &LoopForm,
+    step: &LoopStep,
     active: Vec<usize>,
-    places: Range<usize>,
+    indices: Range<usize>,
 ) -> Result<StepTangents, Refusal> {
     let mut found = Tangents {
-        of: captured(s, of),
+        of: captured_tangents(s, of),
         obstacles: Vec::new(),
     };
     let mut inputs = Vec::new();
-    let sequences: Vec<usize> = (0..form.sequences.len())
+    let scan_inputs: Vec<usize> = (0..form.scan_inputs.len())
         .filter(|i| depends(s, of, form.states + i))
         .collect();
-    let states = active.iter().map(|i| opened.states[*i]);
-    for i in &sequences {
+    let states = active.iter().map(|i| step.states[*i]);
+    for i in &scan_inputs {
         s.rank(form.states + i)?;
     }
-    for v in states.chain(sequences.iter().map(|i| opened.elements[*i])) {
-        let shape = s.lead(&s.shape(v)?);
+    for v in states.chain(scan_inputs.iter().map(|i| step.elements[*i])) {
+        let shape = s.tangent_shape(&s.shape(v)?);
         let d = s.g.add_formal(s.g.elem(v).tangent(), Some(shape), true);
         found.of.insert(v, Tangent::plain(d));
         inputs.push(d);
     }
-    let next: Vec<Val> = active.iter().map(|i| opened.next[*i]).collect();
-    let floats: Vec<usize> = (0..opened.kept.len())
-        .filter(|i| s.g.elem(opened.kept[*i]).is_float())
+    let next: Vec<Val> = active.iter().map(|i| step.next[*i]).collect();
+    let floats: Vec<usize> = (0..step.scan_outputs.len())
+        .filter(|i| s.g.elem(step.scan_outputs[*i]).is_float())
         .collect();
     let wanted: Vec<Val> = next
         .iter()
         .copied()
-        .chain(floats.iter().map(|i| opened.kept[*i]))
+        .chain(floats.iter().map(|i| step.scan_outputs[*i]))
         .collect();
     let origin = s.g.origin;
-    (s.walk)(s.g, places, &s.k.clone(), &wanted, &mut found);
+    (s.walk)(s.g, indices, &s.k.clone(), &wanted, &mut found);
     s.g.origin = origin;
     if let Some(obstacle) = found.obstacles.first() {
         return Err(format!("in its body, {}", as_in_file(obstacle)).into());
@@ -192,64 +215,58 @@ fn tangents_of_step(
     let mut outputs = Vec::new();
     for v in next {
         let d = match found.of.get(&v) {
-            Some(tangent) => s.whole(*tangent),
+            Some(tangent) => s.materialize(*tangent),
             None => {
-                let shape = s.lead(&s.shape(v)?);
+                let shape = s.tangent_shape(&s.shape(v)?);
                 s.g.zeros(&shape, s.g.elem(v).tangent())
             }
         };
         outputs.push(s.g.fresh_identity(d));
     }
-    let kept: Vec<usize> = floats
+    let scan_outputs: Vec<usize> = floats
         .into_iter()
-        .filter(|i| found.of.contains_key(&opened.kept[*i]))
+        .filter(|i| found.of.contains_key(&step.scan_outputs[*i]))
         .collect();
-    for i in &kept {
-        let d = s.whole(found.of[&opened.kept[*i]]);
+    for i in &scan_outputs {
+        let d = s.materialize(found.of[&step.scan_outputs[*i]]);
         outputs.push(s.g.fresh_identity(d));
     }
-    inputs.extend(
-        opened
-            .number
-            .iter()
-            .chain(&opened.states)
-            .chain(&opened.elements),
-    );
+    inputs.extend(step.number.iter().chain(&step.states).chain(&step.elements));
     Ok(StepTangents {
         active,
-        sequences,
-        kept,
+        scan_inputs,
+        scan_outputs,
         inputs,
         outputs,
     })
 }
 
-/// Whether an input of the node depends on the differentiated input.
-fn depends(s: &Step, of: &HashMap<Val, Tangent>, place: usize) -> bool {
+/// Returns whether an input of the node depends on the differentiated input.
+fn depends(s: &JvpContext, of: &HashMap<Val, Tangent>, index: usize) -> bool {
     s.node
-        .input(place)
+        .input(index)
         .is_some_and(|v| of.contains_key(&v) && s.g.elem(v).is_float())
 }
 
-/// The carried values that depend on the differentiated input at any step.
+/// Returns the indices of the carried values that depend on the differentiated input at any step.
 fn active(
-    s: &Step,
+    s: &JvpContext,
     of: &HashMap<Val, Tangent>,
-    form: &Form,
-    opened: &Opened,
-    places: Range<usize>,
+    form: &LoopForm,
+    step: &LoopStep,
+    indices: Range<usize>,
 ) -> Vec<usize> {
     let mut reached: HashSet<Val> = HashSet::new();
     let first = (0..form.states)
         .filter(|i| depends(s, of, form.start() + i))
-        .map(|i| opened.states[i]);
+        .map(|i| step.states[i]);
     reached.extend(first);
-    let elements = (0..form.sequences.len())
+    let elements = (0..form.scan_inputs.len())
         .filter(|i| depends(s, of, form.states + i))
-        .map(|i| opened.elements[i]);
+        .map(|i| step.elements[i]);
     reached.extend(elements);
     loop {
-        for node in &s.g.nodes[places.clone()] {
+        for node in &s.g.nodes[indices.clone()] {
             let touched = |v: &Val| reached.contains(v) || of.contains_key(v);
             let passes = !matches!(rule(node), Ok(Rule::Constant));
             if passes
@@ -268,120 +285,128 @@ fn active(
             }
         }
         let before = reached.len();
-        for (state, next) in opened.states.iter().zip(&opened.next) {
+        for (state, next) in step.states.iter().zip(&step.next) {
             if (reached.contains(next) || of.contains_key(next)) && s.g.elem(*state).is_float() {
                 reached.insert(*state);
             }
         }
         if reached.len() == before {
             return (0..form.states)
-                .filter(|i| reached.contains(&opened.states[*i]))
+                .filter(|i| reached.contains(&step.states[*i]))
                 .collect();
         }
     }
 }
 
-/// Refuses carried values that change their type or shape, where tangents have or need them.
-fn stays(form: &Form, carried: &Carried, needed: impl Fn(usize) -> bool) -> Result<(), Refusal> {
+/// Checks that the carried values which are needed keep their type and their shape.
+///
+/// # Errors
+///
+/// Refuses a carried value that changes either.
+fn stays(
+    form: &LoopForm,
+    carried: &CarriedTypes,
+    needed: impl Fn(usize) -> bool,
+) -> Result<(), Refusal> {
     match (0..form.states).find(|i| needed(*i) && !carried.stays[*i]) {
         Some(i) => Err(Refusal(format!(
-            "its carried value {i}, `{}`, is no tensor whose shape can be told to stay the same from step to step; export the model with one that keeps its shape, and with at most five loops within each other",
+            "its carried value {i}, `{}`, is not known to keep its shape from step to step; export the model with a tensor that keeps its shape, and with at most five nested loops",
             name_in_file(form.body.input[form.start() + i].name())
         ))),
         None => Ok(()),
     }
 }
 
-/// The loop of tangents, and the shapes of what its steps keep.
-fn around(
-    s: &mut Step,
+/// Returns the loop of tangents and the shapes of the elements of its scan outputs.
+fn loop_of_tangents(
+    s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
-    form: &Form,
-    carried: &Carried,
+    form: &LoopForm,
+    carried: &CarriedTypes,
     body: Body,
     inner: &Inner,
-) -> Result<(Repetition, Vec<Shape>), Refusal> {
+) -> Result<(CountedLoop, Vec<Shape>), Refusal> {
     let node = s.node.clone();
-    let whole = |s: &mut Step, v: Val| of.get(&v).map(|tangent| s.whole(*tangent));
+    let whole = |s: &mut JvpContext, v: Val| of.get(&v).map(|tangent| s.materialize(*tangent));
     let mut first = Vec::new();
     for i in &inner.active {
         let v = form.first(&node, *i).ok_or(MISFIT)?;
-        let shape = s.lead(&carried.types[*i].1.clone().ok_or(MISFIT)?);
+        let shape = s.tangent_shape(&carried.types[*i].1.clone().ok_or(MISFIT)?);
         let elem = s.g.elem(v).tangent();
         first.push(whole(s, v).unwrap_or_else(|| s.g.zeros(&shape, elem)));
     }
-    let mut sequences = Vec::new();
-    for i in &inner.sequences {
-        let (v, axis) = form.sequence(s.g, &node, *i).ok_or(MISFIT)?;
+    let mut scan_inputs = Vec::new();
+    for i in &inner.scan_inputs {
+        let (v, axis) = form.scan_input(s.g, &node, *i).ok_or(MISFIT)?;
         let whole = whole(s, v).ok_or(MISFIT)?;
-        sequences.push(Sequence {
+        scan_inputs.push(ScanInput {
             whole,
             axis: axis + 1,
-            backwards: form.sequences[*i].backwards,
+            backwards: form.scan_inputs[*i].backwards,
         });
     }
     let used: Vec<usize> = (0..form.states)
-        .filter(|i| inner.body.uses(inner.opened.states[*i]))
+        .filter(|i| inner.body.uses(inner.step.states[*i]))
         .collect();
     let (steps, states) = kept_states(s.g, &node, form, &carried.types, &used)?;
-    if let Some(number) = inner.opened.number {
-        sequences.push(Sequence {
-            whole: numbers(s.g, &steps, number),
+    if let Some(number) = inner.step.number {
+        scan_inputs.push(ScanInput {
+            whole: step_numbers(s.g, &steps, number),
             axis: 0,
             backwards: false,
         });
     }
     for i in 0..form.states {
-        // A value that no step looks at is left out again.
+        // A scan input that the body does not use is removed later, so any value serves.
         let whole = used
             .iter()
             .position(|used| *used == i)
-            .map_or(first.first().copied(), |place| Some(states[place]));
+            .map_or(first.first().copied(), |index| Some(states[index]));
         let whole = whole
             .or(node.inputs.iter().flatten().next().copied())
             .ok_or(MISFIT)?;
-        sequences.push(Sequence {
+        scan_inputs.push(ScanInput {
             whole,
             axis: 0,
             backwards: false,
         });
     }
-    for i in 0..form.sequences.len() {
-        let (whole, axis) = form.sequence(s.g, &node, i).ok_or(MISFIT)?;
-        sequences.push(Sequence {
+    for i in 0..form.scan_inputs.len() {
+        let (whole, axis) = form.scan_input(s.g, &node, i).ok_or(MISFIT)?;
+        scan_inputs.push(ScanInput {
             whole,
             axis,
-            backwards: form.sequences[i].backwards,
+            backwards: form.scan_inputs[i].backwards,
         });
     }
-    let mut kept = Vec::new();
-    for i in &inner.kept {
+    let mut scan_outputs = Vec::new();
+    for i in &inner.scan_outputs {
         let output = node.output(form.states + i);
-        let inside = s.shape(inner.opened.kept[*i])?;
+        let inside = s.shape(inner.step.scan_outputs[*i])?;
         let shape = match output.and_then(|v| s.g.shape(v).cloned()) {
             Some(mut shape) if shape.len() == inside.len() + 1 => {
-                shape.remove(axis_of(form.stacks[*i].axis, shape.len()).ok_or(MISFIT)?);
+                shape.remove(axis_of(form.scan_outputs[*i].axis, shape.len()).ok_or(MISFIT)?);
                 shape
             }
             _ => inside,
         };
-        kept.push(s.lead(&shape));
+        scan_outputs.push(s.tangent_shape(&shape));
     }
-    let number = inner.opened.number;
+    let number = inner.step.number;
     Ok((
-        Repetition {
+        CountedLoop {
             steps,
             first,
-            sequences,
+            scan_inputs,
             number,
             body,
         },
-        kept,
+        scan_outputs,
     ))
 }
 
-/// The numbers of all steps, each with the axes that `like` has.
-fn numbers(g: &mut Graph, steps: &Size, like: Val) -> Val {
+/// Appends the numbers of all steps. Each one has as many axes as `like`.
+fn step_numbers(g: &mut Graph, steps: &Size, like: Val) -> Val {
     let (zero, one) = (g.integer(0), g.integer(1));
     let count = g.sizes(std::slice::from_ref(steps));
     let count = g.squeeze(count, &[0]);
@@ -391,21 +416,23 @@ fn numbers(g: &mut Graph, steps: &Size, like: Val) -> Val {
     g.unsqueeze(numbers, &axes)
 }
 
-/// How many steps a loop takes, and some of its carried values as they were before each of them: it keeps them from here
-/// on.
+/// Returns the number of steps of a loop, and some of its carried values before each step. It adds
+/// scan outputs for them to the loop.
 fn kept_states(
     g: &mut Graph,
     node: &Node,
-    form: &Form,
+    form: &LoopForm,
     types: &[Inferred],
     wanted: &[usize],
 ) -> Result<(Size, Vec<Val>), Refusal> {
-    let place = g
+    let index = g
         .nodes
         .iter()
         .rposition(|made| made.outputs == node.outputs)
         .ok_or(MISFIT)?;
-    let known = form.steps(g, node).or_else(|| counted(g, node, form));
+    let known = form
+        .steps(g, node)
+        .or_else(|| steps_of_outputs(g, node, form));
     let counts = known.is_none();
     if !counts && wanted.is_empty() {
         return Ok((known.unwrap_or_else(|| g.symbols.fresh()), Vec::new()));
@@ -434,33 +461,34 @@ fn kept_states(
             _ => {}
         }
     }
-    // ONNX Runtime wants names of the outputs that a file leaves out.
-    for i in 0..form.states + form.stacks.len() {
+    // ONNX Runtime requires a name for an output that precedes another one, even if the file leaves
+    // it out.
+    for i in 0..form.states + form.scan_outputs.len() {
         if node.output(i).is_none() {
             let unused = g.placeholder(ElemType::UNKNOWN, None);
-            let outputs = &mut g.nodes[place].outputs;
+            let outputs = &mut g.nodes[index].outputs;
             outputs.resize(outputs.len().max(i + 1), None);
             outputs[i] = Some(unused);
         }
     }
-    let mut made = g.extend_control(place, attributes, outputs);
+    let mut made = g.extend_control(index, attributes, outputs);
     Ok((steps, made.split_off(usize::from(counts))))
 }
 
-/// The number of steps as the file's own outputs have it.
-fn counted(g: &Graph, node: &Node, form: &Form) -> Option<Size> {
-    (form.states..node.outputs.len()).find_map(|place| {
-        let shape = g.shape(node.output(place)?)?;
+/// Returns the number of steps by the shapes of the loop's own scan outputs.
+fn steps_of_outputs(g: &Graph, node: &Node, form: &LoopForm) -> Option<Size> {
+    (form.states..node.outputs.len()).find_map(|index| {
+        let shape = g.shape(node.output(index)?)?;
         shape
             .get(axis_of(
-                form.stacks.get(place - form.states)?.axis,
+                form.scan_outputs.get(index - form.states)?.axis,
                 shape.len(),
             )?)
             .cloned()
     })
 }
 
-/// Makes a body hand out one of its inputs.
+/// Makes a body return one of its inputs.
 fn keep(g: &mut Graph, body: &mut GraphProto, input: usize, (elem, shape): Inferred) {
     let out = g.placeholder(elem, shape);
     let (name, r#type) = (g.value(out).name.clone(), g.export_type(out));
@@ -477,21 +505,23 @@ fn keep(g: &mut Graph, body: &mut GraphProto, input: usize, (elem, shape): Infer
     });
 }
 
-/// The steps in reverse order: cotangents are carried from the last step to the first, what was kept of a step arrives
-/// at it, what a step was given of a sequence of tangents is kept, and what it used from outside is summed.
-fn loop_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Appends a loop that visits the steps in reverse order. It carries the cotangents from the last
+/// step to the first. Cotangents of scan outputs are its scan inputs, cotangents of scan inputs are
+/// its scan outputs, and cotangents of captured values are summed.
+fn loop_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let first = t.node.outputs.iter().flatten().next();
-    let Some(Inside::Repetition(r)) = first.and_then(|v| t.g.inside.get(v)).cloned() else {
+    let Some(ControlSubgraphs::Loop(r)) = first.and_then(|v| t.g.control_subgraphs.get(v)).cloned()
+    else {
         return Err(CONTRADICTION.into());
     };
     let carried = r.first.len();
     let uses = r.body.linear_captures(t.g);
-    let linear: Vec<usize> = (0..r.sequences.len())
-        .filter(|i| t.g.value(r.sequences[*i].whole).linear)
+    let linear: Vec<usize> = (0..r.scan_inputs.len())
+        .filter(|i| t.g.value(r.scan_inputs[*i].whole).linear)
         .collect();
     let mut first = Vec::new();
-    for (v, arriving) in r.first.iter().zip(&t.arriving) {
-        first.push(match arriving {
+    for (v, output_cotangents) in r.first.iter().zip(&t.output_cotangents) {
+        first.push(match output_cotangents {
             Some(c) => *c,
             None => zeros_like(t.g, *v)?,
         });
@@ -499,32 +529,32 @@ fn loop_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     for v in &uses {
         first.push(zeros_like(t.g, *v)?);
     }
-    let kept: Vec<(Val, Val)> = r.body.outputs[carried..]
+    let scan_outputs: Vec<(Val, Val)> = r.body.outputs[carried..]
         .iter()
-        .zip(&t.arriving[carried..])
+        .zip(&t.output_cotangents[carried..])
         .filter_map(|(v, c)| Some((*v, (*c)?)))
         .collect();
-    let mut sequences = Vec::new();
-    for i in (0..r.sequences.len()).filter(|i| !linear.contains(i)) {
-        sequences.push(Sequence {
-            backwards: !r.sequences[i].backwards,
-            ..r.sequences[i]
+    let mut scan_inputs = Vec::new();
+    for i in (0..r.scan_inputs.len()).filter(|i| !linear.contains(i)) {
+        scan_inputs.push(ScanInput {
+            backwards: !r.scan_inputs[i].backwards,
+            ..r.scan_inputs[i]
         });
     }
-    sequences.extend(kept.iter().map(|(_, c)| Sequence {
+    scan_inputs.extend(scan_outputs.iter().map(|(_, c)| ScanInput {
         whole: *c,
         axis: 0,
         backwards: true,
     }));
-    let body = turned_step(t.g, t.walk, &r, &uses, &linear, &kept)?;
+    let body = transposed_step(t.g, t.walk, &r, &uses, &linear, &scan_outputs)?;
     let shapes: Option<Vec<Shape>> = linear
         .iter()
-        .map(|i| element_shape(t.g, r.sequences[*i].whole, r.sequences[*i].axis))
+        .map(|i| element_shape(t.g, r.scan_inputs[*i].whole, r.scan_inputs[*i].axis))
         .collect();
-    let turned = Repetition {
+    let turned = CountedLoop {
         steps: r.steps.clone(),
         first,
-        sequences,
+        scan_inputs,
         number: None,
         body,
     };
@@ -534,15 +564,15 @@ fn loop_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
             .copied()
             .zip(made.last[carried..].iter().copied()),
     );
-    for (i, v) in linear.iter().zip(made.kept) {
-        // The first to be kept is that of the last step.
-        let sequence = Sequence {
-            backwards: !r.sequences[*i].backwards,
-            ..r.sequences[*i]
+    for (i, v) in linear.iter().zip(made.scan_outputs) {
+        // The first element belongs to the last step.
+        let scan_input = ScanInput {
+            backwards: !r.scan_inputs[*i].backwards,
+            ..r.scan_inputs[*i]
         };
-        let shape = t.shape(sequence.whole)?;
-        let v = placed_in(t.g, v, &sequence, &r.steps, &shape);
-        t.captured.push((sequence.whole, v));
+        let shape = t.shape(scan_input.whole)?;
+        let v = with_step_axis_of(t.g, v, &scan_input, &r.steps, &shape);
+        t.captured.push((scan_input.whole, v));
     }
     Ok(made
         .last
@@ -553,58 +583,62 @@ fn loop_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         .collect())
 }
 
-/// One step backwards: given the carried cotangents, sums of those of values used from outside, what the step was given
-/// apart from tangents, and the cotangents of what it kept.
-fn turned_step(
+/// Builds the body of the transposed loop. Its inputs are the carried cotangents, the sums of the
+/// cotangents of captured values, the inputs of the original step except tangents, and the
+/// cotangents of the elements of the scan outputs.
+fn transposed_step(
     g: &mut Graph,
-    walk: Walk,
-    r: &Repetition,
+    walk: CotangentWalk,
+    r: &CountedLoop,
     uses: &[Val],
     linear: &[usize],
-    kept: &[(Val, Val)],
+    scan_outputs: &[(Val, Val)],
 ) -> Result<Body, Refusal> {
     let carried = r.first.len();
     let (tangents, elements) = r.body.inputs.split_at(carried);
-    let (scope, places) = r.body.reopen(g);
+    let (scope, indices) = r.body.reopen(g);
     let like = |g: &mut Graph, v: Val| {
         let shape = g.shape(v).cloned();
         g.add_formal(g.elem(v), shape, false)
     };
-    let arriving: Vec<Val> = tangents.iter().map(|v| like(g, *v)).collect();
+    let output_cotangents: Vec<Val> = tangents.iter().map(|v| like(g, *v)).collect();
     let sums: Vec<Val> = uses.iter().map(|v| like(g, *v)).collect();
-    let of_kept: Vec<Val> = kept.iter().map(|(v, _)| like(g, *v)).collect();
+    let of_kept: Vec<Val> = scan_outputs.iter().map(|(v, _)| like(g, *v)).collect();
     let given = elements
         .iter()
         .enumerate()
         .filter(|(i, _)| !linear.contains(i))
         .map(|(_, v)| *v);
-    let inputs = arriving
+    let inputs = output_cotangents
         .iter()
         .chain(&sums)
         .copied()
         .chain(given)
         .chain(of_kept.iter().copied())
         .collect();
-    let pairs = r.body.outputs[..carried].iter().copied().zip(arriving);
-    let found = backwards(
+    let pairs = r.body.outputs[..carried]
+        .iter()
+        .copied()
+        .zip(output_cotangents);
+    let found = transpose_subgraph(
         g,
         walk,
-        places,
-        pairs.chain(kept.iter().map(|(v, _)| *v).zip(of_kept)),
+        indices,
+        pairs.chain(scan_outputs.iter().map(|(v, _)| *v).zip(of_kept)),
     );
     let outputs = found.and_then(|cotangents| {
         let mut outputs = Vec::new();
         for v in tangents {
-            outputs.push(own(g, &cotangents, *v)?);
+            outputs.push(cotangent_or_zeros(g, &cotangents, *v)?);
         }
         for (v, sum) in uses.iter().zip(sums) {
             let total = cotangents.get(v).map_or(sum, |part| g.add(sum, *part));
             outputs.push(g.fresh_identity(total));
         }
         for i in linear {
-            outputs.push(own(g, &cotangents, elements[*i])?);
+            outputs.push(cotangent_or_zeros(g, &cotangents, elements[*i])?);
         }
         Ok(outputs)
     });
-    closed(g, scope, inputs, outputs)
+    close_subgraph(g, scope, inputs, outputs)
 }

@@ -1,31 +1,32 @@
 //! Losses of classifiers.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declarations of `NegativeLogLikelihoodLoss` and `SoftmaxCrossEntropyLoss`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("NegativeLogLikelihoodLoss")
         .shape(loss_shape)
-        .parts(negative_log_likelihood_parts)
+        .decomposition(negative_log_likelihood_decomposition)
         .smooth_in(&[0, 2]),
     Operator::new("SoftmaxCrossEntropyLoss")
         .shapes(cross_entropy_shapes)
-        .parts(cross_entropy_parts)
+        .decomposition(cross_entropy_decomposition)
         .smooth_in(&[0, 2]),
 ];
 
-/// The loss, and the logarithms of the probabilities.
+/// Returns the types and shapes of the loss and of the logarithms of the probabilities.
 fn cross_entropy_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x).cloned());
     Some(vec![(elem, loss_shape(g, node)), (elem, shape)])
 }
 
-/// One number, or one for each target.
+/// Returns the shape of the loss: one number, or one for each target.
 fn loss_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     match node.text("reduction", "mean").as_str() {
         "none" => g.shape(node.input(1)?).cloned(),
@@ -33,21 +34,22 @@ fn loss_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     }
 }
 
-fn negative_log_likelihood_parts(s: &mut Step) -> PartsResult {
+fn negative_log_likelihood_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let x = s.x(0)?;
     Ok(vec![Some(loss(s, x)?)])
 }
 
-/// The loss, and the logarithms of the probabilities.
-fn cross_entropy_parts(s: &mut Step) -> PartsResult {
+/// Appends the loss and the logarithms of the probabilities.
+fn cross_entropy_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let x = s.x(0)?;
     let logarithms = s.g.op_with("LogSoftmax", &[x], vec![int("axis", 1)]);
     let loss = loss(s, logarithms)?;
     Ok(vec![Some(loss), Some(logarithms)])
 }
 
-/// What each target picks, weighted and negated; targets to ignore count nothing.
-fn loss(s: &mut Step, scores: Val) -> Result<Val, Refusal> {
+/// Appends the negated score of each target, times its weight. Targets that are to be ignored count
+/// as zero.
+fn loss(s: &mut JvpContext, scores: Val) -> Result<Val, Refusal> {
     let target = s.node.input(1).ok_or("its targets are missing")?;
     if s.rank(0)? < 2 || s.shape(target)?.len() + 1 != s.rank(0)? {
         return Err("its targets do not fit its scores".into());

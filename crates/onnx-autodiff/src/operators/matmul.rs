@@ -2,13 +2,14 @@
 
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
-use crate::graph::{Centred, Graph, Node, Shape, Val};
-use crate::inference::broadcast;
+use crate::graph::{Graph, Node, Shape, SoftmaxTangent, Val};
+use crate::inference::broadcast_shapes;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `Gemm` and `MatMul`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Gemm")
         .shape(gemm_shape)
@@ -25,7 +26,7 @@ fn matmul_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     product_shape(g, node.input(0)?, node.input(1)?)
 }
 
-/// The shape of a product of two values.
+/// Returns the shape of the product of two values.
 pub fn product_shape(g: &mut Graph, a: Val, b: Val) -> Option<Shape> {
     let (a, b) = (g.shape(a)?.clone(), g.shape(b)?.clone());
     matmul(g, a, b)
@@ -42,7 +43,7 @@ fn matmul(g: &mut Graph, mut a: Shape, mut b: Shape) -> Option<Shape> {
     if a.len() < 2 || b.len() < 2 {
         return None;
     }
-    let mut shape = broadcast(g, &a[..a.len() - 2], &b[..b.len() - 2]);
+    let mut shape = broadcast_shapes(g, &a[..a.len() - 2], &b[..b.len() - 2]);
     if !row {
         shape.push(a[a.len() - 2].clone());
     }
@@ -59,8 +60,8 @@ fn gemm_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(vec![rows.clone(), columns.clone()])
 }
 
-/// `dA B + A dB`; a vector operand is a matrix of one row or column for the while.
-fn matmul_tangent(s: &mut Step) -> TangentResult {
+/// Returns `dA B + A dB`. A vector operand is a matrix of one row or one column meanwhile.
+fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let (shape_a, shape_b) = (s.x_shape(0)?, s.x_shape(1)?);
     let batch = shape_a
@@ -71,8 +72,8 @@ fn matmul_tangent(s: &mut Step) -> TangentResult {
     if !vector && let Some(found) = softmax_product(s, a, b)? {
         return Ok(Some(Tangent::plain(found)));
     }
-    let (da, b) = scaled(s, 0, b);
-    let (db, a) = scaled(s, 1, a);
+    let (da, b) = tangent_and_scaled_other(s, 0, b);
+    let (db, a) = tangent_and_scaled_other(s, 1, a);
     let da = da.map(|d| matrix(s, d, &shape_a, batch, true));
     let db = db.map(|d| matrix(s, d, &shape_b, batch, false));
     let a = if shape_a.len() == 1 {
@@ -88,44 +89,53 @@ fn matmul_tangent(s: &mut Step) -> TangentResult {
     let Some(total) = bilinear(s, Factors { a, b, da, db }) else {
         return Ok(None);
     };
-    // One row, or one column, too many where an operand is a vector.
-    let shape = s.lead(&s.y_shape()?);
+    // A vector operand leaves an axis of size 1 in the result.
+    let shape = s.tangent_shape(&s.y_shape()?);
     let total = if vector {
         s.g.reshape(total, &shape)
     } else {
         total
     };
-    s.done(total)
+    s.finish(total)
 }
 
-/// The tangent of an operand and the other operand of its product: a number that scales the tangent scales what is k
-/// times smaller instead.
-pub fn scaled(s: &mut Step, place: usize, other: Val) -> (Option<Val>, Val) {
+/// Returns the tangent of an operand and the other operand of its product. If the factor of the
+/// tangent is a single number, it multiplies the other operand instead, which is k times smaller.
+pub fn tangent_and_scaled_other(
+    s: &mut JvpContext,
+    index: usize,
+    other: Val,
+) -> (Option<Val>, Val) {
     let rank = s.g.rank(other);
-    let number = |s: &Step, v: Val| {
+    let number = |s: &JvpContext, v: Val| {
         s.g.shape(v)
             .is_some_and(|f| Some(f.len()) <= rank && f.iter().all(|n| n.is(1)))
     };
-    match s.lazy(place) {
+    match s.lazy(index) {
         Some(Tangent {
             base,
             factor: Some(factor),
         }) if number(s, factor) => (Some(base), s.g.mul(other, factor)),
-        _ => (s.d(place), other),
+        _ => (s.d(index), other),
     }
 }
 
-/// Two operands of a product of matrices, with their tangents.
+/// The operands of a product of matrices, with their tangents.
 #[derive(Clone, Copy)]
 pub struct Factors {
+    /// The left operand.
     pub a: Val,
+    /// The right operand.
     pub b: Val,
+    /// The tangent of the left operand. `None` stands for a zero tangent.
     pub da: Option<Val>,
+    /// The tangent of the right operand. `None` stands for a zero tangent.
     pub db: Option<Val>,
 }
 
-pub fn bilinear(s: &mut Step, f: Factors) -> Option<Val> {
-    if let Some(joined) = joined(s, f) {
+/// Appends `dA B + A dB`. Returns `None` if both tangents are zero.
+pub fn bilinear(s: &mut JvpContext, f: Factors) -> Option<Val> {
+    if let Some(joined) = joined_products(s, f) {
         return Some(joined);
     }
     let left = f.da.map(|da| {
@@ -139,9 +149,9 @@ pub fn bilinear(s: &mut Step, f: Factors) -> Option<Val> {
     }
 }
 
-/// A tangent and the matrix that it is multiplied by, without the columns of one and the rows of the other where the
-/// tangent was joined from one part and zeros, as where a network is fed state and time together.
-fn without_zeros(s: &mut Step, d: Val, weights: Val) -> (Val, Val) {
+/// Returns a tangent without the columns that are zero, and its weights without the matching rows.
+/// Networks that concatenate state and time have such tangents.
+fn without_zeros(s: &mut JvpContext, d: Val, weights: Val) -> (Val, Val) {
     let part = if s.g.passes.has(Pass::OmittedZeros) {
         part_of(s, d, weights)
     } else {
@@ -150,7 +160,9 @@ fn without_zeros(s: &mut Step, d: Val, weights: Val) -> (Val, Val) {
     part.unwrap_or((d, weights))
 }
 
-fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
+/// Returns the only part of a concatenated tangent that is not zero, and the rows of the weights
+/// that it multiplies.
+fn part_of(s: &mut JvpContext, d: Val, weights: Val) -> Option<(Val, Val)> {
     let node =
         s.g.maker(d)
             .filter(|node| node.standard() == "Concat")?
@@ -176,8 +188,8 @@ fn part_of(s: &mut Step, d: Val, weights: Val) -> Option<(Val, Val)> {
     Some((part, s.g.op("Slice", &[weights, start, end, axis])))
 }
 
-/// Whether a value is zeros of some shape.
-fn is_zero(s: &Step, v: Val) -> bool {
+/// Returns whether a value is known to be zero everywhere.
+fn is_zero(s: &JvpContext, v: Val) -> bool {
     let spread =
         s.g.maker(v)
             .filter(|node| node.standard() == "Expand")
@@ -188,13 +200,13 @@ fn is_zero(s: &Step, v: Val) -> bool {
         .is_some_and(|n| n == [0.0])
 }
 
-/// `[dA, A] [B; dB]`: one product instead of two and their sum, where the result is much larger than the operands, as
-/// the scores of attention are.
-fn joined(s: &mut Step, f: Factors) -> Option<Val> {
+/// Appends `[dA, A] [B; dB]`: one product instead of two and their sum. Returns `None` unless the
+/// result is much larger than the operands, as the scores of attention are.
+fn joined_products(s: &mut JvpContext, f: Factors) -> Option<Val> {
     let (da, db) = (f.da?, f.db?);
     let (shape_a, shape_b) = (s.g.shape(f.a)?.clone(), s.g.shape(f.b)?.clone());
     let rank = shape_a.len();
-    // With one direction this is the reverse mode's, where each product is transposed by itself.
+    // With one direction, reverse mode transposes each product by itself.
     if !s.g.passes.has(Pass::JoinedProducts)
         || s.k.is(1)
         || rank < 2
@@ -213,7 +225,7 @@ fn joined(s: &mut Step, f: Factors) -> Option<Val> {
         return None;
     }
     let (wide, b, db) = (
-        s.lead(&shape_a),
+        s.tangent_shape(&shape_a),
         s.g.swap(f.b, rank),
         s.g.swap(db, rank + 1),
     );
@@ -229,12 +241,13 @@ fn joined(s: &mut Step, f: Factors) -> Option<Val> {
     Some(s.g.op("MatMul", &[left, right]))
 }
 
-/// Attention's `d(P V) = (P ∘ dS) V - r ∘ (P V) + P dV` for `P = softmax(S)` and the sums `r` of the rows of `P ∘ dS`:
-/// nothing of the size of P is computed but `P ∘ dS`.
-fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
+/// Appends the tangent of attention, `d(P V) = (P ∘ dS) V - r ∘ (P V) + P dV`, for `P = softmax(S)`
+/// and the sums `r` of the rows of `P ∘ dS`. Of the size of P it computes only `P ∘ dS`.
+fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Refusal> {
     let (rank_p, rank_v, rank) = (s.rank(0)?, s.rank(1)?, s.y_shape()?.len());
-    let Some(Centred { weighted, sums, .. }) =
-        rank_p.checked_sub(1).and_then(|axis| centred(s, 0, axis))
+    let Some(SoftmaxTangent { weighted, sums, .. }) = rank_p
+        .checked_sub(1)
+        .and_then(|axis| softmax_operand(s, 0, axis))
     else {
         return Ok(None);
     };
@@ -249,20 +262,22 @@ fn softmax_product(s: &mut Step, p: Val, v: Val) -> Result<Option<Val>, Refusal>
     Ok(Some(right.map_or(left, |right| s.g.add(left, right))))
 }
 
-/// What is known of an operand that is a softmax along `axis`.
-pub fn centred(s: &mut Step, place: usize, axis: usize) -> Option<Centred> {
-    let tangent = s.lazy(place)?;
+/// Returns the parts of the tangent of an operand that is a softmax along `axis`.
+pub fn softmax_operand(s: &mut JvpContext, index: usize, axis: usize) -> Option<SoftmaxTangent> {
+    let tangent = s.lazy(index)?;
     let known =
-        s.g.centred
+        s.g.softmax_tangents
             .get(&tangent.base)
             .copied()
             .filter(|_| s.g.passes.has(Pass::SoftmaxProducts))?;
-    let itself = s.x(place).ok() == Some(known.y) && tangent.factor == Some(known.y);
+    let itself = s.x(index).ok() == Some(known.y) && tangent.factor == Some(known.y);
     (itself && known.axis == axis).then_some(known)
 }
 
-/// A tangent with `batch` axes between the directions and the matrix.
-pub fn matrix(s: &mut Step, d: Val, shape: &[Size], batch: usize, left: bool) -> Val {
+/// Reshapes a tangent for a product of matrices with `batch` axes between the directions and the
+/// matrix. The tangent of a vector becomes one row if it is the left operand, and one column
+/// otherwise.
+pub fn matrix(s: &mut JvpContext, d: Val, shape: &[Size], batch: usize, left: bool) -> Val {
     if shape.len() != 1 {
         return s.align(d, shape.len(), batch + 2);
     }
@@ -277,21 +292,21 @@ pub fn matrix(s: &mut Step, d: Val, shape: &[Size], batch: usize, left: bool) ->
     s.g.reshape(d, &target)
 }
 
-/// `alpha A B + beta C`, where A and B may be transposed.
-fn gemm_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent of `alpha A B + beta C`, where A and B may be transposed.
+fn gemm_tangent(s: &mut JvpContext) -> TangentResult {
     let (alpha, beta) = (s.node.float("alpha", 1.0), s.node.float("beta", 1.0));
     let turned = [s.node.int("transA", 0) != 0, s.node.int("transB", 0) != 0];
     let mut total = None;
-    for place in [0, 1] {
-        let Some(mut d) = s.d(place) else { continue };
-        let mut other = s.x(1 - place)?;
-        if turned[place] {
+    for index in [0, 1] {
+        let Some(mut d) = s.d(index) else { continue };
+        let mut other = s.x(1 - index)?;
+        if turned[index] {
             d = s.g.swap(d, 3);
         }
-        if turned[1 - place] {
+        if turned[1 - index] {
             other = s.g.swap(other, 2);
         }
-        let product = if place == 0 {
+        let product = if index == 0 {
             let (d, other) = without_zeros(s, d, other);
             s.g.op("MatMul", &[d, other])
         } else {
@@ -305,24 +320,24 @@ fn gemm_tangent(s: &mut Step) -> TangentResult {
         total = s.sum(total, Some(part));
     }
     match total {
-        Some(total) => s.done(total.base),
+        Some(total) => s.finish(total.base),
         None => Ok(None),
     }
 }
 
-fn matmul_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn matmul_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
-    let place = usize::from(!t.is_linear(0));
-    let other = t.input(1 - place)?;
+    let index = usize::from(!t.is_linear(0));
+    let other = t.input(1 - index)?;
     let rank = t.shape(other)?.len();
     if rank < 2 {
         return Err(CONTRADICTION.into());
     }
     let turned = t.g.swap(other, rank);
-    let product = if place == 0 {
+    let product = if index == 0 {
         t.g.op("MatMul", &[c, turned])
     } else {
         t.g.op("MatMul", &[turned, c])
     };
-    Ok(vec![(place, t.unbroadcast(product, place)?)])
+    Ok(vec![(index, t.unbroadcast(product, index)?)])
 }

@@ -1,4 +1,5 @@
-//! A product with weights of a few bits, which are written out as the numbers that they stand for.
+//! `MatMulNBits`: a product with quantized weights, which are replaced by the numbers that they
+//! stand for.
 
 use prost::bytes::Bytes;
 
@@ -9,9 +10,10 @@ use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Val};
 use crate::proto::TensorProto;
 
+/// The declaration of `MatMulNBits`.
 pub const OPERATORS: &[Operator] = &[Operator::fused("MatMulNBits", matmul_n_bits)];
 
-/// Weights `[N, K]` in blocks along K, as the attributes say.
+/// The layout of weights `[N, K]` in blocks along K.
 struct Blocks {
     rows: usize,
     columns: usize,
@@ -20,6 +22,7 @@ struct Blocks {
 }
 
 impl Blocks {
+    /// Returns the layout that the attributes describe.
     fn of(node: &Node) -> Option<Blocks> {
         let size = |name: &str| {
             usize::try_from(node.int(name, 0))
@@ -38,17 +41,17 @@ impl Blocks {
         (whole && blocks.rows.checked_mul(blocks.columns)? <= 1 << 31).then_some(blocks)
     }
 
-    /// How many blocks a row has.
+    /// Returns the number of blocks in a row.
     fn count(&self) -> usize {
         self.columns.div_ceil(self.block)
     }
 
-    /// Bytes of the packed zero points of a row.
+    /// Returns the number of bytes of a row's packed zero points.
     fn zeros(&self) -> usize {
         (self.count() * self.bits).div_ceil(8)
     }
 
-    /// The number of a few bits at a place of a packed row.
+    /// Returns the number of a few bits at an index of a packed row.
     fn packed(&self, row: &[u8], place: usize) -> Option<f64> {
         let bit = place * self.bits;
         let mask = ((1u16 << self.bits) - 1) as u8;
@@ -56,8 +59,10 @@ impl Blocks {
     }
 }
 
+/// Returns the replacement of `MatMulNBits`.
 pub fn matmul_n_bits(g: &mut Graph, node: &Node) -> Lowered {
-    // An order of the columns, and layouts of one processor.
+    // A permutation of the columns, and layouts that are specific to a processor, are not known
+    // exactly.
     if node.input(4).is_some() || node.int("weight_prepacked", 0) != 0 {
         return None;
     }
@@ -69,11 +74,11 @@ pub fn matmul_n_bits(g: &mut Graph, node: &Node) -> Lowered {
     one(plus(g, product, node.input(5)))
 }
 
-/// The weights `[K, N]` as numbers of single precision.
+/// Returns the weights `[K, N]` in float32.
 fn weights(g: &Graph, node: &Node) -> Option<TensorProto> {
     let blocks = Blocks::of(node)?;
     let packed = bytes(g, node.input(1)?)?;
-    let scales = content::reals(g.value(node.input(2)?).constant.as_ref()?)?;
+    let scales = content::real_elements(g.value(node.input(2)?).constant.as_ref()?)?;
     let zeros = match node.input(3) {
         Some(v) => Some(zero_points(g, v, &blocks)?),
         None => None,
@@ -102,11 +107,12 @@ fn weights(g: &Graph, node: &Node) -> Option<TensorProto> {
     })
 }
 
-/// The zero of each block of each row: packed as the weights are, or a number of the scales' type.
+/// Returns the zero point of each block of each row. They are packed like the weights, or have the
+/// type of the scales.
 fn zero_points(g: &Graph, v: Val, blocks: &Blocks) -> Option<Vec<f64>> {
     let (n, count) = (blocks.rows, blocks.count());
     if g.elem(v).is_float() {
-        return content::reals(g.value(v).constant.as_ref()?)
+        return content::real_elements(g.value(v).constant.as_ref()?)
             .filter(|zeros| zeros.len() == n * count);
     }
     let packed = bytes(g, v)?;
@@ -118,7 +124,7 @@ fn zero_points(g: &Graph, v: Val, blocks: &Blocks) -> Option<Vec<f64>> {
         .collect()
 }
 
-/// The elements of a constant of bytes.
+/// Returns the elements of a constant of bytes.
 fn bytes(g: &Graph, v: Val) -> Option<Vec<u8>> {
     let tensor = g.value(v).constant.as_ref()?;
     if ElemType(tensor.data_type()) != ElemType::UINT8 {

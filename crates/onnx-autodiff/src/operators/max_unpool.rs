@@ -1,26 +1,27 @@
-//! Columns and pooled numbers put back to where they came from.
+//! `Col2Im` and `MaxUnpool`: elements put back to the positions from which they were taken.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::{cut, finished};
 use crate::content::Content;
 use crate::error::Refusal;
 use crate::graph::emit::text;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference;
-use crate::inference::{Window, sizes, windows};
+use crate::inference::{Window, sizes_held_by, windows};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declarations of `Col2Im` and `MaxUnpool`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Col2Im")
         .shape(col_to_im_shape)
-        .parts(col_to_im_parts)
-        .float64_by_parts()
+        .decomposition(col_to_im_decomposition)
+        .float64_by_decomposition()
         .smooth(),
     Operator::new("MaxUnpool")
         .shape(max_unpool_shape)
-        .parts(max_unpool_parts)
-        .float64_by_parts()
+        .decomposition(max_unpool_decomposition)
+        .float64_by_decomposition()
         .smooth_in(&[0]),
 ];
 
@@ -31,13 +32,13 @@ fn col_to_im_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         .iter()
         .try_fold(1i64, |area, n| area.checked_mul(*n))?;
     let channels = g.symbols.div(columns.get(1)?, &Size::fixed(area));
-    let image = sizes(g, node.input(1)?)?;
+    let image = sizes_held_by(g, node.input(1)?)?;
     Some([vec![columns[0].clone(), channels], image].concat())
 }
 
 fn max_unpool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     if let Some(given) = node.input(2) {
-        return sizes(g, given);
+        return sizes_held_by(g, given);
     }
     let x = g.shape(node.input(0)?)?.clone();
     let windows = windows(node, &node.ints("kernel_shape")?)?;
@@ -56,11 +57,11 @@ fn max_unpool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Columns of more elements than this, or images of more pixels, are not followed.
+/// The largest number of elements of columns, and of pixels of an image, that are decomposed.
 const MOST: i64 = 1 << 24;
 
-/// Elements back to the places that their indices name, in the image as one list.
-fn max_unpool_parts(s: &mut Step) -> PartsResult {
+/// Scatters the elements to the positions that their indices name in the flattened image.
+fn max_unpool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kernel = s.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&s.node, &kernel).ok_or("its attributes do not fit its kernel")?;
     if windows.iter().any(|w| w.stride < w.kernel) {
@@ -76,18 +77,18 @@ fn max_unpool_parts(s: &mut Step) -> PartsResult {
         s.node.input(1).ok_or("its indices are missing")?,
         s.y_shape()?,
     );
-    let count = inference::product(s.g, &s.shape(x)?);
+    let count = inference::size_product(s.g, &s.shape(x)?);
     let flat = s.g.reshape(x, std::slice::from_ref(&count));
     let places = s.g.reshape(indices, &[count, Size::fixed(1)]);
-    let whole = inference::product(s.g, &y);
+    let whole = inference::size_product(s.g, &y);
     let zeros = s.g.zeros(&[whole], s.g.elem(x));
     let put = s.g.op("ScatterND", &[zeros, places, flat]);
     let image = s.g.reshape(put, &y);
     finished(s, image)
 }
 
-/// Each column is added to the image where it was cut from.
-fn col_to_im_parts(s: &mut Step) -> PartsResult {
+/// Adds each column to the image at the position from which it was taken.
+fn col_to_im_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (columns, y) = (s.x(0)?, s.y_shape()?);
     let (image, block) = (s.known(1)?, s.known(2)?);
     let windows = windows(&s.node, &block).ok_or("its attributes do not fit its blocks")?;
@@ -125,7 +126,7 @@ fn col_to_im_parts(s: &mut Step) -> PartsResult {
     finished(s, result)
 }
 
-/// The lengths of the padded image, and for each element of a block and each block its pixel.
+/// Returns the sizes of the padded image, and the pixel of each element of each block.
 fn landing(image: &[i64], windows: &[Window]) -> Result<(Vec<i64>, Vec<i64>), Refusal> {
     const RANGE: &str = "the sizes of its image or of its blocks are out of range";
     let (mut padded, mut kernels, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
@@ -166,7 +167,7 @@ fn landing(image: &[i64], windows: &[Window]) -> Result<(Vec<i64>, Vec<i64>), Re
     ))
 }
 
-/// The pixels that offsets along all axes lead to, row by row.
+/// Returns the pixels that the sums of offsets along all axes lead to, in row-major order.
 fn flattened(offsets: &[Vec<i64>], lengths: &[i64]) -> Vec<i64> {
     offsets
         .iter()

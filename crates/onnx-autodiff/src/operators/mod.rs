@@ -1,8 +1,9 @@
-//! All operators: one file for each, or for a tight family, and one line in the list below.
+//! The declarations of all operators: one file for each operator or for a close family, and one
+//! line for each file in the list below.
 //!
-//! A file holds what is known of its operators: how types, shapes and contents of outputs follow, the rule that
-//! differentiates them, the transpose of those that tangents are made with, how they are written in float64 or replaced by
-//! others, and the reason where they are refused.
+//! A file holds everything about its operators: how types, shapes and contents of the outputs
+//! follow, the rule that differentiates them, the transpose of those that tangents are made with,
+//! how they are replaced in float64 or when a file is read, or why they are refused.
 
 mod attention_mask;
 mod fused_activation;
@@ -20,15 +21,15 @@ use crate::content::{Content, LIMIT};
 use crate::elem::ElemType;
 use crate::error::{Obstacle, Refusal};
 use crate::graph::{Graph, Inferred, Node, OperatorRegistry, Val};
+use crate::jvp_context::JvpContext;
 use crate::proto::{AttributeProto, NodeProto};
 use crate::signatures;
 use crate::size::Size;
-use crate::step::Step;
 
 use operator::{ContentRule, Float64, MICROSOFT, ShapeRule};
 pub use operator::{Locality, Operator, Rule, Smoothness};
 
-/// Declares the files of operators and lists what they hold.
+/// Declares the modules of the operators and lists the operators that they hold.
 macro_rules! families {
     ($($family:ident,)*) => {
         $(mod $family;)*
@@ -50,10 +51,10 @@ families! {
     cast,
     causal_conv,
     center_crop_pad,
-    choice,
     clip,
     compress,
     concat,
+    conditional,
     constant,
     conv,
     cumulative,
@@ -117,21 +118,23 @@ families! {
     unique,
 }
 
-/// No network has tensors of more axes; a hostile file must not make them grow without bound.
+/// The largest rank that inference returns. No network has tensors of more axes, and a hostile file
+/// must not make the ranks grow without bound.
 const RANK_LIMIT: usize = 32;
 
-const UNTOLD: Inferred = (ElemType::UNKNOWN, None);
+/// The type and shape of an output about which nothing can be inferred.
+const NOT_INFERRED: Inferred = (ElemType::UNKNOWN, None);
 
-/// Why a node stays in float32.
-const SINGLE: &str = "ONNX Runtime has this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes or scales that are \
+/// The reason for a float64 node that ONNX Runtime cannot run.
+const SINGLE: &str = "ONNX Runtime implements this operator in float32 alone, and this form of it (antialiasing, a constant around a cropped region, or axes or scales that are \
                       not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
 
-/// All operators, in the order of their files.
+/// Returns the declarations of all operators, in the order of their files.
 pub fn all() -> impl Iterator<Item = &'static Operator> {
     FAMILIES.iter().flat_map(|family| family.iter())
 }
 
-/// What is known of an operator.
+/// Returns the declaration of an operator.
 pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
     static TABLE: OnceLock<HashMap<(&str, &str), &Operator>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
@@ -142,12 +145,12 @@ pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
     table.get(&(domain, name)).copied()
 }
 
-/// What is known of the operator of a node.
+/// Returns the declaration of a node's operator.
 pub fn of(node: &Node) -> Option<&'static Operator> {
     find(&node.domain, &node.op)
 }
 
-/// Operators of the standard domain that have a derivative, in alphabetical order.
+/// Returns the operators of the standard domain that have a derivative, in alphabetical order.
 pub fn differentiable() -> Vec<&'static str> {
     let standard =
         |operator: &&Operator| operator.domain.is_empty() && signatures::is_standard(operator.name);
@@ -160,27 +163,28 @@ pub fn differentiable() -> Vec<&'static str> {
     names
 }
 
-/// The rule for a node, or why there is none.
+/// Returns the rule for a node.
 ///
 /// # Errors
-/// Where the node is not differentiated.
+///
+/// Returns the reason why the node is not differentiated.
 pub fn rule(node: &Node) -> Result<Rule, Refusal> {
     match of(node).map(|operator| operator.rule) {
         Some(Rule::Refused(reason)) => Err(reason.into()),
         Some(rule) => Ok(rule),
-        None => Err(foreign(&node.domain).into()),
+        None => Err(unknown_operator_reason(&node.domain).into()),
     }
 }
 
-/// Why an operator that is not in the list is refused.
-pub fn foreign(domain: &str) -> &'static str {
+/// Returns the reason for an operator without a declaration.
+pub fn unknown_operator_reason(domain: &str) -> &'static str {
     match domain {
         "" => operator::NO_RULE,
         MICROSOFT | "com.ms.internal.nhwc" => {
             "a fused operator of ONNX Runtime; export the model again without graph optimization"
         }
         "com.microsoft.nchwc" => {
-            "its images and weights lie as one processor wants them, in blocks of a size that the file does not tell; save the model again with graph optimization at the extended level or below"
+            "its images and weights are stored in blocks for one kind of processor, and the file does not state the size of the blocks; save the model again with graph optimization at the extended level or below"
         }
         _ => {
             "an operator outside the standard domain; export the model with standard operators only"
@@ -188,21 +192,21 @@ pub fn foreign(domain: &str) -> &'static str {
     }
 }
 
-/// Whether a node says nothing of the numbers in its inputs.
-pub fn is_of_shapes(node: &Node) -> bool {
-    of(node).is_some_and(|operator| operator.is_of_shapes)
+/// Returns whether a node reads only the shapes of its inputs.
+pub fn reads_only_shapes(node: &Node) -> bool {
+    of(node).is_some_and(|operator| operator.reads_only_shapes)
 }
 
-/// What a graph knows of these operators while it grows.
+/// The declarations in the form in which a graph asks for them.
 pub struct Registry;
 
 impl OperatorRegistry for Registry {
     fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
         let mut inferred = of(node)
             .filter(|o| o.domain.is_empty())
-            .map(|o| infer(o, g, node, outputs));
+            .map(|o| infer_outputs(o, g, node, outputs));
         let inferred = inferred.get_or_insert_default();
-        inferred.resize(outputs.max(inferred.len()), UNTOLD);
+        inferred.resize(outputs.max(inferred.len()), NOT_INFERRED);
         for (_, shape) in inferred.iter_mut() {
             *shape = shape.take().filter(|shape| shape.len() <= RANK_LIMIT);
         }
@@ -239,11 +243,11 @@ impl OperatorRegistry for Registry {
             .and_then(|lowering| lowering(g, node));
         let outputs =
             lowered.or_else(|| Some(self.in_float64(g, node)?.into_iter().map(Some).collect()))?;
-        let made = |place: usize| outputs.get(place).is_some_and(Option::is_some);
+        let made = |index: usize| outputs.get(index).is_some_and(Option::is_some);
         wanted
             .iter()
             .enumerate()
-            .all(|(place, wanted)| !wanted || made(place))
+            .all(|(index, wanted)| !wanted || made(index))
             .then_some(outputs)
     }
 
@@ -255,12 +259,12 @@ impl OperatorRegistry for Registry {
         match operator.float64 {
             Float64::Itself => None,
             Float64::Formula(formula) => Some(vec![formula(g, node)?]),
-            Float64::Parts => by_parts(g, node),
+            Float64::Decomposition => outputs_by_decomposition(g, node),
         }
     }
 
-    fn is_of_shapes(&self, node: &Node) -> bool {
-        is_of_shapes(node)
+    fn reads_only_shapes(&self, node: &Node) -> bool {
+        reads_only_shapes(node)
     }
 
     fn draws(&self, domain: &str, op: &str, inputs: usize) -> bool {
@@ -270,7 +274,8 @@ impl OperatorRegistry for Registry {
     }
 }
 
-fn infer(operator: &Operator, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
+/// Returns the types and shapes of a node's outputs, by the declaration of its operator.
+fn infer_outputs(operator: &Operator, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
     let shape = match operator.shape {
         ShapeRule::Unknown => None,
         ShapeRule::Same => node.input(0).and_then(|x| g.shape(x).cloned()),
@@ -283,18 +288,20 @@ fn infer(operator: &Operator, g: &mut Graph, node: &Node, outputs: usize) -> Vec
     vec![((operator.element)(g, node), shape)]
 }
 
-/// Whether a node computes in float64.
+/// Returns whether a node computes in float64.
 fn is_double(operator: &Operator, g: &Graph, node: &Node) -> bool {
     node.input(operator.computes_as)
         .is_some_and(|v| g.elem(v) == ElemType::DOUBLE)
 }
 
-/// All outputs of an operator as its rule writes them.
-fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
-    let Ok(Rule::Parts(parts)) = rule(node) else {
+/// Appends the decomposition of a node and returns its outputs. Returns `None` if the decomposition
+/// refuses the node or reads the outputs' elements.
+fn outputs_by_decomposition(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
+    let Ok(Rule::Decomposition(parts)) = rule(node) else {
         return None;
     };
-    // Rules look at the shapes of the outputs; one that needs their numbers cannot make them.
+    // A decomposition may read the shapes of the outputs, so the node receives placeholders for
+    // them.
     let count = node.outputs.len().max(1);
     let shapes = Registry.infer(g, node, count).into_iter().take(count);
     let outputs: Vec<Val> = shapes
@@ -305,7 +312,7 @@ fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
         ..node.clone()
     };
     let (start, tangents) = (g.nodes.len(), vec![None; node.inputs.len()]);
-    let mut step = Step {
+    let mut step = JvpContext {
         g,
         node,
         tangents,
@@ -320,7 +327,7 @@ fn by_parts(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
     (!circular).then_some(made)
 }
 
-/// The nodes in float64 that are left without a kernel, with what to do.
+/// Returns the float64 nodes for which ONNX Runtime has no kernel and that were not replaced.
 pub fn single_precision(g: &Graph) -> Vec<Obstacle> {
     let single = |node: &Node| {
         let here = |o: &Operator| is_double(o, g, node) && !matches!(o.float64, Float64::Itself);
@@ -336,7 +343,8 @@ pub fn single_precision(g: &Graph) -> Vec<Obstacle> {
     left.map(|node| g.obstacle(node, SINGLE.into())).collect()
 }
 
-/// Whether a subgraph holds such a node: what could be replaced in it was when it was read.
+/// Returns whether a subgraph holds an operator without a float64 kernel. Those that can be
+/// replaced were replaced when the file was read.
 fn holds_single(attribute: &AttributeProto) -> bool {
     let single = |node: &NodeProto| {
         find("", node.op_type())

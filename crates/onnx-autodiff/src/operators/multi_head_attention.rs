@@ -1,6 +1,9 @@
-//! Attention of ONNX Runtime: over given queries, keys and values, and over those that it projects itself.
+//! Attention operators of ONNX Runtime: `MultiHeadAttention`, with given queries, keys and values,
+//! and `Attention`, which projects its input to them.
 
-use super::attention::{barred, causal, heads, joined, places, scaled_scores, usual_scale};
+use super::attention::{
+    barred, causal_mask, merged_heads, positions_up_to, scaled_scores, split_heads, usual_scale,
+};
 use super::operator::{Lowered, Operator};
 use super::parts::{number_like, part};
 use crate::elem::ElemType;
@@ -8,25 +11,27 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
+/// The declarations of `Attention` and `MultiHeadAttention`.
 pub const OPERATORS: &[Operator] = &[
-    Operator::fused("Attention", attention),
+    Operator::fused("Attention", projecting_attention),
     Operator::fused("MultiHeadAttention", multi_head_attention),
 ];
 
-/// Queries, keys and values `[N, H, S, D]`.
-struct Heads {
+/// Queries, keys and values as `[N, H, S, D]`.
+struct QueryKeyValue {
     q: Val,
     k: Val,
     v: Val,
 }
 
-/// What changes the scores, and the keys and values of earlier tokens.
+/// The mask, the bias of the scores, and the keys and values of earlier tokens.
 struct Context {
     mask: Option<Val>,
     bias: Option<Val>,
     past: Option<(Val, Val)>,
 }
 
+/// Returns the replacement of `MultiHeadAttention`.
 pub fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
     if node.input(8).or(node.input(9)).is_some() {
         return None;
@@ -46,8 +51,9 @@ pub fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
     Some(vec![Some(y), Some(heads.k), Some(heads.v)])
 }
 
-/// The attention that projects its input to queries, keys and values by one matrix.
-pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
+/// Returns the replacement of `Attention`, which projects its input to queries, keys and values by
+/// one matrix.
+pub fn projecting_attention(g: &mut Graph, node: &Node) -> Lowered {
     let otherwise = ["do_rotary", "past_present_share_buffer"]
         .iter()
         .any(|name| node.int(name, 0) != 0);
@@ -57,7 +63,7 @@ pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
     let heads = projected(g, node)?;
     let past = node
         .input(4)
-        .map(|past| [0, 1].map(|place| entry(g, past, 0, place)));
+        .map(|past| [0, 1].map(|index| take_entry(g, past, 0, index)));
     let context = Context {
         mask: node.input(3),
         bias: node.input(5),
@@ -69,8 +75,8 @@ pub fn attention(g: &mut Graph, node: &Node) -> Lowered {
     Some(vec![Some(y), same.then(|| g.concat(&pair, 0))])
 }
 
-/// `x W + b`, cut in three.
-fn projected(g: &mut Graph, node: &Node) -> Option<Heads> {
+/// Appends `x W + b`, cut in queries, keys and values.
+fn projected(g: &mut Graph, node: &Node) -> Option<QueryKeyValue> {
     let (x, weights) = (node.input(0)?, node.input(1)?);
     let width = g.shape(weights).filter(|shape| shape.len() == 2)?[1].as_fixed()?;
     let sizes = match node
@@ -92,42 +98,42 @@ fn projected(g: &mut Graph, node: &Node) -> Option<Heads> {
         all = g.add(all, bias);
     }
     let count = node.int("num_heads", 0);
-    let [q, k, v] = cut(g, all, [sizes[0], sizes[1], sizes[2]], -1);
-    Some(Heads {
-        q: heads(g, q, count)?,
-        k: heads(g, k, count)?,
-        v: heads(g, v, count)?,
+    let [q, k, v] = cut_in_three(g, all, [sizes[0], sizes[1], sizes[2]], -1);
+    Some(QueryKeyValue {
+        q: split_heads(g, q, count)?,
+        k: split_heads(g, k, count)?,
+        v: split_heads(g, v, count)?,
     })
 }
 
-/// The inputs as heads, with their bias.
-fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<Heads> {
+/// Splits the given queries, keys and values into heads, after adding their bias.
+fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<QueryKeyValue> {
     let (query, bias, count) = (node.input(0)?, node.input(3), node.int("num_heads", 0));
-    let ranks = [0, 1, 2].map(|place| node.input(place).map_or(Some(0), |v| g.rank(v)));
+    let ranks = [0, 1, 2].map(|index| node.input(index).map_or(Some(0), |v| g.rank(v)));
     let plain = bias.is_none();
     match ranks {
         [Some(5), Some(0), Some(0)] if plain && holds(g, query, count, 3) => {
-            let [q, k, v] = [0, 1, 2].map(|place| packed(g, query, place));
-            Some(Heads { q, k, v })
+            let [q, k, v] = [0, 1, 2].map(|index| unpacked(g, query, index));
+            Some(QueryKeyValue { q, k, v })
         }
         [Some(3), Some(5), Some(0)] if plain && holds(g, node.input(1)?, count, 2) => {
             let pair = node.input(1)?;
-            let [k, v] = [0, 1].map(|place| packed(g, pair, place));
-            Some(Heads {
-                q: heads(g, query, count)?,
+            let [k, v] = [0, 1].map(|index| unpacked(g, pair, index));
+            Some(QueryKeyValue {
+                q: split_heads(g, query, count)?,
                 k,
                 v,
             })
         }
-        [Some(3), Some(4), Some(4)] if plain && !cached => Some(Heads {
-            q: heads(g, query, count)?,
+        [Some(3), Some(4), Some(4)] if plain && !cached => Some(QueryKeyValue {
+            q: split_heads(g, query, count)?,
             k: node.input(1)?,
             v: node.input(2)?,
         }),
         [Some(3), Some(3), Some(3)] => {
             let flat = biased(g, [query, node.input(1)?, node.input(2)?], bias)?;
-            let [q, k, v] = flat.map(|v| heads(g, v, count));
-            Some(Heads {
+            let [q, k, v] = flat.map(|v| split_heads(g, v, count));
+            Some(QueryKeyValue {
                 q: q?,
                 k: k?,
                 v: v?,
@@ -137,33 +143,34 @@ fn given(g: &mut Graph, node: &Node, cached: bool) -> Option<Heads> {
     }
 }
 
-/// Whether a packed input `[N, S, H, several, D]` has so many heads and parts.
+/// Returns whether a packed input `[N, S, H, several, D]` has the given numbers of heads and parts.
 fn holds(g: &Graph, v: Val, heads: i64, several: i64) -> bool {
     g.shape(v)
         .is_some_and(|shape| shape[2].is(heads) && shape[3].is(several))
 }
 
-/// One part of `[N, S, H, several, D]` as `[N, H, S, D]`.
-fn packed(g: &mut Graph, v: Val, place: i64) -> Val {
-    let part = entry(g, v, 3, place);
+/// Appends one part of `[N, S, H, several, D]` as `[N, H, S, D]`.
+fn unpacked(g: &mut Graph, v: Val, index: i64) -> Val {
+    let part = take_entry(g, v, 3, index);
     g.transpose(part, &[0, 2, 1, 3])
 }
 
-/// One place along an axis, which goes away.
-fn entry(g: &mut Graph, v: Val, axis: i64, place: i64) -> Val {
-    let place = g.integer(place);
-    g.op_with("Gather", &[v, place], vec![int("axis", axis)])
+/// Appends the slice at an index of an axis, without the axis.
+fn take_entry(g: &mut Graph, v: Val, axis: i64, index: i64) -> Val {
+    let index = g.integer(index);
+    g.op_with("Gather", &[v, index], vec![int("axis", axis)])
 }
 
-/// Queries, keys and values, each with its part of the bias.
+/// Adds to queries, keys and values their parts of the bias.
 fn biased(g: &mut Graph, flat: [Val; 3], bias: Option<Val>) -> Option<[Val; 3]> {
     let Some(bias) = bias else { return Some(flat) };
     let sizes = flat.map(|v| g.shape(v)?.last()?.as_fixed());
-    let biases = cut(g, bias, [sizes[0]?, sizes[1]?, sizes[2]?], 0);
+    let biases = cut_in_three(g, bias, [sizes[0]?, sizes[1]?, sizes[2]?], 0);
     Some([0, 1, 2].map(|i| g.add(flat[i], biases[i])))
 }
 
-fn cut(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
+/// Cuts an axis in three parts.
+fn cut_in_three(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
     let mut start = 0i64;
     sizes.map(|size| {
         let end = start.saturating_add(size);
@@ -173,10 +180,16 @@ fn cut(g: &mut Graph, v: Val, sizes: [i64; 3], axis: i64) -> [Val; 3] {
     })
 }
 
-/// The attention `[N, S, H·D]`, and the heads with those of earlier tokens.
-fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Option<(Val, Heads)> {
-    let Heads { q, mut k, mut v } = heads;
-    // Which keys come later is not clear where there are more of them than queries.
+/// Appends the attention `[N, S, H·D]`. Returns it with the heads, which include the keys and
+/// values of earlier tokens.
+fn attended(
+    g: &mut Graph,
+    node: &Node,
+    heads: QueryKeyValue,
+    context: &Context,
+) -> Option<(Val, QueryKeyValue)> {
+    let QueryKeyValue { q, mut k, mut v } = heads;
+    // With more keys than queries, it is not clear which keys are later than a query.
     if node.int("unidirectional", 0) != 0 && g.shape(q)?.get(2) != g.shape(k)?.get(2) {
         return None;
     }
@@ -201,7 +214,7 @@ fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Opti
         scores = g.add(scores, more);
     }
     if node.int("unidirectional", 0) != 0 {
-        let allowed = causal(g, q, k, &past)?;
+        let allowed = causal_mask(g, q, k, &past)?;
         let more = barred(g, allowed, scores);
         scores = g.add(scores, more);
     }
@@ -210,33 +223,33 @@ fn attended(g: &mut Graph, node: &Node, heads: Heads, context: &Context) -> Opti
     }
     let weights = g.op_with("Softmax", &[scores], vec![int("axis", -1)]);
     let y = g.op("MatMul", &[weights, v]);
-    Some((joined(g, y)?, Heads { q, k, v }))
+    Some((merged_heads(g, y)?, QueryKeyValue { q, k, v }))
 }
 
-/// The keys that each query may see, by a mask in one of its forms: a number for each query and key, a number for each
-/// key, the number of keys that count, or their end and their start.
+/// Appends which keys each query may see. A mask holds a number for each query and key, a number
+/// for each key, the number of keys that count, or the end and the start of the keys that count.
 fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
     let (shape, batch, keys) = (
         g.shape(mask)?.clone(),
         g.shape(q)?[0].clone(),
         g.shape(k)?[2].clone(),
     );
-    let fits = |shape: &Shape, place: usize, size: &Size| {
-        shape[place] == *size || shape[place].as_fixed().is_none()
+    let fits = |shape: &Shape, index: usize, size: &Size| {
+        shape[index] == *size || shape[index].as_fixed().is_none()
     };
     match shape.len() {
         3 if fits(&shape, 0, &batch) && fits(&shape, 2, &keys) => {
-            let kept = positive(g, mask);
+            let kept = is_positive_entry(g, mask);
             Some(g.unsqueeze(kept, &[1]))
         }
         2 if fits(&shape, 0, &batch) && fits(&shape, 1, &keys) => {
-            let kept = positive(g, mask);
+            let kept = is_positive_entry(g, mask);
             Some(g.unsqueeze(kept, &[1, 2]))
         }
         1 if shape[0] == batch => Some(before(g, mask, &keys)),
         1 if Some(&shape[0]) == batch.times(&Size::fixed(2)).as_ref() => {
             let ends = g.reshape(mask, &[Size::fixed(2), batch]);
-            let [end, start] = [0, 1].map(|place| entry(g, ends, 0, place));
+            let [end, start] = [0, 1].map(|index| take_entry(g, ends, 0, index));
             let (inside, outside) = (before(g, end, &keys), before(g, start, &keys));
             let late = g.op("Not", &[outside]);
             Some(g.op("And", &[inside, late]))
@@ -245,16 +258,17 @@ fn allowed(g: &mut Graph, mask: Val, q: Val, k: Val) -> Option<Val> {
     }
 }
 
-fn positive(g: &mut Graph, mask: Val) -> Val {
+/// Appends whether each element of a mask is positive.
+fn is_positive_entry(g: &mut Graph, mask: Val) -> Val {
     let mask = g.cast(mask, ElemType::INT64);
     let zero = g.integer(0);
     g.op("Greater", &[mask, zero])
 }
 
-/// Which keys lie before the place `[N]` that is given: `[N, 1, 1, S]`.
+/// Appends whether each key lies in front of a position `[N]`, as `[N, 1, 1, S]`.
 fn before(g: &mut Graph, end: Val, keys: &Size) -> Val {
     let end = g.cast(end, ElemType::INT64);
     let end = g.unsqueeze(end, &[1, 2, 3]);
-    let places = places(g, keys);
-    g.op("Less", &[places, end])
+    let indices = positions_up_to(g, keys);
+    g.op("Less", &[indices, end])
 }

@@ -1,4 +1,5 @@
-//! Normalizations. With `x̂ = (x - mean) / std`: `dx̂ = (d - mean(d) - x̂ mean(d x̂)) / std`.
+//! Normalizations. With `x̂ = (x - mean) / std`, the tangent is `dx̂ = (d - mean(d) - x̂ mean(d
+//! x̂)) / std`.
 
 use super::fused_layer_norm::layer_normalization;
 use super::operator::{Operator, TangentResult};
@@ -6,10 +7,11 @@ use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BatchNormalization")
         .same_shape()
@@ -53,7 +55,8 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
-/// The normalized input, and the mean and inverse deviation of each row.
+/// Returns the types and shapes of the normalized input, and of the mean and inverse deviation of
+/// each row.
 fn layer_norm_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
@@ -76,22 +79,22 @@ fn layer_norm_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferre
     ])
 }
 
-/// The default, as attributes hold numbers: rounded to single precision.
+/// The default epsilon, rounded to float32 like every attribute.
 const EPSILON: f64 = 1e-5f32 as f64;
 
-/// A tensor of the primal, centred and divided by its deviation, and the inverse of that.
+/// A standardized tensor of the primal, and its inverse standard deviation.
 struct Normalized {
     hat: Val,
     inverse: Val,
 }
 
-fn normalize(s: &mut Step, x: Val, axes: &[i64], epsilon: f64) -> Normalized {
+fn normalize(s: &mut JvpContext, x: Val, axes: &[i64], epsilon: f64) -> Normalized {
     let mean = s.g.reduce("ReduceMean", x, axes, true);
     let centred = s.g.sub(x, mean);
     divide(s, centred, axes, epsilon)
 }
 
-fn divide(s: &mut Step, centred: Val, axes: &[i64], epsilon: f64) -> Normalized {
+fn divide(s: &mut JvpContext, centred: Val, axes: &[i64], epsilon: f64) -> Normalized {
     let square = s.g.mul(centred, centred);
     let variance = s.g.reduce("ReduceMean", square, axes, true);
     let safe = s.g.shift(variance, epsilon);
@@ -103,12 +106,14 @@ fn divide(s: &mut Step, centred: Val, axes: &[i64], epsilon: f64) -> Normalized 
     }
 }
 
+/// Returns axes of the primal as axes of its tangent.
 fn later(axes: &[i64]) -> Vec<i64> {
     axes.iter().map(|axis| axis + 1).collect()
 }
 
-/// `d - (mean(d) + x̂ mean(d x̂))`: the tangent but for the division. In this order few large tensors live at once.
-fn project(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
+/// Appends `d - (mean(d) + x̂ mean(d x̂))`, the tangent before its division. This order keeps few
+/// large tensors alive at once.
+fn project(s: &mut JvpContext, d: Val, hat: Val, axes: &[i64]) -> Val {
     let shifted = later(axes);
     let mean = s.g.reduce("ReduceMean", d, &shifted, true);
     let share = share(s, d, hat, &shifted);
@@ -119,17 +124,18 @@ fn project(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
     s.g.sub(d, removed)
 }
 
-/// `mean(d x̂)`, over axes of the tangent.
-fn share(s: &mut Step, d: Val, hat: Val, axes: &[i64]) -> Val {
+/// Appends `mean(d x̂)` over axes of the tangent.
+fn share(s: &mut JvpContext, d: Val, hat: Val, axes: &[i64]) -> Val {
     let product = s.g.mul(d, hat);
     s.g.reduce("ReduceMean", product, axes, true)
 }
 
-/// Elements from which on the line of a normalized row is worth a product.
+/// The smallest size of a normalized row for which the pass `NormalizedRows` pays.
 const LONG: i64 = 1024;
 
-/// `mean + x̂ share` as one product, `[mean, share] [1; x̂]`, where the last axes are the normalized ones.
-fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<Val> {
+/// Appends `mean + x̂ share` as one product, `[mean, share] [1; x̂]`, if the last axes are the
+/// normalized ones.
+fn line(s: &mut JvpContext, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<Val> {
     let shape = s.g.shape(hat)?.clone();
     let first = shape.len().checked_sub(axes.len())?;
     let last = axes.iter().copied().eq(first as i64..shape.len() as i64);
@@ -137,7 +143,8 @@ fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<V
     let length = shape[first..]
         .iter()
         .fold(one.clone(), |all, size| s.g.symbols.mul(&all, size));
-    // With one direction this is the reverse mode's, which would sum over columns.
+    // With one direction this is the tangent that reverse mode transposes, and its transpose would
+    // sum over columns.
     if !s.g.passes.has(Pass::NormalizedRows)
         || !last
         || s.k.is(1)
@@ -150,17 +157,17 @@ fn line(s: &mut Step, hat: Val, mean: Val, share: Val, axes: &[i64]) -> Option<V
     let number = s.g.real_like(1.0, hat);
     let ones = s.g.expand(number, &row);
     let basis = s.g.concat(&[ones, hat], first as i64);
-    let single = s.lead(&[groups, &[one.clone(), one]].concat());
+    let single = s.tangent_shape(&[groups, &[one.clone(), one]].concat());
     let (mean, share) = (s.g.reshape(mean, &single), s.g.reshape(share, &single));
     let weights = s.g.concat(&[mean, share], first as i64 + 2);
     let line = s.g.op("MatMul", &[weights, basis]);
-    let shape = s.lead(&shape);
+    let shape = s.tangent_shape(&shape);
     Some(s.g.reshape(line, &shape))
 }
 
-/// Adds what depends on an active scale or bias: `x̂ dscale + dbias`.
+/// Adds `x̂ dscale + dbias`, if the scale or the bias has a tangent.
 fn affine(
-    s: &mut Step,
+    s: &mut JvpContext,
     normal: Option<Tangent>,
     hat: Val,
     scale: Option<Val>,
@@ -169,18 +176,19 @@ fn affine(
     let mut total = normal;
     if let Some(d) = scale {
         let part = s.g.mul(d, hat);
-        let part = s.done(part)?;
+        let part = s.finish(part)?;
         total = s.sum(total, part);
     }
     if let Some(d) = bias {
-        let part = s.done(d)?;
+        let part = s.finish(d)?;
         total = s.sum(total, part);
     }
     Ok(total)
 }
 
-/// The normalized tensor, the mean and the inverse deviation: `dmean = mean(d)`, `dinverse = -inverse² mean(d x̂)`.
-fn layer_norm_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+/// Returns the tangents of the normalized tensor, of the mean and of the inverse deviation: `dmean
+/// = mean(d)` and `dinverse = -inverse² mean(d x̂)`.
+fn layer_norm_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let rank = s.rank(0)?;
     let first = s.axis("axis", -1, rank)?;
     let axes: Vec<i64> = (first as i64..rank as i64).collect();
@@ -220,7 +228,7 @@ fn layer_norm_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     ])
 }
 
-fn rms_norm_tangent(s: &mut Step) -> TangentResult {
+fn rms_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let rank = s.rank(0)?;
     let first = s.axis("axis", -1, rank)?;
     let axes: Vec<i64> = (first as i64..rank as i64).collect();
@@ -242,22 +250,22 @@ fn rms_norm_tangent(s: &mut Step) -> TangentResult {
     affine(s, normal, hat, scale, None)
 }
 
-/// A vector over the channels, with one axis for each spatial axis behind it.
-fn per_channel(s: &mut Step, v: Val, rank: usize, leading: usize) -> Val {
+/// Appends a vector over the channels with axes of size 1 behind it, one for each spatial axis.
+fn per_channel(s: &mut JvpContext, v: Val, rank: usize, leading: usize) -> Val {
     let axes: Vec<i64> = (0..rank.saturating_sub(2) as i64)
         .map(|i| i + 1 + leading as i64)
         .collect();
     s.g.unsqueeze(v, &axes)
 }
 
-/// The tangent of such a vector, aligned with the output's.
-fn channel_tangent(s: &mut Step, place: usize, rank: usize) -> Option<Val> {
-    let d = s.d(place)?;
+/// Returns the tangent of a vector over the channels, aligned with the output's tangent.
+fn channel_tangent(s: &mut JvpContext, index: usize, rank: usize) -> Option<Val> {
+    let d = s.d(index)?;
     let d = per_channel(s, d, rank, 1);
     Some(s.g.unsqueeze(d, &[1]))
 }
 
-fn instance_norm_tangent(s: &mut Step) -> TangentResult {
+fn instance_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let rank = s.rank(0)?;
     let axes: Vec<i64> = (2..rank as i64).collect();
     let (x, scale) = (s.x(0)?, s.x(1)?);
@@ -286,8 +294,9 @@ fn instance_norm_tangent(s: &mut Step) -> TangentResult {
     affine(s, normal, hat, scale, bias)
 }
 
-/// Groups of channels become an axis, `[N, G, C/G, ...]`. Scales are per channel, in opset 18 per group.
-fn group_norm_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent. The groups of channels become an axis, `[N, G, C/G, ...]`. A scale belongs
+/// to a channel, and in opset 18 to a group.
+fn group_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let shape = s.x_shape(0)?;
     let groups = Size::fixed(s.node.int("num_groups", 1));
     let spatial = shape.get(2..).ok_or("its input has no channels")?.to_vec();
@@ -309,14 +318,14 @@ fn group_norm_tangent(s: &mut Step) -> TangentResult {
     }
     let normal = match s.d(0) {
         Some(d) => {
-            let lead = s.lead(&grouped);
+            let lead = s.tangent_shape(&grouped);
             let d = s.g.reshape(d, &lead);
             let base = project(s, d, hat, &axes);
             let gamma = s.g.reshape(scale, &parts);
             let factor = s.g.mul(inverse, gamma);
             let factor = s.g.expand(factor, &grouped);
             let factor = s.g.reshape(factor, &shape);
-            let target = s.lead(&shape);
+            let target = s.tangent_shape(&shape);
             Some(Tangent {
                 base: s.g.reshape(base, &target),
                 factor: Some(factor),
@@ -324,30 +333,30 @@ fn group_norm_tangent(s: &mut Step) -> TangentResult {
         }
         None => None,
     };
-    let [scale, bias] = [1, 2].map(|place| group_tangent(s, place, &parts, &grouped, &shape));
+    let [scale, bias] = [1, 2].map(|index| group_tangent(s, index, &parts, &grouped, &shape));
     let hat = s.g.reshape(hat, &shape);
     affine(s, normal, hat, scale, bias)
 }
 
-/// The tangent of a number for each channel or group, as wide as the output's.
+/// Returns the tangent of a vector over channels or groups, broadcast to the output's tangent.
 fn group_tangent(
-    s: &mut Step,
-    place: usize,
+    s: &mut JvpContext,
+    index: usize,
     parts: &[Size],
     grouped: &[Size],
     shape: &[Size],
 ) -> Option<Val> {
-    let d = s.d(place)?;
-    let single = s.lead(&[&[Size::fixed(1)], parts].concat());
+    let d = s.d(index)?;
+    let single = s.tangent_shape(&[&[Size::fixed(1)], parts].concat());
     let d = s.g.reshape(d, &single);
-    let wide = s.lead(&[&[Size::fixed(1)], &grouped[1..]].concat());
+    let wide = s.tangent_shape(&[&[Size::fixed(1)], &grouped[1..]].concat());
     let d = s.g.expand(d, &wide);
-    let target = s.lead(&[&[Size::fixed(1)], &shape[1..]].concat());
+    let target = s.tangent_shape(&[&[Size::fixed(1)], &shape[1..]].concat());
     Some(s.g.reshape(d, &target))
 }
 
-fn batch_norm_tangent(s: &mut Step) -> TangentResult {
-    // Before opset 14 the further outputs are what makes it training.
+fn batch_norm_tangent(s: &mut JvpContext) -> TangentResult {
+    // Before opset 14, a node with further outputs is in training mode.
     if s.node.int("training_mode", 0) != 0 || s.node.outputs.iter().skip(1).any(Option::is_some) {
         return Err(
             "batch normalization in training mode mixes the samples of a batch; export the model in evaluation mode"
@@ -364,15 +373,15 @@ fn batch_norm_tangent(s: &mut Step) -> TangentResult {
     batch_parameters(s, normal, factor, safe)
 }
 
-/// Adds what depends on active parameters. With `f = scale / deviation`: `x̂ dscale + dbias - f dmean` and
-/// `-½ f (x - mean) dvariance / deviation²`.
+/// Adds the tangents of the parameters. With `f = scale / deviation`, these are `x̂ dscale + dbias
+/// - f dmean` and `-½ f (x - mean) dvariance / deviation²`.
 fn batch_parameters(
-    s: &mut Step,
+    s: &mut JvpContext,
     normal: Option<Tangent>,
     factor: Val,
     safe: Val,
 ) -> TangentResult {
-    if (1..5).all(|place| s.lazy(place).is_none()) {
+    if (1..5).all(|index| s.lazy(index).is_none()) {
         return Ok(normal);
     }
     let rank = s.rank(0)?;
@@ -388,7 +397,7 @@ fn batch_parameters(
     if let Some(d) = channel_tangent(s, 3, rank) {
         let slope = s.g.neg(wide);
         let part = s.g.mul(d, slope);
-        let part = s.done(part)?;
+        let part = s.finish(part)?;
         total = s.sum(total, part);
     }
     if let Some(d) = channel_tangent(s, 4, rank) {
@@ -397,14 +406,15 @@ fn batch_parameters(
         let product = s.g.mul(each, centred);
         let slope = s.g.scale(product, -0.5);
         let part = s.g.mul(d, slope);
-        let part = s.done(part)?;
+        let part = s.finish(part)?;
         total = s.sum(total, part);
     }
     Ok(total)
 }
 
-/// `y = x / |x|`, by the 2-norm or the 1-norm; where the norm is zero runtimes give zeros, and so does the tangent.
-fn lp_norm_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent of `y = x / |x|`, with the 1-norm or the 2-norm. If the norm is zero,
+/// runtimes return zeros, and the tangent is zero too.
+fn lp_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let rank = s.rank(0)?;
     let axis = s.axis("axis", -1, rank)? as i64;
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
@@ -427,7 +437,7 @@ fn lp_norm_tangent(s: &mut Step) -> TangentResult {
     }))
 }
 
-fn mean_variance_tangent(s: &mut Step) -> TangentResult {
+fn mean_variance_tangent(s: &mut JvpContext) -> TangentResult {
     let axes = s.node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]);
     let (x, d) = (s.x(0)?, s.dx()?);
     let Normalized { hat, inverse } = normalize(s, x, &axes, 1e-9);
@@ -438,8 +448,9 @@ fn mean_variance_tangent(s: &mut Step) -> TangentResult {
     }))
 }
 
-/// `y = x c^-β` with `c = bias + α/n Σ x²` over neighbouring channels: `dy = c^-β d - 2 α β / n y / c Σ x d`.
-fn lrn_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent of `y = x c^-β` with `c = bias + α/n Σ x²` over neighbouring channels: `dy =
+/// c^-β d - 2 α β / n y / c Σ x d`.
+fn lrn_tangent(s: &mut JvpContext) -> TangentResult {
     let n = s.node.int("size", 1);
     let (alpha, beta, bias) = (
         s.node.float("alpha", f64::from(1e-4f32)),
@@ -448,22 +459,22 @@ fn lrn_tangent(s: &mut Step) -> TangentResult {
     );
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let square = s.g.mul(x, x);
-    let total = neighbours(s, square, 1, n)?;
+    let total = sum_of_neighbours(s, square, 1, n)?;
     let scaled = s.g.scale(total, alpha / n as f64);
     let c = s.g.shift(scaled, bias);
     let exponent = s.g.real_like(-beta, c);
     let direct = s.g.op("Pow", &[c, exponent]);
     let left = s.g.mul(d, direct);
     let product = s.g.mul(d, x);
-    let change = neighbours(s, product, 2, n)?;
+    let change = sum_of_neighbours(s, product, 2, n)?;
     let slope = s.g.div(y, c);
     let slope = s.g.scale(slope, -2.0 * alpha * beta / n as f64);
     let right = s.g.mul(change, slope);
     Ok(Some(Tangent::plain(s.g.add(left, right))))
 }
 
-/// Sums over `n` neighbouring channels, by shifted slices of the padded tensor.
-fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
+/// Appends sums over `n` neighbouring channels, by shifted slices of the padded tensor.
+fn sum_of_neighbours(s: &mut JvpContext, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     let shape = s.shape(v)?;
     let length = shape
         .get(axis as usize)
@@ -490,7 +501,7 @@ fn neighbours(s: &mut Step, v: Val, axis: i64, n: i64) -> Result<Val, Refusal> {
     Ok(s.g.combine("Add", &parts))
 }
 
-/// `(x − mean) / √(variance + ε)` over some axes.
+/// Appends `(x − mean) / √(variance + ε)` over some axes.
 fn normalized(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64) -> Val {
     let mean = g.reduce("ReduceMean", x, axes, true);
     let centred = g.sub(x, mean);
@@ -501,13 +512,14 @@ fn normalized(g: &mut Graph, x: Val, axes: &[i64], epsilon: f64) -> Val {
     g.div(centred, deviation)
 }
 
-/// A value per channel, as it is broadcast over a tensor of `rank` axes.
+/// Reshapes a vector over the channels so that it broadcasts to a tensor of `rank` axes.
 fn spread_per_channel(g: &mut Graph, v: Val, rank: usize) -> Val {
     let axes: Vec<i64> = (1..rank as i64 - 1).collect();
     g.unsqueeze(v, &axes)
 }
 
-fn scaled(g: &mut Graph, node: &Node, x: Val, rank: usize) -> Option<Val> {
+/// Multiplies by the scale of the node and adds its bias.
+fn scaled_and_shifted(g: &mut Graph, node: &Node, x: Val, rank: usize) -> Option<Val> {
     let (scale, bias) = (
         spread_per_channel(g, node.input(1)?, rank),
         spread_per_channel(g, node.input(2)?, rank),
@@ -521,10 +533,11 @@ fn instance_norm_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let rank = g.rank(x).filter(|rank| *rank > 2)?;
     let axes: Vec<i64> = (2..rank as i64).collect();
     let y = normalized(g, x, &axes, node.float("epsilon", EPSILON));
-    scaled(g, node, y, rank)
+    scaled_and_shifted(g, node, y, rank)
 }
 
-/// Scale and bias are one number per group before opset 21 and one per channel since.
+/// Appends the normalization. Scale and bias belong to a group before opset 21 and to a channel
+/// since.
 fn group_norm_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let shape = g.shape(x).filter(|shape| shape.len() > 2)?.clone();
@@ -535,17 +548,17 @@ fn group_norm_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let axes: Vec<i64> = (2..split.len() as i64).collect();
     let y = normalized(g, apart, &axes, node.float("epsilon", EPSILON));
     if g.opset < 21 {
-        let y = scaled(g, node, y, split.len())?;
+        let y = scaled_and_shifted(g, node, y, split.len())?;
         return Some(g.reshape(y, &shape));
     }
     let y = g.reshape(y, &shape);
-    scaled(g, node, y, shape.len())
+    scaled_and_shifted(g, node, y, shape.len())
 }
 
 fn mean_variance_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let axes = node.ints("axes").unwrap_or_else(|| vec![0, 2, 3]);
-    // The operator's body adds this to the deviation.
+    // The function that defines the operator adds this number to the deviation.
     let mean = g.reduce("ReduceMean", x, &axes, true);
     let centred = g.sub(x, mean);
     let square = g.mul(centred, centred);
@@ -555,7 +568,7 @@ fn mean_variance_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(g.div(centred, shifted))
 }
 
-/// `x / (bias + α/size Σ x²)^β` over a window of channels.
+/// Appends `x / (bias + α/size Σ x²)^β` over a window of channels.
 fn lrn_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let shape = g.shape(x).filter(|shape| shape.len() > 2)?.clone();

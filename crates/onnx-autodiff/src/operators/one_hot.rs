@@ -1,20 +1,21 @@
-//! Indices as rows of a unit matrix.
+//! `OneHot`: indices as rows of a unit matrix.
 
-use super::operator::{Operator, PartsResult};
+use super::operator::{DecompositionResult, Operator};
 use super::parts::at;
 use crate::content::Item;
 use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference::{axis_of, size_of};
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declaration of `OneHot`.
 pub const OPERATORS: &[Operator] = &[Operator::new("OneHot")
     .kinked()
     .element(third_input)
     .shape(one_hot_shape)
-    .parts(one_hot_parts)
+    .decomposition(one_hot_decomposition)
     .computes_as(2)
-    .float64_by_parts()];
+    .float64_by_decomposition()];
 
 fn third_input(g: &Graph, node: &Node) -> ElemType {
     node.input(2).map_or(ElemType::UNKNOWN, |v| g.elem(v))
@@ -32,10 +33,10 @@ fn one_hot_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Where an index points has no derivative; the two values may have one: `off + hot (on - off)`.
-fn one_hot_parts(s: &mut Step) -> PartsResult {
+/// Appends `off + hot (on - off)`. The two values may have a derivative; the indices have none.
+fn one_hot_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let [Some(places), Some(depth)] = [0, 1].map(|place| s.node.input(place)) else {
-        return Err("its indices or their number are missing".into());
+        return Err("its indices or its depth are missing".into());
     };
     let (values, y) = (s.x(2)?, s.y_shape()?);
     let places = s.g.cast(places, ElemType::INT64);

@@ -1,8 +1,9 @@
-//! What is known of one operator, declared in one place.
+//! The declaration of an operator.
 //!
-//! A declaration begins with [`Operator::new`] and says by its other methods how types, shapes and contents follow, how
-//! the operator is differentiated, what its transpose is where tangents are made with it, and what else is to be known. What
-//! is not said is unknown: the shape, a derivative, a transpose.
+//! A declaration begins with [`Operator::new`]. Further methods declare how types, shapes and
+//! contents of the outputs follow from the inputs, how the operator is differentiated, what its
+//! transpose is if tangents are made with it, and other properties. What is not declared counts as
+//! unknown: the shape, the derivative, the transpose.
 
 use std::collections::HashMap;
 
@@ -10,155 +11,180 @@ use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
-/// The tangent of the output; none where it is zero.
+/// The tangent of an operator's only output, where `None` stands for a zero tangent, or the reason
+/// why the rule refuses the node.
 pub type TangentResult = Result<Option<Tangent>, Refusal>;
 
-/// The derivative of the output by the input, element by element.
+/// The elementwise derivative of the output with respect to the input, or the reason why the rule
+/// refuses the node.
 pub type DerivativeResult = Result<Val, Refusal>;
 
-/// The outputs of an operator, as others make them.
-pub type PartsResult = Result<Vec<Option<Val>>, Refusal>;
+/// The outputs of an operator as other operators compute them, or the reason why the rule refuses
+/// the node. An output that the decomposition does not compute is `None`.
+pub type DecompositionResult = Result<Vec<Option<Val>>, Refusal>;
 
-/// The outputs of a node that is replaced, by place; none where the node is kept as it is.
+/// The outputs of what replaces a node, in the order of the node's outputs. It is `None` if the
+/// node is not replaced.
 pub type Lowered = Option<Vec<Option<Val>>>;
 
-/// A rule that is also given the tangents of what the inputs are made of.
-pub type BehindRule = fn(&mut Step, &HashMap<Val, Tangent>) -> TangentResult;
+/// A rule that also reads the tangents of the inputs of the nodes that make the node's inputs.
+pub type ProducerRule = fn(&mut JvpContext, &HashMap<Val, Tangent>) -> TangentResult;
 
-/// A rule that is given the tangents of all values, which subgraphs may use.
-pub type InsideRule =
-    fn(&mut Step, &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal>;
+/// A rule that reads the tangents of all values, because subgraphs may use any of them.
+pub type SubgraphRule =
+    fn(&mut JvpContext, &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal>;
 
 /// How the shapes of the outputs follow from the inputs.
 #[derive(Clone, Copy)]
 pub enum ShapeRule {
+    /// The shapes cannot be inferred.
     Unknown,
-    /// That of the first input.
+    /// The first output has the shape of the first input.
     Same,
-    /// That of the first output.
+    /// The function infers the shape of the first output.
     First(fn(&mut Graph, &Node) -> Option<Shape>),
-    /// Types and shapes of so many outputs.
+    /// The function infers the types and shapes of the given number of outputs.
     All(fn(&mut Graph, &Node, usize) -> Option<Vec<Inferred>>),
 }
 
 /// How the elements of small outputs follow from those of the inputs.
 #[derive(Clone, Copy)]
 pub enum ContentRule {
+    /// The elements are not followed.
     Unknown,
-    /// From the contents of all inputs, which are known.
+    /// The function computes the elements of the first output from those of all inputs, which are
+    /// known.
     OfInputs(fn(&mut Graph, &Node, &[Content]) -> Option<Content>),
-    /// From the node, whatever is known of its inputs.
+    /// The function computes the elements of the first output, even if those of the inputs are not
+    /// known.
     OfNode(fn(&mut Graph, &Node) -> Option<Content>),
-    /// Those of all outputs.
+    /// The function computes the elements of all outputs.
     All(fn(&mut Graph, &Node) -> Option<Vec<Option<Content>>>),
 }
 
 /// How the tangents of the outputs are computed.
 #[derive(Clone, Copy)]
 pub enum Rule {
-    /// The outputs do not depend on the input in a way that has a derivative other than zero.
+    /// The derivative of the outputs is zero, or they carry none.
     Constant,
-    /// Elementwise: the output's derivative by the input, at the primal's cost.
-    Derivative(fn(&mut Step) -> DerivativeResult),
-    /// One output: any other that is needed is refused.
-    Single(fn(&mut Step) -> TangentResult),
-    /// One output, whose rule may look at the tangents of what its inputs are made of.
-    Behind(BehindRule),
-    /// Several outputs of a node with subgraphs, whose rule walks through these.
-    Inside(InsideRule),
-    /// Replaced by what it consists of where it is differentiated: the outputs as other operators make them, whose rules
-    /// differentiate them. Those beyond the list are refused where they are needed.
-    Parts(fn(&mut Step) -> PartsResult),
-    /// Several outputs; those beyond the list are refused where they are needed.
-    Several(fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>),
-    /// Not differentiated, and what to do instead.
+    /// The operator is elementwise. The function appends the derivative of the output with respect
+    /// to the input, at the size of the primal.
+    Derivative(fn(&mut JvpContext) -> DerivativeResult),
+    /// The function appends the tangent of the first output. Other outputs are refused if they are
+    /// needed.
+    Single(fn(&mut JvpContext) -> TangentResult),
+    /// The function appends the tangent of the first output. It may read the tangents of the inputs
+    /// of the nodes that make the node's inputs.
+    WithProducers(ProducerRule),
+    /// The function appends the tangents of all outputs of a node with subgraphs.
+    WithSubgraphs(SubgraphRule),
+    /// The function appends other operators that compute the outputs, whose rules then
+    /// differentiate them. Outputs beyond its list are refused if they are needed.
+    Decomposition(fn(&mut JvpContext) -> DecompositionResult),
+    /// The function appends the tangents of several outputs. Outputs beyond its list are refused if
+    /// they are needed.
+    Several(fn(&mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal>),
+    /// The operator is not differentiated. The text says why, and what to do instead.
     Refused(&'static str),
 }
 
-/// How the operator is written in float64, where ONNX Runtime has it in float32 alone.
+/// How the operator is computed in float64, for ONNX Runtime.
 #[derive(Clone, Copy)]
 pub enum Float64 {
-    /// The runtime has it.
+    /// ONNX Runtime has a float64 kernel.
     Itself,
-    /// By a formula; none where this form of the operator has none.
+    /// The function appends other operators that compute the output. It returns `None` if it cannot
+    /// replace this form of the operator.
     Formula(fn(&mut Graph, &Node) -> Option<Val>),
-    /// By the parts that its derivative is made of.
-    Parts,
+    /// The decomposition that serves as the operator's rule computes the outputs.
+    Decomposition,
 }
 
-/// Where the first derivatives are continuous wherever they are finite.
+/// For which inputs the first derivatives are continuous wherever they are finite.
 #[derive(Clone, Copy)]
 pub enum Smoothness {
     /// The operator has no derivative, or none of its own.
     NotStated,
-    /// Nowhere that is known.
+    /// The derivatives may jump.
     Kinked,
-    /// Whatever inputs vary.
+    /// The derivatives are continuous, whichever inputs vary.
     Everywhere,
-    /// Where only the inputs at these places vary.
+    /// The derivatives are continuous if only the inputs at these indices vary.
     In(&'static [usize]),
-    /// Where input and output are floating-point numbers.
+    /// The derivatives are continuous if the input and the output are floating-point numbers.
     BetweenFloats,
 }
 
-/// What the operator does to an axis that the network may leave to itself.
+/// Whether the operator keeps axes apart, for the search for local axes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Locality {
-    /// What is done depends on the node.
+    /// Whether the operator keeps an axis apart depends on the node.
     ByNode,
-    /// Each element of the output depends on the elements at its place.
+    /// Each element of the output depends on the elements of the inputs at the same index.
     Elementwise,
     /// All elements keep their order.
     SameOrder,
 }
 
-/// The transpose of an operator that is linear in some inputs: their cotangents from those of its outputs.
-pub type Transpose = fn(&mut Transposition) -> Result<Cotangents, Refusal>;
+/// The transpose of an operator that is linear in some of its inputs. It returns the cotangents of
+/// these inputs from those of the outputs.
+pub type Transpose = fn(&mut TransposeContext) -> Result<Cotangents, Refusal>;
 
-/// What is known of one operator.
+/// The declaration of one operator.
 #[derive(Clone, Copy)]
 pub struct Operator {
-    /// Its domain; empty for the standard one.
+    /// The domain, which is empty for the standard domain.
     pub domain: &'static str,
+    /// The name.
     pub name: &'static str,
-    /// The type of the first output's elements.
+    /// The element type of the first output.
     pub element: fn(&Graph, &Node) -> ElemType,
+    /// The shapes of the outputs.
     pub shape: ShapeRule,
+    /// The elements of small outputs.
     pub content: ContentRule,
+    /// The rule.
     pub rule: Rule,
+    /// The transpose. It is `None` if tangents are never made with the operator.
     pub transpose: Option<Transpose>,
-    /// What replaces a node as soon as it is read; a form that is not known to the last detail is kept.
+    /// The function that replaces a node when the file is read. It returns `None` for forms of the
+    /// operator that it does not know exactly.
     pub lowering: Option<fn(&mut Graph, &Node) -> Lowered>,
+    /// The replacement in float64.
     pub float64: Float64,
-    /// The place of the input whose type is the one that it computes in.
+    /// The index of the input in whose type the operator computes.
     pub computes_as: usize,
+    /// Where the first derivatives are continuous.
     pub smoothness: Smoothness,
+    /// Whether the operator keeps axes apart.
     pub locality: Locality,
-    /// Whether it says nothing of the numbers in its inputs.
-    pub is_of_shapes: bool,
-    /// With how many inputs it draws random numbers: with any, or from those on that switch training on.
+    /// Whether the operator reads only the shapes of its inputs.
+    pub reads_only_shapes: bool,
+    /// The number of inputs from which on the operator draws random numbers: 0, or the number with
+    /// an input that turns on training. It is `None` for operators that draw none.
     pub draws_with: Option<usize>,
-    /// Whether an attribute of it may name a floating-point type, which changes where the graph's does.
+    /// Whether an attribute may name a floating-point type, which changes with the type of the
+    /// graph.
     pub names_type: bool,
-    /// Places of inputs that are in float32 whatever the others are.
+    /// The indices of inputs that are always in float32.
     pub single_inputs: &'static [usize],
 }
 
-/// Why operators without a rule are refused.
+/// The reason for operators without a rule.
 pub const NO_RULE: &str =
     "this operator has no rule; express it through differentiable standard operators";
 
-/// Why a form of a fused operator that is not lowered is refused.
+/// The reason for forms of fused operators that are not replaced.
 pub const FUSED: &str = "this form of a fused operator of ONNX Runtime is not differentiated; export the model again without graph optimization";
 
 /// The domain of ONNX Runtime's own operators.
 pub const MICROSOFT: &str = "com.microsoft";
 
 impl Operator {
-    /// An operator of the standard domain.
+    /// Begins the declaration of an operator of the standard domain.
     pub const fn new(name: &'static str) -> Operator {
         Operator {
             domain: "",
@@ -173,14 +199,14 @@ impl Operator {
             computes_as: 0,
             smoothness: Smoothness::NotStated,
             locality: Locality::ByNode,
-            is_of_shapes: false,
+            reads_only_shapes: false,
             draws_with: None,
             names_type: false,
             single_inputs: &[],
         }
     }
 
-    /// An operator of ONNX Runtime, which is replaced by standard ones.
+    /// Declares an operator of ONNX Runtime that is replaced by standard operators.
     pub const fn fused(name: &'static str, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
         Operator {
             domain: MICROSOFT,
@@ -190,10 +216,12 @@ impl Operator {
         .lowered(lowering)
     }
 
+    /// Declares the element type of the first output. The default is that of the first input.
     pub const fn element(self, element: fn(&Graph, &Node) -> ElemType) -> Operator {
         Operator { element, ..self }
     }
 
+    /// Declares that the first output has the shape of the first input.
     pub const fn same_shape(self) -> Operator {
         Operator {
             shape: ShapeRule::Same,
@@ -201,6 +229,7 @@ impl Operator {
         }
     }
 
+    /// Declares the shape of the first output.
     pub const fn shape(self, shape: fn(&mut Graph, &Node) -> Option<Shape>) -> Operator {
         Operator {
             shape: ShapeRule::First(shape),
@@ -208,6 +237,7 @@ impl Operator {
         }
     }
 
+    /// Declares the types and shapes of all outputs.
     pub const fn shapes(
         self,
         shapes: fn(&mut Graph, &Node, usize) -> Option<Vec<Inferred>>,
@@ -218,6 +248,7 @@ impl Operator {
         }
     }
 
+    /// Declares the elements of the first output, as a function of those of all inputs.
     pub const fn content(
         self,
         content: fn(&mut Graph, &Node, &[Content]) -> Option<Content>,
@@ -228,6 +259,7 @@ impl Operator {
         }
     }
 
+    /// Declares the elements of the first output, as a function of the node.
     pub const fn content_of_node(
         self,
         content: fn(&mut Graph, &Node) -> Option<Content>,
@@ -238,6 +270,7 @@ impl Operator {
         }
     }
 
+    /// Declares the elements of all outputs, as a function of the node.
     pub const fn contents(
         self,
         contents: fn(&mut Graph, &Node) -> Option<Vec<Option<Content>>>,
@@ -248,6 +281,7 @@ impl Operator {
         }
     }
 
+    /// Declares that the derivative is zero, or that the outputs carry none.
     pub const fn constant(self) -> Operator {
         Operator {
             rule: Rule::Constant,
@@ -255,30 +289,35 @@ impl Operator {
         }
     }
 
-    pub const fn derivative(self, derivative: fn(&mut Step) -> DerivativeResult) -> Operator {
+    /// Declares the derivative of an elementwise operator.
+    pub const fn derivative(self, derivative: fn(&mut JvpContext) -> DerivativeResult) -> Operator {
         Operator {
             rule: Rule::Derivative(derivative),
             ..self
         }
     }
 
-    pub const fn tangent(self, tangent: fn(&mut Step) -> TangentResult) -> Operator {
+    /// Declares the tangent of the first output.
+    pub const fn tangent(self, tangent: fn(&mut JvpContext) -> TangentResult) -> Operator {
         Operator {
             rule: Rule::Single(tangent),
             ..self
         }
     }
 
-    pub const fn tangent_behind(self, tangent: BehindRule) -> Operator {
+    /// Declares the tangent of the first output by a rule that also reads the tangents behind the
+    /// inputs.
+    pub const fn tangent_with_producers(self, tangent: ProducerRule) -> Operator {
         Operator {
-            rule: Rule::Behind(tangent),
+            rule: Rule::WithProducers(tangent),
             ..self
         }
     }
 
+    /// Declares the tangents of several outputs.
     pub const fn tangents(
         self,
-        tangents: fn(&mut Step) -> Result<Vec<Option<Tangent>>, Refusal>,
+        tangents: fn(&mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal>,
     ) -> Operator {
         Operator {
             rule: Rule::Several(tangents),
@@ -286,20 +325,26 @@ impl Operator {
         }
     }
 
-    pub const fn parts(self, parts: fn(&mut Step) -> PartsResult) -> Operator {
+    /// Declares other operators that compute the outputs, whose rules serve for this operator.
+    pub const fn decomposition(
+        self,
+        decomposition: fn(&mut JvpContext) -> DecompositionResult,
+    ) -> Operator {
         Operator {
-            rule: Rule::Parts(parts),
+            rule: Rule::Decomposition(decomposition),
             ..self
         }
     }
 
-    pub const fn tangents_inside(self, tangents: InsideRule) -> Operator {
+    /// Declares the tangents of a node with subgraphs.
+    pub const fn tangents_with_subgraphs(self, tangents: SubgraphRule) -> Operator {
         Operator {
-            rule: Rule::Inside(tangents),
+            rule: Rule::WithSubgraphs(tangents),
             ..self
         }
     }
 
+    /// Declares that the operator is not differentiated, and why.
     pub const fn refused(self, reason: &'static str) -> Operator {
         Operator {
             rule: Rule::Refused(reason),
@@ -307,6 +352,7 @@ impl Operator {
         }
     }
 
+    /// Declares the transpose.
     pub const fn transpose(self, transpose: Transpose) -> Operator {
         Operator {
             transpose: Some(transpose),
@@ -314,6 +360,7 @@ impl Operator {
         }
     }
 
+    /// Declares the replacement when a file is read.
     pub const fn lowered(self, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
         Operator {
             lowering: Some(lowering),
@@ -321,6 +368,7 @@ impl Operator {
         }
     }
 
+    /// Declares the replacement in float64.
     pub const fn float64(self, formula: fn(&mut Graph, &Node) -> Option<Val>) -> Operator {
         Operator {
             float64: Float64::Formula(formula),
@@ -328,20 +376,23 @@ impl Operator {
         }
     }
 
-    pub const fn computes_as(self, place: usize) -> Operator {
+    /// Declares in which input's type the operator computes. The default is the first input.
+    pub const fn computes_as(self, index: usize) -> Operator {
         Operator {
-            computes_as: place,
+            computes_as: index,
             ..self
         }
     }
 
-    pub const fn float64_by_parts(self) -> Operator {
+    /// Declares that the decomposition also replaces the operator in float64.
+    pub const fn float64_by_decomposition(self) -> Operator {
         Operator {
-            float64: Float64::Parts,
+            float64: Float64::Decomposition,
             ..self
         }
     }
 
+    /// Declares that the derivatives may jump.
     pub const fn kinked(self) -> Operator {
         Operator {
             smoothness: Smoothness::Kinked,
@@ -349,6 +400,7 @@ impl Operator {
         }
     }
 
+    /// Declares that the derivatives are continuous, whichever inputs vary.
     pub const fn smooth(self) -> Operator {
         Operator {
             smoothness: Smoothness::Everywhere,
@@ -356,13 +408,15 @@ impl Operator {
         }
     }
 
-    pub const fn smooth_in(self, places: &'static [usize]) -> Operator {
+    /// Declares that the derivatives are continuous if only the inputs at these indices vary.
+    pub const fn smooth_in(self, indices: &'static [usize]) -> Operator {
         Operator {
-            smoothness: Smoothness::In(places),
+            smoothness: Smoothness::In(indices),
             ..self
         }
     }
 
+    /// Declares that the derivatives are continuous between floating-point types.
     pub const fn smooth_between_floats(self) -> Operator {
         Operator {
             smoothness: Smoothness::BetweenFloats,
@@ -370,6 +424,7 @@ impl Operator {
         }
     }
 
+    /// Declares that each element of the output depends on the elements at the same index.
     pub const fn elementwise(self) -> Operator {
         Operator {
             locality: Locality::Elementwise,
@@ -377,6 +432,7 @@ impl Operator {
         }
     }
 
+    /// Declares that all elements keep their order.
     pub const fn same_order(self) -> Operator {
         Operator {
             locality: Locality::SameOrder,
@@ -384,13 +440,15 @@ impl Operator {
         }
     }
 
-    pub const fn of_shapes(self) -> Operator {
+    /// Declares that the operator reads only the shapes of its inputs.
+    pub const fn reads_only_shapes(self) -> Operator {
         Operator {
-            is_of_shapes: true,
+            reads_only_shapes: true,
             ..self
         }
     }
 
+    /// Declares that an attribute may name a floating-point type.
     pub const fn names_type(self) -> Operator {
         Operator {
             names_type: true,
@@ -398,6 +456,7 @@ impl Operator {
         }
     }
 
+    /// Declares the inputs that are always in float32.
     pub const fn single_inputs(self, single_inputs: &'static [usize]) -> Operator {
         Operator {
             single_inputs,
@@ -405,6 +464,7 @@ impl Operator {
         }
     }
 
+    /// Declares that the operator draws random numbers.
     pub const fn random(self) -> Operator {
         Operator {
             draws_with: Some(0),
@@ -412,6 +472,7 @@ impl Operator {
         }
     }
 
+    /// Declares that the operator draws random numbers if it has so many inputs.
     pub const fn random_with(self, inputs: usize) -> Operator {
         Operator {
             draws_with: Some(inputs),
@@ -420,28 +481,32 @@ impl Operator {
     }
 }
 
-/// The type of the first input's elements.
+/// Returns the element type of the first input.
 pub fn first_input(g: &Graph, node: &Node) -> ElemType {
     node.input(0).map_or(ElemType::UNKNOWN, |v| g.elem(v))
 }
 
-/// The type of the second input's elements.
+/// Returns the element type of the second input.
 pub fn second_input(g: &Graph, node: &Node) -> ElemType {
     node.input(1).map_or(ElemType::UNKNOWN, |v| g.elem(v))
 }
 
+/// Returns int64, as the element type of an operator's output.
 pub fn integers(_: &Graph, _: &Node) -> ElemType {
     ElemType::INT64
 }
 
+/// Returns the type of truth values, as the element type of an operator's output.
 pub fn booleans(_: &Graph, _: &Node) -> ElemType {
     ElemType::BOOL
 }
 
+/// Returns float32, as the element type of an operator's output.
 pub fn floats(_: &Graph, _: &Node) -> ElemType {
     ElemType::FLOAT
 }
 
+/// Returns the unknown type, as the element type of an operator's output.
 pub fn unknown(_: &Graph, _: &Node) -> ElemType {
     ElemType::UNKNOWN
 }

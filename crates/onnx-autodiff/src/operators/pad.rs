@@ -1,15 +1,16 @@
-//! Elements around a tensor.
+//! `Pad`: elements around a tensor.
 
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
-use super::parts::places;
+use super::parts::index_range;
 use crate::content::Item;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::axis_of;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Pad`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Pad")
     .shape(pad_shape)
     .tangent(pad_tangent)
@@ -45,8 +46,9 @@ fn pad_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// Constant padding pads tangents with zeros; the other modes copy elements.
-fn pad_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent. Constant padding pads the tangent with zeros, and the other modes copy its
+/// elements.
+fn pad_tangent(s: &mut JvpContext) -> TangentResult {
     s.only(&[0], "pad with constants")?;
     let d = s.dx()?;
     let rank = s.rank(0)?;
@@ -66,13 +68,13 @@ fn pad_tangent(s: &mut Step) -> TangentResult {
         inputs.push(Some(shifted_pads(s, pads, rank)));
     }
     let padded = s.g.op_optional("Pad", &inputs, mode.into_iter().collect());
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(padded, &shape);
     Ok(Some(Tangent::plain(padded)))
 }
 
-/// The pads with none for the directions.
-fn shifted_pads(s: &mut Step, pads: Val, rank: usize) -> Val {
+/// Appends the pads with zeros for the directions.
+fn shifted_pads(s: &mut JvpContext, pads: Val, rank: usize) -> Val {
     if let Ok(known) = s.known(1)
         && known.len() == 2 * rank
     {
@@ -87,8 +89,8 @@ fn shifted_pads(s: &mut Step, pads: Val, rank: usize) -> Val {
     s.g.concat(&[zero, first, zero, second], 0)
 }
 
-/// Negative pads cut off.
-fn pad_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent, which the negated pads crop.
+fn pad_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, pads, shape) = (t.c()?, t.input(1)?, t.input_shape(0)?);
     if t.node.text("mode", "constant") != "constant" {
         return pad_copies(t);
@@ -103,8 +105,9 @@ fn pad_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, result)])
 }
 
-/// Padding that repeats elements: where each came from is found by padding the places.
-fn pad_copies(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent of a padding that copies elements. Padding the indices along each axis
+/// yields the source of each element.
+fn pad_copies(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let shape = t.input_shape(0)?;
     let pads = t
         .node
@@ -129,7 +132,7 @@ fn pad_copies(t: &mut Transposition) -> Result<Cotangents, Refusal> {
             .map(|(b, a)| (*b, *a))
             .ok_or("its pads do not fit its axes")?;
         if (before, after) != (0, 0) {
-            let places = places(t, &shape[axis]);
+            let places = index_range(t, &shape[axis]);
             let around = t.g.integers(&[before, after]);
             let mode = t.node.attribute("mode").cloned();
             let padded =

@@ -1,42 +1,43 @@
-//! What rules are written with besides the operators themselves.
+//! Helpers that several operators share.
 
 use super::operator::Lowered;
-use super::operator::{PartsResult, TangentResult};
+use super::operator::{DecompositionResult, TangentResult};
 use crate::elem::ElemType;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
-use crate::transposition::{CONTRADICTION, Transposition};
+use crate::transpose_context::{CONTRADICTION, TransposeContext};
 
-/// The output's shape as it is inferred.
+/// Returns the inferred shape of a node's first output.
 pub fn output_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     g.operators.infer(g, node, 1).into_iter().next()?.1
 }
 
-/// `c - v`
-pub fn from(s: &mut Step, c: f64, v: Val) -> Val {
+/// Appends `c - v`.
+pub fn from(s: &mut JvpContext, c: f64, v: Val) -> Val {
     let c = s.g.real_like(c, v);
     s.g.sub(c, v)
 }
 
-pub fn square(s: &mut Step, v: Val) -> Val {
+/// Appends `v²`.
+pub fn square(s: &mut JvpContext, v: Val) -> Val {
     s.g.mul(v, v)
 }
 
-/// The part of a value from `start` to `end` along an axis.
+/// Appends the slice of a value from `start` up to `end` along an axis.
 pub fn cut(g: &mut Graph, v: Val, axis: usize, start: i64, end: i64) -> Val {
     let [start, end, axis] = [start, end, axis as i64].map(|n| g.integers(&[n]));
     g.op("Slice", &[v, start, end, axis])
 }
 
-/// One place along the first axis, which goes.
-pub fn at(g: &mut Graph, v: Val, place: i64) -> Val {
-    let place = g.integer(place);
-    g.op_with("Gather", &[v, place], vec![int("axis", 0)])
+/// Appends the slice at an index of the first axis, without that axis.
+pub fn at(g: &mut Graph, v: Val, index: i64) -> Val {
+    let index = g.integer(index);
+    g.op_with("Gather", &[v, index], vec![int("axis", 0)])
 }
 
-/// A value in equal parts along an axis.
+/// Splits a value into `count` parts of the size `length` along an axis.
 pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64) -> Vec<Val> {
     if count == 1 {
         return vec![v];
@@ -50,8 +51,8 @@ pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64
     )
 }
 
-/// A size as a number of a floating-point type, or as an integer.
-pub fn number(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
+/// Appends a size without axes: as a number of the type `elem`, or as an int64.
+pub fn size_value(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
     match size.as_fixed() {
         Some(n) if elem.is_float() => g.real(n as f64, elem),
         Some(n) => g.integer(n),
@@ -63,32 +64,36 @@ pub fn number(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
     }
 }
 
-/// `[0, 1, …, n - 1]`
-pub fn counted(g: &mut Graph, n: &Size) -> Val {
-    let (zero, length, one) = (g.integer(0), number(g, n, ElemType::INT64), g.integer(1));
+/// Appends `[0, 1, …, n - 1]`.
+pub fn range_to(g: &mut Graph, n: &Size) -> Val {
+    let (zero, length, one) = (
+        g.integer(0),
+        size_value(g, n, ElemType::INT64),
+        g.integer(1),
+    );
     let counted = g.op("Range", &[zero, length, one]);
     g.set_shape(counted, std::slice::from_ref(n));
     counted
 }
 
-/// A value between two others.
+/// Appends a value, clipped to the range between `low` and `high`.
 pub fn clipped(g: &mut Graph, v: Val, low: Val, high: Val) -> Val {
     g.op("Clip", &[v, low, high])
 }
 
-/// Values joined along a new first axis.
+/// Concatenates values along a new first axis.
 pub fn stacked(g: &mut Graph, parts: &[Val]) -> Val {
     let parts: Vec<Val> = parts.iter().map(|v| g.unsqueeze(*v, &[0])).collect();
     g.concat(&parts, 0)
 }
 
-/// The sum over the first axis.
+/// Appends the sum over the first axis.
 pub fn total(g: &mut Graph, v: Val) -> Val {
     g.reduce("ReduceSum", v, &[0], false)
 }
 
-/// An output whose shape is the one that the node's has.
-pub fn finished(s: &mut Step, v: Val) -> PartsResult {
+/// Returns `v` as the only output of a decomposition, with the shape of the node's output.
+pub fn finished(s: &mut JvpContext, v: Val) -> DecompositionResult {
     let shape = s.y_shape()?;
     if s.g.rank(v) == Some(shape.len()) {
         s.g.set_shape(v, &shape);
@@ -96,31 +101,32 @@ pub fn finished(s: &mut Step, v: Val) -> PartsResult {
     Ok(vec![Some(v)])
 }
 
-/// The shape of an output whose batch holds all directions.
-pub fn merged(s: &mut Step, shape: &[Size]) -> Vec<Size> {
+/// Returns the shape of an output whose directions are merged into the batch.
+pub fn merged(s: &mut JvpContext, shape: &[Size]) -> Vec<Size> {
     let batch = s.g.symbols.mul(&s.k, &shape[0]);
     std::iter::once(batch)
         .chain(shape[1..].iter().cloned())
         .collect()
 }
 
-/// The operator itself, with the directions merged into the batch.
-pub fn folded_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent of a linear operator: the operator itself, applied with the directions
+/// merged into the batch.
+pub fn folded_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
     if shape.len() != y.len() || shape.len() < 2 {
         return Err(CONTRADICTION.into());
     }
-    let d = s.fold(d, &shape)?;
+    let d = s.merge_directions(d, &shape)?;
     let op = s.node.op.clone();
     let attributes = s.node.attributes.clone();
     let result = s.g.op_with(&op, &[d], attributes);
     let known = merged(s, &y);
     s.g.set_shape(result, &known);
-    s.unfold(result)
+    s.split_directions(result)
 }
 
-/// Pairs of indices, joined along a last axis.
+/// Appends pairs of indices, which lie along a new last axis.
 pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
     let parts = [first, second].map(|v| {
         let whole = g.expand(v, shape);
@@ -129,17 +135,17 @@ pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
     g.concat(&parts, 2)
 }
 
-/// `[0, 1, …, n - 1]`
-pub fn places(t: &mut Transposition, n: &Size) -> Val {
+/// Appends `[0, 1, …, n - 1]`.
+pub fn index_range(t: &mut TransposeContext, n: &Size) -> Val {
     let (zero, one) = (t.g.integer(0), t.g.integer(1));
     let length = t.g.sizes(std::slice::from_ref(n));
     let length = t.g.squeeze(length, &[0]);
-    let places = t.g.op("Range", &[zero, length, one]);
-    t.g.set_shape(places, std::slice::from_ref(n));
-    places
+    let indices = t.g.op("Range", &[zero, length, one]);
+    t.g.set_shape(indices, std::slice::from_ref(n));
+    indices
 }
 
-/// A polynomial by Horner's rule, the highest power first.
+/// Appends a polynomial in float64 by Horner's rule. The highest power comes first.
 pub fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     let (first, rest) = coefficients.split_first().unwrap_or((&0.0, &[]));
     let mut sum = g.real(*first, ElemType::DOUBLE);
@@ -150,37 +156,38 @@ pub fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     sum
 }
 
-/// `yes` where `x` is greater than `bound`, else `no`.
+/// Appends `yes` for elements of `x` that are greater than `bound`, and `no` for the others.
 pub fn where_greater(g: &mut Graph, x: Val, bound: f64, yes: Val, no: Val) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     let greater = g.op("Greater", &[x, bound]);
     g.op("Where", &[greater, yes, no])
 }
 
-/// `min(x, bound)`, with the derivative zero beyond the bound.
+/// Appends `min(x, bound)`. Its derivative is zero beyond the bound.
 pub fn at_most(g: &mut Graph, x: Val, bound: f64) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     g.op("Min", &[x, bound])
 }
 
+/// Appends `max(x, bound)`. Its derivative is zero below the bound.
 pub fn at_least(g: &mut Graph, x: Val, bound: f64) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     g.op("Max", &[x, bound])
 }
 
-/// The outputs of an operator that has one.
+/// Returns a replacement with one output.
 pub fn one(v: Val) -> Lowered {
     Some(vec![Some(v)])
 }
 
-/// A number of the type of `like`.
+/// Appends a number of the type of `like`.
 pub fn number_like(g: &mut Graph, value: f64, like: Val) -> Val {
     let elem = g.elem(like);
     let number = g.real(value, elem);
     g.cast(number, elem)
 }
 
-/// A value times a number of its type.
+/// Appends a value times a number of its type.
 pub fn scaled(g: &mut Graph, v: Val, by: f64) -> Val {
     if by == 1.0 {
         return v;
@@ -189,18 +196,18 @@ pub fn scaled(g: &mut Graph, v: Val, by: f64) -> Val {
     g.mul(v, by)
 }
 
-/// A value plus a number of its type.
+/// Appends a value plus a number of its type.
 pub fn shifted(g: &mut Graph, v: Val, by: f64) -> Val {
     let by = number_like(g, by, v);
     g.add(v, by)
 }
 
-/// The sum of a value and what is added to it, where anything is.
+/// Appends the sum of two values, or returns `v` if there is no second one.
 pub fn plus(g: &mut Graph, v: Val, more: Option<Val>) -> Val {
     more.map_or(v, |more| g.add(v, more))
 }
 
-/// From `start` until `end` along an axis.
+/// Appends the slice from `start` up to `end` along an axis.
 pub fn part(g: &mut Graph, v: Val, axis: i64, start: i64, end: i64) -> Val {
     let [start, end, axis] = [start, end, axis].map(|n| g.integers(&[n]));
     g.op("Slice", &[v, start, end, axis])

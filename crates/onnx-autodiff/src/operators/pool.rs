@@ -1,19 +1,21 @@
 //! Pooling of images.
 
 use super::conv::{pad, pads, patches};
-use super::operator::{Operator, PartsResult, TangentResult};
+use super::operator::{DecompositionResult, Operator, TangentResult};
 use super::parts::{finished, folded_tangent, output_shape};
-use super::resize::{along, as_matrix, unit_image};
+use super::resize::{as_matrix, multiply_along, unit_image};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::{int, ints};
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::inference;
 use crate::inference::{Window, windowed, windows};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `AveragePool`, `GlobalAveragePool`, `GlobalLpPool`, `GlobalMaxPool`,
+/// `LpPool` and `MaxPool`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("AveragePool")
         .shape(pool_shape)
@@ -29,8 +31,8 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("GlobalLpPool")
         .kinked()
         .shape(global_pool_shape)
-        .parts(global_lp_pool_parts)
-        .float64_by_parts(),
+        .decomposition(global_lp_pool_decomposition)
+        .float64_by_decomposition(),
     Operator::new("GlobalMaxPool")
         .kinked()
         .shape(global_pool_shape)
@@ -39,8 +41,8 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("LpPool")
         .kinked()
         .shape(pool_shape)
-        .parts(lp_pool_parts)
-        .float64_by_parts(),
+        .decomposition(lp_pool_decomposition)
+        .float64_by_decomposition(),
     Operator::new("MaxPool")
         .kinked()
         .shapes(max_pool_shapes)
@@ -58,7 +60,7 @@ fn global_pool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     )
 }
 
-/// The largest numbers, and their places.
+/// Returns the types and shapes of the maxima and of their indices.
 fn max_pool_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let elem = g.elem(node.input(0)?);
     let shape = pool_shape(g, node);
@@ -79,8 +81,8 @@ fn pool_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     Some(shape)
 }
 
-/// `|x|^p`
-fn powers(s: &mut Step) -> Result<(Val, f64), Refusal> {
+/// Appends `|x|^p`.
+fn powers(s: &mut JvpContext) -> Result<(Val, f64), Refusal> {
     let (x, p) = (s.x(0)?, s.node.int("p", 2));
     if p < 1 {
         return Err("its power is less than one".into());
@@ -96,7 +98,7 @@ fn powers(s: &mut Step) -> Result<(Val, f64), Refusal> {
     Ok((power, p as f64))
 }
 
-/// The root of a sum of powers; where all of them are zero, its tangent is, too.
+/// Appends the `p`th root of a sum of powers. If all powers are zero, its tangent is zero.
 fn root(g: &mut Graph, sum: Val, p: f64) -> Val {
     if p == 1.0 {
         return sum;
@@ -113,7 +115,7 @@ fn root(g: &mut Graph, sum: Val, p: f64) -> Val {
     g.op("Where", &[flat, zero, root])
 }
 
-fn global_lp_pool_parts(s: &mut Step) -> PartsResult {
+fn global_lp_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (power, p) = powers(s)?;
     let axes: Vec<i64> = (2..s.rank(0)? as i64).collect();
     let sum = s.g.reduce("ReduceSum", power, &axes, true);
@@ -121,12 +123,13 @@ fn global_lp_pool_parts(s: &mut Step) -> PartsResult {
     finished(s, norm)
 }
 
-/// An average with the padding counted in, times the number of elements of a window.
-fn lp_pool_parts(s: &mut Step) -> PartsResult {
+/// Appends the root of an average over windows, which counts the padding, times the number of
+/// elements of a window.
+fn lp_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kernel = s.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&s.node, &kernel).ok_or("its attributes do not fit its kernel")?;
     if s.node.int("ceil_mode", 0) != 0 {
-        return Err("windows that reach over the end are not differentiated; export the model without ceil_mode".into());
+        return Err("windows that extend beyond the end are not differentiated; export the model without ceil_mode".into());
     }
     if s.g.opset < 19 && windows.iter().any(|w| w.dilation != 1) {
         return Err("dilated windows are differentiated from opset 19 on".into());
@@ -149,7 +152,7 @@ fn lp_pool_parts(s: &mut Step) -> PartsResult {
     finished(s, norm)
 }
 
-fn global_average_tangent(s: &mut Step) -> TangentResult {
+fn global_average_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let axes: Vec<i64> = (3..=s.rank(0)? as i64).collect();
     Ok(Some(Tangent::plain(s.g.reduce(
@@ -160,7 +163,7 @@ fn global_average_tangent(s: &mut Step) -> TangentResult {
     ))))
 }
 
-fn global_max_tangent(s: &mut Step) -> TangentResult {
+fn global_max_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y, d) = (s.x(0)?, s.y()?, s.dx()?);
     let axes: Vec<i64> = (2..s.rank(0)? as i64).collect();
     let hit = s.g.op("Equal", &[x, y]);
@@ -177,8 +180,8 @@ fn global_max_tangent(s: &mut Step) -> TangentResult {
     ))))
 }
 
-/// The places of the maxima are places in the flattened tensor.
-fn max_pool_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+/// Returns the tangents of the maxima. Their indices refer to the flattened tensor.
+fn max_pool_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let (x, d) = (s.x(0)?, s.dx()?);
     let shape = s.x_shape(0)?;
     let by_columns = s.node.int("storage_order", 0) != 0;
@@ -195,17 +198,18 @@ fn max_pool_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
             s.g.push("MaxPool", &[Some(x)], attributes, 2)[1]
         }
     };
-    let all = inference::product(s.g, &shape);
+    let all = inference::size_product(s.g, &shape);
     let flat = [s.k.clone(), all];
     let d = s.g.reshape(d, &flat);
     let picked = s.g.op_with("Gather", &[d, places], vec![int("axis", 1)]);
-    let target = s.lead(&s.y_shape()?);
+    let target = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(picked, &target);
     Ok(vec![Some(Tangent::plain(picked)), None])
 }
 
-/// Averaging, too, acts along each axis by itself.
-fn average_pool_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent by one matrix for each axis, because averaging acts along each axis
+/// separately.
+fn average_pool_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (x, y) = t.shapes(3)?;
     let kernel = t.node.ints("kernel_shape").ok_or("its kernel is missing")?;
     let windows = windows(&t.node, &kernel).ok_or("its attributes do not fit its kernel")?;
@@ -237,7 +241,7 @@ fn average_pool_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> 
         }
         let image = t.g.op_with("AveragePool", &[unit], attributes);
         let matrix = as_matrix(t, image, &x[axis], &y[axis]);
-        c = along(t, c, axis, matrix, &x[axis])?;
+        c = multiply_along(t, c, axis, matrix, &x[axis])?;
     }
     Ok(vec![(0, c)])
 }
@@ -256,7 +260,7 @@ fn global(g: &mut Graph, node: &Node, op: &str) -> Option<Val> {
     Some(g.reduce(op, x, &axes, true))
 }
 
-/// The sum over the window, by the number of places that count.
+/// Appends the sum over each window, divided by the number of elements that count.
 fn average_pool_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let shape = g.shape(x)?.clone();
@@ -303,7 +307,8 @@ fn average_pool_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(mean)
 }
 
-/// How many places of each window lie within bounds, with so many axes of size 1 behind.
+/// Appends the number of elements of each window that lie within the bounds, with `behind` axes of
+/// size 1 behind it.
 fn counts(
     g: &mut Graph,
     w: &Window,

@@ -1,12 +1,13 @@
-//! Powers.
+//! `Pow`: powers.
 
-use super::arithmetic::operand;
+use super::arithmetic::broadcast_tangent;
 use super::operator::{Operator, TangentResult};
 use crate::folding::binary;
 use crate::graph::Val;
 use crate::inference::broadcast_all;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declaration of `Pow`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Pow")
     .shape(broadcast_all)
     .content(binary)
@@ -14,7 +15,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Pow")
     .smooth_in(&[0])
     .elementwise()];
 
-fn pow_tangent(s: &mut Step) -> TangentResult {
+fn pow_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let exponent = s.x(1)?;
     let known =
@@ -26,7 +27,7 @@ fn pow_tangent(s: &mut Step) -> TangentResult {
     let left = match known {
         _ if s.lazy(0).is_none() => None,
         Some(0.0) => None,
-        Some(1.0) => operand(s, 0)?,
+        Some(1.0) => broadcast_tangent(s, 0)?,
         _ => {
             let slope = slope(s, x, y, exponent, known);
             s.times(0, slope)?
@@ -40,11 +41,12 @@ fn pow_tangent(s: &mut Step) -> TangentResult {
     Ok(s.sum(left, right))
 }
 
-/// `y log(x)`, and 0 where x is 0 and the exponent is not negative.
-fn slope_of_exponent(s: &mut Step, x: Val, y: Val, exponent: Val) -> Val {
+/// Appends the derivative with respect to the exponent: `y log(x)`, and 0 for elements of `x` that
+/// are 0 if the exponent is not negative.
+fn slope_of_exponent(s: &mut JvpContext, x: Val, y: Val, exponent: Val) -> Val {
     let log = s.g.op("Log", &[x]);
     let slope = s.g.mul(y, log);
-    if s.all(x, |x| x != 0.0) {
+    if s.all_known(x, |x| x != 0.0) {
         return slope;
     }
     let zero = s.g.real_like(0.0, x);
@@ -56,8 +58,9 @@ fn slope_of_exponent(s: &mut Step, x: Val, y: Val, exponent: Val) -> Val {
     s.g.op("Where", &[flat, zero, slope])
 }
 
-/// `a x^(a-1)`, and 0 where a is 0, whatever x is.
-pub fn slope(s: &mut Step, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val {
+/// Appends the derivative with respect to the base: `a x^(a-1)`, and 0 for elements whose exponent
+/// `a` is 0, whatever `x` is.
+pub fn slope(s: &mut JvpContext, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val {
     match known {
         Some(2.0) => s.g.scale(x, 2.0),
         Some(3.0) => {
@@ -77,7 +80,7 @@ pub fn slope(s: &mut Step, x: Val, y: Val, exponent: Val, known: Option<f64>) ->
             let less = s.g.shift(exponent, -1.0);
             let power = s.g.op("Pow", &[x, less]);
             let slope = s.g.mul(exponent, power);
-            if s.all(exponent, |a| a != 0.0) {
+            if s.all_known(exponent, |a| a != 0.0) {
                 return slope;
             }
             let zero = s.g.real_like(0.0, x);

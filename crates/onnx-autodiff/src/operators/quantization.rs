@@ -1,4 +1,4 @@
-//! Numbers of eight and four bits.
+//! Operators of numbers of eight and four bits.
 
 use super::conv::conv_shape;
 use super::matmul::product_shape;
@@ -6,6 +6,8 @@ use super::operator::Operator;
 use crate::elem::ElemType;
 use crate::graph::{Graph, Inferred, Node, Shape};
 
+/// The declarations of `ConvInteger`, `DynamicQuantizeLinear`, `MatMulInteger`, `QLinearConv`,
+/// `QLinearMatMul` and `QuantizeLinear`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ConvInteger")
         .element(int32)
@@ -32,10 +34,11 @@ pub const OPERATORS: &[Operator] = &[
         .refused(REASON),
 ];
 
+/// The reason for operators that round to few bits.
 const REASON: &str =
     "quantization has derivative zero almost everywhere; export the model without quantization";
 
-/// The type that the node names, or that of its zero point.
+/// Returns the type that the node names, or that of its zero point.
 fn quantized_element(g: &Graph, node: &Node) -> ElemType {
     match (node.int("output_dtype", 0), node.input(2)) {
         (0, Some(zero)) => g.elem(zero),
@@ -60,7 +63,7 @@ fn quantized_product_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     product_shape(g, node.input(0)?, node.input(3)?)
 }
 
-/// The quantized input, its scale and its zero point.
+/// Returns the types and shapes of the quantized input, of its scale and of its zero point.
 fn dynamic_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let number = || Some(Vec::new());
     let shape = g.shape(node.input(0)?).cloned();

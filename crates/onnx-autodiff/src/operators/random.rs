@@ -5,6 +5,8 @@ use crate::elem::ElemType;
 use crate::graph::{Graph, Node, Shape};
 use crate::size::Size;
 
+/// The declarations of `Bernoulli`, `Multinomial`, `RandomNormal`, `RandomNormalLike`,
+/// `RandomUniform` and `RandomUniformLike`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Bernoulli")
         .names_type()
@@ -50,7 +52,7 @@ fn random_element(_: &Graph, node: &Node) -> ElemType {
     ElemType(node.int("dtype", 1) as i32)
 }
 
-/// The type that the node names, or that of its input.
+/// Returns the type that the node names, or that of its input.
 pub fn like_element(g: &Graph, node: &Node) -> ElemType {
     match node.int("dtype", 0) {
         0 => node.input(0).map_or(ElemType::UNKNOWN, |v| g.elem(v)),
@@ -67,4 +69,5 @@ fn random_shape(_: &mut Graph, node: &Node) -> Option<Shape> {
     )
 }
 
+/// The reason for operators that draw random numbers.
 const REASON: &str = "a random operator makes the output no function of the input; export the model in evaluation mode";

@@ -1,17 +1,18 @@
-//! Numbers in equal steps.
+//! `Range`: numbers in equal steps.
 
-use super::operator::{Operator, PartsResult};
-use super::parts::{counted, finished};
-use crate::content::{Content, Item, count};
+use super::operator::{DecompositionResult, Operator};
+use super::parts::{finished, range_to};
+use crate::content::{Content, Item, followed_count};
 use crate::graph::{Graph, Node, Shape};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declaration of `Range`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Range")
     .kinked()
     .shape(range_shape)
     .content(range_content)
-    .parts(range_parts)];
+    .decomposition(range_decomposition)];
 
 fn range_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let item = |place: usize| {
@@ -48,7 +49,7 @@ fn range_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
     let steps = span
         .checked_div(delta)?
         .checked_add(i64::from(span.checked_rem(delta)? != 0))?;
-    let steps = count(&[usize::try_from(steps.max(0)).ok()?])?;
+    let steps = followed_count(&[usize::try_from(steps.max(0)).ok()?])?;
     Some(Content::list(
         (0..steps as i64)
             .map(|i| Item::fixed(start + i * delta))
@@ -56,13 +57,13 @@ fn range_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content>
     ))
 }
 
-/// `start + i delta`
-fn range_parts(s: &mut Step) -> PartsResult {
+/// Appends `start + i delta`.
+fn range_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (start, delta, y) = (s.x(0)?, s.x(2)?, s.y_shape()?);
     if !s.g.elem(start).is_float() || y.len() != 1 || s.rank(0)? != 0 || s.rank(2)? != 0 {
         return Err("its bounds are not numbers of a floating-point type".into());
     }
-    let places = counted(s.g, &y[0]);
+    let places = range_to(s.g, &y[0]);
     let places = s.g.cast(places, s.g.elem(start));
     let steps = s.g.mul(places, delta);
     let result = s.g.add(steps, start);

@@ -1,35 +1,37 @@
-//! Recurrent layers: one step after another where the length of the sequence is known, else a loop.
+//! Recurrent layers. The steps of a short sequence of known length are written out; any other
+//! sequence becomes a loop.
 
-use super::operator::{Operator, PartsResult};
-use super::parts::{at, clipped, counted, equal_parts, stacked};
+use super::operator::{DecompositionResult, Operator};
+use super::parts::{at, clipped, equal_parts, range_to, stacked};
 use crate::elem::ElemType;
 use crate::error::Refusal;
+use crate::graph::counted_loop::{CountedLoop, ScanInput, element_shape, with_step_axis};
 use crate::graph::emit::float;
-use crate::graph::repetition::{Repetition, Sequence, element_shape, placed};
 use crate::graph::subgraph::Body;
 use crate::graph::{Graph, Inferred, Node, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declarations of `GRU`, `LSTM` and `RNN`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("GRU")
         .shapes(recurrent_shapes)
-        .parts(recurrent_parts)
-        .float64_by_parts()
+        .decomposition(recurrent_decomposition)
+        .float64_by_decomposition()
         .smooth_in(&[0, 1, 2, 3, 5]),
     Operator::new("LSTM")
         .shapes(recurrent_shapes)
-        .parts(recurrent_parts)
-        .float64_by_parts()
+        .decomposition(recurrent_decomposition)
+        .float64_by_decomposition()
         .smooth_in(&[0, 1, 2, 3, 5, 6, 7]),
     Operator::new("RNN")
         .shapes(recurrent_shapes)
-        .parts(recurrent_parts)
-        .float64_by_parts()
+        .decomposition(recurrent_decomposition)
+        .float64_by_decomposition()
         .smooth_in(&[0, 1, 2, 3, 5]),
 ];
 
-/// All states, the last state, and the last cell.
+/// Returns the types and shapes of all states, of the last state and of the last cell.
 fn recurrent_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let elem = g.elem(node.input(0)?);
     let (x, r) = (g.shape(node.input(0)?)?, g.shape(node.input(2)?)?);
@@ -60,10 +62,10 @@ fn recurrent_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred
     ])
 }
 
-/// Sequences up to this length are written out.
+/// The largest number of steps that are written out.
 const LONGEST: i64 = 512;
 
-/// What an activation does, with its numbers.
+/// An activation with its parameters.
 #[derive(Clone)]
 struct Activation {
     name: String,
@@ -71,15 +73,16 @@ struct Activation {
     beta: f64,
 }
 
-/// A layer in one direction.
+/// A recurrent layer in one direction.
 struct Layer {
     kind: Kind,
     hidden: i64,
-    /// The recurrent weights, transposed: of all gates.
+    /// The recurrent weights of all gates, transposed.
     recurrent: Val,
-    /// The biases that are added to products with the state, where they are not added at once.
+    /// The biases that are added to products with the state, if they are not added to the inputs in
+    /// advance.
     state_bias: Option<Val>,
-    /// Weights of the cell in the gates, in the order input, output, forget.
+    /// The weights of the cell in the gates, in the order input, output, forget.
     peepholes: Option<Vec<Val>>,
     activations: Vec<Activation>,
     clip: Option<f64>,
@@ -87,6 +90,7 @@ struct Layer {
     reset_last: bool,
 }
 
+/// The kind of a recurrent layer.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Plain,
@@ -95,6 +99,7 @@ enum Kind {
 }
 
 impl Kind {
+    /// Returns the number of gates.
     fn gates(self) -> usize {
         match self {
             Kind::Plain => 1,
@@ -103,6 +108,7 @@ impl Kind {
         }
     }
 
+    /// Returns the default activations.
     fn activations(self) -> &'static [&'static str] {
         match self {
             Kind::Plain => &["Tanh"],
@@ -116,11 +122,11 @@ impl Kind {
 #[derive(Clone, Copy)]
 struct State {
     h: Val,
-    /// Of long short-term memories alone.
+    /// The cell, which only an LSTM has.
     c: Option<Val>,
 }
 
-fn recurrent_parts(s: &mut Step) -> PartsResult {
+fn recurrent_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let kind = match s.node.op.as_str() {
         "LSTM" => Kind::Lstm,
         "GRU" => Kind::Gru,
@@ -144,12 +150,12 @@ fn recurrent_parts(s: &mut Step) -> PartsResult {
     };
     let activations = activations(s, kind, backwards.len())?;
     let mut results = Vec::new();
-    for (place, backwards) in backwards.iter().enumerate() {
-        let (layer, inputs) = layer(s, kind, x, place as i64, activations[place].clone())?;
-        let start = start(
+    for (index, backwards) in backwards.iter().enumerate() {
+        let (layer, inputs) = layer(s, kind, x, index as i64, activations[index].clone())?;
+        let start = initial_layer_state(
             s,
             kind,
-            place as i64,
+            index as i64,
             batch_first,
             &[shape[1].clone(), Size::fixed(layer.hidden)],
         )?;
@@ -163,10 +169,11 @@ fn recurrent_parts(s: &mut Step) -> PartsResult {
     Ok(outputs(s.g, &results, batch_first))
 }
 
-/// All steps' states, along a new first axis, and the last state, for one direction.
-type Run = (Val, State);
+/// The states after all steps of one direction, along a new first axis, and the last state.
+type LayerStates = (Val, State);
 
-fn outputs(g: &mut Graph, results: &[Run], batch_first: bool) -> Vec<Option<Val>> {
+/// Returns the outputs of a node from the states of each direction.
+fn outputs(g: &mut Graph, results: &[LayerStates], batch_first: bool) -> Vec<Option<Val>> {
     let directions: Vec<Val> = results
         .iter()
         .map(|(steps, _)| g.unsqueeze(*steps, &[1]))
@@ -186,8 +193,12 @@ fn outputs(g: &mut Graph, results: &[Run], batch_first: bool) -> Vec<Option<Val>
     outputs
 }
 
-/// The activations of each direction.
-fn activations(s: &Step, kind: Kind, directions: usize) -> Result<Vec<Vec<Activation>>, Refusal> {
+/// Returns the activations of each direction.
+fn activations(
+    s: &JvpContext,
+    kind: Kind,
+    directions: usize,
+) -> Result<Vec<Vec<Activation>>, Refusal> {
     let list = s
         .node
         .attribute("activations")
@@ -224,13 +235,13 @@ fn activations(s: &Step, kind: Kind, directions: usize) -> Result<Vec<Vec<Activa
     let (mut alphas, mut betas) = (numbers("activation_alpha"), numbers("activation_beta"));
     let mut found = Vec::new();
     for name in names {
-        let (name, alpha, beta) = form(&name)?;
+        let (name, alpha, beta) = activation_spec(&name)?;
         let number =
             |list: &mut std::vec::IntoIter<f32>, default: Option<Option<f64>>| match default {
                 None => Ok(0.0),
                 Some(default) => list.next().map(f64::from).or(default).ok_or_else(|| {
                     Refusal(format!(
-                        "its activation `{name}` lacks a number that has no default value"
+                        "its activation `{name}` lacks a parameter that has no default"
                     ))
                 }),
             };
@@ -244,11 +255,12 @@ fn activations(s: &Step, kind: Kind, directions: usize) -> Result<Vec<Vec<Activa
     Ok(found.chunks(each).map(<[Activation]>::to_vec).collect())
 }
 
-/// The name of an activation as it is written properly, and for each of its two numbers, where it has them, their
-/// defaults, where they have them.
-type Form = (&'static str, Option<Option<f64>>, Option<Option<f64>>);
+/// The canonical name of an activation, and its two parameters. `None` stands for a parameter that
+/// does not exist, and `Some(None)` for one without a default.
+type ActivationSpec = (&'static str, Option<Option<f64>>, Option<Option<f64>>);
 
-fn form(name: &str) -> Result<Form, Refusal> {
+/// Returns the description of an activation, whose name may be in any case.
+fn activation_spec(name: &str) -> Result<ActivationSpec, Refusal> {
     Ok(match name.to_ascii_lowercase().as_str() {
         "affine" => ("Affine", Some(None), Some(None)),
         "elu" => ("Elu", Some(Some(1.0)), None),
@@ -269,12 +281,13 @@ fn form(name: &str) -> Result<Form, Refusal> {
     })
 }
 
-/// The weights of one direction, and what its gates get from the inputs, `[T, N, G · H]`.
+/// Returns the weights of one direction, and the contributions of the inputs to its gates, `[T, N,
+/// G · H]`.
 fn layer(
-    s: &mut Step,
+    s: &mut JvpContext,
     kind: Kind,
     x: Val,
-    place: i64,
+    index: i64,
     activations: Vec<Activation>,
 ) -> Result<(Layer, Val), Refusal> {
     let gates = kind.gates();
@@ -291,14 +304,14 @@ fn layer(
     if !fits || s.node.int("hidden_size", hidden) != hidden {
         return Err("its weights do not fit its number of gates".into());
     }
-    let (w, r) = (at(s.g, w, place), at(s.g, r, place));
+    let (w, r) = (at(s.g, w, index), at(s.g, r, index));
     let (w, recurrent) = (s.g.transpose(w, &[1, 0]), s.g.transpose(r, &[1, 0]));
     let mut inputs = s.g.op("MatMul", &[x, w]);
     let reset_last = s.node.int("linear_before_reset", 0) != 0 && kind == Kind::Gru;
     let mut state_bias = None;
     if s.node.input(3).is_some() {
         let biases = s.x(3)?;
-        let biases = at(s.g, biases, place);
+        let biases = at(s.g, biases, index);
         let parts = equal_parts(s.g, biases, 0, 2, hidden * gates as i64);
         inputs = s.g.add(inputs, parts[0]);
         if reset_last {
@@ -310,7 +323,7 @@ fn layer(
     let peepholes = match s.node.input(7) {
         Some(_) if kind == Kind::Lstm => {
             let weights = s.x(7)?;
-            let weights = at(s.g, weights, place);
+            let weights = at(s.g, weights, index);
             Some(equal_parts(s.g, weights, 0, 3, hidden))
         }
         _ => None,
@@ -336,16 +349,16 @@ fn layer(
     Ok((layer, inputs))
 }
 
-/// The state before the first step, zeros where none is given.
-fn start(
-    s: &mut Step,
+/// Returns the state before the first step, which is zero if none is given.
+fn initial_layer_state(
+    s: &mut JvpContext,
     kind: Kind,
-    place: i64,
+    index: i64,
     batch_first: bool,
     shape: &[Size],
 ) -> Result<State, Refusal> {
     let like = s.x(0)?;
-    let given = |s: &mut Step, input: usize| -> Result<Val, Refusal> {
+    let given = |s: &mut JvpContext, input: usize| -> Result<Val, Refusal> {
         if s.node.input(input).is_none() {
             let elem = s.g.elem(like);
             return Ok(s.g.zeros(shape, elem));
@@ -357,7 +370,7 @@ fn start(
         if batch_first {
             state = s.g.transpose(state, &[1, 0, 2]);
         }
-        let state = at(s.g, state, place);
+        let state = at(s.g, state, index);
         s.g.set_shape(state, shape);
         Ok(state)
     };
@@ -370,30 +383,31 @@ fn start(
     Ok(State { h, c })
 }
 
+/// Appends all steps of one direction.
 fn run(
-    s: &mut Step,
+    s: &mut JvpContext,
     layer: &Layer,
     inputs: Val,
     start: State,
     length: i64,
     backwards: bool,
-) -> Result<Run, Refusal> {
+) -> Result<LayerStates, Refusal> {
     let steps = equal_parts(s.g, inputs, 0, length as usize, 1);
     let steps: Vec<Val> = steps.into_iter().map(|v| s.g.squeeze(v, &[0])).collect();
     let lengths = s.node.input(4);
     let mut state = start;
     let mut found = vec![start.h; steps.len()];
-    let places: Vec<usize> = if backwards {
+    let indices: Vec<usize> = if backwards {
         (0..steps.len()).rev().collect()
     } else {
         (0..steps.len()).collect()
     };
-    for place in places {
-        let next = layer.step(s.g, steps[place], state)?;
-        (state, found[place]) = match lengths {
+    for index in indices {
+        let next = layer.step(s.g, steps[index], state)?;
+        (state, found[index]) = match lengths {
             Some(lengths) => {
-                let number = s.g.integer(place as i64);
-                within(s.g, lengths, number, state, next)
+                let number = s.g.integer(index as i64);
+                hold_past_end(s.g, lengths, number, state, next)
             }
             None => (next, next.h),
         };
@@ -401,20 +415,21 @@ fn run(
     Ok((stacked(s.g, &found), state))
 }
 
-/// The same for a sequence whose length is known at run time alone, or that is long.
+/// Appends a loop over the steps of one direction, for a sequence that is long or whose length is
+/// known only when the graph runs.
 fn repeat(
-    s: &mut Step,
+    s: &mut JvpContext,
     layer: &Layer,
     inputs: Val,
     start: State,
     length: &Size,
     backwards: bool,
-) -> Result<Run, Refusal> {
+) -> Result<LayerStates, Refusal> {
     let shape = s.shape(start.h)?;
     let numbers = s
         .node
         .input(4)
-        .map(|lengths| (lengths, counted(s.g, length)));
+        .map(|lengths| (lengths, range_to(s.g, length)));
     let scope = s.g.enter();
     let like = |g: &mut Graph, v: Val| g.add_formal(g.elem(v), Some(shape.clone()), false);
     let before = State {
@@ -425,7 +440,7 @@ fn repeat(
     let element = s.g.add_formal(s.g.elem(inputs), element, false);
     let number = s.g.add_formal(ElemType::INT64, Some(vec![]), false);
     let (after, y) = match (layer.step(s.g, element, before), numbers) {
-        (Ok(after), Some((lengths, _))) => within(s.g, lengths, number, before, after),
+        (Ok(after), Some((lengths, _))) => hold_past_end(s.g, lengths, number, before, after),
         (Ok(after), None) => (after, after.h),
         (Err(refusal), _) => {
             s.g.leave(scope);
@@ -442,29 +457,29 @@ fn repeat(
         .flatten()
         .collect();
     let body = Body::close(s.g, scope, given, made);
-    let sequence = |whole: Val| Sequence {
+    let scan_input = |whole: Val| ScanInput {
         whole,
         axis: 0,
         backwards,
     };
-    let sequences = vec![
-        sequence(inputs),
-        sequence(numbers.map_or(inputs, |(_, numbers)| numbers)),
+    let scan_inputs = vec![
+        scan_input(inputs),
+        scan_input(numbers.map_or(inputs, |(_, numbers)| numbers)),
     ];
     let first = [Some(start.h), start.c].into_iter().flatten().collect();
-    let made = Repetition {
+    let made = CountedLoop {
         steps: length.clone(),
         first,
-        sequences,
+        scan_inputs,
         number: None,
         body,
     }
     .write(s.g, std::slice::from_ref(&shape), false);
     let all = [std::slice::from_ref(length), &shape].concat();
     let steps = if backwards {
-        placed(s.g, made.kept[0], 0, true, &all)
+        with_step_axis(s.g, made.scan_outputs[0], 0, true, &all)
     } else {
-        made.kept[0]
+        made.scan_outputs[0]
     };
     Ok((
         steps,
@@ -475,8 +490,15 @@ fn repeat(
     ))
 }
 
-/// Beyond the end of a sequence its state stays as it is, and its output is zero.
-fn within(g: &mut Graph, lengths: Val, number: Val, before: State, after: State) -> (State, Val) {
+/// Returns the state after a step and the output of the step. Beyond the end of a sequence the
+/// state does not change and the output is zero.
+fn hold_past_end(
+    g: &mut Graph,
+    lengths: Val,
+    number: Val,
+    before: State,
+    after: State,
+) -> (State, Val) {
     let number = g.cast(number, g.elem(lengths));
     let inside = g.op("Less", &[number, lengths]);
     let inside = g.unsqueeze(inside, &[1]);
@@ -491,6 +513,7 @@ fn within(g: &mut Graph, lengths: Val, number: Val, before: State, after: State)
 }
 
 impl Layer {
+    /// Appends one step.
     fn step(&self, g: &mut Graph, input: Val, state: State) -> Result<State, Refusal> {
         match (self.kind, state.c) {
             (Kind::Lstm, Some(c)) => Ok(self.long_short_term(g, input, state.h, c)),
@@ -507,7 +530,7 @@ impl Layer {
         }
     }
 
-    /// `H = (1 - z) h + z H`
+    /// Appends a step of a GRU, `H = (1 - z) h + z H`.
     fn gated(&self, g: &mut Graph, input: Val, h: Val) -> State {
         let n = self.hidden;
         let inputs = equal_parts(g, input, 1, 3, n);
@@ -543,7 +566,7 @@ impl Layer {
         }
     }
 
-    /// `C = f C + i c`, `H = o h(C)`
+    /// Appends a step of an LSTM: `C = f C + i c`, `H = o h(C)`.
     fn long_short_term(&self, g: &mut Graph, input: Val, h: Val, c: Val) -> State {
         let product = g.op("MatMul", &[h, self.recurrent]);
         let sum = g.add(input, product);
@@ -576,7 +599,8 @@ impl Layer {
         }
     }
 
-    fn activated(&self, g: &mut Graph, place: usize, v: Val) -> Val {
+    /// Appends the activation at an index.
+    fn activated(&self, g: &mut Graph, index: usize, v: Val) -> Val {
         let v = match self.clip {
             Some(clip) => {
                 let (low, high) = (g.real_like(-clip, v), g.real_like(clip, v));
@@ -584,7 +608,7 @@ impl Layer {
             }
             None => v,
         };
-        self.activations[place].of(g, v)
+        self.activations[index].of(g, v)
     }
 }
 

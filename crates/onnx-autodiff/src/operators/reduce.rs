@@ -1,14 +1,15 @@
-//! Sums, means, norms, products and extremes over axes.
+//! Reductions over axes: sums, means, norms, products and extrema.
 
 use super::operator::{Operator, TangentResult};
 use crate::content::{Content, Item};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
-use crate::inference::{self, reduced};
+use crate::inference::{self, reduced_shape};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ReduceL1")
         .kinked()
@@ -30,7 +31,7 @@ pub const OPERATORS: &[Operator] = &[
         .kinked()
         .shape(reduce_shape)
         .content(reduce_content)
-        .tangent(extremum_tangent),
+        .tangent(reduced_extremum_tangent),
     Operator::new("ReduceMean")
         .shape(reduce_shape)
         .tangent(linear_tangent)
@@ -40,7 +41,7 @@ pub const OPERATORS: &[Operator] = &[
         .kinked()
         .shape(reduce_shape)
         .content(reduce_content)
-        .tangent(extremum_tangent),
+        .tangent(reduced_extremum_tangent),
     Operator::new("ReduceProd")
         .shape(reduce_shape)
         .content(reduce_content)
@@ -61,16 +62,16 @@ pub const OPERATORS: &[Operator] = &[
 fn reduce_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
     let keep = node.int("keepdims", 1) != 0;
-    match inference::axes(g, node, shape.len()) {
-        Some(Some(axes)) if !axes.is_empty() => reduced(&shape, &axes, keep),
+    match inference::known_axes(g, node, shape.len()) {
+        Some(Some(axes)) if !axes.is_empty() => reduced_shape(&shape, &axes, keep),
         Some(_) if node.int("noop_with_empty_axes", 0) != 0 => Some(shape),
-        Some(_) => reduced(&shape, &(0..shape.len()).collect::<Vec<_>>(), keep),
+        Some(_) => reduced_shape(&shape, &(0..shape.len()).collect::<Vec<_>>(), keep),
         None if keep => Some(shape.iter().map(|_| g.symbols.fresh()).collect()),
         None => None,
     }
 }
 
-/// Reduction of a whole list to one number.
+/// Returns the known result of a reduction of a whole list to one number.
 fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let (op, content) = (node.op.as_str(), &inputs[0]);
     if content.dims.len() > 1 || content.items.is_empty() {
@@ -103,10 +104,10 @@ fn reduce_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
     })
 }
 
-/// The reduced axes of the primal; none where the operator does nothing.
-fn axes(s: &Step) -> Result<Vec<i64>, Refusal> {
+/// Returns the reduced axes of the primal. The list is empty if the operator does nothing.
+fn reduced_axes(s: &JvpContext) -> Result<Vec<i64>, Refusal> {
     let rank = s.rank(0)?;
-    let given = inference::axes(s.g, &s.node, rank)
+    let given = inference::known_axes(s.g, &s.node, rank)
         .ok_or("its axes are computed at run time, or do not fit its input")?;
     let axes = match given {
         Some(axes) if !axes.is_empty() => axes,
@@ -116,86 +117,88 @@ fn axes(s: &Step) -> Result<Vec<i64>, Refusal> {
     Ok(axes.into_iter().map(|axis| axis as i64).collect())
 }
 
-/// Sums `d` over the reduced axes into the output's shape.
-fn collect(s: &mut Step, op: &str, d: Val) -> TangentResult {
-    let axes: Vec<i64> = axes(s)?.iter().map(|axis| axis + 1).collect();
+/// Reduces `d` over the reduced axes to the shape of the output.
+fn reduced_tangent(s: &mut JvpContext, op: &str, d: Val) -> TangentResult {
+    let axes: Vec<i64> = reduced_axes(s)?.iter().map(|axis| axis + 1).collect();
     let keep = s.node.int("keepdims", 1) != 0;
     Ok(Some(Tangent::plain(s.g.reduce(op, d, &axes, keep))))
 }
 
-/// A value of the output's shape, with the reduced axes kept.
-fn kept(s: &mut Step, v: Val) -> Result<Val, Refusal> {
+/// Gives a value of the output's shape the reduced axes, with size 1.
+fn with_reduced_axes(s: &mut JvpContext, v: Val) -> Result<Val, Refusal> {
     if s.node.int("keepdims", 1) != 0 {
         return Ok(v);
     }
-    let axes = axes(s)?;
+    let axes = reduced_axes(s)?;
     Ok(s.g.unsqueeze(v, &axes))
 }
 
-fn linear_tangent(s: &mut Step) -> TangentResult {
+fn linear_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let op = s.node.op.clone();
     match axes_at_run_time(s) {
         Some(axes) => summed_at_run_time(s, d, axes),
-        None => collect(s, &op, d),
+        None => reduced_tangent(s, &op, d),
     }
 }
 
-/// The axes of a sum that only the run tells, as reverse mode writes it for operands that may have been broadcast: an
-/// empty list sums nothing, and every axis is kept.
-fn axes_at_run_time(s: &Step) -> Option<Val> {
+/// Returns the axes of a sum that are known only when the graph runs. Reverse mode writes such sums
+/// for operands that may have been broadcast. An empty list then sums over no axis, and every axis
+/// is kept.
+fn axes_at_run_time(s: &JvpContext) -> Option<Val> {
     let axes = s.node.input(1).filter(|_| s.node.op == "ReduceSum")?;
     let known = s.g.content(axes).and_then(|c| c.fixed()).is_some();
     let plain = s.node.int("keepdims", 1) != 0 && s.node.int("noop_with_empty_axes", 0) != 0;
     (plain && !known).then_some(axes)
 }
 
-/// Axes from the front are one further behind in tangents.
-fn summed_at_run_time(s: &mut Step, d: Val, axes: Val) -> TangentResult {
+/// Returns the tangent of a sum over such axes. An axis that is counted from the front is one
+/// further behind in tangents.
+fn summed_at_run_time(s: &mut JvpContext, d: Val, axes: Val) -> TangentResult {
     let (zero, one) = (s.g.integer(0), s.g.integer(1));
     let behind = s.g.op("Less", &[axes, zero]);
     let next = s.g.add(axes, one);
     let axes = s.g.op("Where", &[behind, axes, next]);
     let sum =
         s.g.op_with("ReduceSum", &[d, axes], s.node.attributes.clone());
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(sum, &shape);
     Ok(Some(Tangent::plain(sum)))
 }
 
-/// `Σ d · weight`, and then a factor of the output's size.
-fn weighted(s: &mut Step, weight: Val, factor: Option<Val>) -> TangentResult {
+/// Returns `Σ d · weight`, times a factor of the output's size if there is one.
+fn weighted_sum(s: &mut JvpContext, weight: Val, factor: Option<Val>) -> TangentResult {
     let d = s.dx()?;
     let product = s.g.mul(d, weight);
-    let sum = collect(s, "ReduceSum", product)?;
+    let sum = reduced_tangent(s, "ReduceSum", product)?;
     Ok(sum.map(|sum| Tangent {
         base: sum.base,
         factor,
     }))
 }
 
-fn reduce_l1_tangent(s: &mut Step) -> TangentResult {
+fn reduce_l1_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
     let sign = s.g.op("Sign", &[x]);
-    weighted(s, sign, None)
+    weighted_sum(s, sign, None)
 }
 
-/// At the origin, where the norm has a kink, its tangent is 0.
-fn reduce_l2_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent of the 2-norm. At the origin, where the norm has a kink, the tangent is 0.
+fn reduce_l2_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
     let inverse = s.inverse_or_zero(y);
-    weighted(s, x, Some(inverse))
+    weighted_sum(s, x, Some(inverse))
 }
 
-fn sum_square_tangent(s: &mut Step) -> TangentResult {
+fn sum_square_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
     let double = s.g.scale(x, 2.0);
-    weighted(s, double, None)
+    weighted_sum(s, double, None)
 }
 
-fn log_sum_tangent(s: &mut Step) -> TangentResult {
+fn log_sum_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, y) = (s.dx()?, s.y()?);
-    let sum = collect(s, "ReduceSum", d)?;
+    let sum = reduced_tangent(s, "ReduceSum", d)?;
     let minus = s.g.neg(y);
     let inverse = s.g.op("Exp", &[minus]);
     Ok(sum.map(|sum| Tangent {
@@ -204,31 +207,32 @@ fn log_sum_tangent(s: &mut Step) -> TangentResult {
     }))
 }
 
-fn log_sum_exp_tangent(s: &mut Step) -> TangentResult {
+fn log_sum_exp_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
-    let y = kept(s, y)?;
+    let y = with_reduced_axes(s, y)?;
     let below = s.g.sub(x, y);
     let weight = s.g.op("Exp", &[below]);
-    weighted(s, weight, None)
+    weighted_sum(s, weight, None)
 }
 
-/// Where several elements are extremal they share the tangent.
-fn extremum_tangent(s: &mut Step) -> TangentResult {
+/// Returns the mean of the tangents of the elements that equal the extremum.
+fn reduced_extremum_tangent(s: &mut JvpContext) -> TangentResult {
     let (x, y) = (s.x(0)?, s.y()?);
-    let y = kept(s, y)?;
+    let y = with_reduced_axes(s, y)?;
     let hit = s.g.op("Equal", &[x, y]);
     let mask = s.g.cast(hit, s.g.elem(x));
-    let axes = axes(s)?;
+    let axes = reduced_axes(s)?;
     let count = s.g.reduce("ReduceSum", mask, &axes, true);
     let weight = s.g.div(mask, count);
-    weighted(s, weight, None)
+    weighted_sum(s, weight, None)
 }
 
-/// `Σ d_i ∏ x_j` over j other than i: the product of what is not zero, divided by the element itself, counts where all
-/// others are not zero.
-fn product_tangent(s: &mut Step) -> TangentResult {
+/// Returns `Σ d_i ∏ x_j` over all j other than i. The product without factor i is the product of
+/// the factors that are not zero, divided by factor i. It counts only if all other factors are not
+/// zero.
+fn product_tangent(s: &mut JvpContext) -> TangentResult {
     let x = s.x(0)?;
-    let (axes, elem) = (axes(s)?, s.g.elem(x));
+    let (axes, elem) = (reduced_axes(s)?, s.g.elem(x));
     let (zero, one) = (s.g.real(0.0, elem), s.g.real(1.0, elem));
     let is_zero = s.g.op("Equal", &[x, zero]);
     let safe = s.g.op("Where", &[is_zero, one, x]);
@@ -238,10 +242,10 @@ fn product_tangent(s: &mut Step) -> TangentResult {
     let zeros = s.g.reduce("ReduceSum", mine, &axes, true);
     let alone = s.g.op("Equal", &[zeros, mine]);
     let weight = s.g.op("Where", &[alone, others, zero]);
-    weighted(s, weight, None)
+    weighted_sum(s, weight, None)
 }
 
-fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn reduce_sum_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
     let keeps_axes = t.node.int("keepdims", 1) != 0;
     if keeps_axes
@@ -249,13 +253,13 @@ fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
             .input(1)
             .is_some_and(|axes| t.g.content(axes).and_then(|c| c.fixed()).is_none())
     {
-        // Whichever axes are summed, they have size 1 in the cotangent.
+        // The cotangent has size 1 along every axis that was summed.
         return Ok(vec![(0, t.g.expand(c, &shape))]);
     }
-    let axes = inference::axes(t.g, &t.node, shape.len())
+    let axes = inference::known_axes(t.g, &t.node, shape.len())
         .flatten()
         .ok_or("its axes are not known")?;
-    let kept = inference::reduced(&shape, &axes, true).unwrap_or_default();
+    let kept = inference::reduced_shape(&shape, &axes, true).unwrap_or_default();
     let wide = t.g.reshape(c, &kept);
     let spread = t.g.expand(wide, &shape);
     if wide == c {
@@ -264,13 +268,13 @@ fn reduce_sum_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, spread)])
 }
 
-fn reduce_mean_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn reduce_mean_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let shape = t.input_shape(0)?;
-    let axes = inference::axes(t.g, &t.node, shape.len())
+    let axes = inference::known_axes(t.g, &t.node, shape.len())
         .flatten()
         .ok_or("its axes are not known")?;
     let sizes: Vec<Size> = axes.iter().map(|axis| shape[*axis].clone()).collect();
-    let count = inference::product(t.g, &sizes);
+    let count = inference::size_product(t.g, &sizes);
     let c = t.c()?;
     let scaled = match count.as_fixed() {
         Some(n) => t.g.scale(c, 1.0 / n as f64),
@@ -281,6 +285,6 @@ fn reduce_mean_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
             t.g.div(c, count)
         }
     };
-    t.arriving[0] = Some(scaled);
+    t.output_cotangents[0] = Some(scaled);
     reduce_sum_cotangent(t)
 }

@@ -1,16 +1,17 @@
-//! Same elements in the same order, with other axes.
+//! Reshapes: the same elements in the same order, with other axes.
 
 use super::RANK_LIMIT;
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::content::{Content, followed_count};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
-use crate::inference::{axes, axis_of, product, reduced, size_of, sizes};
+use crate::inference::{axis_of, known_axes, reduced_shape, size_of, size_product, sizes_held_by};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::passes::Pass;
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `Flatten`, `Reshape`, `Squeeze` and `Unsqueeze`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Flatten")
         .shape(flatten_shape)
@@ -61,14 +62,14 @@ fn unsqueeze_content(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<C
     same_elements(&inputs[0], shape)
 }
 
-/// Same elements, other axes.
+/// Returns the same elements with another shape.
 fn same_elements(content: &Content, shape: Shape) -> Option<Content> {
     let dims: Option<Vec<usize>> = shape
         .iter()
         .map(|d| usize::try_from(d.as_fixed()?).ok())
         .collect();
     let dims = dims.filter(|_| shape.len() <= RANK_LIMIT)?;
-    (count(&dims)? == content.items.len()).then(|| Content {
+    (followed_count(&dims)? == content.items.len()).then(|| Content {
         dims,
         items: content.items.clone(),
     })
@@ -77,7 +78,7 @@ fn same_elements(content: &Content, shape: Shape) -> Option<Content> {
 fn reshape_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, target) = (node.input(0)?, node.input(1)?);
     let Some(items) = g.content(target).map(|c| c.items.clone()) else {
-        return sizes(g, target);
+        return sizes_held_by(g, target);
     };
     let from = g.shape(x).cloned();
     let copies = node.int("allowzero", 0) == 0;
@@ -94,8 +95,8 @@ fn reshape_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         });
     }
     if let Some(i) = wildcard {
-        let part = product(g, &shape);
-        let whole = from.map(|from| product(g, &from));
+        let part = size_product(g, &shape);
+        let whole = from.map(|from| size_product(g, &from));
         shape[i] = match whole {
             Some(whole) => g.symbols.div(&whole, &part),
             None => g.symbols.fresh(),
@@ -112,14 +113,17 @@ fn flatten_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     } else {
         axis_of(axis, shape.len())?
     };
-    Some(vec![product(g, &shape[..axis]), product(g, &shape[axis..])])
+    Some(vec![
+        size_product(g, &shape[..axis]),
+        size_product(g, &shape[axis..]),
+    ])
 }
 
 fn squeeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
-    match axes(g, node, shape.len())? {
-        Some(axes) => reduced(&shape, &axes, false),
-        // Without axes the rank depends on which sizes are 1.
+    match known_axes(g, node, shape.len())? {
+        Some(axes) => reduced_shape(&shape, &axes, false),
+        // Without the axes, the rank depends on which sizes are 1.
         None if shape.iter().all(|d| d.as_fixed().is_some()) => {
             Some(shape.into_iter().filter(|d| !d.is(1)).collect())
         }
@@ -134,7 +138,7 @@ fn unsqueeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         None => node.ints("axes")?.len(),
     };
     let rank = shape.len().checked_add(added)?;
-    let axes = axes(g, node, rank)??;
+    let axes = known_axes(g, node, rank)??;
     let mut rest = shape.into_iter();
     (0..rank)
         .map(|i| {
@@ -147,13 +151,14 @@ fn unsqueeze_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         .collect()
 }
 
-/// Same elements in the same order: the directions stay in front. A factor is reshaped beside its base.
-fn reshape_tangent(s: &mut Step) -> TangentResult {
+/// Returns the reshaped tangent. The elements keep their order and the directions stay in front.
+/// The factor of a tangent is reshaped together with its base.
+fn reshape_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(tangent) = s.lazy(0) else {
         return Ok(None);
     };
     let (from, to) = (s.x_shape(0)?, s.y_shape()?);
-    let target = s.lead(&to);
+    let target = s.tangent_shape(&to);
     let base =
         matrices(s, tangent.base, &target).unwrap_or_else(|| s.g.reshape(tangent.base, &target));
     let factor = tangent.factor.map(|factor| match s.g.rank(factor) {
@@ -166,8 +171,9 @@ fn reshape_tangent(s: &mut Step) -> TangentResult {
     Ok(Some(Tangent { base, factor }))
 }
 
-/// Transposed matrices whose leading axes alone are reshaped: they are transposed afterwards, where a product can do it.
-fn matrices(s: &mut Step, v: Val, target: &[Size]) -> Option<Val> {
+/// Reshapes the leading axes of transposed matrices before the transposition, so that a product can
+/// still absorb it. Returns `None` if the reshape changes the matrices.
+fn matrices(s: &mut JvpContext, v: Val, target: &[Size]) -> Option<Val> {
     let (shape, rank) = (s.g.shape(v)?.clone(), target.len());
     if !s.g.passes.has(Pass::KeptTranspositions)
         || rank < 3
@@ -188,7 +194,7 @@ fn matrices(s: &mut Step, v: Val, target: &[Size]) -> Option<Val> {
     })
 }
 
-fn reshape_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn reshape_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, shape) = (t.c()?, t.input_shape(0)?);
     Ok(vec![(0, t.g.reshape(c, &shape))])
 }

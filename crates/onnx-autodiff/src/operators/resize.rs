@@ -1,4 +1,4 @@
-//! Images in another size.
+//! `Resize` and `Upsample`: images of another size.
 
 use super::operator::{Operator, TangentResult};
 use super::parts::{merged, output_shape};
@@ -6,11 +6,12 @@ use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape, Val};
-use crate::inference::{axis_of, sizes};
+use crate::inference::{axis_of, sizes_held_by};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `Resize` and `Upsample`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Resize")
         .single_inputs(&[2])
@@ -41,7 +42,7 @@ fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         node.input(2)
     };
     if let (Some(v), true) = (node.input(3), stretch) {
-        let target = sizes(g, v)?;
+        let target = sizes_held_by(g, v)?;
         for (axis, size) in axes.iter().zip(target) {
             shape[*axis] = size;
         }
@@ -53,15 +54,15 @@ fn resize_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         .filter(|s| s.len() == axes.len());
     for (i, axis) in axes.iter().enumerate() {
         shape[*axis] = match &scales {
-            Some(scales) => scaled(g, &shape[*axis].clone(), scales[i]),
+            Some(scales) => scaled_length(g, &shape[*axis].clone(), scales[i]),
             None => g.symbols.fresh(),
         };
     }
     Some(shape)
 }
 
-/// `floor(length * scale)`.
-fn scaled(g: &mut Graph, length: &Size, scale: f64) -> Size {
+/// Returns `floor(length * scale)`.
+fn scaled_length(g: &mut Graph, length: &Size, scale: f64) -> Size {
     match length.as_fixed() {
         Some(n) if (n as f64 * scale).abs() < 1e15 => {
             Size::fixed((n as f64 * scale).floor() as i64)
@@ -76,15 +77,16 @@ fn scaled(g: &mut Graph, length: &Size, scale: f64) -> Size {
     }
 }
 
-/// Every mode is linear in the image. Sizes, where they are given, hold the batch.
-fn resize_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent. Every mode is linear in the image. An input with the sizes also holds the
+/// size of the batch.
+fn resize_tangent(s: &mut JvpContext) -> TangentResult {
     s.only(&[0], "its scales and sizes must be constant")?;
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
     if shape.len() != y.len() || shape.len() < 2 {
         return Err(CONTRADICTION.into());
     }
-    let folded = s.fold(d, &shape)?;
+    let folded = s.merge_directions(d, &shape)?;
     let known = merged(s, &y);
     let sizes = match s.node.input(3) {
         Some(sizes) => Some(batch_sizes(s, sizes, folded, &known)?),
@@ -94,7 +96,7 @@ fn resize_tangent(s: &mut Step) -> TangentResult {
     while inputs.last() == Some(&None) {
         inputs.pop();
     }
-    // Outside a cropped region there is a constant.
+    // Outside a cropped region the output is a constant, so the tangent is zero there.
     let attributes = s
         .node
         .attributes
@@ -104,11 +106,17 @@ fn resize_tangent(s: &mut Step) -> TangentResult {
         .collect();
     let result = s.g.op_optional("Resize", &inputs, attributes);
     s.g.set_shape(result, &known);
-    s.unfold(result)
+    s.split_directions(result)
 }
 
-/// The `sizes` of the merged tensor; they are the original ones where the batch is not among the resized axes.
-fn batch_sizes(s: &mut Step, sizes: Val, folded: Val, known: &[Size]) -> Result<Val, Refusal> {
+/// Returns the input `sizes` for a tensor whose directions are merged into the batch. It changes
+/// only if the batch is among the resized axes.
+fn batch_sizes(
+    s: &mut JvpContext,
+    sizes: Val,
+    folded: Val,
+    known: &[Size],
+) -> Result<Val, Refusal> {
     if let Some(axes) = s.node.ints("axes") {
         let rank = known.len() as i64;
         let batch = axes.iter().any(|axis| *axis == 0 || *axis == -rank);
@@ -132,8 +140,8 @@ fn batch_sizes(s: &mut Step, sizes: Val, folded: Val, known: &[Size]) -> Result<
 }
 
 /// Multiplies one axis of `c` by a matrix of the shape `[length, size of that axis]`.
-pub fn along(
-    t: &mut Transposition,
+pub fn multiply_along(
+    t: &mut TransposeContext,
     c: Val,
     axis: usize,
     matrix: Val,
@@ -152,8 +160,8 @@ pub fn along(
     Ok(t.g.transpose(product, &order))
 }
 
-/// The unit matrix as an image `[1, n, 1, n]`.
-pub fn unit_image(t: &mut Transposition, n: &Size, like: Val) -> Val {
+/// Appends the unit matrix as an image `[1, n, 1, n]`.
+pub fn unit_image(t: &mut TransposeContext, n: &Size, like: Val) -> Val {
     let square = [n.clone(), n.clone()];
     let zeros = t.g.zeros(&square, t.g.elem(like));
     let unit = t.g.op("EyeLike", &[zeros]);
@@ -161,15 +169,17 @@ pub fn unit_image(t: &mut Transposition, n: &Size, like: Val) -> Val {
     t.g.reshape(unit, &[one.clone(), n.clone(), one, n.clone()])
 }
 
-/// What was made of the unit image, as the matrix `[n, m]` of the transpose along one axis.
-pub fn as_matrix(t: &mut Transposition, image: Val, n: &Size, m: &Size) -> Val {
+/// Reshapes the image that the operator makes of the unit image to the matrix `[n, m]` of the
+/// transpose along one axis.
+pub fn as_matrix(t: &mut TransposeContext, image: Val, n: &Size, m: &Size) -> Val {
     let one = Size::fixed(1);
     t.g.set_shape(image, &[one.clone(), n.clone(), one, m.clone()]);
     t.g.reshape(image, &[n.clone(), m.clone()])
 }
 
-/// Resizing acts along each axis by itself: its matrix is what it makes of the unit matrix.
-fn resize_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent by one matrix for each axis. Resizing acts along each axis separately, and
+/// its matrix is what it makes of the unit matrix.
+fn resize_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (x, y) = t.shapes(3)?;
     let crops = t.node.text("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize";
     let mut c = t.c()?;
@@ -199,13 +209,13 @@ fn resize_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
             .collect();
         let image = t.g.op_optional("Resize", &inputs, attributes);
         let matrix = as_matrix(t, image, &x[axis], &y[axis]);
-        c = along(t, c, axis, matrix, &x[axis])?;
+        c = multiply_along(t, c, axis, matrix, &x[axis])?;
     }
     Ok(vec![(0, c)])
 }
 
-/// Where the scale along an axis stands among the scales or sizes.
-fn scale_place(t: &Transposition, axis: usize, rank: usize) -> Option<usize> {
+/// Returns the index of an axis among the scales or sizes.
+fn scale_place(t: &TransposeContext, axis: usize, rank: usize) -> Option<usize> {
     match t.node.ints("axes") {
         Some(axes) => axes
             .iter()
@@ -214,8 +224,8 @@ fn scale_place(t: &Transposition, axis: usize, rank: usize) -> Option<usize> {
     }
 }
 
-/// Whether a known scale along an axis is other than 1.
-fn resized(t: &Transposition, axis: usize) -> bool {
+/// Returns whether an axis may have a scale other than 1.
+fn resized(t: &TransposeContext, axis: usize) -> bool {
     let rank = t.input_shape(0).map_or(0, |x| x.len());
     let scales = t
         .node
@@ -227,9 +237,9 @@ fn resized(t: &Transposition, axis: usize) -> bool {
         .is_some_and(|(scales, i)| scales.get(i).is_some_and(|s| *s != 1.0))
 }
 
-/// The inputs that resize the last axis of the unit image alone.
+/// Returns the inputs that resize the last axis of the unit image alone.
 fn resize_inputs(
-    t: &mut Transposition,
+    t: &mut TransposeContext,
     unit: Val,
     axis: usize,
     rank: usize,
@@ -272,7 +282,7 @@ fn resize_float64(g: &mut Graph, node: &Node) -> Option<Val> {
         let scale = scale.unwrap_or(m as f64 / n as f64);
         let region = region(g, node, axis, shape.len())?;
         let one = |o: i64| match region {
-            Some(region) => cropped(node, region, o, n, m),
+            Some(region) => cropped_row(node, region, o, n, m),
             None => row(node, place(node, o, n, m, scale)?, n),
         };
         let rows: Option<Vec<Row>> = (0..m).map(one).collect();
@@ -282,7 +292,8 @@ fn resize_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(x)
 }
 
-/// The scale of an axis: `Some(None)` where sizes are given instead, none where it is not known before anything runs.
+/// Returns the scale of an axis. It is `Some(None)` if the node has sizes instead, and `None` if
+/// the scale is not known before the graph runs.
 fn scale(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<f64>> {
     let place = match node.ints("axes") {
         Some(axes) => axes.iter().position(|a| axis_of(*a, rank) == Some(axis)),
@@ -298,7 +309,8 @@ fn scale(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<f64>
     Some(Some(*scales.get(place)?))
 }
 
-/// The region that an axis is cropped to, in parts of its length: `Some(None)` where it is not cropped.
+/// Returns the region to which an axis is cropped, in parts of its length. It is `Some(None)` if
+/// the axis is not cropped.
 fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f64; 2]>> {
     if node.text("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize" {
         return Some(None);
@@ -311,8 +323,8 @@ fn region(g: &Graph, node: &Node, axis: usize, rank: usize) -> Option<Option<[f6
     Some(Some([*ends.get(place)?, *ends.get(place + axes.len())?]))
 }
 
-/// The row of an element of a cropped axis; outside there is zero.
-fn cropped(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Option<Row> {
+/// Returns the weights of an element of a cropped axis. There are none outside the input.
+fn cropped_row(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Option<Row> {
     let (o, last, steps) = (o as f64, (n - 1) as f64, (m - 1) as f64);
     let place = if m > 1 {
         start * last + o * (end - start) * last / steps
@@ -326,7 +338,7 @@ fn cropped(node: &Node, [start, end]: [f64; 2], o: i64, n: i64, m: i64) -> Optio
     }
 }
 
-/// Where an element of the output lies among those of the input.
+/// Returns the position of an element of the output along the input.
 fn place(node: &Node, o: i64, n: i64, m: i64, scale: f64) -> Option<f64> {
     let (o, n, m) = (o as f64, n as f64, m as f64);
     let half_pixel = (o + 0.5) / scale - 0.5;
@@ -357,7 +369,7 @@ fn place(node: &Node, o: i64, n: i64, m: i64, scale: f64) -> Option<f64> {
     )
 }
 
-/// Elements of the input with their weights.
+/// The elements of the input that an element of the output depends on, with their weights.
 type Row = Vec<(i64, f64)>;
 
 fn row(node: &Node, place: f64, n: i64) -> Option<Row> {
@@ -371,7 +383,7 @@ fn row(node: &Node, place: f64, n: i64) -> Option<Row> {
         }
         "cubic" => {
             let (low, part) = (place.floor(), place - place.floor());
-            let weights = cubic(node.float("cubic_coeff_a", -0.75), part);
+            let weights = cubic_weights(node.float("cubic_coeff_a", -0.75), part);
             let mut row: Row = (0..4)
                 .map(|i| (low as i64 + i - 1, weights[i as usize]))
                 .collect();
@@ -402,8 +414,9 @@ fn rounded(node: &Node, place: f64) -> Option<f64> {
     )
 }
 
-/// Keys' cubic convolution at the four elements around a place.
-fn cubic(a: f64, part: f64) -> [f64; 4] {
+/// Returns the weights of the four elements around a position by cubic convolution (R. G. Keys,
+/// 1981).
+fn cubic_weights(a: f64, part: f64) -> [f64; 4] {
     let near = |t: f64| ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0;
     let far = |t: f64| ((a * t - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a;
     [
@@ -445,8 +458,8 @@ fn along_rows(g: &mut Graph, x: Val, axis: usize, rows: &[Row], n: i64) -> Optio
     Some(g.transpose(product, &order))
 }
 
-/// The region along an axis, as that of the last axis of the unit image.
-fn region_of_unit(t: &mut Transposition, axis: usize, rank: usize) -> Result<Val, Refusal> {
+/// Appends the region of an axis as the region of the last axis of the unit image.
+fn region_of_unit(t: &mut TransposeContext, axis: usize, rank: usize) -> Result<Val, Refusal> {
     let whole = t.input(1)?;
     let elem = t.g.elem(whole);
     let count = t.node.ints("axes").map_or(rank, |axes| axes.len());
@@ -461,8 +474,8 @@ fn region_of_unit(t: &mut Transposition, axis: usize, rank: usize) -> Result<Val
     Ok(t.g.concat(&[before[0], ends[0], before[1], ends[1]], 0))
 }
 
-/// A number so often.
-fn repeated_number(t: &mut Transposition, value: f64, elem: ElemType, count: i64) -> Val {
+/// Appends a list that repeats a number `count` times.
+fn repeated_number(t: &mut TransposeContext, value: f64, elem: ElemType, count: i64) -> Val {
     let number = t.g.real(value, elem);
     let number = t.g.cast(number, elem);
     t.g.expand(number, &[Size::fixed(count)])

@@ -1,17 +1,18 @@
-//! Sequences of different lengths, backwards.
+//! `ReverseSequence`: the reversal of sequences of different lengths.
 
-use super::operator::{Operator, PartsResult};
-use super::parts::{counted, finished, pairs};
+use super::operator::{DecompositionResult, Operator};
+use super::parts::{finished, pairs, range_to};
 use crate::elem::ElemType;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declaration of `ReverseSequence`.
 pub const OPERATORS: &[Operator] = &[Operator::new("ReverseSequence")
     .same_shape()
-    .parts(reverse_sequence_parts)
+    .decomposition(reverse_sequence_decomposition)
     .smooth_in(&[0])];
 
-/// The first steps of each sequence, as many as it has, from the last to the first.
-fn reverse_sequence_parts(s: &mut Step) -> PartsResult {
+/// Reverses the first steps of each sequence, as many as its length.
+fn reverse_sequence_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
     let lengths = s.node.input(1).ok_or("its lengths are missing")?;
     let (time, batch) = (s.node.int("time_axis", 0), s.node.int("batch_axis", 1));
@@ -20,7 +21,7 @@ fn reverse_sequence_parts(s: &mut Step) -> PartsResult {
     }
     let lengths = s.g.cast(lengths, ElemType::INT64);
     let [along, across] = [time, batch].map(|axis| shape[axis as usize].clone());
-    let (steps, samples) = (counted(s.g, &along), counted(s.g, &across));
+    let (steps, samples) = (range_to(s.g, &along), range_to(s.g, &across));
     let (steps, samples, lengths) = if time == 0 {
         (
             s.g.unsqueeze(steps, &[1]),

@@ -1,28 +1,29 @@
-//! Pooling of regions of interest.
+//! `RoiAlign` and `MaxRoiPool`: pooling of regions of interest.
 
-use super::grid_sample::{Pixels, Tap, linear};
-use super::operator::{Operator, PartsResult};
-use super::parts::{clipped, counted, finished, number, stacked};
+use super::grid_sample::{Pixels, Tap, linear_weights};
+use super::operator::{DecompositionResult, Operator};
+use super::parts::{clipped, finished, range_to, size_value, stacked};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
+use crate::jvp_context::JvpContext;
 use crate::size::Size;
-use crate::step::Step;
 
+/// The declarations of `MaxRoiPool` and `RoiAlign`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("MaxRoiPool")
         .kinked()
         .shape(region_shape)
-        .parts(max_roi_pool_parts)
-        .float64_by_parts(),
+        .decomposition(max_roi_pool_decomposition)
+        .float64_by_decomposition(),
     Operator::new("RoiAlign")
         .kinked()
         .shape(region_shape)
-        .parts(roi_align_parts),
+        .decomposition(roi_align_decomposition),
 ];
 
-/// `[R, C, …]` for pooled regions of interest.
+/// Returns the shape `[R, C, …]` of pooled regions of interest.
 fn region_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, rois) = (g.shape(node.input(0)?)?, g.shape(node.input(1)?)?);
     let pooled = match node.ints("pooled_shape") {
@@ -40,18 +41,18 @@ fn region_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     )
 }
 
-/// Bins and samples of more than this along an axis are not followed.
+/// The largest number of bins, and of samples, along an axis that are decomposed.
 const MOST: i64 = 1 << 12;
 
-/// A column of the table of regions, `[R]`.
-fn column(s: &mut Step, place: i64) -> Result<Val, Refusal> {
+/// Appends a column of the table of regions, `[R]`.
+fn column(s: &mut JvpContext, place: i64) -> Result<Val, Refusal> {
     let rois = s.x(1)?;
     let rois = s.g.cast(rois, s.g.elem(rois));
     let place = s.g.integer(place);
     Ok(s.g.op_with("Gather", &[rois, place], vec![int("axis", 1)]))
 }
 
-fn roi_align_parts(s: &mut Step) -> PartsResult {
+fn roi_align_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (x, shape, y) = (s.x(0)?, s.x_shape(0)?, s.y_shape()?);
     let batch = s.node.input(2).ok_or("its batch indices are missing")?;
     let samples = s.node.int("sampling_ratio", 0);
@@ -73,9 +74,9 @@ fn roi_align_parts(s: &mut Step) -> PartsResult {
     }
     let mut taps = Vec::new();
     for axis in 0..2 {
-        let place = places(s, axis, bins[axis], samples)?;
+        let place = sample_places(s, axis, bins[axis], samples)?;
         let place = s.g.unsqueeze(place, &[if axis == 0 { 2 } else { 1 }]);
-        taps.push(inside(s, place, &shape[axis + 2]));
+        taps.push(linear_taps(s, place, &shape[axis + 2]));
     }
     let pixels = Pixels::of(s.g, x, &shape);
     let batch = s.g.cast(batch, ElemType::INT64);
@@ -94,7 +95,7 @@ fn roi_align_parts(s: &mut Step) -> PartsResult {
         let values = s.g.reshape(values, &apart);
         s.g.reduce("ReduceMean", values, &[2, 4], false)
     } else {
-        // The largest of the four weighted neighbours, not of their sum.
+        // The maximum is taken over the four weighted neighbours, and not over their sum.
         let (numbers, weights) = pixels.combined(s.g, first, &taps);
         let mut parts = Vec::new();
         for (place, weight) in numbers.into_iter().zip(weights) {
@@ -111,8 +112,8 @@ fn roi_align_parts(s: &mut Step) -> PartsResult {
     finished(s, result)
 }
 
-/// Where samples are taken along an axis, `[R, bins · samples]`.
-fn places(s: &mut Step, axis: usize, bins: i64, samples: i64) -> Result<Val, Refusal> {
+/// Returns the positions of the samples along an axis, `[R, bins · samples]`.
+fn sample_places(s: &mut JvpContext, axis: usize, bins: i64, samples: i64) -> Result<Val, Refusal> {
     let half = s.node.text("coordinate_transformation_mode", "half_pixel") != "output_half_pixel";
     let scale = s.node.float("spatial_scale", 1.0);
     let mut ends = Vec::new();
@@ -126,7 +127,7 @@ fn places(s: &mut Step, axis: usize, bins: i64, samples: i64) -> Result<Val, Ref
         let one = s.g.real_like(1.0, length);
         length = s.g.op("Max", &[length, one]);
     }
-    let steps = counted(s.g, &Size::fixed(bins * samples));
+    let steps = range_to(s.g, &Size::fixed(bins * samples));
     let steps = s.g.cast(steps, s.g.elem(length));
     let steps = s.g.shift(steps, 0.5);
     let steps = s.g.scale(steps, 1.0 / (bins * samples) as f64);
@@ -135,10 +136,11 @@ fn places(s: &mut Step, axis: usize, bins: i64, samples: i64) -> Result<Val, Ref
     Ok(s.g.add(start, within))
 }
 
-/// The two neighbours of a place; one more than a pixel outside has none.
-fn inside(s: &mut Step, place: Val, length: &Size) -> Vec<Tap> {
+/// Returns the two neighbours of a position. A position more than one pixel outside the image has
+/// weight 0.
+fn linear_taps(s: &mut JvpContext, place: Val, length: &Size) -> Vec<Tap> {
     let elem = s.g.elem(place);
-    let length = number(s.g, length, elem);
+    let length = size_value(s.g, length, elem);
     let (last, zero, one) = (
         s.g.shift(length, -1.0),
         s.g.real_like(0.0, place),
@@ -156,7 +158,7 @@ fn inside(s: &mut Step, place: Val, length: &Size) -> Vec<Tap> {
     let next = s.g.add(floor, one);
     let next = s.g.op("Min", &[next, last]);
     let rest = s.g.sub(kept, floor);
-    let weights = linear(s.g, rest);
+    let weights = linear_weights(s.g, rest);
     let mut taps = Vec::new();
     for (neighbour, weight) in [floor, next].into_iter().zip(weights) {
         let weight = s.g.mul(weight, there);
@@ -168,8 +170,8 @@ fn inside(s: &mut Step, place: Val, length: &Size) -> Vec<Tap> {
     taps
 }
 
-/// The largest of each bin, along one axis after the other; a bin without pixels is zero.
-fn max_roi_pool_parts(s: &mut Step) -> PartsResult {
+/// Appends the maximum of each bin, along one axis after the other. A bin without pixels is zero.
+fn max_roi_pool_decomposition(s: &mut JvpContext) -> DecompositionResult {
     s.only(&[0], "its regions must be constant")?;
     let (x, shape) = (s.x(0)?, s.x_shape(0)?);
     let bins = s.node.ints("pooled_shape").unwrap_or_default();
@@ -183,7 +185,8 @@ fn max_roi_pool_parts(s: &mut Step) -> PartsResult {
     let batch = s.g.cast(batch, ElemType::INT64);
     let image = s.g.op_with("Gather", &[x, batch], vec![int("axis", 0)]);
     let lowest = s.g.real_like(f64::NEG_INFINITY, x);
-    // [R, C, 1, H, W] where [R, 1, bins, H, 1], and then [R, C, bins, 1, W] where [R, 1, 1, bins, W].
+    // The maximum over rows selects from `[R, C, 1, H, W]` by `[R, 1, bins, H, 1]`. The maximum over
+    // columns then selects from `[R, C, bins, 1, W]` by `[R, 1, 1, bins, W]`.
     let rows = members(s, 0, bins[0], &shape[2])?;
     let rows = s.g.unsqueeze(rows, &[1, 4]);
     let apart = s.g.unsqueeze(image, &[2]);
@@ -200,8 +203,8 @@ fn max_roi_pool_parts(s: &mut Step) -> PartsResult {
     finished(s, result)
 }
 
-/// Which pixels belong to which bin along an axis, `[R, bins, length]`.
-fn members(s: &mut Step, axis: usize, bins: i64, length: &Size) -> Result<Val, Refusal> {
+/// Appends whether each pixel belongs to each bin along an axis, `[R, bins, length]`.
+fn members(s: &mut JvpContext, axis: usize, bins: i64, length: &Size) -> Result<Val, Refusal> {
     let scale = s.node.float("spatial_scale", 1.0);
     let mut ends = Vec::new();
     for end in [2 - axis as i64, 4 - axis as i64] {
@@ -216,14 +219,14 @@ fn members(s: &mut Step, axis: usize, bins: i64, length: &Size) -> Result<Val, R
     let span = s.g.op("Max", &[span, one]);
     let each = s.g.scale(span, 1.0 / bins as f64);
     let (start, each) = (s.g.unsqueeze(ends[0], &[1]), s.g.unsqueeze(each, &[1]));
-    let numbers = counted(s.g, &Size::fixed(bins));
+    let numbers = range_to(s.g, &Size::fixed(bins));
     let numbers = s.g.cast(numbers, s.g.elem(each));
     let after = s.g.shift(numbers, 1.0);
     let (from, to) = (s.g.mul(each, numbers), s.g.mul(each, after));
     let (from, to) = (s.g.op("Floor", &[from]), s.g.op("Ceil", &[to]));
     let (from, to) = (s.g.add(start, from), s.g.add(start, to));
     let (from, to) = (s.g.unsqueeze(from, &[2]), s.g.unsqueeze(to, &[2]));
-    let pixels = counted(s.g, length);
+    let pixels = range_to(s.g, length);
     let pixels = s.g.cast(pixels, s.g.elem(from));
     let (after, before) = (
         s.g.op("GreaterOrEqual", &[pixels, from]),

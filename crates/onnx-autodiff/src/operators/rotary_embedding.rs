@@ -1,32 +1,34 @@
-//! `RotaryEmbedding`: pairs of numbers turned by angles that depend on the place in the sequence.
+//! `RotaryEmbedding`: pairs of numbers, rotated by angles that depend on the position in the
+//! sequence.
 
-use super::attention::places;
+use super::attention::positions_up_to;
 use super::operator::{Lowered, Operator};
 use super::parts::one;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
-/// Why other forms are refused.
+/// The reason for forms that are not replaced.
 const FORM: &str = "this form of the operator is not differentiated (its heads do not fit, or its shapes cannot be told); export the model with its parts";
 
+/// The declarations of `RotaryEmbedding` of the standard domain and of ONNX Runtime.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("RotaryEmbedding")
         .kinked()
         .lowered(rotary_embedding)
         .refused(FORM),
-    Operator::fused("RotaryEmbedding", contributed),
+    Operator::fused("RotaryEmbedding", microsoft_rotary_embedding),
 ];
 
-/// The operator of the standard domain.
+/// Returns the replacement of `RotaryEmbedding` of the standard domain.
 pub fn rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
-    let tables = [table(g, node, 1)?, table(g, node, 2)?];
-    turned_heads(g, node, node.int("num_heads", 0), tables)
+    let tables = [angle_table(g, node, 1)?, angle_table(g, node, 2)?];
+    rotated_heads(g, node, node.int("num_heads", 0), tables)
 }
 
-/// Cosines or sines `[N, S, 1, D/2]`, taken by position where positions are given.
-fn table(g: &mut Graph, node: &Node, place: usize) -> Option<Val> {
-    let table = node.input(place)?;
+/// Appends the cosines or sines `[N, S, 1, D/2]`, selected by position if the node has positions.
+fn angle_table(g: &mut Graph, node: &Node, index: usize) -> Option<Val> {
+    let table = node.input(index)?;
     let taken = match node.input(3) {
         Some(positions) => g.op_with("Gather", &[table, positions], vec![int("axis", 0)]),
         None => table,
@@ -34,8 +36,9 @@ fn table(g: &mut Graph, node: &Node, place: usize) -> Option<Val> {
     Some(g.unsqueeze(taken, &[2]))
 }
 
-/// The operator of ONNX Runtime, whose positions come first and may be those of the first token alone.
-pub fn contributed(g: &mut Graph, node: &Node) -> Lowered {
+/// Returns the replacement of `RotaryEmbedding` of ONNX Runtime. Its positions come first, and may
+/// be the position of the first token alone.
+pub fn microsoft_rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
     if node.int("is_packed_batching", 0) != 0 || node.float("scale", 1.0) != 1.0 {
         return None;
     }
@@ -51,32 +54,32 @@ pub fn contributed(g: &mut Graph, node: &Node) -> Lowered {
         _ => node.int("num_heads", 0),
     };
     let positions = positions(g, given, &length)?;
-    let tables = [2, 3].map(|place| {
+    let tables = [2, 3].map(|index| {
         let taken = g.op_with(
             "Gather",
-            &[node.input(place)?, positions],
+            &[node.input(index)?, positions],
             vec![int("axis", 0)],
         );
         Some(g.unsqueeze(taken, &[-2]))
     });
     let [cos, sin] = tables;
-    turned_heads(g, node, count, [cos?, sin?])
+    rotated_heads(g, node, count, [cos?, sin?])
 }
 
-/// Positions `[N, S]` as they are; from that of the first token, `[S]`.
+/// Returns the positions `[N, S]`. If only the position of the first token is given, returns `[S]`.
 fn positions(g: &mut Graph, given: Val, length: &Size) -> Option<Val> {
     match g.shape(given)?.len() {
         2 => Some(given),
         1 if g.shape(given)?[0].is(1) => {
-            let places = places(g, length);
-            Some(g.add(places, given))
+            let indices = positions_up_to(g, length);
+            Some(g.add(indices, given))
         }
         _ => None,
     }
 }
 
-/// `[N, S, H·D]` or `[N, H, S, D]`, turned head by head.
-fn turned_heads(g: &mut Graph, node: &Node, count: i64, tables: [Val; 2]) -> Lowered {
+/// Rotates `[N, S, H·D]` or `[N, H, S, D]` head by head.
+fn rotated_heads(g: &mut Graph, node: &Node, count: i64, tables: [Val; 2]) -> Lowered {
     let x = node.input(0)?;
     let shape = g.shape(x)?.clone();
     let apart = match shape.len() {
@@ -88,7 +91,7 @@ fn turned_heads(g: &mut Graph, node: &Node, count: i64, tables: [Val; 2]) -> Low
         }
         _ => return None,
     };
-    let y = turned(g, node, apart, tables)?;
+    let y = rotated(g, node, apart, tables)?;
     one(if shape.len() == 4 {
         g.transpose(y, &[0, 2, 1, 3])
     } else {
@@ -96,20 +99,26 @@ fn turned_heads(g: &mut Graph, node: &Node, count: i64, tables: [Val; 2]) -> Low
     })
 }
 
-/// `[N, S, H, D]` turned by angles whose cosines and sines are `[N, S, 1, D/2]`.
-fn turned(g: &mut Graph, node: &Node, x: Val, tables: [Val; 2]) -> Option<Val> {
+/// Rotates `[N, S, H, D]` by angles whose cosines and sines are `[N, S, 1, D/2]`.
+fn rotated(g: &mut Graph, node: &Node, x: Val, tables: [Val; 2]) -> Option<Val> {
     let interleaved = node.int("interleaved", 0) != 0;
     let turned = node.int("rotary_embedding_dim", 0);
     let parts = g.shape(x)?.clone();
     let width = parts[3].as_fixed()?;
     let turned = if turned == 0 { width } else { turned };
-    let (angle, rest) = (cut(g, x, 0, turned, 1), cut(g, x, turned, width, 1));
+    let (angle, rest) = (
+        last_axis_slice(g, x, 0, turned, 1),
+        last_axis_slice(g, x, turned, width, 1),
+    );
     let (a, b) = if interleaved {
-        (cut(g, angle, 0, turned, 2), cut(g, angle, 1, turned, 2))
+        (
+            last_axis_slice(g, angle, 0, turned, 2),
+            last_axis_slice(g, angle, 1, turned, 2),
+        )
     } else {
         (
-            cut(g, angle, 0, turned / 2, 1),
-            cut(g, angle, turned / 2, turned, 1),
+            last_axis_slice(g, angle, 0, turned / 2, 1),
+            last_axis_slice(g, angle, turned / 2, turned, 1),
         )
     };
     let [cos, sin] = tables;
@@ -130,8 +139,8 @@ fn turned(g: &mut Graph, node: &Node, x: Val, tables: [Val; 2]) -> Option<Val> {
     Some(y)
 }
 
-/// Part of the last axis of `[N, S, H, D]`.
-fn cut(g: &mut Graph, v: Val, start: i64, end: i64, step: i64) -> Val {
+/// Appends a slice of the last axis of `[N, S, H, D]`.
+fn last_axis_slice(g: &mut Graph, v: Val, start: i64, end: i64, step: i64) -> Val {
     let bounds = [start, end, 3, step].map(|n| g.integers(&[n]));
     g.op("Slice", &[v, bounds[0], bounds[1], bounds[2], bounds[3]])
 }

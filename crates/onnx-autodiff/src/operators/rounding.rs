@@ -1,11 +1,12 @@
 //! Rounding, signs and remainders.
 
-use super::arithmetic::operand;
+use super::arithmetic::broadcast_tangent;
 use super::operator::{Operator, TangentResult};
 use crate::folding::{binary, unary};
 use crate::inference::broadcast_all;
-use crate::step::Step;
+use crate::jvp_context::JvpContext;
 
+/// The declarations of `Ceil`, `Floor`, `Mod`, `Round` and `Sign`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Ceil").same_shape().content(unary).constant(),
     Operator::new("Floor")
@@ -24,10 +25,10 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("Sign").same_shape().constant(),
 ];
 
-/// `a - n b` with a whole number n.
-fn mod_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent of `a - n b` with an integer n.
+fn mod_tangent(s: &mut JvpContext) -> TangentResult {
     let (a, b, y) = (s.x(0)?, s.x(1)?, s.y()?);
-    let left = operand(s, 0)?;
+    let left = broadcast_tangent(s, 0)?;
     if s.lazy(1).is_none() {
         return Ok(left);
     }

@@ -1,25 +1,26 @@
-//! Elements put somewhere by index.
+//! Scatter operators: elements and slices written to indices.
 
 use super::gather::{directions_first, directions_last, for_each_direction, indices};
-use super::operator::{Operator, PartsResult, TangentResult};
-use super::parts::{counted, finished, number, pairs};
+use super::operator::{DecompositionResult, Operator, TangentResult};
+use super::parts::{finished, pairs, range_to, size_value};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::Val;
 use crate::graph::emit::{int, text};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::proto::AttributeProto;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declarations of `Scatter`, `ScatterElements`, `ScatterND` and `TensorScatter`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Scatter").refused("it is read as ScatterElements in files of opset 9 and 10, and newer ones lack it; export the model with ScatterElements"),
     Operator::new("ScatterElements").same_shape().tangent(scatter_elements_tangent).transpose(scatter_elements_cotangent).smooth_in(&[0, 2]),
     Operator::new("ScatterND").same_shape().tangent(scatter_nd_tangent).transpose(scatter_nd_cotangent).smooth_in(&[0, 2]),
-    Operator::new("TensorScatter").same_shape().parts(tensor_scatter_parts).smooth_in(&[0, 1]),
+    Operator::new("TensorScatter").same_shape().decomposition(tensor_scatter_decomposition).smooth_in(&[0, 1]),
 ];
 
-fn data_and_updates(s: &mut Step) -> Result<(Val, Val), Refusal> {
+fn data_and_updates(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let data = match s.d(0) {
         Some(d) => d,
         None => s.zero(0)?,
@@ -31,8 +32,8 @@ fn data_and_updates(s: &mut Step) -> Result<(Val, Val), Refusal> {
     Ok((data, updates))
 }
 
-/// Zeros of the data's shape with tangents of the updates added to them.
-fn added(s: &mut Step, updates: Val) -> Result<Val, Refusal> {
+/// Adds the tangents of the updates to zeros of the data's shape.
+fn added(s: &mut JvpContext, updates: Val) -> Result<Val, Refusal> {
     let (zeros, sum) = (s.zero(0)?, text("reduction", "add"));
     if s.node.op == "ScatterElements" {
         by_elements(s, zeros, updates, Some(sum))
@@ -41,8 +42,8 @@ fn added(s: &mut Step, updates: Val) -> Result<Val, Refusal> {
     }
 }
 
-fn scatter_elements_tangent(s: &mut Step) -> TangentResult {
-    if let Some(reduced) = reduced(s)? {
+fn scatter_elements_tangent(s: &mut JvpContext) -> TangentResult {
+    if let Some(reduced) = reduction_tangent(s)? {
         return Ok(Some(reduced));
     }
     let (data, updates) = data_and_updates(s)?;
@@ -53,7 +54,7 @@ fn scatter_elements_tangent(s: &mut Step) -> TangentResult {
 }
 
 fn by_elements(
-    s: &mut Step,
+    s: &mut JvpContext,
     data: Val,
     updates: Val,
     reduction: Option<AttributeProto>,
@@ -66,8 +67,8 @@ fn by_elements(
     Ok(s.g.op_with("ScatterElements", &[data, indices, updates], attributes))
 }
 
-fn scatter_nd_tangent(s: &mut Step) -> TangentResult {
-    if let Some(reduced) = reduced(s)? {
+fn scatter_nd_tangent(s: &mut JvpContext) -> TangentResult {
+    if let Some(reduced) = reduction_tangent(s)? {
         return Ok(Some(reduced));
     }
     let (data, updates) = data_and_updates(s)?;
@@ -78,7 +79,7 @@ fn scatter_nd_tangent(s: &mut Step) -> TangentResult {
 }
 
 fn by_slices(
-    s: &mut Step,
+    s: &mut JvpContext,
     data: Val,
     updates: Val,
     attributes: Vec<AttributeProto>,
@@ -92,12 +93,13 @@ fn by_slices(
     Ok(directions_first(s, scattered, rank))
 }
 
-/// The tangent of what is scattered with such a reduction; none where tangents are scattered as the primal is.
-fn reduced(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+/// Returns the tangent of a scatter with a reduction that is not linear. Returns `None` if the
+/// tangents are scattered like the primal.
+fn reduction_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (of_data, of_updates) = match s.node.text("reduction", "none").as_str() {
         "none" | "add" => return Ok(None),
-        "mul" => of_product(s)?,
-        "max" | "min" => of_extremum(s)?,
+        "mul" => product_slopes(s)?,
+        "max" | "min" => extremum_slopes(s)?,
         other => return Err(format!("its reduction `{other}` is not known").into()),
     };
     let data = s.d(0).map(|d| s.g.mul(d, of_data));
@@ -111,8 +113,8 @@ fn reduced(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
     Ok(s.sum(data.map(Tangent::plain), updates.map(Tangent::plain)))
 }
 
-/// Updates scattered into data, with a reduction.
-fn scattered(s: &mut Step, data: Val, updates: Val, reduction: &str) -> Result<Val, Refusal> {
+/// Appends the updates, scattered into data with a reduction.
+fn scattered(s: &mut JvpContext, data: Val, updates: Val, reduction: &str) -> Result<Val, Refusal> {
     let indices = s.node.input(1).ok_or("its indices are missing")?;
     let mut attributes: Vec<AttributeProto> =
         s.node.attribute("axis").cloned().into_iter().collect();
@@ -121,8 +123,8 @@ fn scattered(s: &mut Step, data: Val, updates: Val, reduction: &str) -> Result<V
     Ok(s.g.op_with(&op, &[data, indices, updates], attributes))
 }
 
-/// What lies where the updates go.
-fn gathered(s: &mut Step, data: Val) -> Result<Val, Refusal> {
+/// Appends the elements of `data` at the indices of the updates.
+fn gathered(s: &mut JvpContext, data: Val) -> Result<Val, Refusal> {
     let indices = s.node.input(1).ok_or("its indices are missing")?;
     let by_elements = s.node.op == "ScatterElements";
     let attributes = s.node.attribute("axis").cloned().into_iter().collect();
@@ -137,9 +139,10 @@ fn gathered(s: &mut Step, data: Val) -> Result<Val, Refusal> {
     ))
 }
 
-/// The product of the other factors of the same place: that of all which are not zero, divided by the factor itself,
-/// where no other factor is zero.
-fn of_product(s: &mut Step) -> Result<(Val, Val), Refusal> {
+/// Appends, for each factor, the product of the other factors at the same index: the product of all
+/// factors that are not zero, divided by the factor itself. It counts only if no other factor is
+/// zero.
+fn product_slopes(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let (x, u) = (s.x(0)?, s.x(2)?);
     let (zero, one) = (s.g.real_like(0.0, x), s.g.real_like(1.0, x));
     let mut parts = Vec::new();
@@ -164,8 +167,8 @@ fn of_product(s: &mut Step) -> Result<(Val, Val), Refusal> {
     ))
 }
 
-/// Those that equal the result share its tangent.
-fn of_extremum(s: &mut Step) -> Result<(Val, Val), Refusal> {
+/// Appends the shares of the elements that equal the result, which share its tangent equally.
+fn extremum_slopes(s: &mut JvpContext) -> Result<(Val, Val), Refusal> {
     let (x, u, y) = (s.x(0)?, s.x(2)?, s.y()?);
     let there = gathered(s, y)?;
     let mut hits = Vec::new();
@@ -178,8 +181,8 @@ fn of_extremum(s: &mut Step) -> Result<(Val, Val), Refusal> {
     Ok((s.g.div(hits[0], count), s.g.div(hits[1], count_there)))
 }
 
-/// Updates written over a cache, from a place of each sample on.
-fn tensor_scatter_parts(s: &mut Step) -> PartsResult {
+/// Writes the updates over a cache, from an index of each sample on.
+fn tensor_scatter_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let (cache, update) = (s.x(0)?, s.x(1)?);
     let (shape, new) = (s.shape(cache)?, s.shape(update)?);
     let axis = axis_of(s.node.int("axis", -2), shape.len()).filter(|axis| *axis > 0);
@@ -189,7 +192,7 @@ fn tensor_scatter_parts(s: &mut Step) -> PartsResult {
     let mut order: Vec<usize> = (0..shape.len()).collect();
     order.swap(1, axis);
     let (cache, update) = (s.g.transpose(cache, &order), s.g.transpose(update, &order));
-    let steps = counted(s.g, &new[axis]);
+    let steps = range_to(s.g, &new[axis]);
     let mut places = s.g.unsqueeze(steps, &[0]);
     if let Some(starts) = s.node.input(2) {
         let starts = s.g.cast(starts, ElemType::INT64);
@@ -197,10 +200,10 @@ fn tensor_scatter_parts(s: &mut Step) -> PartsResult {
         places = s.g.add(places, starts);
     }
     if s.node.text("mode", "linear") == "circular" {
-        let length = number(s.g, &shape[axis], ElemType::INT64);
+        let length = size_value(s.g, &shape[axis], ElemType::INT64);
         places = s.g.op("Mod", &[places, length]);
     }
-    let samples = counted(s.g, &shape[0]);
+    let samples = range_to(s.g, &shape[0]);
     let samples = s.g.unsqueeze(samples, &[1]);
     let indices = pairs(s.g, samples, places, &[shape[0].clone(), new[axis].clone()]);
     let result = s.g.op("ScatterND", &[cache, indices, update]);
@@ -208,8 +211,9 @@ fn tensor_scatter_parts(s: &mut Step) -> PartsResult {
     finished(s, result)
 }
 
-/// What was overwritten has no influence; what was put there has.
-fn scatter_elements_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangents. Data that were overwritten have a zero cotangent, and the updates have
+/// that of their index.
+fn scatter_elements_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, indices) = (t.c()?, t.input(1)?);
     let axis = int("axis", t.node.int("axis", 0));
     let updates =
@@ -223,7 +227,7 @@ fn scatter_elements_cotangent(t: &mut Transposition) -> Result<Cotangents, Refus
     Ok(vec![(0, data), (2, updates)])
 }
 
-fn scatter_nd_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn scatter_nd_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, indices) = (t.c()?, t.input(1)?);
     let updates = t.g.op("GatherND", &[c, indices]);
     let data = if t.node.text("reduction", "none") == "add" {

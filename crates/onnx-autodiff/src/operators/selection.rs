@@ -1,7 +1,8 @@
-//! Operators that count, choose or read by rules of their own: their outputs carry no derivative.
+//! Operators that select, count or decode by rules of their own. Their outputs carry no derivative.
 
 use super::operator::{Operator, floats, integers, unknown};
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ImageDecoder").element(unknown).constant(),
     Operator::new("NonMaxSuppression")

@@ -2,6 +2,7 @@
 
 use super::operator::{Operator, unknown};
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ConcatFromSequence")
         .element(unknown)
@@ -21,5 +22,6 @@ pub const OPERATORS: &[Operator] = &[
     Operator::new("SplitToSequence").refused(REASON),
 ];
 
+/// The reason for operators of sequences and optional values.
 const REASON: &str =
     "sequences and optional values are not differentiated; export the model with tensors";

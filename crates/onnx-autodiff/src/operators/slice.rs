@@ -1,18 +1,19 @@
-//! Parts of axes.
+//! `Slice`: parts of axes.
 
 use super::gather::add_along;
 use super::operator::{Operator, TangentResult};
-use super::parts::places;
+use super::parts::index_range;
 use crate::content::{Content, Item};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::folding::take;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Slice`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Slice")
     .shape(slice_shape)
     .content(slice_content)
@@ -36,7 +37,7 @@ fn slice_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         }
     };
     let Some(axes) = axes else {
-        // Which axes are cut is not known.
+        // It is not known which axes are cut.
         return Some(shape.iter().map(|_| g.symbols.fresh()).collect());
     };
     for (i, axis) in axes.iter().enumerate() {
@@ -69,7 +70,8 @@ fn slice_size(g: &mut Graph, length: &Size, start: Item, end: Item, step: Option
     if start.is(0) && step == 1 && (far || end == *length) || reversed {
         return length.clone();
     }
-    // A non-negative start and a run to the end, or to a symbolic place: the plain difference.
+    // With a start that is not negative and an end that is symbolic or the end of the axis, the
+    // size is the plain difference.
     let negative = |s: &Size| s.as_fixed().is_some_and(|n| n < 0);
     let from = if negative(&start) {
         g.symbols.add(length, &start)
@@ -159,8 +161,9 @@ fn slice_places(length: usize, start: i64, end: i64, step: i64) -> Option<Vec<us
     Some(places)
 }
 
-/// Axes are counted behind the directions; unnamed axes are the first ones.
-fn slice_tangent(s: &mut Step) -> TangentResult {
+/// Returns the tangent. Axes are counted behind the directions, and by default they are the first
+/// ones.
+fn slice_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let rank = s.rank(0)?;
     let axes = match s.node.input(3) {
@@ -191,13 +194,14 @@ fn slice_tangent(s: &mut Step) -> TangentResult {
     ];
     let used = if s.node.input(4).is_some() { 5 } else { 4 };
     let sliced = s.g.op_optional("Slice", &inputs[..used], Vec::new());
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(sliced, &shape);
     Ok(Some(Tangent::plain(sliced)))
 }
 
-/// Plain cuts become padding; steps are put back by place.
-fn slice_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent. A slice without steps becomes padding, and one with steps becomes a
+/// scatter.
+fn slice_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (shape, cut) = t.shapes(1)?;
     let axes = t
         .node
@@ -213,20 +217,20 @@ fn slice_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, c)])
 }
 
-/// Undoes the `i`th cut, along one axis.
+/// Returns the cotangent before the `i`th cut, which is along one axis.
 fn uncut(
-    t: &mut Transposition,
+    t: &mut TransposeContext,
     c: Val,
     i: usize,
     axis: usize,
     whole: &Size,
     part: &Size,
 ) -> Result<Val, Refusal> {
-    if whole == part && step(t, i) == Some(1) {
+    if whole == part && known_step(t, i) == Some(1) {
         return Ok(c);
     }
-    if whole == part && step(t, i) == Some(-1) {
-        // All of them in reverse order.
+    if whole == part && known_step(t, i) == Some(-1) {
+        // The slice reverses the whole axis.
         let [start, end, axis, step] =
             [-1, i64::MIN + 1, axis as i64, -1].map(|n| t.g.integers(&[n]));
         let shape = t.shape(c)?;
@@ -239,7 +243,7 @@ fn uncut(
         .input(1)
         .and_then(|v| t.g.content(v))
         .and_then(|s| s.items.get(i).cloned());
-    if let (Some(Item::Int(start)), Some(1)) = (start, step(t, i)) {
+    if let (Some(Item::Int(start)), Some(1)) = (start, known_step(t, i)) {
         let negative = start.as_fixed().is_some_and(|n| n < 0);
         let before = if negative {
             t.g.symbols.add(whole, &start)
@@ -259,7 +263,7 @@ fn uncut(
         t.g.set_shape(padded, &shape);
         return Ok(padded);
     }
-    let all = places(t, whole);
+    let all = index_range(t, whole);
     let mut inputs = vec![all];
     for place in [1, 2, 4] {
         let bound = match t.node.input(place) {
@@ -284,7 +288,8 @@ fn uncut(
     add_along(t, c, axis, picked, whole)
 }
 
-fn step(t: &Transposition, i: usize) -> Option<i64> {
+/// Returns the step of the `i`th cut if it is known.
+fn known_step(t: &TransposeContext, i: usize) -> Option<i64> {
     match t.node.input(4) {
         Some(v) => t.g.content(v)?.items.get(i)?.as_fixed(),
         None => Some(1),

@@ -1,9 +1,10 @@
-//! Softmax, its logarithm, and its hard form.
+//! `Softmax`, `LogSoftmax` and `Hardmax`.
 
 use super::operator::{Operator, TangentResult};
-use crate::graph::Centred;
-use crate::step::{Step, Tangent};
+use crate::graph::SoftmaxTangent;
+use crate::jvp_context::{JvpContext, Tangent};
 
+/// The declarations of `Hardmax`, `LogSoftmax` and `Softmax`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Hardmax").same_shape().constant(),
     Operator::new("LogSoftmax")
@@ -16,12 +17,12 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
-/// `y (d - Σ y d)`
-fn softmax_tangent(s: &mut Step) -> TangentResult {
+/// Returns `y (d - Σ y d)`.
+fn softmax_tangent(s: &mut JvpContext) -> TangentResult {
     let Some(tangent) = s.lazy(0) else {
         return Err("only its first input may depend on the differentiated input".into());
     };
-    let (d, y) = (s.whole(tangent), s.y()?);
+    let (d, y) = (s.materialize(tangent), s.y()?);
     let axis = s.axis("axis", -1, s.rank(0)?)?;
     let weight = match tangent.factor {
         Some(factor) => s.g.mul(y, factor),
@@ -30,9 +31,9 @@ fn softmax_tangent(s: &mut Step) -> TangentResult {
     let weighted = s.g.mul(tangent.base, weight);
     let sums = s.g.reduce("ReduceSum", weighted, &[axis as i64 + 1], true);
     let base = s.g.sub(d, sums);
-    s.g.centred.insert(
+    s.g.softmax_tangents.insert(
         base,
-        Centred {
+        SoftmaxTangent {
             y,
             axis,
             weighted,
@@ -45,8 +46,8 @@ fn softmax_tangent(s: &mut Step) -> TangentResult {
     }))
 }
 
-/// `d - Σ exp(y) d`
-fn log_softmax_tangent(s: &mut Step) -> TangentResult {
+/// Returns `d - Σ exp(y) d`.
+fn log_softmax_tangent(s: &mut JvpContext) -> TangentResult {
     let (d, y) = (s.dx()?, s.y()?);
     let axis = s.axis("axis", -1, s.rank(0)?)? as i64 + 1;
     let probability = s.g.op("Exp", &[y]);

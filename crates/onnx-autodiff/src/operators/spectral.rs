@@ -1,17 +1,19 @@
-//! The discrete Fourier transform, whole and of short times, and its windows.
+//! The discrete Fourier transform, the short-time Fourier transform, and window functions.
 
-use super::operator::{Operator, PartsResult};
-use super::parts::{counted, finished};
+use super::operator::{DecompositionResult, Operator};
+use super::parts::{finished, range_to};
 use crate::content::Item;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition};
+use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
+/// The declarations of `BlackmanWindow`, `DFT`, `HammingWindow`, `HannWindow`,
+/// `MelWeightMatrix` and `STFT`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("BlackmanWindow")
         .names_type()
@@ -36,7 +38,7 @@ pub const OPERATORS: &[Operator] = &[
         .constant(),
     Operator::new("STFT")
         .shape(stft_shape)
-        .parts(stft_parts)
+        .decomposition(stft_decomposition)
         .smooth_in(&[0, 2]),
 ];
 
@@ -44,8 +46,8 @@ fn window_element(_: &Graph, node: &Node) -> ElemType {
     ElemType(node.int("output_datatype", 1) as i32)
 }
 
-/// A size that an input holds.
-fn held(g: &mut Graph, v: Val) -> Size {
+/// Returns the size that an input holds.
+fn size_held_by(g: &mut Graph, v: Val) -> Size {
     match g.content(v).and_then(|c| c.items.first().cloned()) {
         Some(Item::Int(size)) => size,
         _ => g.symbols.fresh(),
@@ -60,7 +62,7 @@ fn dft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     };
     let axis = axis_of(axis, shape.len())?;
     let (inverse, onesided) = (node.int("inverse", 0) != 0, node.int("onesided", 0) != 0);
-    let length = node.input(1).map(|v| held(g, v));
+    let length = node.input(1).map(|v| size_held_by(g, v));
     shape[axis] = match length {
         Some(length) => length,
         None if inverse && onesided => {
@@ -70,23 +72,23 @@ fn dft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
         None => shape[axis].clone(),
     };
     if onesided && !inverse {
-        shape[axis] = half(g, &shape[axis].clone());
+        shape[axis] = half_spectrum_length(g, &shape[axis].clone());
     }
     *shape.last_mut()? = Size::fixed(if onesided && inverse { 1 } else { 2 });
     Some(shape)
 }
 
-/// The length of half a spectrum.
-fn half(g: &mut Graph, length: &Size) -> Size {
+/// Returns the length of half a spectrum.
+fn half_spectrum_length(g: &mut Graph, length: &Size) -> Size {
     let half = g.symbols.div(length, &Size::fixed(2));
     g.symbols.add(&half, &Size::fixed(1))
 }
 
 fn stft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let signal = g.shape(node.input(0)?)?.clone();
-    let step = held(g, node.input(1)?);
+    let step = size_held_by(g, node.input(1)?);
     let length = match (node.input(3), node.input(2)) {
-        (Some(v), _) => held(g, v),
+        (Some(v), _) => size_held_by(g, v),
         (None, Some(window)) => g.shape(window)?.first()?.clone(),
         (None, None) => return None,
     };
@@ -94,15 +96,16 @@ fn stft_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let frames = g.symbols.div(&room, &step);
     let frames = g.symbols.add(&frames, &Size::fixed(1));
     let bins = if node.int("onesided", 1) != 0 {
-        half(g, &length)
+        half_spectrum_length(g, &length)
     } else {
         length
     };
     Some(vec![signal.first()?.clone(), frames, bins, Size::fixed(2)])
 }
 
-/// The axis was an attribute before opset 20. The last axis holds real and imaginary parts.
-fn dft_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+/// Returns the transformed tangent. The axis was an attribute before opset 20. The last axis holds
+/// real and imaginary parts.
+fn dft_tangent(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let d = s.dx()?;
     let rank = s.rank(0)?;
     let axis = match s.node.input(2) {
@@ -124,13 +127,13 @@ fn dft_tangent(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
             dft(s, d, axis, inverse, onesided)
         }
     };
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(result, &shape);
     Ok(Some(Tangent::plain(result)))
 }
 
-/// The transform of a tensor along an axis.
-fn dft(s: &mut Step, v: Val, axis: usize, inverse: bool, onesided: bool) -> Val {
+/// Appends the transform of a tensor along an axis.
+fn dft(s: &mut JvpContext, v: Val, axis: usize, inverse: bool, onesided: bool) -> Val {
     let flags = [("inverse", inverse), ("onesided", onesided)];
     let mut attributes: Vec<_> = flags.map(|(name, on)| int(name, i64::from(on))).to_vec();
     let mut inputs = vec![Some(v)];
@@ -142,14 +145,14 @@ fn dft(s: &mut Step, v: Val, axis: usize, inverse: bool, onesided: bool) -> Val 
     s.g.op_optional("DFT", &inputs, attributes)
 }
 
-/// A tangent cut off at the length of the transform, or with zeros up to it.
-fn of_length(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
+/// Cuts a tangent off at the length of the transform, or pads it with zeros to it.
+fn of_length(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal> {
     let Some(length) = s.node.input(1) else {
         return Ok(d);
     };
     let length = s.g.reshape(length, &[Size::fixed(1)]);
     let mut shape = s.shape(d)?;
-    let zero = |s: &mut Step, n: usize| s.g.integers(&vec![0; n]);
+    let zero = |s: &mut JvpContext, n: usize| s.g.integers(&vec![0; n]);
     let (before, after) = (zero(s, shape.len() + axis), zero(s, shape.len() - 1 - axis));
     let length = s.g.cast(length, ElemType::INT64);
     let pads = s.g.concat(&[before, length, after], 0);
@@ -168,9 +171,9 @@ fn of_length(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
     Ok(cut)
 }
 
-/// The real signal of half a spectrum: what was left out is the conjugate of what is there, so that all but the first
-/// and the middle of it counts twice in the real part.
-fn real_inverse(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
+/// Returns the real signal of half a spectrum. The missing elements are the conjugates of the given
+/// ones, so that every element except the first and the middle one counts twice in the real part.
+fn real_inverse(s: &mut JvpContext, d: Val, axis: usize) -> Result<Val, Refusal> {
     let shape = s.shape(d)?;
     let given = shape[axis]
         .as_fixed()
@@ -189,7 +192,7 @@ fn real_inverse(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
     let half = length / 2 + 1;
     if given != half {
         return Err(
-            "its spectrum is not the half of its signal's; runtimes differ in what is missing or too much".into()
+            "its spectrum does not have the length of half the spectrum of its signal, which runtimes treat differently".into()
         );
     }
     let counts: Vec<i64> = (0..given)
@@ -214,8 +217,8 @@ fn real_inverse(s: &mut Step, d: Val, axis: usize) -> Result<Val, Refusal> {
     Ok(s.g.op("Slice", &[signal, start, one, last]))
 }
 
-/// Frames of the signal, weighted by the window, and transformed.
-fn stft_parts(s: &mut Step) -> PartsResult {
+/// Appends the frames of the signal, multiplied by the window and transformed.
+fn stft_decomposition(s: &mut JvpContext) -> DecompositionResult {
     let mut signal = s.x(0)?;
     let y = s.y_shape()?;
     if s.shape(signal)?.len() == 2 {
@@ -235,7 +238,7 @@ fn stft_parts(s: &mut Step) -> PartsResult {
         .ok_or("the length of its frames is not known")?;
     let step = s.node.input(1).ok_or("its step is missing")?;
     let step = s.g.cast(step, ElemType::INT64);
-    let (frames, places) = (counted(s.g, &y[1]), counted(s.g, &Size::fixed(length)));
+    let (frames, places) = (range_to(s.g, &y[1]), range_to(s.g, &Size::fixed(length)));
     let starts = s.g.mul(frames, step);
     let starts = s.g.unsqueeze(starts, &[1]);
     let places = s.g.add(starts, places);
@@ -264,11 +267,12 @@ fn stft_parts(s: &mut Step) -> PartsResult {
     finished(s, spectrum)
 }
 
-/// The transform's matrix is symmetric; transposing the real form conjugates it, which inverts it but for the length.
-fn dft_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the cotangent. The matrix of the transform is symmetric. The transpose of its real form
+/// conjugates it, which inverts it up to the length.
+fn dft_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     if t.node.input(1).is_some() {
         return Err(
-            "a transform of another length than its input's is not differentiated in reverse mode"
+            "a transform whose length differs from that of its input is not differentiated in reverse mode"
                 .into(),
         );
     }
@@ -289,7 +293,7 @@ fn dft_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         Some(1) => true,
         Some(2) => false,
         _ => {
-            return Err("whether its signal is real is not known; export the model with its last axis fixed".into());
+            return Err("it is not known whether its signal is real; export the model with its last axis fixed".into());
         }
     };
     let mut c = t.c()?;
@@ -327,8 +331,8 @@ fn dft_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
     Ok(vec![(0, result)])
 }
 
-/// Zeros behind the given half of a spectrum.
-fn padded_to(t: &mut Transposition, c: Val, axis: usize, length: &Size) -> Result<Val, Refusal> {
+/// Pads the given half of a spectrum with zeros.
+fn padded_to(t: &mut TransposeContext, c: Val, axis: usize, length: &Size) -> Result<Val, Refusal> {
     let mut shape = t.shape(c)?;
     let rank = shape.len();
     if axis >= rank {

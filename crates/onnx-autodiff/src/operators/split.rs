@@ -1,17 +1,18 @@
-//! A tensor cut in parts along an axis.
+//! `Split`: a tensor cut in parts along an axis.
 
-use super::concat::axis;
+use super::concat::concat_axis;
 use super::operator::Operator;
 use crate::content::Content;
 use crate::error::Refusal;
 use crate::folding::take;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Val};
-use crate::inference::{axis_of, sizes};
+use crate::inference::{axis_of, sizes_held_by};
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Split`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Split")
     .shapes(split_shapes)
     .contents(split_content)
@@ -24,7 +25,7 @@ fn split_shapes(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferr
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
     let axis = axis_of(node.int("axis", 0), shape.len())?;
     let parts: Vec<Size> = match node.input(1) {
-        Some(v) => sizes(g, v)?,
+        Some(v) => sizes_held_by(g, v)?,
         None => {
             let n = outputs as i64;
             let part = match shape[axis].as_fixed() {
@@ -71,7 +72,7 @@ fn split_content(g: &mut Graph, node: &Node) -> Option<Vec<Option<Content>>> {
     Some(outputs)
 }
 
-fn split_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn split_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let d = s.dx()?;
     let axis = s.axis("axis", 0, s.rank(0)?)?;
     let mut attributes = vec![int("axis", axis as i64 + 1)];
@@ -87,13 +88,13 @@ fn split_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
         .collect())
 }
 
-fn split_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
-    let axis = axis(t, t.input_shape(0)?.len())?;
+fn split_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
+    let axis = concat_axis(t, t.input_shape(0)?.len())?;
     let mut parts = Vec::new();
-    for (place, output) in t.node.outputs.clone().into_iter().enumerate() {
+    for (index, output) in t.node.outputs.clone().into_iter().enumerate() {
         let output = output.ok_or("one of its outputs is missing")?;
         let shape = t.shape(output)?;
-        parts.push(match t.arriving[place] {
+        parts.push(match t.output_cotangents[index] {
             Some(c) => c,
             None => t.g.zeros(&shape, t.g.elem(output)),
         });

@@ -1,14 +1,15 @@
-//! Copies along axes.
+//! `Tile`: copies along axes.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::content::{Content, followed_count};
 use crate::error::Refusal;
-use crate::folding::{lengths, take};
+use crate::folding::{axis_lengths, take};
 use crate::graph::{Graph, Node, Shape};
-use crate::inference::sizes;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::inference::sizes_held_by;
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Tile`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Tile")
     .shape(tile_shape)
     .content(tile_content)
@@ -17,7 +18,7 @@ pub const OPERATORS: &[Operator] = &[Operator::new("Tile")
     .smooth_in(&[0])];
 
 fn tile_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> {
-    let repeats = lengths(inputs.get(1)?)?;
+    let repeats = axis_lengths(inputs.get(1)?)?;
     let mut content = inputs[0].clone();
     for (axis, repeat) in repeats
         .iter()
@@ -25,7 +26,7 @@ fn tile_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> 
         .filter(|(axis, _)| *axis < inputs[0].dims.len())
     {
         let length = content.dims[axis];
-        count(&[length, *repeat])?;
+        followed_count(&[length, *repeat])?;
         let places: Vec<usize> = (0..length * repeat).map(|i| i % length).collect();
         content = take(&content, axis, &places)?;
     }
@@ -34,7 +35,7 @@ fn tile_content(_: &mut Graph, _: &Node, inputs: &[Content]) -> Option<Content> 
 
 fn tile_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let shape = g.shape(node.input(0)?)?.clone();
-    let repeats = sizes(g, node.input(1)?)?;
+    let repeats = sizes_held_by(g, node.input(1)?)?;
     (repeats.len() == shape.len()).then(|| {
         shape
             .iter()
@@ -44,19 +45,19 @@ fn tile_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     })
 }
 
-fn tile_tangent(s: &mut Step) -> TangentResult {
+fn tile_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let repeats = s.node.input(1).ok_or("its repeats are missing")?;
     let one = s.g.integers(&[1]);
     let repeats = s.g.concat(&[one, repeats], 0);
     let tiled = s.g.op("Tile", &[d, repeats]);
-    let shape = s.lead(&s.y_shape()?);
+    let shape = s.tangent_shape(&s.y_shape()?);
     s.g.set_shape(tiled, &shape);
     Ok(Some(Tangent::plain(tiled)))
 }
 
-/// Copies are an axis of their own, which is summed.
-fn tile_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Returns the sum of the copies' cotangents, along an axis of their own.
+fn tile_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let (c, (shape, all)) = (t.c()?, t.shapes(0)?);
     let mut split = Vec::new();
     for (whole, part) in all.iter().zip(&shape) {

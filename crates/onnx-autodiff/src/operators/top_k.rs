@@ -1,4 +1,4 @@
-//! The largest elements, and where they are.
+//! `TopK`, `ArgMax` and `ArgMin`: the largest elements and their indices.
 
 use super::gather::for_each_direction;
 use super::operator::{Operator, integers};
@@ -7,9 +7,10 @@ use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node, Shape};
-use crate::inference::{axis_of, reduced};
-use crate::step::{Step, Tangent};
+use crate::inference::{axis_of, reduced_shape};
+use crate::jvp_context::{JvpContext, Tangent};
 
+/// The declarations of `ArgMax`, `ArgMin` and `TopK`.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("ArgMax")
         .element(integers)
@@ -28,14 +29,14 @@ pub const OPERATORS: &[Operator] = &[
 fn arg_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let rank = g.rank(node.input(0)?)?;
     let axis = axis_of(node.int("axis", 0), rank)?;
-    reduced(
+    reduced_shape(
         g.shape(node.input(0)?)?,
         &[axis],
         node.int("keepdims", 1) != 0,
     )
 }
 
-/// The largest numbers, and their places.
+/// Returns the types and shapes of the largest elements and of their indices.
 fn top_k_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let mut shape = g.shape(x)?.clone();
@@ -54,7 +55,7 @@ fn top_k_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     ])
 }
 
-fn top_k_tangent(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+fn top_k_tangent(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let d = s.dx()?;
     let axis = s.axis("axis", -1, s.rank(0)?)? as i64;
     let indices = match s.node.output(1) {

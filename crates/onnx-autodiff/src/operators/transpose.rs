@@ -1,13 +1,14 @@
-//! Axes in another order.
+//! `Transpose`: permuted axes.
 
 use super::operator::{Operator, TangentResult};
-use crate::content::{Content, count};
+use crate::content::{Content, followed_count};
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Shape};
 use crate::inference::axis_of;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Transpose`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Transpose")
     .shape(transpose_shape)
     .content(transpose_content)
@@ -40,7 +41,7 @@ fn transpose_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<C
         .map(|axis| content.dims[axis + 1..].iter().product())
         .collect();
     let mut items = Vec::new();
-    for i in 0..count(&dims)? {
+    for i in 0..followed_count(&dims)? {
         let (mut rest, mut place) = (i, 0);
         for axis in (0..rank).rev() {
             place += rest % dims[axis].max(1) * strides[perm[axis]];
@@ -51,7 +52,7 @@ fn transpose_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<C
     Some(Content { dims, items })
 }
 
-fn transpose_tangent(s: &mut Step) -> TangentResult {
+fn transpose_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let rank = s.rank(0)?;
     let perm = s
@@ -66,7 +67,7 @@ fn transpose_tangent(s: &mut Step) -> TangentResult {
     Ok(Some(Tangent::plain(s.g.transpose(d, &perm))))
 }
 
-fn transpose_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn transpose_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let c = t.c()?;
     let perm = t.node.ints("perm").ok_or("its permutation is missing")?;
     let mut inverse = vec![0; perm.len()];

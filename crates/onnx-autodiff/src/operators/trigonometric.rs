@@ -1,4 +1,5 @@
-//! Trigonometric and hyperbolic functions and their inverses.
+//! Trigonometric and hyperbolic functions and their inverses. In float64, the arc tangent is the
+//! rational approximation of the Cephes library (S. L. Moshier).
 
 #![expect(
     clippy::excessive_precision,
@@ -13,8 +14,9 @@ use super::parts::{from, polynomial, square, where_greater};
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Node, Val};
-use crate::step::{Step, Tangent};
+use crate::jvp_context::{JvpContext, Tangent};
 
+/// The declarations of this file's operators.
 pub const OPERATORS: &[Operator] = &[
     Operator::new("Acos")
         .same_shape()
@@ -38,7 +40,7 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
     Operator::new("Atan")
         .same_shape()
-        .tangent_behind(atan_tangent)
+        .tangent_with_producers(atan_tangent)
         .float64(atan_float64)
         .smooth(),
     Operator::new("Atanh")
@@ -75,40 +77,44 @@ pub const OPERATORS: &[Operator] = &[
         .smooth(),
 ];
 
-/// `1 / sqrt(v)`
-fn inverse_root(s: &mut Step, v: Val) -> Val {
+/// Appends `1 / sqrt(v)`.
+fn inverse_root(s: &mut JvpContext, v: Val) -> Val {
     let root = s.g.op("Sqrt", &[v]);
     s.g.op("Reciprocal", &[root])
 }
 
-fn acos_derivative(s: &mut Step) -> DerivativeResult {
+fn acos_derivative(s: &mut JvpContext) -> DerivativeResult {
     let factor = asin_derivative(s)?;
     Ok(s.g.neg(factor))
 }
 
-fn acosh_derivative(s: &mut Step) -> DerivativeResult {
+fn acosh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = s.g.shift(square, -1.0);
     Ok(inverse_root(s, inner))
 }
 
-fn asin_derivative(s: &mut Step) -> DerivativeResult {
+fn asin_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = from(s, 1.0, square);
     Ok(inverse_root(s, inner))
 }
 
-fn asinh_derivative(s: &mut Step) -> DerivativeResult {
+fn asinh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = s.g.shift(square, 1.0);
     Ok(inverse_root(s, inner))
 }
 
-/// Of a quotient it is an angle, which turns smoothly through the vertical.
-fn atan_tangent(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tangent>, Refusal> {
+/// Returns the tangent. The `atan` of a quotient is an angle, which varies smoothly where the
+/// denominator is zero.
+fn atan_tangent(
+    s: &mut JvpContext,
+    of: &HashMap<Val, Tangent>,
+) -> Result<Option<Tangent>, Refusal> {
     let quotient = s
         .node
         .input(0)
@@ -121,7 +127,7 @@ fn atan_tangent(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tange
             inputs,
             ..s.node.clone()
         };
-        return angle(&mut Step {
+        return angle(&mut JvpContext {
             g: s.g,
             node,
             tangents,
@@ -136,8 +142,9 @@ fn atan_tangent(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Option<Tange
     s.times(0, factor)
 }
 
-/// `d atan(a / b) = (b da - a db) / (a² + b²)`, with both divided by the larger one: nothing overflows.
-fn angle(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
+/// Returns `d atan(a / b) = (b da - a db) / (a² + b²)`. Both are divided by the larger of |a| and
+/// |b| first, so that the squares do not overflow.
+fn angle(s: &mut JvpContext) -> Result<Option<Tangent>, Refusal> {
     let (a, b) = (s.x(0)?, s.x(1)?);
     let (long, wide) = (s.g.op("Abs", &[a]), s.g.op("Abs", &[b]));
     let size = s.g.op("Max", &[long, wide]);
@@ -153,49 +160,49 @@ fn angle(s: &mut Step) -> Result<Option<Tangent>, Refusal> {
     Ok(s.sum(left, right))
 }
 
-fn atanh_derivative(s: &mut Step) -> DerivativeResult {
+fn atanh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let square = square(s, x);
     let inner = from(s, 1.0, square);
     Ok(s.g.op("Reciprocal", &[inner]))
 }
 
-fn cos_derivative(s: &mut Step) -> DerivativeResult {
+fn cos_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     let sin = s.g.op("Sin", &[x]);
     Ok(s.g.neg(sin))
 }
 
-fn cosh_derivative(s: &mut Step) -> DerivativeResult {
+fn cosh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(hyperbolic(s, x, "Sub"))
 }
 
-fn sinh_derivative(s: &mut Step) -> DerivativeResult {
+fn sinh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(hyperbolic(s, x, "Add"))
 }
 
-/// `(exp(x) ± exp(-x)) / 2`: some runtimes lack Sinh and Cosh in double precision.
-fn hyperbolic(s: &mut Step, x: Val, join: &str) -> Val {
+/// Appends `(exp(x) ± exp(-x)) / 2`, because some runtimes lack `Sinh` and `Cosh` in float64.
+fn hyperbolic(s: &mut JvpContext, x: Val, join: &str) -> Val {
     let minus = s.g.neg(x);
     let (up, down) = (s.g.op("Exp", &[x]), s.g.op("Exp", &[minus]));
     let joined = s.g.op(join, &[up, down]);
     s.g.scale(joined, 0.5)
 }
 
-fn sin_derivative(s: &mut Step) -> DerivativeResult {
+fn sin_derivative(s: &mut JvpContext) -> DerivativeResult {
     let x = s.x(0)?;
     Ok(s.g.op("Cos", &[x]))
 }
 
-fn tan_derivative(s: &mut Step) -> DerivativeResult {
+fn tan_derivative(s: &mut JvpContext) -> DerivativeResult {
     let y = s.y()?;
     let square = square(s, y);
     Ok(s.g.shift(square, 1.0))
 }
 
-fn tanh_derivative(s: &mut Step) -> DerivativeResult {
+fn tanh_derivative(s: &mut JvpContext) -> DerivativeResult {
     let y = s.y()?;
     let square = square(s, y);
     Ok(from(s, 1.0, square))
@@ -218,14 +225,14 @@ fn hyperbolic_cosine(g: &mut Graph, x: Val) -> Val {
     g.scale(sum, 0.5)
 }
 
-/// `tanh x cosh x`, which loses no digits near zero.
+/// Appends `tanh x cosh x`, which keeps its precision near zero.
 fn sinh_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let (tanh, cosh) = (g.op("Tanh", &[x]), hyperbolic_cosine(g, x));
     Some(g.mul(tanh, cosh))
 }
 
-/// `sign x · log(|x| + √(x² + 1))`
+/// Appends `sign x · log(|x| + √(x² + 1))`.
 fn asinh_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let square = g.mul(x, x);
@@ -237,7 +244,7 @@ fn asinh_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(g.mul(log, sign))
 }
 
-/// `log(x + √(x − 1) √(x + 1))`
+/// Appends `log(x + √(x − 1) √(x + 1))`.
 fn acosh_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let (below, above) = (g.shift(x, -1.0), g.shift(x, 1.0));
@@ -247,7 +254,7 @@ fn acosh_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(g.op("Log", &[sum]))
 }
 
-/// `½ log((1 + x) / (1 − x))`
+/// Appends `½ log((1 + x) / (1 − x))`.
 fn atanh_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     let x = node.input(0)?;
     let negative = g.neg(x);
@@ -257,7 +264,8 @@ fn atanh_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(g.scale(log, 0.5))
 }
 
-/// atan x = x + x z P(z)/Q(z), z = x², for |x| ≤ 0.66.
+/// The numerator of atan x = x + x z P(z)/Q(z) with z = x², for |x| ≤ 0.66. The highest power comes
+/// first.
 const P: [f64; 5] = [
     -8.750_608_600_031_904_122_785e-1,
     -1.615_753_718_733_365_076_637e1,
@@ -266,6 +274,7 @@ const P: [f64; 5] = [
     -6.485_021_904_942_025_371_773e1,
 ];
 
+/// The denominator of atan x = x + x z P(z)/Q(z).
 const Q: [f64; 6] = [
     1.0,
     2.485_846_490_142_306_297_962e1,
@@ -275,9 +284,10 @@ const Q: [f64; 6] = [
     1.945_506_571_482_613_964_425e2,
 ];
 
-/// tan(3π/8)
+/// The number tan(3π/8), above which the argument is inverted.
 const STEEP: f64 = 2.414_213_562_373_095;
 
+/// The number up to which the approximation holds without a reduction of the argument.
 const FLAT: f64 = 0.66;
 
 fn atan_float64(g: &mut Graph, node: &Node) -> Option<Val> {
@@ -308,7 +318,7 @@ fn arc_tangent(g: &mut Graph, x: Val) -> Val {
     g.mul(angle, sign)
 }
 
-/// `atan(x / √((1 − x)(1 + x)))`
+/// Appends `atan(x / √((1 − x)(1 + x)))`.
 fn asin_float64(g: &mut Graph, node: &Node) -> Option<Val> {
     Some(arc_sine(g, node.input(0)?))
 }

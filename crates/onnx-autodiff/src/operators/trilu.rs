@@ -1,17 +1,18 @@
-//! One triangle of matrices.
+//! `Trilu`: one triangle of matrices.
 
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
-use crate::step::{Step, Tangent};
-use crate::transposition::{Cotangents, Transposition};
+use crate::jvp_context::{JvpContext, Tangent};
+use crate::transpose_context::{Cotangents, TransposeContext};
 
+/// The declaration of `Trilu`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Trilu")
     .same_shape()
     .tangent(trilu_tangent)
     .transpose(trilu_cotangent)
     .smooth()];
 
-fn trilu_tangent(s: &mut Step) -> TangentResult {
+fn trilu_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let inputs = [Some(d), s.node.input(1)];
     let used = if s.node.input(1).is_some() { 2 } else { 1 };
@@ -23,7 +24,7 @@ fn trilu_tangent(s: &mut Step) -> TangentResult {
     ))))
 }
 
-fn trilu_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+fn trilu_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let mut inputs = t.node.inputs.clone();
     inputs[0] = Some(t.c()?);
     let attributes = t.node.attributes.clone();

@@ -1,4 +1,5 @@
-//! The distinct elements of a tensor: each is the first one of its value, whose tangent it has.
+//! `Unique`: the distinct elements of a tensor. Each one is the first of its value, whose tangent
+//! it has.
 
 use super::operator::Operator;
 use crate::elem::ElemType;
@@ -7,21 +8,23 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Inferred, Node};
 use crate::inference;
 use crate::inference::axis_of;
+use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
-use crate::step::{Step, Tangent};
 
+/// The declaration of `Unique`.
 pub const OPERATORS: &[Operator] = &[Operator::new("Unique")
     .kinked()
     .shapes(unique_shapes)
-    .tangents(unique)];
+    .tangents(unique_tangents)];
 
-/// The distinct elements, their first places, the places of all, and how often each occurs.
+/// Returns the types and shapes of the distinct elements, of their first indices, of the indices of
+/// all elements, and of how often each one occurs.
 fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let x = node.input(0)?;
     let (elem, shape) = (g.elem(x), g.shape(x)?.clone());
     let some = g.symbols.fresh();
     let (picked, all) = match node.attribute("axis") {
-        None => (vec![some.clone()], inference::product(g, &shape)),
+        None => (vec![some.clone()], inference::size_product(g, &shape)),
         Some(_) => {
             let axis = axis_of(node.int("axis", 0), shape.len())?;
             let mut picked = shape.clone();
@@ -38,9 +41,9 @@ fn unique_shapes(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> 
     ])
 }
 
-/// Elements, or slices along an axis, picked where each occurs first. How many there are is constant wherever the
-/// output is continuous.
-fn unique(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
+/// Returns the tangent of the elements, or of the slices along an axis, gathered at their first
+/// indices. The number of distinct elements is constant wherever the output is continuous.
+fn unique_tangents(s: &mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal> {
     let (d, shape, y) = (s.dx()?, s.x_shape(0)?, s.y_shape()?);
     let first = match s.node.output(1) {
         Some(first) => first,
@@ -54,14 +57,14 @@ fn unique(s: &mut Step) -> Result<Vec<Option<Tangent>>, Refusal> {
     let (d, axis) = match s.node.attribute("axis") {
         Some(_) => (d, s.axis("axis", 0, shape.len())?),
         None => {
-            let all = inference::product(s.g, &shape);
+            let all = inference::size_product(s.g, &shape);
             let flat = [s.k.clone(), all];
             (s.g.reshape(d, &flat), 0)
         }
     };
     let picked =
         s.g.op_with("Gather", &[d, first], vec![int("axis", axis as i64 + 1)]);
-    let target = s.lead(&y);
+    let target = s.tangent_shape(&y);
     s.g.set_shape(picked, &target);
     Ok(vec![Some(Tangent::plain(picked)), None, None, None])
 }

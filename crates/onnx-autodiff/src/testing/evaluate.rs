@@ -279,7 +279,7 @@ fn unary(x: &Tensor, f: impl Fn(Dual) -> Dual) -> Tensor {
 }
 
 fn binary(a: &Tensor, b: &Tensor, f: impl Fn(Dual, Dual) -> Dual) -> Tensor {
-    let dims = crate::content::broadcast(&a.dims, &b.dims).expect("shapes that broadcast");
+    let dims = crate::content::broadcast_dims(&a.dims, &b.dims).expect("shapes that broadcast");
     build(&dims, |i| f(a.at(i), b.at(i)))
 }
 
@@ -384,7 +384,7 @@ fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
         "Expand" => {
             let target: Vec<usize> = x[1].integers().iter().map(|n| *n as usize).collect();
             let dims =
-                crate::content::broadcast(&x[0].dims, &target).expect("shapes that broadcast");
+                crate::content::broadcast_dims(&x[0].dims, &target).expect("shapes that broadcast");
             build(&dims, |i| x[0].at(i))
         }
         "Shape" => Tensor::new(
@@ -441,7 +441,7 @@ fn apply(node: &NodeProto, x: &[Tensor]) -> Vec<Tensor> {
 fn matmul(a: &Tensor, b: &Tensor) -> Tensor {
     let (p, q) = (a.dims.len() - 2, b.dims.len() - 2);
     let batch =
-        crate::content::broadcast(&a.dims[..p], &b.dims[..q]).expect("batches that broadcast");
+        crate::content::broadcast_dims(&a.dims[..p], &b.dims[..q]).expect("batches that broadcast");
     let (rows, inner, columns) = (a.dims[p], a.dims[p + 1], b.dims[q + 1]);
     let n = batch.len();
     build(&[batch, vec![rows, columns]].concat(), |i| {

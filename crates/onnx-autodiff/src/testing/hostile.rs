@@ -184,7 +184,10 @@ fn external_data_are_read_from_beside_the_file() {
         .err()
         .unwrap()
         .to_string();
-    assert!(more.contains("takes 8 bytes, but claims 12"), "{more}");
+    assert!(
+        more.contains("takes 8 bytes, but its entry claims 12"),
+        "{more}"
+    );
     let files = external_files("good.onnx", &external("4", "8")).unwrap();
     assert_eq!(
         files.into_iter().collect::<Vec<_>>(),

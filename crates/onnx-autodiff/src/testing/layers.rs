@@ -14,8 +14,8 @@ const LAYERS: &[&[&str]] = &[
     &["model"],
     // The graph as data, and what grows it.
     &["graph"],
-    &["folding", "inference", "transposition"],
-    &["append", "step"],
+    &["folding", "inference", "transpose_context"],
+    &["append", "jvp_context"],
     // Operators.
     &["operators"],
     &["import"],

@@ -345,7 +345,7 @@ fn loops_that_are_not_differentiated_say_why() {
         (
             draws,
             [
-                "node `node_y` (Loop): its derivative would draw",
+                "node `node_y` (Loop): its derivative would compute",
                 "`node_r` (RandomNormalLike)",
             ],
         ),

@@ -1,50 +1,59 @@
-//! Loops that are written here: a number of steps, values that are carried from one to the next, sequences of which each
-//! step is given an element, and values that are kept of all steps.
+//! Loops that this crate appends: a number of steps, values that are carried from step to step,
+//! scan inputs of which each step takes one element, and scan outputs that collect one element of
+//! each step.
 
 use std::collections::HashSet;
 
 use crate::content::Item;
 use crate::elem::ElemType;
 use crate::graph::emit::int;
-use crate::graph::subgraph::{Body, Inside};
+use crate::graph::subgraph::{Body, ControlSubgraphs};
 use crate::graph::{Control, Graph, Node, Shape, Val};
 use crate::size::{Size, axis_of};
 
-/// A loop whose number of steps is known where it begins.
+/// A loop whose number of steps is known when it starts.
 #[derive(Clone)]
-pub struct Repetition {
+pub struct CountedLoop {
+    /// The number of steps.
     pub steps: Size,
     /// The carried values before the first step.
     pub first: Vec<Val>,
-    pub sequences: Vec<Sequence>,
-    /// Which of the values that a step is given is its number.
+    /// The scan inputs.
+    pub scan_inputs: Vec<ScanInput>,
+    /// The input of the body that is the number of the step, if the body has one.
     pub number: Option<Val>,
-    /// Given the carried values, then an element of each sequence; makes the next carried values, then what is kept.
+    /// The graph of one step. It takes the carried values and then an element of each scan input.
+    /// It returns the next carried values and then an element of each scan output.
     pub body: Body,
 }
 
-/// A value of which each step is given one place along an axis.
+/// A value of which each step takes one element along an axis.
 #[derive(Clone, Copy)]
-pub struct Sequence {
+pub struct ScanInput {
+    /// The value.
     pub whole: Val,
+    /// The axis along which the elements lie.
     pub axis: usize,
-    /// Whether the first step is given the last place.
+    /// Whether the first step takes the last element.
     pub backwards: bool,
 }
 
-/// What a loop makes: the last carried values, and what was kept, along a new first axis in the order of the steps.
-pub struct Made {
+/// The outputs of a loop.
+pub struct LoopOutputs {
+    /// The carried values after the last step.
     pub last: Vec<Val>,
-    pub kept: Vec<Val>,
+    /// The scan outputs, with a new first axis for the steps.
+    pub scan_outputs: Vec<Val>,
 }
 
-impl Repetition {
-    /// Appends the loop as a `Loop`; `kept` are the shapes of what each step keeps, in sizes that are known around it.
-    /// Tangents are remembered for reverse mode.
-    pub fn write(mut self, g: &mut Graph, kept: &[Shape], linear: bool) -> Made {
+impl CountedLoop {
+    /// Appends the loop as a `Loop` node. `scan_outputs` are the shapes of the elements, in sizes
+    /// that are known outside the loop. The graph remembers the body of a loop of tangents for
+    /// reverse mode.
+    pub fn write(mut self, g: &mut Graph, scan_outputs: &[Shape], linear: bool) -> LoopOutputs {
         self.hoist(g);
         if linear {
-            self.find_sequences(g);
+            self.find_scan_inputs(g);
         }
         self.drop_unused();
         let body = self.with_elements(g);
@@ -56,7 +65,7 @@ impl Repetition {
             .iter()
             .map(|v| (g.elem(*v), g.shape(*v).cloned()))
             .collect();
-        for (v, shape) in self.body.outputs[carried..].iter().zip(kept) {
+        for (v, shape) in self.body.outputs[carried..].iter().zip(scan_outputs) {
             let stacked = std::iter::once(&self.steps).chain(shape).cloned().collect();
             outputs.push((g.elem(*v), Some(stacked)));
         }
@@ -76,13 +85,14 @@ impl Repetition {
             outputs,
         );
         if let Some(first) = last.first().copied().filter(|_| linear) {
-            g.inside.insert(first, Inside::Repetition(self));
+            g.control_subgraphs
+                .insert(first, ControlSubgraphs::Loop(self));
         }
-        let kept = last.split_off(carried);
-        Made { last, kept }
+        let scan_outputs = last.split_off(carried);
+        LoopOutputs { last, scan_outputs }
     }
 
-    /// Moves what is the same at every step in front of the loop.
+    /// Moves nodes that compute the same at every step in front of the loop.
     fn hoist(&mut self, g: &mut Graph) {
         let mut varies: HashSet<Val> = self.body.inputs.iter().copied().collect();
         let (mut before, mut within) = (Vec::new(), Vec::new());
@@ -93,7 +103,7 @@ impl Repetition {
                 .flatten()
                 .chain(&node.captures)
                 .any(|v| varies.contains(v));
-            // Outputs must be made inside.
+            // The outputs of the body must be made inside it.
             if depends
                 || node
                     .outputs
@@ -111,9 +121,10 @@ impl Repetition {
         self.body.nodes = within;
     }
 
-    /// Tangents of which each step takes one place by its number are sequences: reverse mode then keeps what goes to that
-    /// place, instead of adding zeros everywhere else.
-    fn find_sequences(&mut self, g: &Graph) {
+    /// Turns tangents of which a step takes the element at its own number into scan inputs. Reverse
+    /// mode then collects the cotangents of the elements in a scan output, instead of adding a
+    /// mostly zero tensor at each step.
+    fn find_scan_inputs(&mut self, g: &Graph) {
         let Some(number) = self.number else { return };
         let made: HashSet<Val> = self
             .body
@@ -129,12 +140,12 @@ impl Repetition {
                 .filter(|v| node.standard() == "Gather" && g.value(*v).linear && outside(v));
             let backwards = node
                 .input(1)
-                .and_then(|place| self.turned(g, place, number));
+                .and_then(|index| self.turned(g, index, number));
             let axis = whole.and_then(|v| axis_of(node.int("axis", 0), g.rank(v)?));
             match (whole, axis, backwards, node.output(0)) {
                 (Some(whole), Some(axis), Some(backwards), Some(element)) => {
                     found.push((
-                        Sequence {
+                        ScanInput {
                             whole,
                             axis,
                             backwards,
@@ -146,32 +157,33 @@ impl Repetition {
             }
         }
         self.body.nodes = nodes;
-        for (sequence, element) in found {
-            self.sequences.push(sequence);
+        for (scan_input, element) in found {
+            self.scan_inputs.push(scan_input);
             self.body.inputs.push(element);
         }
     }
 
-    /// Whether a place is that of the step counted from the last one, instead of its number.
-    fn turned(&self, g: &Graph, place: Val, number: Val) -> Option<bool> {
+    /// Returns whether an index counts the steps from the last one (`true`) or is the number of the
+    /// step itself (`false`). Returns `None` if it is neither.
+    fn turned(&self, g: &Graph, index: Val, number: Val) -> Option<bool> {
         if g.rank(number) != Some(0) {
             return None;
         }
-        if place == number {
+        if index == number {
             return Some(false);
         }
         let difference = self
             .body
             .nodes
             .iter()
-            .find(|node| node.output(0) == Some(place))?;
+            .find(|node| node.output(0) == Some(index))?;
         let last = g.content(difference.input(0)?)?.items.first()?.clone();
         let turned = difference.standard() == "Sub" && difference.input(1) == Some(number);
         let whole = Item::Int(self.steps.minus(&Size::fixed(1))?);
         (turned && last == whole).then_some(true)
     }
 
-    /// Leaves out the sequences that no step looks at.
+    /// Removes the scan inputs that the body does not use.
     fn drop_unused(&mut self) {
         let carried = self.first.len();
         let used: Vec<bool> = self.body.inputs[carried..]
@@ -179,12 +191,13 @@ impl Repetition {
             .map(|v| self.body.uses(*v))
             .collect();
         let mut flags = used.iter();
-        self.sequences.retain(|_| flags.next() == Some(&true));
+        self.scan_inputs.retain(|_| flags.next() == Some(&true));
         let mut flags = std::iter::repeat_n(&true, carried).chain(&used);
         self.body.inputs.retain(|_| flags.next() == Some(&true));
     }
 
-    /// The body as `Loop` has it: it takes its elements from the sequences by the number of the step.
+    /// Returns the body in the form of `Loop`, which picks the elements of the scan inputs by the
+    /// number of the step.
     fn with_elements(&self, g: &mut Graph) -> Body {
         let scope = g.enter();
         let (step, on) = (
@@ -193,9 +206,9 @@ impl Repetition {
         );
         let goes_on = g.fresh_identity(on);
         let back = self
-            .sequences
+            .scan_inputs
             .iter()
-            .any(|sequence| sequence.backwards)
+            .any(|scan_input| scan_input.backwards)
             .then(|| {
                 let count = g.sizes(std::slice::from_ref(&self.steps));
                 let one = g.integers(&[1]);
@@ -206,20 +219,20 @@ impl Repetition {
         let (mut nodes, _) = g.leave(scope);
         let carried = self.first.len();
         for (
-            Sequence {
+            ScanInput {
                 whole,
                 axis,
                 backwards,
             },
             element,
-        ) in self.sequences.iter().zip(&self.body.inputs[carried..])
+        ) in self.scan_inputs.iter().zip(&self.body.inputs[carried..])
         {
-            let place = back.filter(|_| *backwards).unwrap_or(step);
+            let index = back.filter(|_| *backwards).unwrap_or(step);
             nodes.push(Node {
                 op: "Gather".into(),
                 domain: String::new(),
                 name: g.fresh_name("Gather_node"),
-                inputs: vec![Some(*whole), Some(place)],
+                inputs: vec![Some(*whole), Some(index)],
                 outputs: vec![Some(*element)],
                 attributes: vec![int("axis", *axis as i64)],
                 captures: Vec::new(),
@@ -237,10 +250,16 @@ impl Repetition {
     }
 }
 
-/// A value kept of all steps with its first axis at another place, of a known shape; `backwards` from the last to the
-/// first step.
-pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[Size]) -> Val {
-    let mut v = kept;
+/// Moves the first axis of a scan output, along which the steps lie, to the index `axis`, for a
+/// result of the given shape. `backwards` reverses the order of the steps.
+pub fn with_step_axis(
+    g: &mut Graph,
+    scan_outputs: Val,
+    axis: usize,
+    backwards: bool,
+    shape: &[Size],
+) -> Val {
+    let mut v = scan_outputs;
     if backwards {
         let [start, end, first, step] = [-1, i64::MIN + 1, 0, -1].map(|n| g.integers(&[n]));
         let whole = g.shape(v).cloned();
@@ -252,7 +271,7 @@ pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[S
     let order: Vec<usize> = (1..=axis).chain([0]).chain(axis + 1..shape.len()).collect();
     v = g.transpose(v, &order);
     if shape[axis].as_fixed().is_none_or(|n| n == 0) {
-        // A loop of no steps does not know the other sizes.
+        // The output of a loop without steps may lack the other sizes.
         let target = g.sizes(shape);
         v = g.op_with("Reshape", &[v, target], vec![int("allowzero", 1)]);
     }
@@ -260,20 +279,21 @@ pub fn placed(g: &mut Graph, kept: Val, axis: usize, backwards: bool, shape: &[S
     v
 }
 
-/// The same for a sequence that may be longer than there are steps, which take none of its last places.
-pub fn placed_in(
+/// Moves the first axis of a scan output to where the steps lie in a scan input. If the scan input
+/// is longer than the number of steps, zeros fill the elements that no step took.
+pub fn with_step_axis_of(
     g: &mut Graph,
-    kept: Val,
-    sequence: &Sequence,
+    scan_outputs: Val,
+    scan_input: &ScanInput,
     steps: &Size,
     shape: &[Size],
 ) -> Val {
-    let Sequence {
+    let ScanInput {
         axis, backwards, ..
-    } = *sequence;
+    } = *scan_input;
     let mut part = shape.to_vec();
     part[axis] = steps.clone();
-    let v = placed(g, kept, axis, backwards, &part);
+    let v = with_step_axis(g, scan_outputs, axis, backwards, &part);
     if part == shape {
         return v;
     }
@@ -285,7 +305,7 @@ pub fn placed_in(
     padded
 }
 
-/// The shape of an element of a sequence.
+/// Returns the shape of an element of a scan input: its shape without the axis of the steps.
 pub fn element_shape(g: &Graph, whole: Val, axis: usize) -> Option<Shape> {
     let mut shape = g.shape(whole)?.clone();
     (axis < shape.len()).then(|| shape.remove(axis))?;

@@ -1,4 +1,4 @@
-//! `If`: decided where its condition is known, else differentiated in both branches.
+//! `If`: an undecided choice, whose tangent is another `If` with the same condition.
 
 use std::collections::HashMap;
 
@@ -7,20 +7,24 @@ use crate::append;
 use crate::append::branches::{BRANCHES, renamed};
 use crate::elem::ElemType;
 use crate::error::Refusal;
-use crate::graph::subgraph::{Body, Inside, as_in_file};
+use crate::graph::subgraph::{Body, ControlSubgraphs, as_in_file};
 use crate::graph::{Control, Graph, Inferred, Node, Val};
+use crate::jvp_context::{JvpContext, Tangent, Tangents, known_at};
 use crate::proto::*;
-use crate::step::{Step, Tangent, Tangents, known_at};
-use crate::transposition::{CONTRADICTION, Cotangents, Transposition, backwards, closed, own};
+use crate::transpose_context::{
+    CONTRADICTION, Cotangents, TransposeContext, close_subgraph, cotangent_or_zeros,
+    transpose_subgraph,
+};
 
+/// The declaration of `If`.
 pub const OPERATORS: &[Operator] = &[Operator::new("If")
     .kinked()
     .element(unknown)
     .shapes(branch_types)
-    .tangents_inside(if_tangents)
+    .tangents_with_subgraphs(if_tangents)
     .transpose(if_cotangent)];
 
-/// Both branches' declared outputs, where they agree.
+/// Returns the types and shapes of the outputs that both branches declare, if they agree.
 fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferred>> {
     let branch = |name: &str| node.attribute(name)?.g.clone();
     let (yes, no) = (branch("then_branch")?, branch("else_branch")?);
@@ -39,18 +43,22 @@ fn branch_types(g: &mut Graph, node: &Node, outputs: usize) -> Option<Vec<Inferr
     Some(inferred)
 }
 
-/// The tangents of an `If`: another `If` with the same condition, whose branches compute them.
-fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal> {
-    s.node.captures.iter().for_each(|v| s.g.recall(*v));
+/// Returns the tangents of an `If`: another `If` with the same condition, whose branches compute
+/// them.
+fn if_tangents(
+    s: &mut JvpContext,
+    of: &HashMap<Val, Tangent>,
+) -> Result<Vec<Option<Tangent>>, Refusal> {
+    s.node.captures.iter().for_each(|v| s.g.restore_name(*v));
     let proto = s.g.export_node(&s.node);
     let condition = s.node.input(0).ok_or("its condition is missing")?;
-    let places: Vec<usize> = (0..s.node.outputs.len())
+    let indices: Vec<usize> = (0..s.node.outputs.len())
         .filter(|i| s.node.output(*i).is_some_and(|v| s.g.elem(v).is_float()))
         .collect();
     let mut branch = |name: &str| -> Result<Body, Refusal> {
         let graph = renamed(s.g, &proto, name).ok_or("one of its branches is missing")?;
         let scope = s.g.enter();
-        match inside(s, of, &graph, &places) {
+        match branch_tangents(s, of, &graph, &indices) {
             Ok(outputs) => Ok(Body::close(s.g, scope, Vec::new(), outputs)),
             Err(refusal) => {
                 s.g.leave(scope);
@@ -69,19 +77,20 @@ fn if_tangents(s: &mut Step, of: &HashMap<Val, Tangent>) -> Result<Vec<Option<Ta
         .collect();
     let made = choice(s.g, condition, &branches, types, true);
     if let Some(first) = made.first() {
-        s.g.inside.insert(*first, Inside::Branches(branches));
+        s.g.control_subgraphs
+            .insert(*first, ControlSubgraphs::Branches(branches));
     }
     let mut tangents = vec![None; s.node.outputs.len()];
-    for (place, v) in places.into_iter().zip(made) {
-        let shape = s.lead(&s.shape(s.node.output(place).ok_or("an output is missing")?)?);
+    for (index, v) in indices.into_iter().zip(made) {
+        let shape = s.tangent_shape(&s.shape(s.node.output(index).ok_or("an output is missing")?)?);
         s.g.set_shape(v, &shape);
-        tangents[place] = Some(Tangent::plain(v));
+        tangents[index] = Some(Tangent::plain(v));
     }
     Ok(tangents)
 }
 
-/// The tangents of what the subgraphs use from outside.
-pub fn captured(s: &Step, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
+/// Returns the tangents of the values that the subgraphs capture.
+pub fn captured_tangents(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
     s.node
         .captures
         .iter()
@@ -89,25 +98,25 @@ pub fn captured(s: &Step, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
         .collect()
 }
 
-/// The tangents of one branch's outputs, computed in the current scope.
-fn inside(
-    s: &mut Step,
+/// Appends the tangents of one branch's outputs to the current scope.
+fn branch_tangents(
+    s: &mut JvpContext,
     of: &HashMap<Val, Tangent>,
     graph: &GraphProto,
-    places: &[usize],
+    indices: &[usize],
 ) -> Result<Vec<Val>, Refusal> {
     let start = s.g.nodes.len();
     append::push_body(s.g, graph);
     let mut found = Tangents {
-        of: captured(s, of),
+        of: captured_tangents(s, of),
         obstacles: Vec::new(),
     };
     let (end, origin) = (s.g.nodes.len(), s.g.origin);
-    let wanted: Vec<Val> = places
+    let wanted: Vec<Val> = indices
         .iter()
         .filter_map(|i| s.g.named(graph.output.get(*i)?.name()))
         .collect();
-    if wanted.len() != places.len() {
+    if wanted.len() != indices.len() {
         return Err("its branches lack an output".into());
     }
     (s.walk)(s.g, start..end, &s.k.clone(), &wanted, &mut found);
@@ -117,18 +126,18 @@ fn inside(
     }
     let mut outputs = Vec::new();
     for v in wanted {
-        let shape = s.lead(&s.shape(v)?);
+        let shape = s.tangent_shape(&s.shape(v)?);
         let d = match found.of.get(&v) {
-            Some(tangent) => s.whole(*tangent),
+            Some(tangent) => s.materialize(*tangent),
             None => s.g.zeros(&shape, s.g.elem(v).tangent()),
         };
-        // An output must be made inside the branch.
+        // An output must be computed by a node inside the branch.
         outputs.push(s.g.fresh_identity(d));
     }
     Ok(outputs)
 }
 
-/// Appends an `If`.
+/// Appends an `If` with the given branches.
 fn choice(
     g: &mut Graph,
     condition: Val,
@@ -154,10 +163,13 @@ fn choice(
     )
 }
 
-/// The same choice, of what each branch gives to the tangents that it uses.
-fn if_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
+/// Appends an `If` with the same condition, whose branches compute the cotangents of the tangents
+/// that they capture.
+fn if_cotangent(t: &mut TransposeContext) -> Result<Cotangents, Refusal> {
     let first = t.node.outputs.iter().flatten().next();
-    let Some(Inside::Branches(branches)) = first.and_then(|v| t.g.inside.get(v)).cloned() else {
+    let Some(ControlSubgraphs::Branches(branches)) =
+        first.and_then(|v| t.g.control_subgraphs.get(v)).cloned()
+    else {
         return Err(CONTRADICTION.into());
     };
     let condition = t.input(0)?;
@@ -168,18 +180,19 @@ fn if_cotangent(t: &mut Transposition) -> Result<Cotangents, Refusal> {
         return Ok(Vec::new());
     }
     let mut branch = |body: &Body| -> Result<Body, Refusal> {
-        let (scope, places) = body.reopen(t.g);
-        let arriving = body
+        let (scope, indices) = body.reopen(t.g);
+        let output_cotangents = body
             .outputs
             .iter()
-            .zip(&t.arriving)
+            .zip(&t.output_cotangents)
             .filter_map(|(v, c)| Some((*v, (*c)?)));
-        let found = backwards(t.g, t.walk, places, arriving).and_then(|cotangents| {
-            uses.iter()
-                .map(|v| own(t.g, &cotangents, *v))
-                .collect::<Result<Vec<Val>, _>>()
-        });
-        closed(t.g, scope, Vec::new(), found)
+        let found =
+            transpose_subgraph(t.g, t.walk, indices, output_cotangents).and_then(|cotangents| {
+                uses.iter()
+                    .map(|v| cotangent_or_zeros(t.g, &cotangents, *v))
+                    .collect::<Result<Vec<Val>, _>>()
+            });
+        close_subgraph(t.g, scope, Vec::new(), found)
     };
     let turned = [branch(&branches[0])?, branch(&branches[1])?];
     let types = uses

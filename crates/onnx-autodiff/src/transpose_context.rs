@@ -1,7 +1,8 @@
-//! One node being transposed, and what transposes are written with.
+//! The context of a transpose: one node of the tangent graph that is being transposed, the
+//! cotangents of its outputs, and helpers to write the cotangents of its inputs.
 //!
-//! Operators of the tangent graph are linear in those of their inputs that depend on the seed; each transpose takes
-//! the cotangents of the outputs and gives those of these inputs.
+//! The operators of the tangent graph are linear in those of their inputs that depend on the seed.
+//! A transpose takes the cotangents of the outputs and returns those of these inputs.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,81 +13,115 @@ use crate::graph::subgraph::Body;
 use crate::graph::{Graph, Node, Scope, Shape, Val};
 use crate::size::Size;
 
-/// Cotangents of inputs, by the inputs' places.
+/// The cotangents of inputs, with the indices of the inputs.
 pub type Cotangents = Vec<(usize, Val)>;
 
-/// What is said of shapes that cannot be.
+/// The reason for a node whose shapes cannot occur.
 pub const CONTRADICTION: &str = "the shapes of its inputs and outputs contradict each other";
 
-/// Cotangents that are zero wherever a condition has not chosen them: what `Where` left out must not come back as the
+/// The masks of cotangents. A cotangent that `Where` set to zero must stay zero, and not become the
 /// NaN of zero times infinity.
 pub type Masks = HashMap<Val, Mask>;
 
-/// Where a cotangent may differ from zero: where the condition, broadcast to it, is `chosen`.
+/// The elements at which a cotangent may differ from zero: those at which the condition, broadcast
+/// to the cotangent, equals `chosen`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Mask {
+    /// The condition.
     pub condition: Val,
+    /// The value of the condition at which the cotangent may differ from zero.
     pub chosen: bool,
 }
 
-/// Visits nodes of a subgraph from the last to the first, as reverse mode does: from cotangents that are known to those of
-/// whatever they depend on.
-pub type Walk = fn(&mut Graph, Range<usize>, &mut HashMap<Val, Val>, &mut Vec<Obstacle>);
+/// The function that propagates cotangents backwards through nodes of a subgraph: the indices of
+/// the nodes, the cotangents so far, and the obstacles.
+pub type CotangentWalk = fn(&mut Graph, Range<usize>, &mut HashMap<Val, Val>, &mut Vec<Obstacle>);
 
-/// One node being transposed.
-pub struct Transposition<'a> {
+/// The context of a transpose, which appends the cotangents of one node's inputs to the graph.
+pub struct TransposeContext<'a> {
+    /// The graph to which the transpose appends operators.
     pub g: &'a mut Graph,
+    /// The node.
     pub node: Node,
+    /// The masks of the cotangents.
     pub masks: &'a mut Masks,
-    /// The cotangents of the node's outputs.
-    pub arriving: Vec<Option<Val>>,
-    /// Values that the node's subgraphs use, with what these add to their cotangents.
+    /// The cotangents of the node's outputs. `None` stands for a zero cotangent.
+    pub output_cotangents: Vec<Option<Val>>,
+    /// The cotangents of the values that the node's subgraphs capture.
     pub captured: Vec<(Val, Val)>,
-    /// For the node's subgraphs.
-    pub walk: Walk,
+    /// The function that propagates cotangents through the node's subgraphs.
+    pub walk: CotangentWalk,
 }
 
-impl Transposition<'_> {
-    /// The cotangent of the first output.
+impl TransposeContext<'_> {
+    /// Returns the cotangent of the first output.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a node whose first output has a zero cotangent.
     pub fn c(&self) -> Result<Val, Refusal> {
-        self.arriving
+        self.output_cotangents
             .first()
             .copied()
             .flatten()
             .ok_or_else(|| "its first output has no cotangent".into())
     }
 
-    pub fn input(&self, place: usize) -> Result<Val, Refusal> {
+    /// Returns an input of the node.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a node without this input.
+    pub fn input(&self, index: usize) -> Result<Val, Refusal> {
         self.node
-            .input(place)
-            .ok_or_else(|| Refusal(format!("its input {place} is missing")))
+            .input(index)
+            .ok_or_else(|| Refusal(format!("its input {index} is missing")))
     }
 
-    /// Whether an input depends on the seed.
-    pub fn is_linear(&self, place: usize) -> bool {
+    /// Returns whether an input depends on the seed.
+    pub fn is_linear(&self, index: usize) -> bool {
         self.node
-            .input(place)
+            .input(index)
             .is_some_and(|v| self.g.value(v).linear)
     }
 
+    /// Returns the shape of a value.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a value of unknown shape.
     pub fn shape(&self, v: Val) -> Result<Shape, Refusal> {
         self.g.shape(v).cloned().ok_or_else(|| {
             let name = &self.g.value(v).name;
             Refusal(format!(
-                "the shape of `{name}` cannot be told; export the model with shapes (value_info)"
+                "the shape of `{name}` is not known; export the model with shapes (value_info)"
             ))
         })
     }
 
-    pub fn input_shape(&self, place: usize) -> Result<Shape, Refusal> {
-        self.shape(self.input(place)?)
+    /// Returns the shape of an input.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an input that is missing or of unknown shape.
+    pub fn input_shape(&self, index: usize) -> Result<Shape, Refusal> {
+        self.shape(self.input(index)?)
     }
 
+    /// Returns the shape of the first output.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an output that is missing or of unknown shape.
     pub fn output_shape(&self) -> Result<Shape, Refusal> {
         self.shape(self.node.output(0).ok_or("its first output is missing")?)
     }
 
-    /// The shapes of first input and output, which have the same number of axes, and at least so many.
+    /// Returns the shapes of the first input and the first output.
+    ///
+    /// # Errors
+    ///
+    /// Refuses shapes of different ranks, or of fewer than `axes` axes.
     pub fn shapes(&self, axes: usize) -> Result<(Shape, Shape), Refusal> {
         let (x, y) = (self.input_shape(0)?, self.output_shape()?);
         if x.len() != y.len() || x.len() < axes {
@@ -96,14 +131,15 @@ impl Transposition<'_> {
     }
 
     /// Sums a cotangent over the axes along which an input was broadcast.
-    pub fn unbroadcast(&mut self, c: Val, place: usize) -> Result<Val, Refusal> {
-        let (from, to) = (self.shape(c)?, self.input_shape(place)?);
+    pub fn unbroadcast(&mut self, c: Val, index: usize) -> Result<Val, Refusal> {
+        let (from, to) = (self.shape(c)?, self.input_shape(index)?);
         let sum = sum_to(self.g, c, &from, &to).ok_or(CONTRADICTION)?;
         self.pass_mask(c, sum);
         Ok(sum)
     }
 
-    /// A weight times a cotangent, which stays zero where it was left out, whatever the weight is there.
+    /// Multiplies a cotangent by a weight. Elements that the cotangent's mask excludes stay zero,
+    /// even if the weight is infinite there.
     pub fn weighted(&mut self, c: Val, weight: Val) -> Val {
         let product = self.g.mul(c, weight);
         let Some(Mask { condition, chosen }) = self.masks.get(&c).copied() else {
@@ -119,20 +155,21 @@ impl Transposition<'_> {
         kept
     }
 
-    /// `v` where the condition is `chosen`, else zero.
+    /// Appends `v` for elements at which the condition equals `chosen`, and 0 for the others.
     pub fn chosen(&mut self, condition: Val, chosen: bool, v: Val) -> Val {
         let zero = self.g.real_like(0.0, v);
         let (yes, no) = if chosen { (v, zero) } else { (zero, v) };
         self.g.op("Where", &[condition, yes, no])
     }
 
-    /// What is zero where `c` is has the mask of `c`, as far as the condition still fits its axes.
+    /// Gives `v`, which is zero wherever `c` is, the mask of `c`.
     pub fn pass_mask(&mut self, c: Val, v: Val) {
         if let Some(mask) = self.masks.get(&c).copied() {
             self.put_mask(v, mask);
         }
     }
 
+    /// Gives a cotangent a mask, if the condition of the mask still broadcasts to the cotangent.
     pub fn put_mask(&mut self, v: Val, mask: Mask) {
         let (Some(of), Some(to)) = (self.g.shape(mask.condition), self.g.shape(v)) else {
             return;
@@ -149,7 +186,8 @@ impl Transposition<'_> {
     }
 }
 
-/// Sums over the axes that `from` has and `to` has not, or has with size 1.
+/// Sums a cotangent of the shape `from` to the shape `to`, from which it was broadcast. Returns
+/// `None` if `to` has more axes.
 pub fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Option<Val> {
     let extra = from.len().checked_sub(to.len())?;
     let leading: Vec<i64> = (0..extra as i64).collect();
@@ -166,29 +204,33 @@ pub fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Option<Val> 
     })
 }
 
-/// The same where only the run tells which axes were broadcast.
+/// Sums a cotangent to the shape `to`, if only the run determines which axes were broadcast.
 pub fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
     let (have, want) = (g.op("Shape", &[c]), g.sizes(to));
     let same = g.op("Equal", &[have, want]);
     let different = g.op("Not", &[same]);
-    let places = g.op("NonZero", &[different]);
-    let axes = g.squeeze(places, &[0]);
+    let indices = g.op("NonZero", &[different]);
+    let axes = g.squeeze(indices, &[0]);
     let attributes = vec![int("keepdims", 1), int("noop_with_empty_axes", 1)];
     let summed = g.op_with("ReduceSum", &[c, axes], attributes);
     g.set_shape(summed, to);
     summed
 }
 
-/// The cotangents that a subgraph, read backwards in the current scope, gives to what it uses.
-pub fn backwards(
+/// Propagates cotangents backwards through the nodes of a subgraph in the current scope.
+///
+/// # Errors
+///
+/// Refuses a subgraph with a node that cannot be transposed.
+pub fn transpose_subgraph(
     g: &mut Graph,
-    walk: Walk,
-    places: std::ops::Range<usize>,
-    arriving: impl Iterator<Item = (Val, Val)>,
+    walk: CotangentWalk,
+    indices: std::ops::Range<usize>,
+    output_cotangents: impl Iterator<Item = (Val, Val)>,
 ) -> Result<HashMap<Val, Val>, Refusal> {
-    let mut cotangents: HashMap<Val, Val> = arriving.collect();
+    let mut cotangents: HashMap<Val, Val> = output_cotangents.collect();
     let (mut obstacles, origin) = (Vec::new(), g.origin);
-    walk(g, places, &mut cotangents, &mut obstacles);
+    walk(g, indices, &mut cotangents, &mut obstacles);
     g.origin = origin;
     match obstacles.into_iter().next() {
         Some(obstacle) => Err(Refusal(format!("inside it, {}", obstacle.reason))),
@@ -196,8 +238,12 @@ pub fn backwards(
     }
 }
 
-/// A cotangent under a name of its own, zeros where there is none.
-pub fn own(g: &mut Graph, cotangents: &HashMap<Val, Val>, of: Val) -> Result<Val, Refusal> {
+/// Returns a copy of a value's cotangent under a name of its own, or zeros if it has none.
+pub fn cotangent_or_zeros(
+    g: &mut Graph,
+    cotangents: &HashMap<Val, Val>,
+    of: Val,
+) -> Result<Val, Refusal> {
     let c = match cotangents.get(&of) {
         Some(c) => *c,
         None => zeros_like(g, of)?,
@@ -205,16 +251,22 @@ pub fn own(g: &mut Graph, cotangents: &HashMap<Val, Val>, of: Val) -> Result<Val
     Ok(g.fresh_identity(c))
 }
 
+/// Appends zeros of the shape and type of a value.
+///
+/// # Errors
+///
+/// Refuses a value of unknown shape.
 pub fn zeros_like(g: &mut Graph, v: Val) -> Result<Val, Refusal> {
     let shape = g
         .shape(v)
         .cloned()
-        .ok_or("the shapes in its subgraph cannot be told")?;
+        .ok_or("a shape in its subgraph is not known")?;
     Ok(g.zeros(&shape, g.elem(v)))
 }
 
-/// Ends a subgraph, whether its outputs were found or not.
-pub fn closed(
+/// Closes the subgraph that began at `scope`. Discards the subgraph if `outputs` is a refusal,
+/// which it returns.
+pub fn close_subgraph(
     g: &mut Graph,
     scope: Scope,
     inputs: Vec<Val>,
