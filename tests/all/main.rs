@@ -15,6 +15,7 @@ mod inputs;
 mod messages;
 mod metrics;
 mod networks;
+mod old_runs;
 mod oracle;
 mod outputs;
 mod passes;
