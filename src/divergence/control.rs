@@ -143,7 +143,9 @@ pub struct ControlledVelocity<'a, 's> {
 
 /// Directions for some samples; those of the control come first.
 pub struct CachedDirections {
+    /// The samples of the rows.
     sample: Vec<SampleId>,
+    /// The plan that gave the directions.
     plan: ProductPlan,
     /// The directions, directions × rows × dim.
     z: TangentBatch,

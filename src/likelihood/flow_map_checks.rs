@@ -271,9 +271,12 @@ pub struct DensityMass {
 /// Gaussian kernels of Silverman's width. The other half is a normal distribution with twice the
 /// data's standard deviations, which finds mass away from the data.
 pub struct MassProposal {
+    /// The centres of the kernels, samples × dim.
     data: Batch,
     mean: Array1<f64>,
+    /// The standard deviation of each dimension.
     std: Array1<f64>,
+    /// The standard deviation of the kernels in each dimension.
     kernel_width: Array1<f64>,
 }
 

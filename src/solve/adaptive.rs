@@ -67,6 +67,7 @@ macro_rules! adaptive {
         }
 
         impl $Name {
+            /// The settings of the step control.
             fn control(&self) -> StepControl {
                 StepControl {
                     tol: self.tol,
@@ -135,6 +136,7 @@ adaptive! {
 /// [`StepControl::integral_tolerance`].
 #[derive(Debug, Clone, Copy)]
 struct StepControl {
+    /// The tolerance of a whole path in nats, which replaces `rtol` and `atol`.
     tol: Option<f64>,
     rtol: f64,
     atol: f64,
@@ -211,7 +213,8 @@ impl Controller {
         };
         (sound && given[1] > 0.0).then_some(()).ok_or_else(|| {
             format!(
-                "controller: coefficients are {given:?}, expected [p, i, d] with i above 0 and p + i + d from 0.05 to 2"
+                "controller: coefficients are {given:?}, expected [p, i, d] with i above 0 and \
+                 p + i + d from 0.05 to 2"
             )
         })
     }
@@ -325,6 +328,7 @@ struct AdaptiveSampleState {
     last_rejection: Option<(f64, f64)>,
     /// The number of successive attempts with an infinite or NaN stage.
     non_finite_attempts: u32,
+    /// What the sample does next about a jump.
     jump_phase: JumpPhase,
     /// The narrowest Gaussian width that the quadrature bound uses for this sample.
     narrowest_width: f64,
@@ -334,7 +338,9 @@ struct AdaptiveSampleState {
 
 /// A trial step of every active row, with the divergences and Jacobian products at its stages.
 struct TrialStep {
+    /// The signed length of each row's step.
     h: Vec<f64>,
+    /// The stages and the new states.
     step: RungeKuttaStep,
     /// The divergences per stage; empty if the stage is not used or no divergence controls the
     /// steps.
@@ -346,7 +352,9 @@ struct TrialStep {
 /// What the field returned with the velocity at some rows' nodes.
 #[derive(Clone, Copy)]
 struct NodeExtras<'a> {
+    /// The divergences at the nodes.
     divergence: Option<&'a [f64]>,
+    /// The Jacobian products at the nodes.
     products: Option<&'a JacobianProducts>,
 }
 
@@ -374,17 +382,23 @@ impl TrialStepError {
 /// An adaptive solve in progress.
 struct AdaptiveSolve<'a> {
     span: TimeSpan<'a>,
+    /// The integration variable of the steps.
     time_change: TimeChange<'a>,
+    /// The additional limit on the steps, if there is one.
     quadrature_bound: Option<QuadratureBound<'a>>,
     tableau: &'static Tableau,
     /// [`Tableau::worst_jump_error`] of the tableau.
     worst_jump_error: f64,
     control: StepControl,
+    /// The number of each sample of the batch.
     sample: &'a [SampleId],
+    /// The end of the span, in the integration variable.
     end: f64,
     /// The samples that are still on their path. Row i of the arrays below belongs to entry i.
     active: Vec<AdaptiveSampleState>,
+    /// The current states.
     x: Batch,
+    /// The velocities at the current states.
     slope: Batch,
     /// The divergences at the current states, if a divergence controls the steps.
     divergence: Option<Vec<f64>>,
@@ -392,6 +406,7 @@ struct AdaptiveSolve<'a> {
     products: Option<JacobianProducts>,
     /// Whether the divergence can jump, so that steps are checked for jumps.
     detect_jumps: bool,
+    /// The results of the samples that have left.
     solution: Solution,
 }
 
@@ -480,6 +495,7 @@ impl<'a> AdaptiveSolve<'a> {
         Ok(self.solution)
     }
 
+    /// The sample numbers of some active rows.
     fn sample_ids(&self, rows: &[usize]) -> Vec<SampleId> {
         rows.iter()
             .map(|i| self.sample[self.active[*i].batch_index])
@@ -1006,6 +1022,7 @@ impl<'a> AdaptiveSolve<'a> {
                     0.9 * scale.powf(now) * errors[0].powf(last) * errors[1].powf(before)
                 }
             };
+            // After a rejection the step may not grow, because it would probably fail again.
             s.h *= factor.clamp(0.2, if s.rejected { 1.0 } else { 10.0 });
             s.rejected = false;
             s.previous_errors = Some([scale.max(1e-4), s.previous_errors.map_or(1.0, |e| e[0])]);
@@ -1089,6 +1106,7 @@ impl<'a> AdaptiveSolve<'a> {
         let weight: Vec<f64> = crossed.iter().map(|j| 0.5 * w[*j]).collect();
         let near_products = self.products.as_ref().map(|p| p.select(&at));
         let far_products = far_products.map(|p| p.select(&crossed));
+        // The near and the far side of the jump each carry half of the weight.
         let near = NodeExtras {
             divergence: Some(&pick(&near)),
             products: near_products.as_ref(),

@@ -145,10 +145,12 @@ impl JumpSearch {
         })
     }
 
+    /// The width of the bracket.
     fn width(&self) -> f64 {
         self.to.0 - self.from.0
     }
 
+    /// The change of the divergence across the bracket.
     fn difference(&self) -> f64 {
         (self.to.1 - self.from.1).abs()
     }

@@ -210,6 +210,7 @@ impl RuleWindows {
 /// The values at the start of a step that the rules need.
 struct StepStart {
     x: Batch,
+    /// The velocity there.
     slope: Batch,
     /// The slope in the middle of the step, for a method whose node is there; otherwise empty.
     middle: Batch,
@@ -218,12 +219,15 @@ struct StepStart {
 /// Estimates the local errors of the state while a solver takes the steps of a grid.
 pub struct LocalErrorEstimator<'a> {
     curve: &'a PathCurve,
+    /// The times of the grid.
     grid: &'a [f64],
+    /// The windows of the grid.
     windows: RuleWindows,
     /// Whether the method evaluates the divergence at the starts of steps.
     has_start_nodes: bool,
     /// The starts of the latest steps, as many as a window needs.
     recent_steps: VecDeque<StepStart>,
+    /// The errors so far.
     estimate: FixedStepError,
 }
 
@@ -231,6 +235,7 @@ pub struct LocalErrorEstimator<'a> {
 /// [`FixedStepError::log_density_errors`] gives the whole error.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FixedStepError {
+    /// The times of the grid.
     grid: Vec<f64>,
     /// One rule per window.
     rules: Vec<LocalErrorRule>,

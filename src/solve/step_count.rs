@@ -59,7 +59,8 @@ impl StepCount {
     pub fn check(self, tol: Option<f64>) -> Result<(), String> {
         match (self, tol) {
             (StepCount::Number(steps), Some(_)) => Err(format!(
-                "tol is given together with steps: {steps}, expected only together with `steps: auto`"
+                "tol is given together with steps: {steps}, expected only \
+                 together with `steps: auto`"
             )),
             (StepCount::Number(steps), None) => {
                 registry::check_bounds("steps", steps, 1, 10_000_000)

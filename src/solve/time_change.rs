@@ -17,6 +17,7 @@ pub struct TimeChange<'a> {
     curve: &'a PathCurve,
     start: f64,
     end: f64,
+    /// Whether u is −ln α; otherwise it is the time.
     uses_log_alpha: bool,
 }
 
@@ -42,6 +43,7 @@ impl<'a> TimeChange<'a> {
         self.variable_at(self.end)
     }
 
+    /// The value of u at time `t`.
     fn variable_at(&self, t: f64) -> f64 {
         if self.uses_log_alpha {
             -self.curve.at(t).alpha.ln()

@@ -76,9 +76,12 @@ impl TraceEstimator for Hutchinson {
             );
         }
         if self.orthogonal && self.distribution != Distribution::Sphere {
-            return Err("hutchinson: orthogonal probes are vectors of a random orthogonal basis, which are \
-                        uniform on the sphere; expected distribution: sphere with orthogonal: true"
-                .to_owned());
+            return Err(
+                "hutchinson: orthogonal probes are vectors of a random orthogonal basis, \
+                        which are uniform on the sphere; expected distribution: sphere with \
+                        orthogonal: true"
+                    .to_owned(),
+            );
         }
         if self.orthogonal && self.probes > dim {
             return Err(format!(

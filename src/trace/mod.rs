@@ -251,6 +251,7 @@ pub mod testing {
     pub struct Dense {
         pub matrix: Array2<f64>,
         pub rows: usize,
+        /// The number of products so far.
         pub products: usize,
     }
 
@@ -274,6 +275,7 @@ pub mod testing {
             Dense::new(scaled.dot(&u.t()), rows)
         }
 
+        /// The exact trace.
         pub fn trace(&self) -> f64 {
             self.matrix.diag().sum()
         }

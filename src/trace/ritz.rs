@@ -7,7 +7,9 @@ use crate::num::linalg;
 
 /// Test vectors S (as rows), represented only by the inner products S·Sᵀ and S·(AS)ᵀ.
 pub struct SketchGram {
+    /// S·Sᵀ.
     gram: Array2<f64>,
+    /// S·(AS)ᵀ.
     products: Array2<f64>,
 }
 
