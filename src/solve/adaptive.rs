@@ -38,17 +38,19 @@ macro_rules! adaptive {
             /// it is given, it replaces `rtol` and `atol`.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub tol: Option<f64>,
-            /// The relative tolerance of one step's error in the state.
+            /// The relative tolerance of one step's error in the state. Default: 1e-5.
             pub rtol: f64,
-            /// The absolute tolerance of one step's error in the state.
+            /// The absolute tolerance of one step's error in the state. Default: 1e-5.
             pub atol: f64,
             /// The maximum number of attempted steps per sample, including rejected steps. A sample
-            /// that needs more fails with the status `max-steps`.
+            /// that needs more fails with the status `max-steps`. Default: 10000.
             pub max_steps: u64,
-            /// The rule that chooses the next step from the errors of the last steps.
+            /// The rule that chooses the next step from the errors of the last steps: `pi` (the
+            /// default), `pid` or `{coefficients: [p, i, d]}`.
             pub controller: Controller,
-            /// An additional limit on the step: `auto`, `none`, or the width of the narrowest
-            /// Gaussian data whose known divergence every step must integrate within the tolerance.
+            /// An additional limit on the step: `auto` (the default), `none`, or the width of the
+            /// narrowest Gaussian data whose known divergence every step must integrate within the
+            /// tolerance.
             #[serde(skip_serializing_if = "quadrature_bound::QuadratureBoundSetting::is_auto")]
             pub clock: quadrature_bound::QuadratureBoundSetting,
         }
@@ -712,9 +714,9 @@ impl<'a> AdaptiveSolve<'a> {
         }
         let mut checked = Vec::new();
         let long = LONG_STEP_FRACTION * (self.time_change.end() - self.time_change.start()).abs();
-        for (row, errors) in errors.iter_mut().enumerate() {
+        for (row, error) in errors.iter_mut().enumerate() {
             let finite = trial.step.next.row(row).iter().all(|v| v.is_finite());
-            if errors.norm() > 1.0 || !finite {
+            if error.norm() > 1.0 || !finite {
                 continue;
             }
             if !self.detect_jumps {
@@ -730,7 +732,7 @@ impl<'a> AdaptiveSolve<'a> {
             if most > allowed[row] {
                 checked.push(row);
             } else {
-                errors.log_density_errors[1] = errors.log_density_errors[1].hypot(0.4 * most);
+                error.log_density_errors[1] = error.log_density_errors[1].hypot(0.4 * most);
             }
         }
         let places: Vec<(usize, f64)> = checked.iter().map(|i| (*i, 0.5)).collect();
@@ -740,18 +742,18 @@ impl<'a> AdaptiveSolve<'a> {
             let simpson =
                 trial.h[row] / 6.0 * (trial.divergence[0][row] + 4.0 * middle + last[row]);
             let gap = (self.weighted_integral(trial, row, self.tableau.b) - simpson).abs();
-            let errors = &mut errors[row];
+            let error = &mut errors[row];
             if !self.detect_jumps {
                 // For a smooth divergence Simpson's rule is the less accurate of the two, so the
                 // difference enters the reported error only.
-                errors.log_density_errors[1] = errors.log_density_errors[1].hypot(gap);
+                error.log_density_errors[1] = error.log_density_errors[1].hypot(gap);
                 continue;
             }
-            errors.integral = errors.integral.max(gap / allowed[row]);
+            error.integral = error.integral.max(gap / allowed[row]);
             // For a jump, the difference of the two rules is at least a third of the error of
             // either rule.
-            errors.log_density_errors[1] = errors.log_density_errors[1].hypot(3.0 * gap);
-            errors.midpoint_divergence = Some(middle);
+            error.log_density_errors[1] = error.log_density_errors[1].hypot(3.0 * gap);
+            error.midpoint_divergence = Some(middle);
         }
         Ok(errors)
     }
@@ -875,11 +877,11 @@ impl<'a> AdaptiveSolve<'a> {
             }
             _ => {
                 let slope = trial.step.k[stage].row(row);
-                let time_change = self.time_change.rate(t);
+                let time_rate = self.time_change.rate(t);
                 let square: f64 = x
                     .iter()
                     .zip(slope)
-                    .map(|(x, k)| (rate * x - k / time_change).powi(2))
+                    .map(|(x, k)| (rate * x - k / time_rate).powi(2))
                     .sum();
                 square.sqrt() / spread.abs()
             }
@@ -954,9 +956,9 @@ impl<'a> AdaptiveSolve<'a> {
                 .iter()
                 .map(|i| (searches[*i].0, searches[*i].1.midpoint()))
                 .collect();
-            let evaluation = self.divergence_within_step(field, trial, &places)?;
+            let values = self.divergence_within_step(field, trial, &places)?;
             open.iter()
-                .zip(evaluation)
+                .zip(values)
                 .for_each(|(i, g)| searches[*i].1.bisect(g));
         }
         searches

@@ -53,35 +53,28 @@ impl JumpPhase {
     /// the step. Returns the new phase and the next step.
     pub fn approach_jump(self, h: f64, from: f64, to: f64) -> (JumpPhase, f64) {
         let longest = match self {
-            JumpPhase::Before {
-                next_step: then, ..
+            JumpPhase::Before { next_step, .. } | JumpPhase::Across { next_step, .. }
+                if next_step.abs() > h.abs() =>
+            {
+                next_step
             }
-            | JumpPhase::Across {
-                next_step: then, ..
-            } if then.abs() > h.abs() => then,
             _ => h,
         };
         let (way, width) = (from * h, (to - from) * h);
         let behind = MAX_GROWTH_AFTER_JUMP * to * h;
-        let then = if behind.abs() < longest.abs() {
+        let next_step = if behind.abs() < longest.abs() {
             behind
         } else {
             longest
         };
         // A distance much shorter than the bracket is not worth a step of its own.
         if way.abs() > 1e-3 * width.abs() {
-            (
-                JumpPhase::Before {
-                    width,
-                    next_step: then,
-                },
-                way,
-            )
+            (JumpPhase::Before { width, next_step }, way)
         } else {
             (
                 JumpPhase::Across {
                     width: to * h,
-                    next_step: then,
+                    next_step,
                 },
                 to * h,
             )
@@ -91,13 +84,7 @@ impl JumpPhase {
     /// The phase after the step up to the jump is accepted.
     pub fn reach_jump(self) -> JumpPhase {
         match self {
-            JumpPhase::Before {
-                width,
-                next_step: then,
-            } => JumpPhase::Across {
-                width,
-                next_step: then,
-            },
+            JumpPhase::Before { width, next_step } => JumpPhase::Across { width, next_step },
             other => other,
         }
     }
@@ -116,8 +103,8 @@ pub struct JumpSearch {
     /// this.
     tolerated_area: f64,
     /// The width below which two positions are equal up to rounding.
-    /// Whether the bracket holds no jump, because the divergence changes smoothly.
     min_width: f64,
+    /// Whether the bracket contains no jump, because the divergence changes smoothly.
     smooth: bool,
 }
 
@@ -255,24 +242,16 @@ mod tests {
     fn step_after_a_jump_is_bounded_by_the_way_to_it() {
         let (aim, h) = JumpPhase::None.approach_jump(-0.5, 0.4, 0.41);
         assert!((h + 0.2).abs() < 1e-15);
-        let JumpPhase::Across {
-            width,
-            next_step: then,
-        } = aim.reach_jump()
-        else {
+        let JumpPhase::Across { width, next_step } = aim.reach_jump() else {
             panic!("{aim:?}")
         };
-        assert!((width + 0.005).abs() < 1e-12 && then == -0.5);
-        let (
-            JumpPhase::Before {
-                next_step: then, ..
-            },
-            _,
-        ) = JumpPhase::None.approach_jump(0.5, 0.02, 0.03)
+        assert!((width + 0.005).abs() < 1e-12 && next_step == -0.5);
+        let (JumpPhase::Before { next_step, .. }, _) =
+            JumpPhase::None.approach_jump(0.5, 0.02, 0.03)
         else {
             panic!("a way up to it")
         };
-        assert!((then - 0.06).abs() < 1e-12, "{then}");
+        assert!((next_step - 0.06).abs() < 1e-12, "{next_step}");
         // A jump at the very start of a step is crossed at once.
         assert!(
             matches!(JumpPhase::None.approach_jump(0.5, 0.0, 0.01), (JumpPhase::Across { .. }, h) if h == 0.005)

@@ -209,8 +209,9 @@ impl RuleWindows {
 
 /// The values at the start of a step that the rules need.
 struct StepStart {
+    /// The state, rows × dim.
     x: Batch,
-    /// The velocity there.
+    /// The velocity, rows × dim.
     slope: Batch,
     /// The slope in the middle of the step, for a method whose node is there; otherwise empty.
     middle: Batch,

@@ -40,15 +40,15 @@ pub enum QuadratureBoundSetting {
     Width(f64),
 }
 
+/// The keywords that `clock:` accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-/// The keywords that `clock:` accepts.
 pub enum QuadratureBoundKeyword {
     /// On diffusion paths, the limit uses Gaussian data as narrow as the velocity at the start of
     /// the path shows, and wider. If no divergence controls the steps, it uses all widths, on every
     /// path.
-    /// There is no limit.
     Auto,
+    /// There is no limit.
     None,
 }
 

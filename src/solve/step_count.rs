@@ -24,9 +24,9 @@ pub enum StepCount {
     Named(StepCountKeyword),
 }
 
+/// The keywords that `steps:` accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-/// The keywords that `steps:` accepts.
 pub enum StepCountKeyword {
     /// The number of steps is doubled until the log-likelihoods of two grids agree within `tol`
     /// nats.

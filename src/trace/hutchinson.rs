@@ -38,8 +38,8 @@ pub struct Hutchinson {
     /// Whether the probes are orthogonal to each other, with `distribution: sphere`. Default:
     /// false.
     pub orthogonal: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     /// Must be false, because an antithetic pair of probes gives the same value twice.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub antithetic: bool,
 }
 
