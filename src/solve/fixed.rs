@@ -68,7 +68,9 @@ macro_rules! fixed {
                 visit: &mut NodeVisitor,
             ) -> Result<Solution, EvalError> {
                 let StepCount::Number(steps) = self.steps else {
-                    return Err(EvalError::Missing("steps: auto has no number of steps yet".to_owned()));
+                    return Err(EvalError::Missing(
+                        "steps: auto has no number of steps yet".to_owned(),
+                    ));
                 };
                 let grid = span.grid(self.grid, steps).map_err(EvalError::Missing)?;
                 solve_fixed_grid(&tableau::$tableau, &grid, span, field, sample, x, visit)
