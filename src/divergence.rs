@@ -1,6 +1,7 @@
-//! What is evaluated on a path's nodes: traces of the velocity's Jacobian, learned divergences.
+//! Divergence estimators, which are evaluated on a path's nodes: traces of the velocity's Jacobian,
+//! and learned divergences.
 //!
-//! All estimators of a run see the same nodes of the same path, so their differences are paired.
+//! All estimators of a run use the same nodes of the same path, so their differences are paired.
 //! Values are +div of dx/dt in the card's own time.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,33 +30,40 @@ use debiased::NodeReservoir;
 use shared_products::EstimatorProducts;
 pub use shared_products::ProductPlan;
 
-/// One way to a divergence integral, as `estimators:` and `--divergence` name it.
+/// An estimator of the divergence's integral, by the names that `estimators:` and `--divergence`
+/// accept.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DivergenceEstimator {
-    /// From Jacobian products.
+    /// A trace estimator, which uses Jacobian products.
     Trace(Estimator),
-    /// From a head that was trained to predict it (StAD).
+    /// A divergence head that was trained to predict the divergence (StAD).
     Learned(Learned),
-    /// From a head and Jacobian products at a few random nodes: unbiased at the head's cost.
+    /// A head, corrected by Jacobian products at a few random nodes: unbiased, at little more than
+    /// the head's cost.
     Debiased(Debiased),
-    /// From the model's true log-density, where the card has it:
-    /// ∫div dt = log p(data end) − log p(prior end).
+    /// The difference of the model's true log-density, if the card has one: ∫div dt = log p(data
+    /// end) − log p(prior end).
     ClosedForm(ClosedForm),
-    /// From differences of the velocity, for networks that cannot be differentiated; never chosen by itself.
+    /// Finite differences of the velocity, for networks that cannot be differentiated. No default
+    /// selects it.
     FiniteDifference(FiniteDifference),
-    /// From a few steps of a learned flow map (F2D2), which has a path of its own and takes no solver.
+    /// A few steps of a learned flow map (F2D2), which has its own path and needs no solver.
     FlowMap(FewSteps),
 }
 
-/// Hutchinson's estimator on central differences zᵀ(v(x + hz) − v(x − hz))/2h, with K Rademacher probes.
+/// Hutchinson's estimator with central differences zᵀ(v(x + hz) − v(x − hz))/2h instead of Jacobian
+/// products, with Rademacher probes z.
 ///
-/// h is `step` times the noise level σ(t), and at least `step`/100 times α(t). Each probe is also
-/// taken at 2h: a third of the difference estimates the truncation error, which enters `stderr`
-/// beside the probes' own. In float32 no step is good: expect errors of 1e-4 to 1e-3 of a product.
+/// The difference step h is `step` times the noise level σ(t), and at least `step`/100 times α(t).
+/// Each probe is also evaluated at 2h. A third of the difference estimates the truncation error,
+/// which is part of `stderr` together with the probes' error. In single precision, rounding limits
+/// the accuracy to 1e-4 to 1e-3 of a product.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FiniteDifference {
+    /// The difference step h, relative to the noise level; above 0 and at most 1. Default: 0.03.
     pub step: f64,
+    /// The number of probes. Default: 8.
     pub probes: usize,
 }
 
@@ -69,21 +77,23 @@ impl Default for FiniteDifference {
 }
 
 impl FiniteDifference {
-    /// The part of α(t) that the noise level is taken to be at least.
+    /// The lower bound of the noise level, as a fraction of α(t).
     const MIN_RELATIVE_NOISE: f64 = 0.01;
-    /// How many of a format's distances from one number to the next a step spans at least: with fewer, the rounding of
-    /// the states that it leads to is a noticeable part of it.
+    /// The minimum length of a difference step, in spacings between neighbouring floating-point
+    /// numbers. With a shorter step, the rounding of the states is a noticeable part of the
+    /// difference.
     const MIN_SPACINGS_PER_STEP: f64 = 16.0;
 
-    /// h at the card's time `t`.
+    /// The difference step h at the card's time `t`.
     fn step_length(&self, curve: &PathCurve, t: f64) -> f64 {
         let at = curve.at(t);
         self.step * at.sigma.max(Self::MIN_RELATIVE_NOISE * at.alpha)
     }
 
-    /// The smallest `step` that numbers resolve along a path that begins at data of size `largest`, where the distance
-    /// from 1 to the next number is `spacing`. States of the path have the size of α · `largest` + 3 σ; the noise
-    /// level is smallest against them at the data.
+    /// The smallest `step` that floating-point numbers resolve along a path. `largest` is the size
+    /// of the data, and `spacing` is the distance from 1 to the next number. States of the path
+    /// have a size of about α · `largest` + 3 σ. The ratio of the noise level to that size is
+    /// smallest at the data end.
     pub fn smallest_step(curve: &PathCurve, largest: f64, spacing: f64) -> f64 {
         let at = curve.at(curve.data_end());
         let noise = (at.sigma / at.alpha).max(Self::MIN_RELATIVE_NOISE);
@@ -91,11 +101,12 @@ impl FiniteDifference {
     }
 }
 
-/// A divergence head of the card.
+/// The divergence that a divergence head of the card predicts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(extend("x-first" = "head"))]
 #[serde(deny_unknown_fields, default)]
 pub struct Learned {
+    /// The head's name in the card. Default: `stad`.
     pub head: String,
 }
 
@@ -107,25 +118,33 @@ impl Default for Learned {
     }
 }
 
-/// No parameters.
+/// The exact log-density of an analytic model. There are no parameters.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClosedForm {}
 
-/// What kind of number an estimator gives: kinds are never mixed in one column.
+/// The kind of an estimator's values. A column never mixes kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EstimateKind {
+    /// The log-likelihood of the ODE with the exact trace.
     OdeExact,
+    /// An unbiased estimate with a standard error.
     OdeStochastic,
+    /// The value of a learned head, without a correction.
     Learned,
+    /// The exact log-density of an analytic model.
     ClosedForm,
+    /// An estimate from finite differences.
     FiniteDifference,
+    /// The log-likelihood from a few steps of a flow map.
     FewStep,
-    /// Few steps under the biased rule of the authors' code: never mixed with the others.
+    /// The log-likelihood from a few steps under the biased rule of the authors' code. It is never
+    /// mixed with other kinds.
     FewStepForwardAverage,
 }
 
 impl EstimateKind {
+    /// The name that tables print.
     pub fn as_str(self) -> &'static str {
         match self {
             EstimateKind::OdeExact => "ode-exact",
@@ -139,7 +158,7 @@ impl EstimateKind {
     }
 }
 
-/// Names of the kinds that are no trace estimators.
+/// The names and aliases of the estimators that are not trace estimators.
 const NON_TRACE_NAMES: [registry::Names; 5] = [
     ("learned", &["head", "learned-head"]),
     ("debiased", &["debiased-head"]),
@@ -149,7 +168,7 @@ const NON_TRACE_NAMES: [registry::Names; 5] = [
 ];
 
 impl DivergenceEstimator {
-    /// Every name that a user can write.
+    /// Every name, without aliases.
     pub fn names() -> Vec<&'static str> {
         DivergenceEstimator::aliases()
             .iter()
@@ -157,7 +176,7 @@ impl DivergenceEstimator {
             .collect()
     }
 
-    /// Every name with the other names that are taken for it.
+    /// Every name with its aliases.
     pub fn aliases() -> Vec<registry::Names> {
         Estimator::ALIASES
             .iter()
@@ -166,7 +185,7 @@ impl DivergenceEstimator {
             .collect()
     }
 
-    /// The label in tables: the name with those parameters that are not the defaults.
+    /// The label in tables: the name with all parameters that differ from their defaults.
     pub fn label(&self) -> String {
         match self {
             DivergenceEstimator::Trace(e) => {
@@ -189,6 +208,7 @@ impl DivergenceEstimator {
         }
     }
 
+    /// The kind of the estimator's values.
     pub fn kind(&self) -> EstimateKind {
         match self {
             DivergenceEstimator::Trace(e) if e.is_exact() => EstimateKind::OdeExact,
@@ -204,12 +224,14 @@ impl DivergenceEstimator {
         }
     }
 
-    /// Whether it is evaluated on the nodes of a solver's path, or has a path of its own.
+    /// Whether the estimator is evaluated on the nodes of a solver's path. A flow map has its own
+    /// path.
     pub fn needs_solver(&self) -> bool {
         !matches!(self, DivergenceEstimator::FlowMap(_))
     }
 
-    /// Evaluations per sample of an estimator that takes no solver.
+    /// The number of network evaluations per sample of an estimator that needs no solver; 0 for all
+    /// others.
     pub fn flow_map_evaluations(&self) -> u64 {
         match self {
             DivergenceEstimator::FlowMap(f) => f.steps as u64,
@@ -217,9 +239,9 @@ impl DivergenceEstimator {
         }
     }
 
-    /// How many independent values it averages, and the name of that parameter; `None` where more of
-    /// anything would not make its variance fall as 1/K, as with orthogonal probes, or its cost grow with K, as
-    /// with the draws of a debiased head.
+    /// The parameter whose increase to K reduces the variance as 1/K at a cost proportional to K:
+    /// its name and its value. `None` if there is none. With orthogonal probes the variance falls
+    /// faster than 1/K; the cost of a debiased head does not grow in proportion to its reservoir.
     pub fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
         let DivergenceEstimator::Trace(estimator) = self else {
             return None;
@@ -235,14 +257,16 @@ impl DivergenceEstimator {
             .filter(|_| self.kind() == EstimateKind::OdeStochastic)
     }
 
-    /// Whether the spread of its chains is an error of their integral. The leave-one-out values of a single XTrace are
-    /// not: what the sketch of one node misses those of the others miss as well.
+    /// Whether the spread of the replicates gives the standard error of their integral. It does not
+    /// for the leave-one-out values of a single XTrace. All nodes share their test vectors, so the
+    /// sketch misses the same part at all of them.
     fn has_path_standard_error(&self) -> bool {
         !matches!(self, DivergenceEstimator::Trace(Estimator::XTrace(xtrace)) if xtrace.replicates == 1)
     }
 
-    /// What it is on grids that are to be compared: the same without draws at single nodes, which would differ from grid
-    /// to grid; none where it follows no path.
+    /// The estimator for the comparison of two grids. It has no random draws at single nodes,
+    /// because these would differ between the grids. `None` if the estimator follows no solver's
+    /// path.
     pub fn without_node_draws(&self) -> Option<DivergenceEstimator> {
         match self {
             DivergenceEstimator::FlowMap(_) => None,
@@ -260,7 +284,8 @@ impl DivergenceEstimator {
         }
     }
 
-    /// Whether its values along a path are those of one function of time: not where each node has draws of its own.
+    /// Whether the values along a path are those of one function of time. They are not if each node
+    /// has its own random reservoir.
     pub fn is_continuous_along_path(&self) -> bool {
         match self {
             DivergenceEstimator::Trace(e) => {
@@ -274,7 +299,7 @@ impl DivergenceEstimator {
         }
     }
 
-    /// Whether its values are drawn, so that they vary with the seed.
+    /// Whether the values are random, so that they depend on the seed.
     pub fn is_random(&self) -> bool {
         matches!(
             self.kind(),
@@ -282,7 +307,7 @@ impl DivergenceEstimator {
         )
     }
 
-    /// Evaluations of the network per node, besides the path's own.
+    /// The number of network evaluations per node, in addition to those of the path.
     pub fn evaluations_per_node(&self) -> u64 {
         match self {
             DivergenceEstimator::FiniteDifference(f) => 4 * f.probes as u64,
@@ -290,7 +315,7 @@ impl DivergenceEstimator {
         }
     }
 
-    /// Jacobian products per node.
+    /// The number of Jacobian products per node.
     pub fn jvps_per_node(&self, dim: usize) -> u64 {
         match self {
             DivergenceEstimator::Trace(e) => e.matvecs(dim) as u64,
@@ -298,7 +323,7 @@ impl DivergenceEstimator {
         }
     }
 
-    /// Jacobian products per sample besides those of its nodes.
+    /// The number of Jacobian products per sample, in addition to those at the nodes.
     pub fn jvps_per_path(&self) -> u64 {
         match self {
             DivergenceEstimator::Debiased(d) => d.probes as u64,
@@ -306,7 +331,7 @@ impl DivergenceEstimator {
         }
     }
 
-    /// The head of the card that it needs, if it needs one.
+    /// The name of the head that the estimator needs; `None` if it needs none.
     pub fn head(&self) -> Option<&str> {
         match self {
             DivergenceEstimator::Learned(Learned { head })
@@ -315,7 +340,8 @@ impl DivergenceEstimator {
         }
     }
 
-    /// Whether it needs Jacobian products, and whether products with the transpose are among them.
+    /// Whether the estimator needs Jacobian products, and whether it needs products with the
+    /// transpose.
     pub fn needs_jvp_and_vjp(&self) -> (bool, bool) {
         match self {
             DivergenceEstimator::Trace(e) => (true, e.needs_transpose()),
@@ -324,26 +350,28 @@ impl DivergenceEstimator {
         }
     }
 
-    /// Refuses parameters that make no sense in `dim` dimensions, by their key.
+    /// Checks the parameters for `dim` dimensions.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if a parameter is invalid. The message names its key and what is expected.
     pub fn check(&self, dim: usize) -> Result<(), String> {
-        // All probe vectors of a node are held at once: a bound keeps a slip of the pen from filling the memory.
+        // All probe vectors of a node are in memory at once, so a typing error in a count could
+        // exhaust it.
         const NUMBERS: u64 = 1 << 24;
         if self.kind() == EstimateKind::OdeStochastic
             && self.jvps_per_node(dim).saturating_mul(dim as u64) > NUMBERS
         {
             let most = NUMBERS / dim.max(1) as u64;
             return Err(format!(
-                "{}: {} products per node, expected at most {most}",
+                "{}: {} Jacobian products per node, expected at most {most}",
                 self.label(),
                 self.jvps_per_node(dim)
             ));
         }
         match self {
             DivergenceEstimator::Trace(e) => e.check(dim),
-            // Drawn states are kept until their path's end.
+            // The drawn states stay in memory until the end of the path, so their number is
+            // limited.
             DivergenceEstimator::Debiased(d) => {
                 registry::check_bounds("debiased: probes", d.probes, 1, (1 << 20) / dim.max(1) + 1)
             }
@@ -454,31 +482,36 @@ impl<'de> Deserialize<'de> for DivergenceEstimator {
     }
 }
 
-/// What a model offers to estimators, opened for one worker.
+/// The parts of a model that estimators use, opened for one worker.
 #[derive(Default)]
 pub struct ModelHandles {
+    /// The Jacobian products of the velocity, if they were opened.
     pub jacobian: Option<Box<dyn JacobianOperator>>,
+    /// The divergence heads by their names.
     pub heads: BTreeMap<String, Box<dyn ScalarField>>,
+    /// The true log-density of an analytic model.
     pub closed_form: Option<Box<dyn ScalarField>>,
-    /// A second velocity, for differences, with the path it belongs to.
+    /// A second velocity for finite differences, with its path.
     pub difference_velocity: Option<(Box<dyn VectorField>, PathCurve)>,
-    /// The model's path.
+    /// The probability path of the model.
     pub curve: Option<PathCurve>,
-    /// Heads that are evaluated in the velocity's calls and cost none of their own.
+    /// The names of the heads that are evaluated in the velocity's calls and need no calls of their
+    /// own.
     pub joint_heads: BTreeSet<String>,
-    /// Whether the card has such heads, asked for or not: then the velocity is never taken from the products' calls.
+    /// Whether the card has such heads, used or not. If it has, the velocity always comes from its
+    /// own graph, and never from the graph of the Jacobian products.
     pub separate_velocity: bool,
-    /// Flow maps by their names.
+    /// The flow maps by their names.
     pub flow_maps: BTreeMap<String, Box<dyn FlowMap>>,
-    /// Seconds of the velocity for one row, once they were measured.
+    /// The measured time of the velocity alone, in seconds per row; `None` before the measurement.
     pub velocity_seconds: Option<f64>,
 }
 
 impl ModelHandles {
-    /// The flow map of that name.
+    /// Returns the flow map `name`.
     ///
     /// # Errors
-    /// Where it was not opened.
+    /// Fails if no flow map of that name was opened.
     pub fn flow_map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
         match self.flow_maps.get_mut(name) {
             Some(map) => Ok(&mut **map),
@@ -489,17 +522,20 @@ impl ModelHandles {
     }
 }
 
-/// A divergence integral per sample, with its standard error where it is an estimate.
+/// The divergence integral of one sample, with its standard error if it is an estimate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DivergenceIntegral {
+    /// The integral, in nats.
     pub value: f64,
+    /// The standard error, in nats; `None` for a deterministic estimator.
     pub stderr: Option<f64>,
-    /// Half the width of the 95 % interval: by Student's t, since few chains tell their own error only roughly.
+    /// Half the width of the 95 % confidence interval, in nats. It uses Student's t, because a few
+    /// replicates give an uncertain standard error.
     pub half_width: Option<f64>,
 }
 
 impl DivergenceIntegral {
-    /// A value without an error of its own.
+    /// A value without a standard error.
     pub fn exact(value: f64) -> DivergenceIntegral {
         DivergenceIntegral {
             value,
@@ -508,13 +544,14 @@ impl DivergenceIntegral {
         }
     }
 
-    fn from_replicates(chains: &[f64]) -> DivergenceIntegral {
-        let Some(e) = stats::mean_estimate(chains) else {
+    /// The mean of independent values with its standard error and confidence interval.
+    fn from_replicates(estimates: &[f64]) -> DivergenceIntegral {
+        let Some(e) = stats::mean_estimate(estimates) else {
             return DivergenceIntegral::exact(f64::NAN);
         };
         let half_width = e
             .stderr
-            .map(|s| stats::confidence_half_width(s, Some(chains.len()), 0.95));
+            .map(|s| stats::confidence_half_width(s, Some(estimates.len()), 0.95));
         DivergenceIntegral {
             value: e.value,
             stderr: e.stderr,
@@ -523,32 +560,33 @@ impl DivergenceIntegral {
     }
 }
 
-/// One estimator on its way along the paths of a batch.
+/// Integrates the values of one estimator along the paths of a batch.
 pub struct DivergenceIntegrator<'a> {
     spec: &'a DivergenceEstimator,
     key: RngKey,
-    /// Chains × samples of the batch; made at the first node.
+    /// The integrals so far, replicates × samples. The array is created at the first node.
     sums: Option<Array2<f64>>,
-    /// Nodes at which a head is to be held against the Jacobian.
+    /// The random nodes at which a debiased head is compared with the Jacobian.
     node_reservoir: Option<NodeReservoir>,
-    /// Whether the divergence that controls the steps is this estimator's own.
+    /// Whether this estimator's values are the divergence that controls the steps.
     is_control: bool,
-    /// What it takes from the products that are planned for all.
+    /// This estimator's part of the products that several estimators share.
     shared_products: Option<EstimatorProducts>,
     samples: usize,
-    /// Nodes seen, per sample.
+    /// The number of nodes visited, per sample.
     pub nodes: Vec<u64>,
-    /// Time spent in this estimator, for all samples together.
+    /// The time in this estimator for all samples together, in seconds.
     pub seconds: f64,
 }
 
 impl<'a> DivergenceIntegrator<'a> {
+    /// Starts an integrator for `samples` paths.
     pub fn new(
         spec: &'a DivergenceEstimator,
         key: RngKey,
         samples: usize,
     ) -> DivergenceIntegrator<'a> {
-        let draws = match spec {
+        let reservoir = match spec {
             DivergenceEstimator::Debiased(d) => Some(NodeReservoir::new(d, samples)),
             _ => None,
         };
@@ -556,7 +594,7 @@ impl<'a> DivergenceIntegrator<'a> {
             spec,
             key,
             sums: None,
-            node_reservoir: draws,
+            node_reservoir: reservoir,
             is_control: false,
             shared_products: None,
             samples,
@@ -565,8 +603,8 @@ impl<'a> DivergenceIntegrator<'a> {
         }
     }
 
-    /// The same on a path whose steps `control` holds and with products that are planned for all estimators: what
-    /// several want is taken once.
+    /// Uses the divergence that controls the steps and the products that several estimators share,
+    /// so that nothing is computed twice.
     #[must_use]
     pub fn with_shared_products(
         self,
@@ -580,35 +618,38 @@ impl<'a> DivergenceIntegrator<'a> {
         }
     }
 
-    /// Evaluates the divergence on nodes and adds it to the integrals; the values are handed back.
+    /// Evaluates the divergence on nodes and adds it to the integrals. Returns one value per node,
+    /// the mean over replicates.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated or lacks what the estimator needs.
+    /// Fails if the model cannot be evaluated, or if it lacks a part that the estimator needs.
     pub fn visit(
         &mut self,
         nodes: &Nodes,
         sources: &mut ModelHandles,
     ) -> Result<Vec<f64>, EvalError> {
         let started = Instant::now();
-        let mut chains = self.replicate_estimates(nodes, sources)?;
+        let mut estimates = self.replicate_estimates(nodes, sources)?;
         if !self.spec.has_path_standard_error() {
-            chains = chains
+            estimates = estimates
                 .mean_axis(Axis(0))
                 .map(|m| m.insert_axis(Axis(0)))
-                .unwrap_or(chains);
+                .unwrap_or(estimates);
         }
         self.seconds += started.elapsed().as_secs_f64();
         let sums = self
             .sums
-            .get_or_insert_with(|| Array2::zeros((chains.nrows(), self.samples)));
-        for (i, slot) in nodes.batch_index.iter().enumerate() {
-            sums.column_mut(*slot)
-                .scaled_add(nodes.weight[i], &chains.column(i));
-            self.nodes[*slot] += 1;
+            .get_or_insert_with(|| Array2::zeros((estimates.nrows(), self.samples)));
+        for (i, index) in nodes.batch_index.iter().enumerate() {
+            sums.column_mut(*index)
+                .scaled_add(nodes.weight[i], &estimates.column(i));
+            self.nodes[*index] += 1;
         }
         let shown = match self.spec {
-            DivergenceEstimator::FiniteDifference(f) => chains.slice(ndarray::s![..f.probes, ..]),
-            _ => chains.view(),
+            DivergenceEstimator::FiniteDifference(f) => {
+                estimates.slice(ndarray::s![..f.probes, ..])
+            }
+            _ => estimates.view(),
         };
         Ok(shown
             .mean_axis(Axis(0))
@@ -616,45 +657,47 @@ impl<'a> DivergenceIntegrator<'a> {
             .unwrap_or_default())
     }
 
-    /// Chains × rows of nodes. Rows that are no longer finite give NaN and reach no network.
+    /// Evaluates the divergence: replicates × nodes. Nodes whose state is not finite give NaN and
+    /// do not reach the network.
     fn replicate_estimates(
         &mut self,
         nodes: &Nodes,
         sources: &mut ModelHandles,
     ) -> Result<Array2<f64>, EvalError> {
-        let sound: Vec<usize> = (0..nodes.batch_index.len())
+        let finite: Vec<usize> = (0..nodes.batch_index.len())
             .filter(|i| nodes.x.row(*i).iter().all(|v| v.is_finite()))
             .collect();
-        if sound.len() == nodes.batch_index.len() {
+        if finite.len() == nodes.batch_index.len() {
             return self.evaluate(nodes, sources);
         }
-        let pick = |v: &[u64]| sound.iter().map(|i| v[*i]).collect::<Vec<_>>();
-        let real = |v: &[f64]| sound.iter().map(|i| v[*i]).collect::<Vec<_>>();
+        let pick = |v: &[u64]| finite.iter().map(|i| v[*i]).collect::<Vec<_>>();
+        let real = |v: &[f64]| finite.iter().map(|i| v[*i]).collect::<Vec<_>>();
         let known = nodes.divergence.map(real);
-        let products = nodes.products.map(|p| p.select(&sound));
+        let products = nodes.products.map(|p| p.select(&finite));
         let part = Nodes {
             sample: &pick(nodes.sample),
             node: &pick(nodes.node),
-            batch_index: &sound,
+            batch_index: &finite,
             t: &real(nodes.t),
-            x: &nodes.x.select(Axis(0), &sound),
+            x: &nodes.x.select(Axis(0), &finite),
             weight: &real(nodes.weight),
             divergence: known.as_deref(),
             products: products.as_ref(),
         };
-        let some = if sound.is_empty() {
+        let some = if finite.is_empty() {
             Array2::zeros((1, 0))
         } else {
             self.evaluate(&part, sources)?
         };
         let rows = self.sums.as_ref().map_or(some.nrows(), |s| s.nrows());
         let mut all = Array2::from_elem((rows, nodes.batch_index.len()), f64::NAN);
-        for (j, i) in sound.iter().enumerate() {
+        for (j, i) in finite.iter().enumerate() {
             all.column_mut(*i).assign(&some.column(j));
         }
         Ok(all)
     }
 
+    /// Evaluates the divergence on nodes with finite states: replicates × nodes.
     fn evaluate(
         &mut self,
         nodes: &Nodes,
@@ -672,14 +715,14 @@ impl<'a> DivergenceIntegrator<'a> {
                     node: nodes.node,
                 };
                 if let (Some(share), Some(products)) = (&self.shared_products, nodes.products)
-                    && let Some(chains) = share.replicate_estimates(
+                    && let Some(estimates) = share.replicate_estimates(
                         estimator,
                         products,
                         (nodes.t, nodes.x),
                         &probes,
                     )?
                 {
-                    return Ok(chains);
+                    return Ok(estimates);
                 }
                 let missing =
                     || EvalError::Missing("this model offers no Jacobian products".to_owned());
@@ -702,8 +745,8 @@ impl<'a> DivergenceIntegrator<'a> {
                     .get_mut(head)
                     .ok_or_else(missing)?
                     .eval(nodes.t, nodes.x)?;
-                if let Some(draws) = &mut self.node_reservoir {
-                    draws.update(self.key, nodes, &values, sources)?;
+                if let Some(reservoir) = &mut self.node_reservoir {
+                    reservoir.update(self.key, nodes, &values, sources)?;
                 }
                 Ok(Array2::from_shape_vec((1, values.len()), values).expect("one value per row"))
             }
@@ -716,15 +759,17 @@ impl<'a> DivergenceIntegrator<'a> {
         }
     }
 
-    /// 2K chains: each probe's quotient at h, then each at 2h.
+    /// Computes the finite differences: 2K × nodes, with each probe's quotient at h first and then
+    /// each at 2h.
     fn finite_differences(
         &self,
         spec: &FiniteDifference,
         nodes: &Nodes,
         sources: &mut ModelHandles,
     ) -> Result<Array2<f64>, EvalError> {
-        let missing =
-            || EvalError::Missing("this model offers no velocity for differences".to_owned());
+        let missing = || {
+            EvalError::Missing("this model offers no velocity for finite differences".to_owned())
+        };
         let (field, curve) = sources.difference_velocity.as_mut().ok_or_else(missing)?;
         let dim = nodes.x.ncols();
         let probes = ProbeSource {
@@ -744,7 +789,7 @@ impl<'a> DivergenceIntegrator<'a> {
             .iter()
             .map(|t| spec.step_length(curve, *t))
             .collect();
-        let mut chains = Array2::zeros((2 * spec.probes, nodes.batch_index.len()));
+        let mut estimates = Array2::zeros((2 * spec.probes, nodes.batch_index.len()));
         for (probe, z) in z.outer_iter().enumerate() {
             for (row, factor) in [(probe, 1.0), (spec.probes + probe, 2.0)] {
                 let scaled = ndarray::Array1::from_iter(steps.iter().map(|h| h * factor))
@@ -752,29 +797,31 @@ impl<'a> DivergenceIntegrator<'a> {
                 let ahead = field.velocity(nodes.t, &(nodes.x + &(&z * &scaled)))?;
                 let behind = field.velocity(nodes.t, &(nodes.x - &(&z * &scaled)))?;
                 let quotient = ((ahead - behind) * z / (scaled * 2.0)).sum_axis(Axis(1));
-                chains.row_mut(row).assign(&quotient);
+                estimates.row_mut(row).assign(&quotient);
             }
         }
-        Ok(chains)
+        Ok(estimates)
     }
 
-    /// Does what is left to do once all nodes have been seen.
+    /// Adds the correction of a debiased head, after all nodes have been visited. Other estimators
+    /// are unchanged.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated.
+    /// Fails if the model cannot be evaluated.
     pub fn add_head_residuals(&mut self, sources: &mut ModelHandles) -> Result<(), EvalError> {
-        if let (DivergenceEstimator::Debiased(spec), Some(draws), Some(head)) =
+        if let (DivergenceEstimator::Debiased(spec), Some(reservoir), Some(head)) =
             (self.spec, self.node_reservoir.take(), &self.sums)
         {
             let started = Instant::now();
-            let residuals = draws.residuals(spec, self.key, sources)?;
+            let residuals = reservoir.residuals(spec, self.key, sources)?;
             self.sums = Some(residuals + head.row(0));
             self.seconds += started.elapsed().as_secs_f64();
         }
         Ok(())
     }
 
-    /// The integrals with their standard errors: mean over chains, and its error where there are several.
+    /// The integral per sample: the mean over the replicates, with its standard error if there are
+    /// several.
     pub fn integrals(&self) -> Vec<DivergenceIntegral> {
         let Some(sums) = &self.sums else {
             return vec![DivergenceIntegral::exact(0.0); self.samples];
@@ -788,14 +835,15 @@ impl<'a> DivergenceIntegrator<'a> {
         }
         sums.columns()
             .into_iter()
-            .map(|chains| DivergenceIntegral::from_replicates(&chains.to_vec()))
+            .map(|estimates| DivergenceIntegral::from_replicates(&estimates.to_vec()))
             .collect()
     }
 }
 
-/// The mean of the chains at h; its error from the probes and from a third of the difference to 2h.
-fn finite_difference_integral(chains: &[f64], probes: usize) -> DivergenceIntegral {
-    let (fine, coarse) = chains.split_at(probes);
+/// The mean of the differences at h. Its error combines the spread of the probes with the
+/// truncation error, which is a third of the difference between h and 2h.
+fn finite_difference_integral(estimates: &[f64], probes: usize) -> DivergenceIntegral {
+    let (fine, coarse) = estimates.split_at(probes);
     let mean = |c: &[f64]| c.iter().sum::<f64>() / c.len() as f64;
     let truncation = (mean(fine) - mean(coarse)) / 3.0;
     let spread = stats::mean_estimate(fine).and_then(|e| e.stderr);

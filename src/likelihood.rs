@@ -1,4 +1,5 @@
-//! Log-likelihoods: prior + ∫div, for every estimator over one path, and the units they are printed in.
+//! Log-likelihoods: log p = log prior + ∫div, for every estimator over one path, and their
+//! conversion to the units of tables.
 
 pub mod few_step;
 pub mod flow_map_checks;
@@ -19,17 +20,23 @@ use crate::num::Batch;
 use crate::num::key::{RngKey, SampleId};
 use crate::solve::{Nodes, Solution, Solver, Status, TimeSpan, local_error};
 
-/// What is measured, apart from the data.
+/// One measurement of log-likelihoods, without the data.
 pub struct LikelihoodTask<'a> {
+    /// The probability path of the model.
     pub curve: &'a PathCurve,
+    /// The distribution of states at the prior end.
     pub prior: Prior,
+    /// The ODE solver.
     pub solver: &'a Solver,
+    /// The divergence estimators; all use the same path.
     pub estimators: &'a [DivergenceEstimator],
+    /// The random key of the probes.
     pub key: RngKey,
 }
 
 impl LikelihoodTask<'_> {
-    /// What holds the steps of a path in `dim` dimensions; fixed steps are held by nothing.
+    /// The divergence that controls the steps of a path in `dim` dimensions; fixed steps have no
+    /// control.
     pub fn control(&self, dim: usize) -> ControlDivergence {
         match self.solver.fixed_evaluations() {
             Some(_) => ControlDivergence::State,
@@ -37,7 +44,8 @@ impl LikelihoodTask<'_> {
         }
     }
 
-    /// Whether the products that estimators share come along with the velocity in `dim` dimensions.
+    /// Whether the products that estimators share are computed together with the velocity in `dim`
+    /// dimensions.
     pub fn has_joint_products(&self, dim: usize) -> bool {
         let control = self.control(dim);
         let adaptive = self.solver.fixed_evaluations().is_none();
@@ -46,51 +54,67 @@ impl LikelihoodTask<'_> {
     }
 }
 
-/// One estimator on one sample. Numbers are absent unless the status is `ok`.
+/// The result of one estimator for one sample. Numbers are `None` unless the status is `ok`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LikelihoodResult {
-    /// Index into the task's estimators.
+    /// The index of the estimator in the task.
     pub estimator: usize,
+    /// The sample's number.
     pub sample: SampleId,
-    /// Nats.
+    /// The log-likelihood, in nats.
     pub log_likelihood: Option<f64>,
-    /// Over probes or replicates; absent where the estimator is deterministic.
+    /// The standard error over probes or replicates, in nats; `None` for a deterministic estimator.
     pub stderr: Option<f64>,
-    /// Over draws of dequantization noise; absent of one draw.
+    /// The standard error over draws of dequantization noise, in nats; `None` for a single draw.
     pub dequantization_stderr: Option<f64>,
-    /// Half the width of the 95 % interval over probes, by Student's t.
+    /// Half the width of the 95 % confidence interval over probes by Student's t, in nats.
     pub half_width: Option<f64>,
+    /// The log-density of the end state under the prior, in nats.
     pub prior_log_density: Option<f64>,
+    /// The integral of the divergence, in nats.
     pub divergence_integral: Option<f64>,
-    /// Estimated size of the error that the steps leave in the log-likelihood, nats: an estimate for this path and no
-    /// bound. Absent where nothing tells it: where no divergence controls adaptive steps, and of fixed ones where the
-    /// divergence is drawn anew at every node or steps are very few.
+    /// The estimated error of the log-likelihood due to the steps, in nats. It is an estimate for
+    /// this path and not a bound. `None` if there is no estimate: for adaptive steps that no
+    /// divergence controls, and for fixed steps if the divergence has new random draws at every
+    /// node or the steps are very few.
     pub solver_error: Option<f64>,
-    /// Of the path, and of this estimator on its nodes.
+    /// The number of velocity evaluations, of the path and of this estimator on its nodes.
     pub evaluations: u64,
+    /// The number of Jacobian products.
     pub jvps: u64,
+    /// The number of calls of divergence heads.
     pub head_calls: u64,
+    /// How the path ended.
     pub status: Status,
-    /// Shares of the batch's time per sample: following the path, and estimating on its nodes.
+    /// The time to follow the path, in seconds: the batch's time divided by its samples.
     pub path_seconds: f64,
+    /// The time to estimate the divergence, in seconds per sample.
     pub divergence_seconds: f64,
-    /// What all estimators took together, per sample: one path, and products that they share.
+    /// The time of all estimators together, in seconds per sample: one path, and the products that
+    /// they share.
     pub entry_seconds: f64,
 }
 
-/// One estimator's divergence at one node, for drawing.
+/// The divergence of one estimator at one node, for figures.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeDivergence {
+    /// The index of the estimator in the task.
     pub estimator: usize,
+    /// The sample's number.
     pub sample: SampleId,
+    /// The node's time.
     pub t: f64,
+    /// The divergence, per unit of the card's time.
     pub divergence: f64,
 }
 
-/// log p(data end) = log π(x at the prior end) + ∫div dt, for each sample and each estimator that takes a solver.
+/// Evaluates log p(data end) = log π(x at the prior end) + ∫div dt for each sample and each
+/// estimator that needs a solver.
+///
+/// If `record` is given, it receives every estimator's divergence at every node.
 ///
 /// # Errors
-/// Where the model cannot be evaluated; a path that fails is a status, not an error.
+/// Fails if the model cannot be evaluated. A failed path is not an error; it has a status.
 pub fn evaluate_likelihoods(
     field: &mut dyn VectorField,
     sources: &mut ModelHandles,
@@ -114,12 +138,12 @@ pub fn evaluate_likelihoods(
     };
     let mut integrators: Vec<DivergenceIntegrator> =
         task.estimators.iter().map(start_integrator).collect();
-    // The values at all nodes of fixed steps, node after node, for what their quadrature is wrong by.
+    // The error of fixed steps needs the values at all nodes, in the order of the nodes.
     let fixed = task
         .solver
         .fixed_node_count()
         .is_some_and(|nodes| nodes <= 4 * local_error::MAX_ESTIMATED_STEPS as u64);
-    let mut seen: Vec<Option<Vec<f64>>> = task
+    let mut node_values: Vec<Option<Vec<f64>>> = task
         .estimators
         .iter()
         .map(|e| (fixed && e.is_continuous_along_path()).then(Vec::new))
@@ -156,8 +180,8 @@ pub fn evaluate_likelihoods(
                 .filter(|(i, _)| task.estimators[*i].needs_solver())
             {
                 let values = integrator.visit(nodes, &mut sources)?;
-                if let Some(seen) = &mut seen[index] {
-                    seen.extend(&values);
+                if let Some(node_values) = &mut node_values[index] {
+                    node_values.extend(&values);
                 }
                 if let Some(record) = record.as_deref_mut() {
                     record.extend(values.iter().enumerate().map(|(i, v)| NodeDivergence {
@@ -172,13 +196,16 @@ pub fn evaluate_likelihoods(
             Ok(())
         })?;
     let share = 1.0 / sample.len().max(1) as f64;
-    // What holds the steps is a cost of the divergence, as every estimator alone would have it.
-    let [holding, coming] = field.cost.extra_seconds();
+    // The cost of the control belongs to the divergence, because every estimator on its own would
+    // have it too.
+    let [control_seconds, joint_seconds] = field.cost.extra_seconds();
     let timing = field.cost.timing_seconds;
     let path_seconds =
-        (began.elapsed().as_secs_f64() - timing - estimating - holding - coming) * share;
-    // Of what is shared every estimator bears as much as it would take alone.
-    let shared_seconds = sharing + coming;
+        (began.elapsed().as_secs_f64() - timing - estimating - control_seconds - joint_seconds)
+            * share;
+    // The time of shared products is divided by product, and every estimator counts the products
+    // that it would need on its own.
+    let shared_seconds = sharing + joint_seconds;
     let per_product =
         shared_seconds / ((shared_products + field.cost.estimator_jvps) as f64).max(1.0);
     let prior = task.prior.log_density(&solution.x);
@@ -196,14 +223,14 @@ pub fn evaluate_likelihoods(
             _ => integrator.integrals(),
         };
         let spec = &task.estimators[index];
-        let errors = solver_errors(&solution, seen[index].take(), sample.len());
-        let apart = |head: &str| u64::from(!sources.joint_heads.contains(head));
-        // What controls the path gives its values to the estimator that wants the same.
+        let errors = solver_errors(&solution, node_values[index].take(), sample.len());
+        let separate_calls = |head: &str| u64::from(!sources.joint_heads.contains(head));
+        // An estimator whose values control the steps needs no products of its own.
         let (own, own_head) = match control.is_estimator(spec) {
             true => (0, 0),
             false => (
                 spec.jvps_per_node(start.ncols()),
-                spec.head().map_or(0, apart),
+                spec.head().map_or(0, separate_calls),
             ),
         };
         let takes_shared = plan.products_of(spec).is_some() && !control.is_estimator(spec);
@@ -214,7 +241,7 @@ pub fn evaluate_likelihoods(
             0.0
         };
         let path_head = if let ControlDivergence::Head(head) = &control {
-            apart(head)
+            separate_calls(head)
         } else {
             0
         };
@@ -224,19 +251,19 @@ pub fn evaluate_likelihoods(
                 Status::Ok if !value.is_finite() => Status::NonFinite,
                 status => status,
             };
-            let fine = status == Status::Ok;
+            let ok = status == Status::Ok;
             let nodes = integrator.nodes[i];
             rows.push(LikelihoodResult {
                 estimator: index,
                 sample: sample[i],
-                log_likelihood: fine.then_some(value),
-                stderr: integral.stderr.filter(|_| fine),
+                log_likelihood: ok.then_some(value),
+                stderr: integral.stderr.filter(|_| ok),
                 dequantization_stderr: None,
-                half_width: integral.half_width.filter(|_| fine),
-                prior_log_density: fine.then_some(prior[i]),
-                divergence_integral: fine.then_some(integral.value),
+                half_width: integral.half_width.filter(|_| ok),
+                prior_log_density: ok.then_some(prior[i]),
+                divergence_integral: ok.then_some(integral.value),
                 solver_error: errors[i]
-                    .filter(|_| fine && !matches!(spec, DivergenceEstimator::ClosedForm(_))),
+                    .filter(|_| ok && !matches!(spec, DivergenceEstimator::ClosedForm(_))),
                 evaluations: solution.evaluations[i] + nodes * spec.evaluations_per_node(),
                 jvps: solution.control_evaluations[i] * control.jvps_per_evaluation(start.ncols())
                     + nodes * own
@@ -244,7 +271,7 @@ pub fn evaluate_likelihoods(
                 head_calls: solution.control_evaluations[i] * path_head + nodes * own_head,
                 status,
                 path_seconds,
-                divergence_seconds: (integrator.seconds + holding + own_seconds) * share,
+                divergence_seconds: (integrator.seconds + control_seconds + own_seconds) * share,
                 entry_seconds: 0.0,
             });
         }
@@ -255,8 +282,9 @@ pub fn evaluate_likelihoods(
     Ok(rows)
 }
 
-/// The products that estimators share at some nodes, where they did not come along with the velocity. Where a state is no
-/// longer finite, every estimator looks at the others by itself.
+/// Computes the products that estimators share at some nodes, if they were not computed with the
+/// velocity. `None` if a state is not finite; then every estimator computes its own products for
+/// the finite rows.
 fn shared_products_at(
     plan: &ProductPlan,
     key: RngKey,
@@ -277,18 +305,23 @@ fn shared_products_at(
     }
 }
 
-/// What the steps are wrong by, per sample: as the solver says, or as `seen`, one estimator's values at all nodes of
-/// fixed steps, complete it.
-fn solver_errors(solution: &Solution, seen: Option<Vec<f64>>, samples: usize) -> Vec<Option<f64>> {
-    let values =
-        seen.and_then(|v| Array2::from_shape_vec((v.len() / samples.max(1), samples), v).ok());
+/// The estimated error of the steps per sample, in nats. For fixed steps it is completed by one
+/// estimator's values at all nodes; for adaptive steps the solver gives it.
+fn solver_errors(
+    solution: &Solution,
+    node_values: Option<Vec<f64>>,
+    samples: usize,
+) -> Vec<Option<f64>> {
+    let values = node_values
+        .and_then(|v| Array2::from_shape_vec((v.len() / samples.max(1), samples), v).ok());
     match (&solution.fixed_step_error, values) {
-        (Some(told), Some(values)) => told.log_density_errors(values.view()),
+        (Some(error), Some(values)) => error.log_density_errors(values.view()),
         _ => solution.solver_error.clone(),
     }
 }
 
-/// log p(data end) − log p(prior end) at the path's two ends.
+/// The integral of the divergence in closed form: log p(data end) − log p(prior end), at the two
+/// ends of each path.
 fn closed_form_integrals(
     sources: &mut ModelHandles,
     span: TimeSpan,
@@ -307,13 +340,14 @@ fn closed_form_integrals(
         .collect())
 }
 
-/// −log p / D.
+/// Converts a log-likelihood in nats into −log p / D, in nats per dimension.
 pub fn nats_per_dim(log_likelihood: f64, dim: usize) -> f64 {
-    // No negative zero.
+    // Subtraction from zero avoids a negative zero.
     (0.0 - log_likelihood) / dim as f64
 }
 
-/// −log p / (D ln 2) + log₂(levels / range): bits per dimension of the quantized data.
+/// Converts a log-likelihood in nats into bits per dimension of the quantized data: −log p / (D ln
+/// 2) + `offset`, with the offset log₂(levels / range).
 pub fn bits_per_dim(log_likelihood: f64, dim: usize, offset: f64) -> f64 {
     nats_per_dim(log_likelihood, dim) / std::f64::consts::LN_2 + offset
 }
@@ -380,7 +414,8 @@ mod tests {
             .collect()
     }
 
-    /// T5, T9: on every path, the exact trace gives the closed form, wrong prior and all.
+    /// Test cases T5 and T9: on every path, the exact trace gives the closed form, even with a
+    /// mismatched prior.
     #[test]
     fn exact_trace_gives_the_closed_form_on_every_path() {
         for path in ProbabilityPath::defaults() {
@@ -401,7 +436,7 @@ mod tests {
         }
     }
 
-    /// The same for fixed steps, whose error must fall at the method's order.
+    /// The error of fixed steps falls at the method's order.
     #[test]
     fn fixed_steps_converge_at_their_order() {
         let (model, prior, x) = setting(
@@ -508,7 +543,8 @@ mod tests {
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
         let rows = evaluate_likelihoods(&mut model.clone(), &mut sources, &task, &sample, x, None)
             .expect("analytic");
-        // Both see the same probes, so only the differences' truncation is between them.
+        // Both estimators use the same probes, so they differ only by the truncation error of the
+        // differences.
         for (exact, difference) in pick(&rows, 0).iter().zip(pick(&rows, 1)) {
             assert!((exact - difference).abs() < 1e-3, "{exact} {difference}");
         }
@@ -519,7 +555,8 @@ mod tests {
         );
     }
 
-    /// The divergence of a mixture with an error that a head could have: in its mean and from place to place.
+    /// The divergence of a mixture with errors such as a head could have: a bias, and an error that
+    /// depends on the state.
     #[derive(Clone)]
     struct Head(AnalyticMixture);
 
@@ -540,7 +577,7 @@ mod tests {
         }
     }
 
-    /// Rows of one model under estimators that may ask for anything a model can have.
+    /// Measures one model with estimators that may need any part of a model.
     fn measured(
         model: &AnalyticMixture,
         solver: &str,
@@ -581,7 +618,7 @@ mod tests {
         .expect("analytic")
     }
 
-    /// Errors against the first estimator, and the rows of the one at `index`.
+    /// The differences from the first estimator, and the rows of the estimator `index`.
     fn against_the_first(
         rows: &[LikelihoodResult],
         index: usize,
@@ -600,7 +637,8 @@ mod tests {
         (gaps, of(index))
     }
 
-    /// A head with a bias of nats becomes right in the mean, with an error that it tells, under fixed and adaptive steps.
+    /// The correction makes a biased head unbiased, with a realistic standard error, for fixed and
+    /// adaptive steps.
     #[test]
     fn debiased_head_is_unbiased() {
         for path in [
@@ -629,7 +667,7 @@ mod tests {
                     bias.abs() > 0.05,
                     "the head of this test should be wrong: {bias}"
                 );
-                // The exact trace takes its values from what holds the steps, so its products are the path's.
+                // The exact trace controls the steps here, so its products are those of the path.
                 let of_path = |sample: u64| match solver.contains("bosh3") {
                     true => rows
                         .iter()
@@ -661,7 +699,8 @@ mod tests {
         }
     }
 
-    /// What holds the steps belongs to no estimator: others beside it move no node.
+    /// The control of the steps is independent of the estimators: adding others does not change a
+    /// node.
     #[test]
     fn adding_an_estimator_leaves_the_path_unchanged() {
         for (dim, path) in [
@@ -688,7 +727,8 @@ mod tests {
                     among.iter().filter(|r| r.estimator == 2).collect();
                 for (a, b) in alone.iter().zip(same) {
                     assert_eq!(a.prior_log_density, b.prior_log_density, "{solver}");
-                    // Among others its products are made of the Jacobian that they all share: equal up to rounding.
+                    // With other estimators its products come from the shared Jacobian, so they are
+                    // equal up to rounding.
                     let (one, other) =
                         (a.log_likelihood.expect("ok"), b.log_likelihood.expect("ok"));
                     assert!(
@@ -711,7 +751,8 @@ mod tests {
         }
     }
 
-    /// Fixed steps tell their error of every estimator whose values along a path are one function, probes or not.
+    /// Fixed steps have an error estimate for every estimator whose values along a path are one
+    /// function of time.
     #[test]
     fn fixed_steps_report_solver_error_per_estimator() {
         let estimators = "[exact, {hutchinson: {probes: 2}}, {hutchinson: {along: fresh}}, xtrace, learned, debiased]";
@@ -737,13 +778,16 @@ mod tests {
                     ![2, 5].contains(&row.estimator),
                     "{solver} {row:?}"
                 );
-                let Some(told) = row.solver_error else {
+                let Some(estimated) = row.solver_error else {
                     continue;
                 };
                 let error =
                     (row.log_likelihood.expect("ok") - truth.log_likelihood.expect("ok")).abs();
-                println!("{solver} {}: {error:.1e}, told {told:.1e}", row.estimator);
-                honest += u32::from(error <= 3.0 * told);
+                println!(
+                    "{solver} {}: {error:.1e}, estimated {estimated:.1e}",
+                    row.estimator
+                );
+                honest += u32::from(error <= 3.0 * estimated);
                 all += 1;
             }
         }
@@ -841,7 +885,8 @@ mod tests {
         }
     }
 
-    /// T8: uniform bytes under a density of one half per dimension are eight bits each.
+    /// Test case T8: uniform bytes under a density of one half per dimension have eight bits per
+    /// dimension.
     #[test]
     fn bits_per_dim_of_known_densities() {
         let log_density = 10.0 * 0.5f64.ln();

@@ -1,9 +1,11 @@
-//! What holds adaptive steps to their tolerance besides the state: a divergence that belongs to no estimator.
+//! The divergence that controls adaptive steps together with the state. It is independent of the
+//! estimators' values.
 //!
-//! It comes from the same calls as the velocity, and depends on the model, the sample and the seed alone: in few
-//! dimensions the whole trace, in many the mean of a few probes with addresses of their own, fixed along the path;
-//! the head, where an entry's estimators take no products; nothing, where there is neither. Estimators of an entry
-//! share the path that it makes, and one more of a kind changes no step.
+//! It is computed in the velocity's calls, and depends only on the model, the sample and the seed.
+//! In few dimensions it is the exact trace. In many dimensions it is the mean of a few probes,
+//! which are fixed along the path and have their own random addresses. If no estimator of an entry
+//! uses Jacobian products, it is a divergence head; without a head, there is none. All estimators
+//! of an entry share the resulting path, and one more estimator of the same kind changes no step.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
@@ -18,28 +20,29 @@ use crate::flow::field::{
 use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
 
-/// Dimensions up to which the whole trace controls.
+/// The maximum dimension in which the exact trace controls the steps.
 const MAX_TRACE_CONTROL_DIM: usize = 16;
 
-/// Probes beyond them. Where the divergence jumps, the mean of two is wrong by about as much as one jump, and the
-/// steps are held to the same order of error as by the trace.
+/// The number of control probes in higher dimensions. If the divergence jumps, the error of the
+/// mean of two probes is about as large as one jump, so the steps are controlled to the same order
+/// of error as by the exact trace.
 const CONTROL_PROBES: usize = 2;
 
 /// The divergence that controls the steps of one entry.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ControlDivergence {
-    /// The state alone.
+    /// No divergence: the state alone controls the steps.
     State,
-    /// The trace, by products with every unit vector.
+    /// The exact trace, from products with every unit vector.
     Trace,
-    /// The mean of some probes' products.
+    /// The mean of the quadratic forms of this many probes.
     Probes(usize),
-    /// A head of the card.
+    /// The divergence head of this name.
     Head(String),
 }
 
 impl ControlDivergence {
-    /// Of an entry's estimators in `dim` dimensions.
+    /// Chooses the control for an entry's estimators in `dim` dimensions.
     pub fn for_estimators<'a>(
         estimators: impl IntoIterator<Item = &'a DivergenceEstimator> + Clone,
         dim: usize,
@@ -56,17 +59,19 @@ impl ControlDivergence {
         }
     }
 
-    /// In a few words, as a plan says it.
+    /// A short description for the printed plan.
     pub fn describe(&self) -> String {
         match self {
-            ControlDivergence::State => "steps held by the state alone".to_owned(),
-            ControlDivergence::Trace => "steps held by state and trace".to_owned(),
-            ControlDivergence::Probes(k) => format!("steps held by state and {k} control probes"),
-            ControlDivergence::Head(head) => format!("steps held by state and head {head}"),
+            ControlDivergence::State => "steps controlled by the state alone".to_owned(),
+            ControlDivergence::Trace => "steps controlled by state and trace".to_owned(),
+            ControlDivergence::Probes(k) => {
+                format!("steps controlled by state and {k} control probes")
+            }
+            ControlDivergence::Head(head) => format!("steps controlled by state and head {head}"),
         }
     }
 
-    /// Jacobian products of one evaluation in `dim` dimensions.
+    /// The number of Jacobian products per evaluation in `dim` dimensions.
     pub fn jvps_per_evaluation(&self, dim: usize) -> u64 {
         match self {
             ControlDivergence::Trace => dim as u64,
@@ -75,7 +80,8 @@ impl ControlDivergence {
         }
     }
 
-    /// Whether its values are those of an estimator, which then takes none of its own.
+    /// Whether the estimator's values are the divergence that controls the steps, so that it needs
+    /// no products of its own.
     pub fn is_estimator(&self, estimator: &DivergenceEstimator) -> bool {
         match (self, estimator) {
             (ControlDivergence::Trace, DivergenceEstimator::Trace(e)) => e.is_exact(),
@@ -86,7 +92,7 @@ impl ControlDivergence {
         }
     }
 
-    /// k × rows × dim.
+    /// The directions of the control's products, directions × rows × dim.
     fn directions(&self, key: RngKey, sample: &[SampleId], dim: usize) -> TangentBatch {
         match self {
             ControlDivergence::Trace => unit_vectors(sample.len(), dim),
@@ -110,58 +116,67 @@ impl ControlDivergence {
     }
 }
 
-/// What is shared, for as long as one of both needs it.
+/// Locks the model handles, which the path and the estimators on its nodes use in turn.
 pub fn lock_model_handles<'a, 's>(
     sources: &'a Mutex<&'s mut ModelHandles>,
 ) -> MutexGuard<'a, &'s mut ModelHandles> {
     sources.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// A velocity with what comes along with it: the divergence that controls its path, and planned products.
+/// A velocity that also returns the divergence that controls the steps, and the planned products.
 pub struct ControlledVelocity<'a, 's> {
+    /// The velocity alone.
     pub velocity: &'a mut dyn VectorField,
-    /// The path and the estimators on its nodes take turns with them.
+    /// The model handles, which the estimators on the path's nodes use too.
     pub sources: &'a Mutex<&'s mut ModelHandles>,
+    /// The divergence that controls the steps.
     pub control: &'a ControlDivergence,
-    /// What estimators share, where it comes along.
+    /// The products to compute together with the velocity, for the estimators to share.
     pub plan: &'a ProductPlan,
+    /// The random key of the probes.
     pub key: RngKey,
+    /// The cost so far.
     pub cost: EvaluationCost,
-    /// The directions of the last call, which are fixed along a path.
+    /// The directions of the last call. They are fixed along a path, so they are reused.
     pub cached_directions: Option<CachedDirections>,
 }
 
-/// Directions of some samples, those that control first.
+/// Directions for some samples; those of the control come first.
 pub struct CachedDirections {
+    /// The samples of the rows.
     sample: Vec<SampleId>,
+    /// The plan that gave the directions.
     plan: ProductPlan,
-    /// directions × rows × dim
+    /// The directions, directions × rows × dim.
     z: TangentBatch,
 }
 
-/// What calls took.
+/// The time and the number of products of a path's calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EvaluationCost {
-    /// Seconds and rows of calls of the velocity alone.
+    /// Seconds and rows of the calls of the velocity alone.
     velocity_calls: (f64, usize),
-    /// The same of calls that gave more.
+    /// Seconds and rows of the calls that returned more than the velocity.
     joint_calls: (f64, usize),
-    /// Seconds of a row of the velocity alone, measured where a path never asks for it.
+    /// The time of the velocity alone, in seconds per row. It is measured separately if the path
+    /// never calls the velocity alone.
     velocity_seconds: Option<f64>,
-    /// Seconds of that measurement.
+    /// The duration of that measurement, in seconds.
     pub timing_seconds: f64,
-    /// Products in them, rows counted: for the divergence that controls, and for estimators.
+    /// The number of products for the control, summed over rows.
     control_jvps: u64,
+    /// The number of products for the estimators, summed over rows.
     pub estimator_jvps: u64,
 }
 
 impl EvaluationCost {
-    /// Seconds that came on top of the velocity's own: for the divergence that controls, and for estimators' products.
+    /// The time in addition to the velocity's own, in seconds: for the control, and for the
+    /// estimators' products.
     pub fn extra_seconds(&self) -> [f64; 2] {
         let (seconds, rows) = self.joint_calls;
         let products = (self.control_jvps + self.estimator_jvps) as f64;
         let row = match self.velocity_calls {
-            (alone, asked) if asked > 0 => alone / asked as f64,
+            (alone, rows) if rows > 0 => alone / rows as f64,
             _ => self.velocity_seconds.unwrap_or_default(),
         };
         let alone = row * rows as f64;
@@ -175,12 +190,12 @@ impl EvaluationCost {
     }
 }
 
-/// Seconds after which the velocity is timed no further.
+/// The measurement of the velocity stops after this time.
 const MAX_TIMING_SECONDS: f64 = 0.02;
 
 impl ControlledVelocity<'_, '_> {
-    /// Times a few calls of the velocity alone, once for all paths of a worker: what comes along with it is told apart from
-    /// it by that.
+    /// Times a few calls of the velocity alone, once for all paths of a worker. From this, the time
+    /// of the products in joint calls can be separated.
     fn time_velocity(&mut self, t: &[f64], x: &Batch) -> Result<(), EvalError> {
         if self.cost.velocity_seconds.is_none() {
             self.cost.velocity_seconds = lock_model_handles(self.sources).velocity_seconds;
@@ -190,7 +205,8 @@ impl ControlledVelocity<'_, '_> {
         }
         let mut least = f64::INFINITY;
         let began = Instant::now();
-        // The first call of a session settles its memory, and any may have to wait for other programs.
+        // The first call of a session allocates memory, and other programs can delay any call, so
+        // the shortest time counts.
         for _ in 0..4 {
             let started = Instant::now();
             self.velocity.velocity(t, x)?;
@@ -205,29 +221,30 @@ impl ControlledVelocity<'_, '_> {
         Ok(())
     }
 
-    /// Velocity and products: by one call, unless heads of the card live on the velocity's own calls.
+    /// Evaluates velocity and products. One call gives both, unless the card has heads in the
+    /// velocity's own graph.
     fn evaluate_with_products(
         &mut self,
         sample: &[SampleId],
-        wanted: EvaluationPurpose,
+        purpose: EvaluationPurpose,
         t: &[f64],
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
         let (rows, dim) = x.dim();
-        let planned = if wanted == EvaluationPurpose::QuadratureNode {
+        let planned = if purpose == EvaluationPurpose::QuadratureNode {
             self.plan
         } else {
             &ProductPlan::Separate
         };
         let mut sources = lock_model_handles(self.sources);
-        let apart = sources.separate_velocity;
+        let separate = sources.separate_velocity;
         let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
         let tangents: &mut dyn JacobianOperator =
             &mut **sources.jacobian.as_mut().ok_or_else(missing)?;
         self.cost.control_jvps += self.control.jvps_per_evaluation(dim) * rows as u64;
         if *planned == ProductPlan::Jacobian {
             let z = planned.directions(self.key, sample, dim);
-            let together = if apart {
+            let together = if separate {
                 None
             } else {
                 tangents.velocity_and_jvp(t, x, &z)?
@@ -236,7 +253,8 @@ impl ControlledVelocity<'_, '_> {
                 Some(both) => both,
                 None => (self.velocity.velocity(t, x)?, tangents.jvp(t, x, &z)?),
             };
-            // Summed as quadratic forms are, so that nothing depends on what was planned.
+            // The diagonal is summed in the order of quadratic forms, so the result does not depend
+            // on the plan.
             let diagonal = || Array2::from_shape_fn((dim, rows), |(i, row)| columns[[i, row, i]]);
             let divergence = (*self.control == ControlDivergence::Trace)
                 .then(|| diagonal().sum_axis(Axis(0)).to_vec());
@@ -254,7 +272,7 @@ impl ControlledVelocity<'_, '_> {
         let controls = self.control.jvps_per_evaluation(dim) as usize;
         if *planned == ProductPlan::Diagonal
             && controls == 0
-            && !apart
+            && !separate
             && let Some((velocity, terms)) = tangents.velocity_and_trace_terms(t, x)?
         {
             self.cost.estimator_jvps += (dim * rows) as u64;
@@ -264,11 +282,17 @@ impl ControlledVelocity<'_, '_> {
                 products: Some(JacobianProducts::QuadraticForms(terms)),
             });
         }
-        let fits = |drawn: &&CachedDirections| {
-            drawn.sample == sample && drawn.plan == *planned && drawn.z.shape()[2] == dim
+        let fits = |directions: &&CachedDirections| {
+            directions.sample == sample
+                && directions.plan == *planned
+                && directions.z.shape()[2] == dim
         };
-        let drawn = match self.cached_directions.take().filter(|drawn| fits(&drawn)) {
-            Some(drawn) => drawn,
+        let directions = match self
+            .cached_directions
+            .take()
+            .filter(|directions| fits(&directions))
+        {
+            Some(directions) => directions,
             None => {
                 let control = self.control.directions(self.key, sample, dim);
                 let shared = planned.directions(self.key, sample, dim);
@@ -281,9 +305,9 @@ impl ControlledVelocity<'_, '_> {
                 }
             }
         };
-        let z = &drawn.z;
+        let z = &directions.z;
         self.cost.estimator_jvps += ((z.shape()[0] - controls) * rows) as u64;
-        let together = if apart {
+        let together = if separate {
             None
         } else {
             tangents.velocity_and_quadratic_form(t, x, z)?
@@ -295,7 +319,7 @@ impl ControlledVelocity<'_, '_> {
                 tangents.quadratic_form(t, x, z)?,
             ),
         };
-        self.cached_directions = Some(drawn);
+        self.cached_directions = Some(directions);
         let (controlling, shared) = forms.view().split_at(Axis(0), controls);
         let share = if let ControlDivergence::Probes(k) = self.control {
             1.0 / *k as f64
@@ -340,7 +364,7 @@ impl VectorField for ControlledVelocity<'_, '_> {
     fn evaluate(
         &mut self,
         sample: &[SampleId],
-        wanted: EvaluationPurpose,
+        purpose: EvaluationPurpose,
         t: &[f64],
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
@@ -350,8 +374,8 @@ impl VectorField for ControlledVelocity<'_, '_> {
         }
         let started = Instant::now();
         let along =
-            wanted == EvaluationPurpose::QuadratureNode && *self.plan != ProductPlan::Separate;
-        let said = match self.control {
+            purpose == EvaluationPurpose::QuadratureNode && *self.plan != ProductPlan::Separate;
+        let evaluation = match self.control {
             ControlDivergence::State if !along => {
                 return Ok(Evaluation {
                     velocity: self.velocity(t, x)?,
@@ -360,7 +384,8 @@ impl VectorField for ControlledVelocity<'_, '_> {
                 });
             }
             ControlDivergence::Head(name) => {
-                // A head in the velocity's own graph remembers what was said beside the velocity.
+                // The velocity's call also evaluates a head in the same graph, so the velocity must
+                // be called first.
                 let velocity = self.velocity.velocity(t, x)?;
                 let missing =
                     || EvalError::Missing(format!("this model has no divergence head `{name}`"));
@@ -376,12 +401,12 @@ impl VectorField for ControlledVelocity<'_, '_> {
                 }
             }
             ControlDivergence::State | ControlDivergence::Trace | ControlDivergence::Probes(_) => {
-                self.evaluate_with_products(sample, wanted, t, x)?
+                self.evaluate_with_products(sample, purpose, t, x)?
             }
         };
         let (seconds, rows) = self.cost.joint_calls;
         self.cost.joint_calls = (seconds + started.elapsed().as_secs_f64(), rows + t.len());
-        Ok(said)
+        Ok(evaluation)
     }
 }
 

@@ -1,9 +1,11 @@
-//! A learned divergence with what it lacks, measured at a few random nodes: unbiased, at the head's cost.
+//! A learned divergence whose error is measured at a few random nodes: unbiased, at little more
+//! than the head's cost.
 //!
-//! The quadrature of the true divergence is Σ wᵢDᵢ + Σ wᵢrᵢ with the head's values D and rᵢ = tr Jᵢ − Dᵢ.
-//! The first sum is known. Of the second, M nodes are drawn, node i with probability qᵢ/Q, and each says
-//! wᵢ(zᵀJᵢz − Dᵢ)·Q/qᵢ, whose mean over node and probe is the sum. M products per sample are all it costs,
-//! however many nodes its path has, and where the head is good there is little left to be uncertain about.
+//! The quadrature of the true divergence is Σ wᵢDᵢ + Σ wᵢrᵢ, with the head's values D and rᵢ = tr
+//! Jᵢ − Dᵢ. The first sum is known. For the second, M nodes are drawn, node i with probability
+//! qᵢ/Q. Each gives the value wᵢ(zᵀJᵢz − Dᵢ)·Q/qᵢ, whose mean over node and probe is the second
+//! sum. The cost is M products per sample, for any number of nodes. If the head is good, the
+//! variance is small.
 
 use ndarray::{Array1, Array2};
 use schemars::JsonSchema;
@@ -16,14 +18,19 @@ use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
 use crate::solve::Nodes;
 
-/// A head of the card, made unbiased by `probes` random nodes with one Jacobian product each.
+/// A divergence head of the card, made unbiased by a correction at random nodes with one Jacobian
+/// product each.
 ///
-/// Each drawn node is a chain: the head's integral and its share of the residual's.
+/// Each drawn node gives one independent value of the integral, and their spread gives the standard
+/// error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Debiased {
+    /// The head's name in the card. Default: `stad`.
     pub head: String,
+    /// The number of random nodes per sample. Default: 8.
     pub probes: usize,
+    /// The distribution of the probes. Default: `rademacher`.
     pub distribution: Distribution,
 }
 
@@ -40,30 +47,37 @@ impl Default for Debiased {
 /// A node that was drawn.
 #[derive(Debug, Clone)]
 struct DrawnNode {
+    /// The node's time.
     t: f64,
+    /// The node's state.
     x: Array1<f64>,
-    /// The quadrature weight over qᵢ.
+    /// The quadrature weight divided by qᵢ.
     weight: f64,
+    /// The head's value at the node.
     head_divergence: f64,
 }
 
-/// The draws of every sample of a batch, as its nodes pass by.
+/// The drawn nodes of every sample of a batch. They are drawn while the path is solved, because an
+/// adaptive path's nodes are not known in advance (reservoir sampling).
 #[derive(Debug, Clone)]
 pub struct NodeReservoir {
-    /// Samples × draws.
+    /// The drawn nodes, samples × draws.
     drawn_nodes: Vec<Vec<Option<DrawnNode>>>,
+    /// The number of each sample.
     ids: Vec<SampleId>,
-    /// Q so far.
+    /// The sum Q of the importances of the nodes so far, per sample.
     total_importance: Vec<f64>,
 }
 
-/// How often a node is drawn, per unit of time: nodes are equally likely per ln(σ/α), in which paths and
-/// Jacobians of data of a scale of one change evenly; bounded where α or σ is zero.
+/// The probability density of drawing a node, per unit of time, up to a factor. It is uniform in
+/// ln(σ/α), in which paths and Jacobians change evenly for data of scale one. It is bounded where α
+/// or σ is zero.
 fn node_importance(s: &PathCoefficients) -> f64 {
     s.sigma_dot.abs() / (s.sigma + 0.01 * s.alpha) + s.alpha_dot.abs() / (s.alpha + 0.01 * s.sigma)
 }
 
 impl NodeReservoir {
+    /// Starts without nodes, for `samples` paths.
     pub fn new(spec: &Debiased, samples: usize) -> NodeReservoir {
         NodeReservoir {
             drawn_nodes: vec![vec![None; spec.probes]; samples],
@@ -72,11 +86,12 @@ impl NodeReservoir {
         }
     }
 
-    /// Lets nodes with their heads' values pass: each of a sample's draws is replaced by a new node with
-    /// probability q/Q, which leaves node i drawn with probability qᵢ/Q of all nodes in the end.
+    /// Adds nodes with their heads' values. Each draw of a sample is replaced by a new node with
+    /// probability q/Q, with Q including the new node. At the end of the path, node i is the drawn
+    /// node with probability qᵢ/Q.
     ///
     /// # Errors
-    /// Where the path is not known.
+    /// Fails if the probability path is not known.
     pub fn update(
         &mut self,
         key: RngKey,
@@ -85,22 +100,22 @@ impl NodeReservoir {
         sources: &ModelHandles,
     ) -> Result<(), EvalError> {
         let missing =
-            || EvalError::Missing("debiased: the path's schedule is not known".to_owned());
+            || EvalError::Missing("debiased: this model has no known probability path".to_owned());
         let curve = sources.curve.as_ref().ok_or_else(missing)?;
-        for (i, slot) in nodes.batch_index.iter().enumerate() {
+        for (i, index) in nodes.batch_index.iter().enumerate() {
             let q = nodes.weight[i].abs() * node_importance(&curve.at(nodes.t[i]));
-            // Weights are not finite where a path has broken.
+            // The weights are not finite after a path has failed.
             if q <= 0.0 || !q.is_finite() {
                 continue;
             }
-            self.ids[*slot] = nodes.sample[i];
-            self.total_importance[*slot] += q;
-            let chance = q / self.total_importance[*slot];
-            for (draw, pick) in self.drawn_nodes[*slot].iter_mut().enumerate() {
+            self.ids[*index] = nodes.sample[i];
+            self.total_importance[*index] += q;
+            let probability = q / self.total_importance[*index];
+            for (draw, node) in self.drawn_nodes[*index].iter_mut().enumerate() {
                 let u = key.uniform_at(Purpose::Node, nodes.sample[i], draw as u64, nodes.node[i]);
-                if u < chance {
+                if u < probability {
                     let (t, x) = (nodes.t[i], nodes.x.row(i).to_owned());
-                    *pick = Some(DrawnNode {
+                    *node = Some(DrawnNode {
                         t,
                         x,
                         weight: nodes.weight[i] / q,
@@ -112,10 +127,10 @@ impl NodeReservoir {
         Ok(())
     }
 
-    /// The residual's integral by each draw, draws × samples; 0 for a sample without nodes.
+    /// The integral of the residual from each draw, draws × samples; 0 for a sample without nodes.
     ///
     /// # Errors
-    /// Where the model offers no Jacobian products.
+    /// Fails if the model has no Jacobian products or they cannot be evaluated.
     pub fn residuals(
         &self,
         spec: &Debiased,
@@ -127,7 +142,7 @@ impl NodeReservoir {
         let mut out = Array2::zeros((spec.probes, self.drawn_nodes.len()));
         for draw in 0..spec.probes {
             let drawn: Vec<(usize, &DrawnNode)> = (self.drawn_nodes.iter().enumerate())
-                .filter_map(|(slot, picks)| Some((slot, picks[draw].as_ref()?)))
+                .filter_map(|(index, nodes)| Some((index, nodes[draw].as_ref()?)))
                 .collect();
             let Some((_, first)) = drawn.first() else {
                 continue;
@@ -135,21 +150,21 @@ impl NodeReservoir {
             let dim = first.x.len();
             let mut x = Batch::zeros((drawn.len(), dim));
             let mut z = TangentBatch::zeros((1, drawn.len(), dim));
-            for (i, (slot, pick)) in drawn.iter().enumerate() {
-                x.row_mut(i).assign(&pick.x);
-                let address = (Purpose::Probe, self.ids[*slot], draw as u64, 0);
+            for (i, (index, node)) in drawn.iter().enumerate() {
+                x.row_mut(i).assign(&node.x);
+                let address = (Purpose::Probe, self.ids[*index], draw as u64, 0);
                 key.probe(
                     spec.distribution,
                     address,
                     z.slice_mut(ndarray::s![0, i, ..]),
                 );
             }
-            let t: Vec<f64> = drawn.iter().map(|(_, pick)| pick.t).collect();
+            let t: Vec<f64> = drawn.iter().map(|(_, node)| node.t).collect();
             let forms = field.quadratic_form(&t, &x, &z)?;
-            for (i, (slot, pick)) in drawn.iter().enumerate() {
-                out[[draw, *slot]] = self.total_importance[*slot]
-                    * pick.weight
-                    * (forms[[0, i]] - pick.head_divergence);
+            for (i, (index, node)) in drawn.iter().enumerate() {
+                out[[draw, *index]] = self.total_importance[*index]
+                    * node.weight
+                    * (forms[[0, i]] - node.head_divergence);
             }
         }
         Ok(out)

@@ -1,9 +1,10 @@
-//! The Jacobian products that the estimators of one entry take together.
+//! The Jacobian products that the estimators of one entry share.
 //!
-//! At a node every estimator looks at the same Jacobian, so nothing is computed twice: Hutchinson's first probe is the
-//! first of eight, and where the exact trace stands among them all of J is known, by which every other product is a
-//! multiplication. What is planned depends on the entry alone. Values are those that each estimator would find by
-//! itself, up to rounding.
+//! All estimators need products with the same Jacobian at a node, so no product is computed twice.
+//! A Hutchinson estimator with one probe uses the first probe of one with eight. If the exact trace
+//! is among the estimators, the whole Jacobian is known, and every other product is a matrix
+//! multiplication. The plan depends only on the entry. Up to rounding, each estimator gets the
+//! values that it would compute without sharing.
 
 use std::ops::Range;
 
@@ -16,28 +17,34 @@ use crate::num::{Batch, TangentBatch};
 use crate::solve::Nodes;
 use crate::trace::{BatchLinearOperator, Estimator, JacobianAt, ProbeReuse, ProbeSource};
 
-/// Dimensions up to which whole Jacobians are kept: 128² numbers for each sample of a batch at each stage of a step.
+/// The maximum dimension for which whole Jacobians are stored: 128² numbers for each sample of a
+/// batch at each stage of a step.
 const MAX_JACOBIAN_DIM: usize = 128;
 
-/// Directions beyond those that control which an adaptive path takes along at every stage. Those of rejected steps are
-/// lost, and a product costs about as much as the velocity that a later call would compute again: few pay.
+/// The maximum number of directions, in addition to those of the control, that an adaptive path
+/// computes with the velocity at every stage. The products of a rejected step are lost, and a
+/// product costs about as much as evaluating the velocity again later, so only a few directions pay
+/// off.
 const MAX_JOINT_DIRECTIONS: usize = 4;
 
-/// What is taken at a node for several estimators.
+/// The products that are computed at a node for several estimators.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProductPlan {
-    /// Every estimator takes its own.
+    /// No products are shared; every estimator computes its own.
     Separate,
-    /// Quadratic forms of probes that are fixed along a path: how many of each law.
+    /// Quadratic forms of probes that are fixed along a path: the number of probes for each
+    /// distribution.
     QuadraticForms(Vec<(Distribution, usize)>),
-    /// The exact trace alone: its terms from a graph of their own, or the quadratic forms of the unit vectors.
+    /// The diagonal of the Jacobian for the exact trace alone: from a graph of its own, or as
+    /// quadratic forms of the unit vectors.
     Diagonal,
-    /// Products with every unit vector.
+    /// The whole Jacobian, as products with every unit vector.
     Jacobian,
 }
 
 impl ProductPlan {
-    /// Of an entry's estimators in `dim` dimensions on paths whose steps `control` holds.
+    /// Plans the products for the estimators of an entry in `dim` dimensions, on paths whose steps
+    /// `control` controls.
     pub fn for_estimators(
         estimators: &[DivergenceEstimator],
         dim: usize,
@@ -62,31 +69,36 @@ impl ProductPlan {
         if exact && !others && *control != ControlDivergence::Trace && dim <= MAX_JACOBIAN_DIM {
             return ProductPlan::Diagonal;
         }
-        let mut laws: Vec<(Distribution, usize)> = Vec::new();
-        for (law, probes) in traces.iter().filter_map(|e| e.fixed_probes()) {
-            match laws.iter_mut().find(|(known, _)| *known == law) {
+        let mut distributions: Vec<(Distribution, usize)> = Vec::new();
+        for (distribution, probes) in traces.iter().filter_map(|e| e.fixed_probes()) {
+            match distributions
+                .iter_mut()
+                .find(|(known, _)| *known == distribution)
+            {
                 Some((_, most)) => *most = probes.max(*most),
-                None => laws.push((law, probes)),
+                None => distributions.push((distribution, probes)),
             }
         }
-        if laws.is_empty() {
+        if distributions.is_empty() {
             ProductPlan::Separate
         } else {
-            ProductPlan::QuadraticForms(laws)
+            ProductPlan::QuadraticForms(distributions)
         }
     }
 
-    /// Products for each sample of a node.
+    /// The number of products per sample and node.
     pub fn jvps_per_node(&self, dim: usize) -> usize {
         match self {
             ProductPlan::Separate => 0,
-            ProductPlan::QuadraticForms(laws) => laws.iter().map(|(_, probes)| probes).sum(),
+            ProductPlan::QuadraticForms(distributions) => {
+                distributions.iter().map(|(_, probes)| probes).sum()
+            }
             ProductPlan::Diagonal | ProductPlan::Jacobian => dim,
         }
     }
 
-    /// Whether they come along with the velocity, at every stage that may become a node, and are not asked for at the
-    /// nodes of accepted steps.
+    /// Whether the products are computed together with the velocity, at every stage that may become
+    /// a node. Otherwise they are computed at the nodes of accepted steps.
     pub fn is_joint_with_velocity(
         &self,
         dim: usize,
@@ -103,51 +115,54 @@ impl ProductPlan {
         }
     }
 
-    /// How it is said in a plan.
+    /// A description for the printed plan; `along` tells whether the products are computed with the
+    /// velocity.
     pub fn describe(&self, along: bool) -> Option<&'static str> {
         match (self, along) {
             (ProductPlan::Separate, _) => None,
             (ProductPlan::Jacobian, true) => {
-                Some("all products from Jacobians that come with the velocity")
+                Some("all products from Jacobians computed with the velocity")
             }
-            (ProductPlan::Jacobian, false) => Some("all products from the exact trace's Jacobians"),
-            (_, true) => Some("products come with the velocity"),
+            (ProductPlan::Jacobian, false) => {
+                Some("all products from Jacobians at the nodes of accepted steps")
+            }
+            (_, true) => Some("products computed with the velocity"),
             (_, false) => Some("products at the nodes of accepted steps"),
         }
     }
 
-    /// The planned directions of some samples, directions × rows × dim.
+    /// The planned directions for some samples, directions × rows × dim.
     pub fn directions(&self, key: RngKey, sample: &[SampleId], dim: usize) -> TangentBatch {
         match self {
             ProductPlan::Separate => TangentBatch::zeros((0, sample.len(), dim)),
             ProductPlan::Diagonal | ProductPlan::Jacobian => unit_vectors(sample.len(), dim),
-            ProductPlan::QuadraticForms(laws) => {
-                // The addresses of probes that are fixed along a path do not tell nodes.
+            ProductPlan::QuadraticForms(distributions) => {
+                // The address of a probe that is fixed along a path does not depend on the node.
                 let probes = ProbeSource {
                     key,
                     sample,
                     node: &vec![0; sample.len()],
                 };
-                let draw = |(law, count): &(Distribution, usize)| {
+                let draw = |(distribution, count): &(Distribution, usize)| {
                     probes.draw(
                         Purpose::Probe,
-                        *law,
+                        *distribution,
                         ProbeReuse::Fixed,
                         0..*count as u64,
                         dim,
                     )
                 };
-                let blocks: Vec<TangentBatch> = laws.iter().map(draw).collect();
+                let blocks: Vec<TangentBatch> = distributions.iter().map(draw).collect();
                 let views: Vec<_> = blocks.iter().map(|b| b.view()).collect();
                 ndarray::concatenate(Axis(0), &views).expect("rows and dimension are the same")
             }
         }
     }
 
-    /// The planned products at some nodes, from calls of their own.
+    /// Computes the planned products at some nodes, in calls of their own.
     ///
     /// # Errors
-    /// As [`JacobianOperator::jvp`].
+    /// Fails if the Jacobian products cannot be evaluated.
     pub fn evaluate(
         &self,
         key: RngKey,
@@ -168,7 +183,7 @@ impl ProductPlan {
         })
     }
 
-    /// Which of the planned products are one estimator's; none where it takes its own.
+    /// The part of the planned products that an estimator uses; `None` if it computes its own.
     pub fn products_of(&self, estimator: &DivergenceEstimator) -> Option<EstimatorProducts> {
         let DivergenceEstimator::Trace(estimator) = estimator else {
             return None;
@@ -177,11 +192,11 @@ impl ProductPlan {
             ProductPlan::Separate => None,
             ProductPlan::Jacobian => Some(EstimatorProducts::Jacobian),
             ProductPlan::Diagonal => estimator.is_exact().then_some(EstimatorProducts::Diagonal),
-            ProductPlan::QuadraticForms(laws) => {
-                let (law, probes) = estimator.fixed_probes()?;
+            ProductPlan::QuadraticForms(distributions) => {
+                let (distribution, probes) = estimator.fixed_probes()?;
                 let mut first = 0;
-                for (known, most) in laws {
-                    if *known == law {
+                for (known, most) in distributions {
+                    if *known == distribution {
                         return Some(EstimatorProducts::QuadraticForms(first..first + probes));
                     }
                     first += most;
@@ -192,7 +207,7 @@ impl ProductPlan {
     }
 }
 
-/// The unit vectors of each row, dim × rows × dim.
+/// Returns the unit vectors for each row, dim × rows × dim.
 pub fn unit_vectors(rows: usize, dim: usize) -> TangentBatch {
     let mut basis = TangentBatch::zeros((dim, rows, dim));
     for (i, mut block) in basis.outer_iter_mut().enumerate() {
@@ -201,19 +216,23 @@ pub fn unit_vectors(rows: usize, dim: usize) -> TangentBatch {
     basis
 }
 
-/// What one estimator makes of the planned products.
+/// The part of the planned products that one estimator uses.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EstimatorProducts {
+    /// The quadratic forms in this range of directions.
     QuadraticForms(Range<usize>),
+    /// The diagonal of the Jacobian.
     Diagonal,
+    /// The whole Jacobian.
     Jacobian,
 }
 
 impl EstimatorProducts {
-    /// The estimator's chains at some nodes; none where the products are of another plan.
+    /// The estimator's values at some nodes, replicates × nodes. `None` if the products come from
+    /// another plan.
     ///
     /// # Errors
-    /// As [`crate::trace::TraceEstimator::trace`].
+    /// Fails if the estimator fails on the known products.
     pub fn replicate_estimates(
         &self,
         estimator: &Estimator,
@@ -244,8 +263,8 @@ impl EstimatorProducts {
     }
 }
 
-/// Matrices of which only the diagonals are known, or as many sums of parts of them, terms × rows: enough for the forms of
-/// unit vectors, which the exact trace sums in its own order.
+/// Matrices of which only the diagonal is known, or the same number of partial sums of it: terms ×
+/// rows. This is enough for the quadratic forms of unit vectors, which the exact trace adds up.
 struct KnownDiagonal<'a>(&'a Array2<f64>);
 
 impl BatchLinearOperator for KnownDiagonal<'_> {
@@ -275,7 +294,9 @@ mod tests {
         let of = |text: &str, dim: usize, control: ControlDivergence| {
             ProductPlan::for_estimators(&specs(text), dim, &control)
         };
-        let forms = |laws: &[(Distribution, usize)]| ProductPlan::QuadraticForms(laws.to_vec());
+        let forms = |distributions: &[(Distribution, usize)]| {
+            ProductPlan::QuadraticForms(distributions.to_vec())
+        };
         let state = ControlDivergence::State;
         assert_eq!(of("[exact]", 64, state.clone()), ProductPlan::Diagonal);
         assert_eq!(
@@ -286,7 +307,7 @@ mod tests {
             of("[hutchinson]", 3, ControlDivergence::Trace),
             ProductPlan::Jacobian
         );
-        // Its values are those that control.
+        // The exact trace uses the divergence that controls the steps.
         assert_eq!(
             of("[exact]", 3, ControlDivergence::Trace),
             ProductPlan::Separate
@@ -314,7 +335,7 @@ mod tests {
         );
     }
 
-    /// Every trace estimator finds in shared products what it finds by itself.
+    /// Shared products give every trace estimator the values that it computes without sharing.
     #[test]
     fn shared_products_give_each_estimator_its_own_values() {
         let dim = 6;
@@ -404,7 +425,7 @@ mod tests {
                         .all(|(a, b)| (a - b).abs() < 1e-12 * (1.0 + b.abs())),
                     "{spec:?}"
                 );
-                // A row is its sample's, whoever stands beside it.
+                // A sample's values do not depend on the other rows of its batch.
                 let row = products.select(&[1]);
                 let probes = ProbeSource {
                     key,

@@ -1,4 +1,5 @@
-//! How many steps a solver of `steps: auto` takes: found on the first few samples, before anything else is carried out.
+//! The choice of the number of steps for `steps: auto`, made on the first few samples before
+//! anything else runs.
 
 use anyhow::{Context, Result, bail};
 
@@ -12,21 +13,22 @@ use crate::plan::{AutoStepsRequest, ChosenSteps};
 use crate::solve::step_count::{DEFAULT_AUTO_TOLERANCE, FIRST_AUTO_STEPS, MAX_AUTO_STEPS};
 use crate::solve::{Solver, refine};
 
-/// Samples on which grids are compared.
+/// The number of samples on which two grids are compared.
 const COMPARED_SAMPLES: usize = 8;
 
-/// The steps that a solver needs for two grids of it to agree, on the first samples of the data: the same for any batch,
-/// threads and shard.
+/// Chooses the number of steps at which two grids of a solver agree on the first samples of the
+/// data. The result does not depend on batches, threads or shards.
 ///
 /// # Errors
-/// Where no log-likelihoods can be compared, where they do not agree, and where the model cannot be evaluated.
+/// Fails if no estimator follows a path, if the grids do not agree with the maximum number of
+/// steps, or if the model cannot be evaluated.
 pub fn choose_steps(
-    wanted: &AutoStepsRequest,
+    request: &AutoStepsRequest,
     runtime: &Runtime,
     machine: ComputeOptions,
 ) -> Result<ChosenSteps> {
     let mut estimators: Vec<DivergenceEstimator> = Vec::new();
-    for estimator in wanted
+    for estimator in request
         .estimators
         .iter()
         .filter_map(DivergenceEstimator::without_node_draws)
@@ -37,11 +39,12 @@ pub fn choose_steps(
     }
     if estimators.is_empty() {
         bail!(
-            "steps: auto has no log-likelihoods to compare, since no estimator here follows a path; expected a number"
+            "steps: auto has no log-likelihoods to compare, because no estimator of this entry \
+             follows a solver's path; expected a number"
         );
     }
-    let (model, data, key) = (wanted.model, wanted.data, wanted.key);
-    let samples: Vec<SampleId> = (0..wanted.samples.min(COMPARED_SAMPLES) as SampleId).collect();
+    let (model, data, key) = (request.model, request.data, request.key);
+    let samples: Vec<SampleId> = (0..request.samples.min(COMPARED_SAMPLES) as SampleId).collect();
     let pool = WorkerPool::new(model, runtime, machine);
     let values = |solver: &Solver| -> Result<Vec<Option<f64>>> {
         let task = LikelihoodTask {
@@ -55,20 +58,20 @@ pub fn choose_steps(
         let (rows, _) = pool.log_likelihoods(&task, &samples, false, states)?;
         Ok(rows.iter().map(|row| row.log_likelihood).collect())
     };
-    let (steps, gap) = double_steps_until_agreement(wanted.solver, samples.len(), values)?;
+    let (steps, gap) = double_steps_until_agreement(request.solver, samples.len(), values)?;
     Ok(ChosenSteps {
         model: model.card.name.clone(),
         data_sha256: data.sha256.clone(),
-        solver: wanted.solver.clone(),
-        estimators: wanted.estimators.to_vec(),
+        solver: request.solver.clone(),
+        estimators: request.estimators.to_vec(),
         samples: samples.len(),
         steps,
         gap,
     })
 }
 
-/// Doubles the steps of a solver until the log-likelihoods of two grids agree within its tolerance: the steps of the finer
-/// one, and the nats by which they differ.
+/// Doubles the steps of a solver until the log-likelihoods of two grids agree within its tolerance.
+/// Returns the steps of the finer grid, and the difference in nats.
 fn double_steps_until_agreement(
     solver: &Solver,
     samples: usize,
@@ -78,7 +81,10 @@ fn double_steps_until_agreement(
         .auto_steps_tolerance()
         .unwrap_or(DEFAULT_AUTO_TOLERANCE);
     let mut on = |steps: usize| {
-        values(&refine::with_steps(solver, steps).context("steps: it takes no number of them")?)
+        values(
+            &refine::with_steps(solver, steps)
+                .context("steps: the solver has no fixed number of steps")?,
+        )
     };
     let (mut steps, mut coarse, mut last) = (FIRST_AUTO_STEPS, on(FIRST_AUTO_STEPS)?, None);
     while steps < MAX_AUTO_STEPS {
@@ -90,18 +96,20 @@ fn double_steps_until_agreement(
         }
         coarse = fine;
     }
-    let found = last.map_or("some paths do not end well".to_owned(), |gap| {
+    let found = last.map_or("some paths failed".to_owned(), |gap| {
         format!("they differ by {gap:.1e} nats")
     });
     bail!(
-        "steps: auto does not settle: {} and {steps} steps of {} do not agree within tol {tol}, {found}; expected a wider \
-         tol, a method of higher order, another grid, or a number",
+        "steps: auto found no number of steps: {} and {steps} steps of {} do not agree within \
+         tol {tol}, {found}; expected a larger tol, a method of higher order, another grid, or a \
+         number",
         steps / 2,
         solver.name()
     )
 }
 
-/// The largest root mean square of any estimator's differences; rows are estimator after estimator.
+/// The largest root mean square difference over the estimators, in nats. The values are ordered by
+/// estimator, then by sample. `None` if a value is missing.
 fn max_rms_difference(coarse: &[Option<f64>], fine: &[Option<f64>], samples: usize) -> Option<f64> {
     let differences: Option<Vec<f64>> = coarse
         .iter()
@@ -126,7 +134,8 @@ mod tests {
     use crate::num::Batch;
     use crate::num::key::{Purpose, RngKey};
 
-    /// Every solver of fixed steps comes within its tolerance of the truth, at the steps that it finds.
+    /// Every fixed-step solver has an error within the tolerance at the number of steps that is
+    /// chosen.
     #[test]
     fn auto_steps_meet_tolerance_for_every_fixed_step_solver() {
         let curve = ProbabilityPath::Vp {
@@ -179,12 +188,12 @@ mod tests {
         {
             for tol in [0.1, 0.01] {
                 let spec = format!("{{{}: {{steps: auto, tol: {tol}}}}}", solver.name());
-                let asked: Solver = serde_yaml::from_str(&spec).expect("a solver");
+                let auto: Solver = serde_yaml::from_str(&spec).expect("a solver");
                 let (steps, between) =
-                    double_steps_until_agreement(&asked, 6, values).expect("it settles");
-                let chosen = refine::with_steps(&asked, steps).expect("fixed steps");
+                    double_steps_until_agreement(&auto, 6, values).expect("a number of steps");
+                let chosen = refine::with_steps(&auto, steps).expect("fixed steps");
                 let error = max_rms_difference(&values(&chosen).expect("analytic"), &truth, 6)
-                    .expect("paths end well");
+                    .expect("successful paths");
                 assert!(
                     between <= tol && error <= 1.1 * tol,
                     "{spec}: {steps} steps, {between}, {error}"
@@ -207,9 +216,9 @@ mod tests {
             .filter(|s| s.fixed_evaluations().is_some())
         {
             let spec = format!("{{{}: {{steps: auto, tol: 1.0e-3}}}}", solver.name());
-            let asked: Solver = serde_yaml::from_str(&spec).expect("a solver");
+            let auto: Solver = serde_yaml::from_str(&spec).expect("a solver");
             let mut grids = Vec::new();
-            let refusal = double_steps_until_agreement(&asked, 1, |solver| {
+            let refusal = double_steps_until_agreement(&auto, 1, |solver| {
                 grids.push(solver.fixed_evaluations());
                 Ok(vec![Some(grids.len() as f64)])
             });
@@ -223,10 +232,10 @@ mod tests {
                 "{refusal}"
             );
             assert_eq!(grids.len(), 10, "8 to 4096");
-            let broken = double_steps_until_agreement(&asked, 1, |_| Ok(vec![None]))
+            let broken = double_steps_until_agreement(&auto, 1, |_| Ok(vec![None]))
                 .expect_err("no numbers")
                 .to_string();
-            assert!(broken.contains("do not end well"), "{broken}");
+            assert!(broken.contains("some paths failed"), "{broken}");
         }
     }
 }

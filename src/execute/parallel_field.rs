@@ -1,4 +1,4 @@
-//! All workers of a pool as one field, for what is a statistic of many samples.
+//! All workers of a pool as one velocity field, for samplers that use a statistic of many samples.
 
 use ndarray::Axis;
 
@@ -8,17 +8,22 @@ use crate::num::key::SampleId;
 use crate::num::{Batch, TangentBatch};
 use crate::sample::{Denoiser, Sampler};
 
-/// All workers of a pool as one field: a call's rows are spread over them in batches.
+/// All workers of a pool as one velocity field. The rows of a call are distributed over the workers
+/// in batches.
 ///
-/// What is a statistic of many samples can so be written as if there were one batch.
+/// A sampler that uses a statistic of many samples can then be written for a single large batch.
 pub(super) struct ParallelField<'p, 'm> {
+    /// The workers.
     pub pool: &'p WorkerPool<'m>,
+    /// The sampler that uses the field.
     pub sampler: &'p Sampler,
+    /// The time for Jacobian products so far, in seconds.
     pub product_seconds: f64,
 }
 
 impl ParallelField<'_, '_> {
-    /// One call's parts, in order.
+    /// Calls `call` for batches of row indices, in parallel, and returns the results in the order
+    /// of the rows.
     fn map_batches<T: Send>(
         &self,
         rows: usize,
@@ -40,6 +45,8 @@ impl ParallelField<'_, '_> {
             .map_err(into_eval_error)
     }
 
+    /// Calls `call` with the times and states of each batch, in parallel, and joins the resulting
+    /// rows.
     fn map_states(
         &self,
         t: &[f64],
@@ -55,7 +62,7 @@ impl ParallelField<'_, '_> {
     }
 }
 
-/// The model's own error, where it is one.
+/// Returns the model's own error if the error contains one.
 fn into_eval_error(error: anyhow::Error) -> EvalError {
     error
         .downcast::<EvalError>()

@@ -1,4 +1,5 @@
-//! Sessions for one model, opened as workers need them, and batches of samples spread over the workers.
+//! A pool of workers for one model. Each worker opens the sessions that it needs; batches of
+//! samples are distributed over the workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -22,21 +23,23 @@ use crate::progress::Meter;
 use crate::sample::{Denoiser, DrawnSamples, SampleRequest, Sampler, SamplerContext};
 use crate::stop;
 
-/// How a machine is used; none of it changes a result by more than rounding.
+/// How the program uses the machine. None of it changes a result by more than rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ComputeOptions {
+    /// The execution provider that runs the networks.
     pub provider: Provider,
-    /// Samples per call of a network, where somebody says.
+    /// The number of samples per call of a network; `None` for the default.
     pub batch_size: Option<usize>,
-    /// All threads together.
+    /// The number of threads of all workers together.
     pub threads: usize,
 }
 
-/// Samples per call of a network on a GPU, where nobody says.
+/// The default number of samples per call of a network on a GPU.
 const GPU_BATCH: usize = 32;
 
 impl ComputeOptions {
-    /// Samples per call of a model's network: as was said, or what suits its size.
+    /// The number of samples per call of the model's networks. The default depends on the model's
+    /// size.
     pub fn batch_size(&self, model: &Model) -> usize {
         self.batch_size.unwrap_or_else(|| {
             if self.provider.runs_on_cpu() {
@@ -47,10 +50,10 @@ impl ComputeOptions {
         })
     }
 
-    /// Does something with this machine's threads and no more.
+    /// Runs `work` on a thread pool with the configured number of threads.
     ///
     /// # Errors
-    /// Where the threads cannot be had.
+    /// Fails if the threads cannot be started.
     pub fn with_threads<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         Ok(rayon::ThreadPoolBuilder::new()
             .num_threads(self.threads)
@@ -59,29 +62,36 @@ impl ComputeOptions {
     }
 }
 
-/// How samples are divided among workers.
+/// How samples are divided into batches for the workers.
 pub(super) struct BatchSplit {
-    /// Samples of one batch.
+    /// The number of samples of one batch.
     batch_size: usize,
+    /// The number of workers.
     workers: usize,
-    /// Threads inside one call of a network: those that no batch is left for.
+    /// The number of threads inside one call of a network: the threads that would otherwise have no
+    /// batch.
     pub(super) threads_per_call: usize,
 }
 
-/// One worker's sessions for one model.
+/// A worker with its sessions for one model.
 pub(super) struct Worker {
-    /// Opened where a path is followed; few steps of a flow map need none.
+    /// The velocity. It is opened if a path is followed; a flow map does not need it.
     pub(super) velocity: Option<Velocity>,
+    /// The model's parts that estimators and samplers use.
     pub(super) sources: ModelHandles,
-    /// Threads inside one call of its networks.
+    /// The number of threads inside one call of a network.
     threads_per_call: usize,
-    /// What its tangents were opened with.
+    /// The options with which the Jacobian products were opened.
     jacobian_options: JacobianOptions,
-    /// Flow maps that were opened with their gradients.
+    /// The names of the flow maps that were opened with the gradient of their divergence.
     maps_with_gradient: BTreeSet<String>,
 }
 
 impl Worker {
+    /// Returns the velocity.
+    ///
+    /// # Errors
+    /// Fails if the velocity was not opened.
     fn velocity_mut(&mut self) -> Result<&mut Velocity, EvalError> {
         self.velocity
             .as_mut()
@@ -89,7 +99,8 @@ impl Worker {
     }
 }
 
-/// A worker as samplers see it: the velocity where they follow it, flow maps where they walk them.
+/// A worker is the field that samplers use. Its dimension is that of the velocity, or else of a
+/// flow map.
 impl VectorField for Worker {
     fn dim(&self) -> usize {
         let map = self.sources.flow_maps.values().next().map(|m| m.dim());
@@ -119,24 +130,29 @@ impl Denoiser for Worker {
     }
 }
 
-/// What a batch of work is opened for.
+/// The estimators and samplers that a worker must be able to evaluate.
 #[derive(Clone, Copy, Default)]
 pub struct WorkerSpec<'a> {
+    /// The divergence estimators.
     pub estimators: &'a [DivergenceEstimator],
+    /// The samplers.
     pub samplers: &'a [Sampler],
 }
 
-/// Opens sessions as workers need them and keeps them for the next.
+/// A pool of workers for one model, which keeps idle workers with their sessions for the next
+/// batch.
 pub struct WorkerPool<'a> {
     pub(super) model: &'a Model,
     pub(super) runtime: &'a Runtime,
     pub(super) machine: ComputeOptions,
+    /// The workers that no batch uses at the moment.
     idle: Mutex<Vec<Worker>>,
-    /// Counts the rows that were asked for.
+    /// Counts the rows of the pool's work.
     row_meter: Arc<Meter>,
 }
 
 impl<'a> WorkerPool<'a> {
+    /// Creates a pool without workers.
     pub fn new(model: &'a Model, runtime: &'a Runtime, machine: ComputeOptions) -> WorkerPool<'a> {
         WorkerPool {
             model,
@@ -147,7 +163,7 @@ impl<'a> WorkerPool<'a> {
         }
     }
 
-    /// The same pool, counting on a meter that others may share.
+    /// Replaces the pool's meter by one that several pools can share.
     pub fn with_meter(self, meter: Arc<Meter>) -> WorkerPool<'a> {
         WorkerPool {
             row_meter: meter,
@@ -155,18 +171,20 @@ impl<'a> WorkerPool<'a> {
         }
     }
 
-    /// What counts the rows of this pool's work.
+    /// The meter that counts the rows of the pool's work.
     pub fn meter(&self) -> Arc<Meter> {
         self.row_meter.clone()
     }
 
-    /// An idle worker with so many threads in a call; those with another number are given up.
+    /// Takes an idle worker with this number of threads per call. Idle workers with another number
+    /// are dropped.
     fn take_idle_worker(&self, threads: usize) -> Option<Worker> {
         let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
         idle.retain(|worker| worker.threads_per_call == threads);
         idle.pop()
     }
 
+    /// Returns a worker to the pool.
     pub(super) fn release_worker(&self, worker: Worker) {
         self.idle
             .lock()
@@ -174,7 +192,11 @@ impl<'a> WorkerPool<'a> {
             .push(worker);
     }
 
-    /// A worker that has what the estimators and samplers need, with so many threads in a call of a network.
+    /// Returns a worker with everything that the estimators and samplers need, and with `threads`
+    /// threads in each call of a network.
+    ///
+    /// # Errors
+    /// Fails if a network cannot be opened.
     pub(super) fn acquire_worker(&self, needs: WorkerSpec, threads: usize) -> Result<Worker> {
         let options = SessionOptions {
             provider: self.machine.provider,
@@ -284,29 +306,31 @@ impl<'a> WorkerPool<'a> {
         Ok(worker)
     }
 
-    /// A worker's Jacobian products with what else is wanted of them, where they are not open yet.
-    fn open_tangents(&self, worker: &mut Worker, wanted: JacobianOptions) -> Result<()> {
+    /// Opens a worker's Jacobian products with the given options and those it already has, unless
+    /// they are open.
+    fn open_tangents(&self, worker: &mut Worker, options_needed: JacobianOptions) -> Result<()> {
         let known = worker.jacobian_options;
-        let wanted = JacobianOptions {
-            vjp: known.vjp || wanted.vjp,
-            exact_trace: known.exact_trace || wanted.exact_trace,
+        let options_needed = JacobianOptions {
+            vjp: known.vjp || options_needed.vjp,
+            exact_trace: known.exact_trace || options_needed.exact_trace,
         };
-        if worker.sources.jacobian.is_none() || wanted != known {
+        if worker.sources.jacobian.is_none() || options_needed != known {
             let options = SessionOptions {
                 provider: self.machine.provider,
                 threads: worker.threads_per_call,
             };
-            worker.jacobian_options = wanted;
+            worker.jacobian_options = options_needed;
             worker.sources.jacobian = Some(Box::new(self.model.jacobian(
                 self.runtime,
                 options,
-                wanted,
+                options_needed,
             )?));
         }
         Ok(())
     }
 
-    /// A head, which an output of the velocity's own graph shares the calls of.
+    /// Opens a head. A head that is an output of the velocity's own graph shares the velocity's
+    /// calls.
     fn open_head(
         &self,
         name: &str,
@@ -325,11 +349,11 @@ impl<'a> WorkerPool<'a> {
         )?))
     }
 
-    /// Opens what the estimators need, as work on so many `samples` will use it, and calls everything once with two of
-    /// them, so that a model at fault is found before a run begins.
+    /// Opens everything that work on `samples` samples needs, and calls every network once with two
+    /// samples. An invalid model is found before a run begins.
     ///
     /// # Errors
-    /// Where a file, a port, an operator or a shape is at fault.
+    /// Fails if a network cannot be opened or called, or if an output has the wrong shape.
     pub fn dry_run(&self, needs: WorkerSpec, samples: usize, x: &Batch) -> Result<()> {
         let mut worker = self.acquire_worker(needs, self.batch_split(samples).threads_per_call)?;
         let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
@@ -342,7 +366,7 @@ impl<'a> WorkerPool<'a> {
         if let Some(tangents) = &mut worker.sources.jacobian {
             let z = crate::num::TangentBatch::ones((2, two.nrows(), two.ncols()));
             tangents.quadratic_form(&t, &two, &z).with_context(first)?;
-            // Products may come from a graph of their own.
+            // The products can come from a graph of their own, so they are called separately.
             tangents.jvp(&t, &two, &z).with_context(first)?;
             tangents.trace_terms(&t, &two).with_context(first)?;
             if worker.jacobian_options.vjp {
@@ -369,12 +393,13 @@ impl<'a> WorkerPool<'a> {
         Ok(())
     }
 
-    /// How samples are divided. Few samples still make several batches, so that they keep several workers busy; the
-    /// batches' size depends on how many samples there are and never on the threads.
+    /// Divides samples into batches. A few samples are still divided into several batches, so that
+    /// several workers have work. The size of a batch depends on the number of samples and not on
+    /// the number of threads.
     pub(super) fn batch_split(&self, samples: usize) -> BatchSplit {
         let batch = self.machine.batch_size(self.model);
         if !self.machine.provider.runs_on_cpu() {
-            // A GPU is one worker's.
+            // One worker at a time uses the GPU.
             return BatchSplit {
                 batch_size: batch,
                 workers: 1,
@@ -387,7 +412,7 @@ impl<'a> WorkerPool<'a> {
         } else {
             few.next_multiple_of(4)
         });
-        // No more workers than batches, whatever number was asked for.
+        // More workers than batches would have no work.
         let workers = self.machine.threads.min(samples.div_ceil(batch)).max(1);
         BatchSplit {
             batch_size: batch,
@@ -396,7 +421,11 @@ impl<'a> WorkerPool<'a> {
         }
     }
 
-    /// Maps batches of samples over the workers, in order.
+    /// Calls `work` for each batch of samples, in parallel, and returns the results in the order of
+    /// the samples.
+    ///
+    /// # Errors
+    /// Fails if a worker cannot be opened, if `work` fails, or if the program was asked to stop.
     pub(super) fn map_batches<T: Send>(
         &self,
         samples: &[SampleId],
@@ -411,7 +440,11 @@ impl<'a> WorkerPool<'a> {
         Ok(all)
     }
 
-    /// As [`WorkerPool::map_batches`], handing on each batch's result as soon as all before it are there.
+    /// Calls `work` for each batch of samples, in parallel. Each result is passed to `take` in the
+    /// order of the samples, as soon as all earlier results have been passed.
+    ///
+    /// # Errors
+    /// Fails like [`WorkerPool::map_batches`], or if `take` fails.
     fn for_each_batch<T: Send>(
         &self,
         samples: &[SampleId],
@@ -447,7 +480,8 @@ impl<'a> WorkerPool<'a> {
                 .unwrap_or_else(|e| e.into_inner())
                 .insert(place, result)
         };
-        // Workers fetch the batches one after the other, so that results come nearly in order.
+        // Workers fetch the batches one after the other, so results arrive nearly in order and few
+        // must wait.
         pool.install(|| {
             samples
                 .chunks(batch)
@@ -457,10 +491,11 @@ impl<'a> WorkerPool<'a> {
         })
     }
 
-    /// Log-likelihoods of samples, each batch over a path of its own; `states` gives a batch's states.
+    /// Computes the log-likelihoods of samples. `states` gives the states of a batch. With
+    /// `record`, the divergence at every node is returned as well.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated.
+    /// Fails if the model cannot be evaluated.
     pub fn log_likelihoods(
         &self,
         task: &LikelihoodTask,
@@ -483,10 +518,11 @@ impl<'a> WorkerPool<'a> {
         Ok((rows, nodes))
     }
 
-    /// As [`WorkerPool::log_likelihoods`], each sample from its draws of dequantization noise where it has several.
+    /// Computes log-likelihoods like [`WorkerPool::log_likelihoods`]. With `dequantization`, the
+    /// rows of a sample's noise draws are combined into one.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated.
+    /// Fails if the model cannot be evaluated.
     pub fn dequantized_log_likelihoods(
         &self,
         task: &LikelihoodTask,
@@ -507,10 +543,12 @@ impl<'a> WorkerPool<'a> {
         Ok((dequantization.combine_rows(rows), nodes))
     }
 
-    /// As [`WorkerPool::dequantized_log_likelihoods`], handing on the rows of samples as soon as theirs and all before them are there.
+    /// Computes log-likelihoods like [`WorkerPool::dequantized_log_likelihoods`]. The rows of each
+    /// sample are passed to `take` in the order of the samples, as soon as all earlier rows have
+    /// been passed.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated, and those of `take`.
+    /// Fails if the model cannot be evaluated, or if `take` fails.
     pub fn for_each_dequantized_log_likelihood(
         &self,
         task: &LikelihoodTask,
@@ -537,7 +575,7 @@ impl<'a> WorkerPool<'a> {
         self.for_each_batch(&addresses, needs, work, |(count, rows)| {
             arrived += count;
             waiting.extend(rows);
-            // A sample is done with its last draw.
+            // A sample is complete when its last draw has arrived.
             let done: BTreeSet<SampleId> = addresses[finished..arrived / draws * draws]
                 .iter()
                 .copied()
@@ -559,10 +597,11 @@ impl<'a> WorkerPool<'a> {
         })
     }
 
-    /// End states of samples from their initial noise, row by row; whole populations where a sampler has them.
+    /// Draws samples from their initial noise. Samplers that need a population evaluate each whole
+    /// population together.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated.
+    /// Fails if the model cannot be evaluated.
     pub fn draw_samples(
         &self,
         sampler: &Sampler,
@@ -581,11 +620,13 @@ impl<'a> WorkerPool<'a> {
         })
     }
 
-    /// As [`WorkerPool::draw_samples`], handing on each batch, or each population, as soon as it and all before it are there; the
-    /// seconds that went into Jacobian products.
+    /// Draws samples like [`WorkerPool::draw_samples`]. Each batch or population is passed to
+    /// `take` in the order of the samples, as soon as all earlier ones have been passed. Returns
+    /// the time for Jacobian products in seconds, which is measured only for samplers that need a
+    /// population.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated, and those of `take`.
+    /// Fails if the model cannot be evaluated, or if `take` fails.
     pub fn for_each_sample_batch(
         &self,
         sampler: &Sampler,
@@ -596,14 +637,14 @@ impl<'a> WorkerPool<'a> {
     ) -> Result<f64> {
         let (on, prior) = (SamplerContext::for_model(self.model), self.model.prior);
         if let Some(population) = sampler.population() {
-            let mut crew = ParallelField {
+            let mut field = ParallelField {
                 pool: self,
                 sampler,
                 product_seconds: 0.0,
             };
             for samples in samples.chunks(population) {
                 take(sampler.sample(
-                    &mut crew,
+                    &mut field,
                     &SampleRequest {
                         context: on,
                         prior,
@@ -613,7 +654,7 @@ impl<'a> WorkerPool<'a> {
                     noise(samples),
                 )?)?;
             }
-            return Ok(crew.product_seconds);
+            return Ok(field.product_seconds);
         }
         let needs = WorkerSpec {
             samplers: std::slice::from_ref(sampler),
@@ -636,7 +677,8 @@ impl<'a> WorkerPool<'a> {
     }
 }
 
-/// One batch under every estimator, with its nodes where `record`.
+/// Evaluates all estimators on one batch. With `record`, the divergence at every node is returned
+/// as well.
 fn evaluate_batch(
     worker: &mut Worker,
     task: &LikelihoodTask,
@@ -661,14 +703,19 @@ fn evaluate_batch(
     Ok((rows, nodes))
 }
 
-/// Results that arrive in any order and are handed on in that of their places.
+/// A buffer for results that arrive in any order. It passes them on in the order of their
+/// positions.
 struct ReorderBuffer<T, F> {
+    /// The position of the next result to pass on.
     next: usize,
+    /// The results that wait for earlier ones.
     waiting: BTreeMap<usize, T>,
+    /// The function that receives the results in order.
     emit: F,
 }
 
 impl<T, F: FnMut(T) -> Result<()>> ReorderBuffer<T, F> {
+    /// Adds a result, and passes on all results that are next in order.
     fn insert(&mut self, place: usize, result: T) -> Result<()> {
         self.waiting.insert(place, result);
         while let Some(result) = self.waiting.remove(&self.next) {
@@ -679,8 +726,10 @@ impl<T, F: FnMut(T) -> Result<()>> ReorderBuffer<T, F> {
     }
 }
 
-/// Samples, and the time that went into Jacobian products.
+/// Samples with the time for Jacobian products.
 pub struct TimedSamples {
+    /// The samples.
     pub samples: DrawnSamples,
+    /// The time for Jacobian products, in seconds.
     pub product_seconds: f64,
 }

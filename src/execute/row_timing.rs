@@ -1,4 +1,5 @@
-//! How long one row takes in one thread: a few calls of each network, so that the time left can be told.
+//! Measures the time per row of each network with a few calls, so that the remaining time of a run
+//! can be estimated.
 
 use std::time::Instant;
 
@@ -9,22 +10,24 @@ use crate::flow::field::{EvalError, VectorField};
 use crate::num::{Batch, TangentBatch};
 use crate::plan::SecondsPerRow;
 
-/// Rows of a call, and how many more a call has that was quick.
+/// The number of rows of a first, small call.
 const FEW_ROWS: usize = 4;
+/// The number of rows of the second, larger call.
 const MANY_ROWS: usize = 32;
-/// A call of few rows below this, in seconds, is made once more with many.
+/// If a small call takes less than this many seconds, a larger one is timed instead.
 const QUICK_CALL_SECONDS: f64 = 0.02;
-/// Calls of which the quickest counts, at most, and seconds of them after which no other follows.
+/// The maximum number of calls; the fastest counts.
 const MAX_CALLS: usize = 6;
+/// The total time in seconds after which no further call is made.
 const MAX_TIMING_SECONDS: f64 = 0.1;
-/// Directions of a Jacobian product, at most.
+/// The maximum number of directions of a Jacobian product.
 const MAX_DIRECTIONS: usize = 8;
 
 impl WorkerPool<'_> {
-    /// Seconds per row of every network that work on so many `samples` needs, which have been called before.
+    /// Measures the seconds per row of every network that work on `samples` samples needs.
     ///
     /// # Errors
-    /// Where a network cannot be called.
+    /// Fails if a network cannot be opened or called.
     pub fn measure_seconds_per_row(
         &self,
         needs: WorkerSpec,
@@ -37,9 +40,9 @@ impl WorkerPool<'_> {
             self.model.curve.prior_end(),
         );
         let at = |rows: usize| (vec![start; rows], Batch::zeros((rows, dim)));
-        let mut pace = SecondsPerRow::default();
+        let mut seconds_per_row = SecondsPerRow::default();
         if let Some(velocity) = &mut worker.velocity {
-            pace.evaluation = fastest_seconds_per_row(|rows| {
+            seconds_per_row.evaluation = fastest_seconds_per_row(|rows| {
                 let (t, x) = at(rows);
                 velocity.velocity(&t, &x).map(drop)
             })?;
@@ -52,14 +55,14 @@ impl WorkerPool<'_> {
                     .quadratic_form(&t, &x, &TangentBatch::ones((k, rows, dim)))
                     .map(drop)
             })?;
-            pace.product = each / k as f64;
+            seconds_per_row.product = each / k as f64;
         }
         for head in worker.sources.heads.values_mut() {
             let each = fastest_seconds_per_row(|rows| {
                 let (t, x) = at(rows);
                 head.eval(&t, &x).map(drop)
             })?;
-            pace.head = pace.head.max(each);
+            seconds_per_row.head = seconds_per_row.head.max(each);
         }
         for (name, map) in &mut worker.sources.flow_maps {
             let to_data = self.model.flow_map_spec(name)?.direction()
@@ -74,15 +77,20 @@ impl WorkerPool<'_> {
                 };
                 map.averages(from, to, &x).map(drop)
             })?;
-            pace.evaluation = pace.evaluation.max(each);
+            seconds_per_row.evaluation = seconds_per_row.evaluation.max(each);
         }
         self.release_worker(worker);
-        tracing::debug!(model = self.model.card.name, ?pace, "what a row takes");
-        Ok(pace)
+        tracing::debug!(
+            model = self.model.card.name,
+            ?seconds_per_row,
+            "measured seconds per row"
+        );
+        Ok(seconds_per_row)
     }
 }
 
-/// Seconds per row of a call, the quickest of a few; of many rows where few are quick.
+/// The seconds per row of the fastest of a few calls. Networks with fast calls are timed with more
+/// rows.
 fn fastest_seconds_per_row(
     mut call: impl FnMut(usize) -> Result<(), EvalError>,
 ) -> Result<f64, EvalError> {
@@ -90,13 +98,14 @@ fn fastest_seconds_per_row(
         let began = Instant::now();
         call(rows).map(|()| began.elapsed().as_secs_f64())
     };
-    // The first call of a new shape settles the runtime's memory, and any call may have to wait for other programs.
+    // The first call with a new shape allocates memory, and other programs can delay any call, so
+    // the fastest call counts.
     let mut quickest = |rows: usize| -> Result<f64, EvalError> {
-        let (mut least, mut spent) = (f64::INFINITY, 0.0);
+        let (mut least, mut total) = (f64::INFINITY, 0.0);
         for _ in 0..MAX_CALLS {
             let took = seconds(rows)?;
-            (least, spent) = (least.min(took), spent + took);
-            if spent > MAX_TIMING_SECONDS {
+            (least, total) = (least.min(took), total + took);
+            if total > MAX_TIMING_SECONDS {
                 break;
             }
         }

@@ -1,7 +1,9 @@
-//! Few-step likelihoods: log p = log π(x at the map's own prior end) + Σ (t' − t)·D over its own few times.
+//! Few-step likelihoods of flow maps: log p = log π(x at the map's own prior end) + Σ (t' − t)·D
+//! over a few times.
 //!
-//! Such a number is the map's, not the ODE's, and it is no normalised density: it is judged by its bias and
-//! correlation against a full trajectory, never by "lower is better".
+//! The value belongs to the flow map and not to the ODE, and it is not the logarithm of a
+//! normalised density. It must be compared by its bias and correlation against a full trajectory; a
+//! lower value is not better.
 
 use std::time::Instant;
 
@@ -13,10 +15,10 @@ use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::solve::Status;
 
-/// The rows of those of the task's estimators that walk a flow map.
+/// Evaluates the estimators of the task that use a flow map.
 ///
 /// # Errors
-/// Where a map cannot be evaluated.
+/// Fails if a flow map is missing, cannot be evaluated or gives no divergence.
 pub fn evaluate_few_step_likelihoods(
     sources: &mut ModelHandles,
     task: &LikelihoodTask,
@@ -45,21 +47,25 @@ pub fn evaluate_few_step_likelihoods(
         let prior = task.prior.log_density(&end.x);
         for (i, sample) in sample.iter().enumerate() {
             let value = prior[i] + integral[i];
-            let fine = value.is_finite();
+            let finite = value.is_finite();
             rows.push(LikelihoodResult {
                 estimator,
                 sample: *sample,
-                log_likelihood: fine.then_some(value),
+                log_likelihood: finite.then_some(value),
                 stderr: None,
                 dequantization_stderr: None,
                 half_width: None,
-                prior_log_density: fine.then_some(prior[i]),
-                divergence_integral: fine.then_some(integral[i]),
+                prior_log_density: finite.then_some(prior[i]),
+                divergence_integral: finite.then_some(integral[i]),
                 solver_error: None,
                 evaluations: spec.flow_map_evaluations(),
                 jvps: 0,
                 head_calls: 0,
-                status: if fine { Status::Ok } else { Status::NonFinite },
+                status: if finite {
+                    Status::Ok
+                } else {
+                    Status::NonFinite
+                },
                 path_seconds: seconds,
                 divergence_seconds: 0.0,
                 entry_seconds: seconds,
@@ -79,7 +85,7 @@ mod tests {
     use crate::num::key::RngKey;
     use crate::solve::Solver;
 
-    /// Log-likelihoods of rows under N(m, C) by the map in closed form.
+    /// The log-likelihoods of rows under N(m, C), with the flow map in closed form.
     fn run(model: &AnalyticGaussian, std: f64, spec: &str, x: &Batch) -> Vec<f64> {
         let estimators: Vec<DivergenceEstimator> = vec![serde_yaml::from_str(spec).expect(spec)];
         let mut sources = ModelHandles::default();
@@ -113,7 +119,8 @@ mod tests {
         )
     }
 
-    /// T13: the value of T2 in flow matching, for every number of steps and in both directions of time.
+    /// Test case T13: the value of T2 in flow matching, for every number of steps and both
+    /// directions of time.
     #[test]
     fn exact_flow_map_is_exact_in_any_number_of_steps() {
         let x = ndarray::array![[0.7, 0.3, -2.0]];
@@ -126,7 +133,8 @@ mod tests {
                     &x,
                 )[0];
                 assert!((got + 4.181816).abs() < 1e-6, "{steps}: {got}");
-                // At the prior end the law is the prior's own, so this is the data's density itself.
+                // At the prior end, the distribution is the prior itself, so this is the exact
+                // density of the data.
                 let gap = &x.row(0) - &model.mean;
                 let density: f64 = gap
                     .iter()
@@ -138,7 +146,7 @@ mod tests {
         }
     }
 
-    /// T13 with T9: on every path and every grid, what is left is the prior's mismatch alone.
+    /// Test cases T13 and T9: on every path and grid, only the mismatch of the prior is left.
     #[test]
     fn every_path_and_grid_give_the_closed_form() {
         let x = ndarray::array![[0.7, 0.3, -2.0], [-1.0, 2.0, 0.5]];
@@ -191,7 +199,7 @@ mod tests {
         }
     }
 
-    /// §4.4 of the project's notes: what the authors' rule makes of the same exact map.
+    /// §4.4 of the project's notes: the result of the authors' rule with the same exact map.
     #[test]
     fn forward_average_rule_has_its_known_bias() {
         let x = ndarray::array![[0.7, 0.3, -2.0]];

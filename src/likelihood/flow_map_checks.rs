@@ -1,5 +1,5 @@
-//! How far a flow map is a flow map: identities that hold exactly for a true one, per sample, and the mass
-//! of the density that its few steps define.
+//! Checks of a flow map: identities that hold exactly for a true flow map, per sample, and the
+//! total mass of the density that its few steps define.
 
 use ndarray::{Array1, Array2, ArrayView1, Axis};
 
@@ -10,28 +10,37 @@ use crate::flow::prior::Prior;
 use crate::num::key::{Purpose, RngKey};
 use crate::num::{Batch, TangentBatch, linalg, stats};
 
-/// What a map's identities are held on.
+/// The setting in which a map's identities are evaluated.
 pub struct FlowMapCheckSetting<'a> {
+    /// The probability path of the map.
     pub curve: &'a PathCurve,
-    /// Times in the direction in which the map was trained, with the middle of each step in between.
+    /// The times in the direction in which the map was trained. The midpoint of each step is
+    /// included.
     pub times: &'a [f64],
-    /// Whether the map was trained to go back as well.
+    /// Whether the map was trained in both directions.
     pub both_ways: bool,
 }
 
-/// One identity's residual for each sample, zero for a true flow map.
+/// The residual of one identity for each sample; it is zero for a true flow map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FlowMapResidual {
+    /// The name of the check.
     pub check: &'static str,
+    /// The unit of the values.
     pub unit: &'static str,
+    /// The residual of each sample.
     pub values: Vec<f64>,
 }
 
+/// The unit of log-determinants and divergence integrals.
 const NATS: &str = "nats";
+/// The unit of distances between states.
 const STATE: &str = "state, rms over dimensions";
+/// The unit of divergences.
 const RATE: &str = "nats per unit of ln(alpha/sigma)";
 
-/// The checks in the order in which [`flow_map_residuals`] gives them, and the normalization; the page says what each means.
+/// The names of the checks, in the order of [`flow_map_residuals`], and last the normalization. The
+/// page explains each.
 pub const FLOW_MAP_CHECKS: [&str; 8] = [
     "log-determinant",
     "semigroup-divergence",
@@ -43,10 +52,13 @@ pub const FLOW_MAP_CHECKS: [&str; 8] = [
     "normalization",
 ];
 
-/// Residuals of every identity, walking from `x` along the setting's times.
+/// Computes the residuals of every identity, along the setting's times from the states `x`.
+///
+/// The checks that need a separate velocity or the inverse direction are left out if `velocity` is
+/// `None` or the map was trained in one direction only.
 ///
 /// # Errors
-/// Where the map cannot be evaluated.
+/// Fails if the map or the velocity cannot be evaluated, or if the map gives no divergence.
 pub fn flow_map_residuals(
     map: &mut dyn FlowMap,
     velocity: Option<&mut dyn JacobianOperator>,
@@ -68,7 +80,7 @@ pub fn flow_map_residuals(
             .divergence
             .ok_or_else(no_divergence)?;
         let own = trace_from_products(&x, |z| map.jvp(&vec![t; rows], &vec![t; rows], &x, z))?;
-        let pace = time_per_half_log_snr(setting.curve, t);
+        let time_per_lambda = time_per_half_log_snr(setting.curve, t);
         sums.add(
             "log-determinant",
             NATS,
@@ -92,19 +104,23 @@ pub fn flow_map_residuals(
             "diagonal",
             RATE,
             share,
-            here.iter().zip(&own).map(|(d, o)| (d - o) * pace),
+            here.iter()
+                .zip(&own)
+                .map(|(d, o)| (d - o) * time_per_lambda),
         );
         if let Some(velocity) = velocity.as_deref_mut() {
-            let theirs = trace_from_products(&x, |z| velocity.jvp(&vec![t; rows], &x, z))?;
+            let velocity_trace = trace_from_products(&x, |z| velocity.jvp(&vec![t; rows], &x, z))?;
             sums.add(
                 "diagonal-velocity",
                 RATE,
                 share,
-                here.iter().zip(&theirs).map(|(d, o)| (d - o) * pace),
+                here.iter()
+                    .zip(&velocity_trace)
+                    .map(|(d, o)| (d - o) * time_per_lambda),
             );
         }
         if setting.both_ways {
-            let (again, back) = flow_map_step(map, s, t, &end)?;
+            let (returned, back) = flow_map_step(map, s, t, &end)?;
             sums.add(
                 "inverse-divergence",
                 NATS,
@@ -115,7 +131,7 @@ pub fn flow_map_residuals(
                 "inverse-state",
                 STATE,
                 share,
-                rms_distances(&x, &again).into_iter(),
+                rms_distances(&x, &returned).into_iter(),
             );
         }
         x = end;
@@ -123,7 +139,7 @@ pub fn flow_map_residuals(
     Ok(sums.residuals)
 }
 
-/// Residuals under their names, added up along the walk.
+/// The residuals by their names, summed over the steps.
 struct ResidualSums {
     rows: usize,
     residuals: Vec<FlowMapResidual>,
@@ -137,6 +153,7 @@ impl ResidualSums {
         }
     }
 
+    /// Adds `weight` times the values to the residual of a check.
     fn add(
         &mut self,
         check: &'static str,
@@ -161,11 +178,12 @@ impl ResidualSums {
     }
 }
 
+/// The error for a flow map without a divergence output.
 fn no_divergence() -> EvalError {
     EvalError::Missing("this flow map gives no divergence".to_owned())
 }
 
-/// The end of one step and its ∫div.
+/// Takes one step of the map: the end states and ∫div.
 fn flow_map_step(
     map: &mut dyn FlowMap,
     from: f64,
@@ -180,7 +198,7 @@ fn flow_map_step(
     ))
 }
 
-/// Every unit vector as a tangent of every row.
+/// Every unit vector as a tangent of every row, dim × rows × dim.
 fn unit_tangents(x: &Batch) -> TangentBatch {
     let dim = x.ncols();
     TangentBatch::from_shape_fn(
@@ -189,7 +207,7 @@ fn unit_tangents(x: &Batch) -> TangentBatch {
     )
 }
 
-/// tr J of each row, from all its columns.
+/// The trace of each row's Jacobian, from products with all unit vectors.
 fn trace_from_products(
     x: &Batch,
     products: impl FnOnce(&TangentBatch) -> Result<TangentBatch, EvalError>,
@@ -200,7 +218,8 @@ fn trace_from_products(
         .collect())
 }
 
-/// ln |det ∂X/∂x| of one step, X = x + (to − from)·u, from the triangular factor of its exact Jacobian.
+/// ln |det ∂X/∂x| of one step X = x + (to − from)·u, from the QR decomposition of its exact
+/// Jacobian.
 fn step_log_determinant(
     map: &mut dyn FlowMap,
     from: f64,
@@ -224,37 +243,45 @@ fn step_log_determinant(
     Ok((0..x.nrows()).map(one).collect())
 }
 
+/// The distance of each pair of rows: the root mean square over dimensions.
 fn rms_distances(a: &Batch, b: &Batch) -> Vec<f64> {
     (a - b)
         .map_axis(Axis(1), |row| (row.dot(&row) / row.len() as f64).sqrt())
         .to_vec()
 }
 
-/// |dt/dλ| with λ = ln(α/σ): what turns a rate in the card's time into one that every path understands.
+/// |dt/dλ| with λ = ln(α/σ). It converts a rate in the card's time into one that is comparable
+/// between paths.
 fn time_per_half_log_snr(curve: &PathCurve, t: f64) -> f64 {
     let s = curve.at(t);
-    // λ' = (α' σ − σ' α)/(α σ), which has a limit where α or σ is 0.
+    // λ' = (α' σ − σ' α)/(α σ) is infinite where α or σ is 0; its inverse, in this form, is finite.
     (s.alpha * s.sigma / (s.alpha_dot * s.sigma - s.sigma_dot * s.alpha)).abs()
 }
 
-/// The mass of a few-step density: E_q\[p/q\], with its effective number of draws (Σw)²/Σw².
+/// The total mass of a few-step density: E_q\[p/q\], with the effective number of draws (Σw)²/Σw².
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DensityMass {
+    /// The mean of the importance weights, with its standard error.
     pub estimate: stats::Estimate,
+    /// The effective number of draws.
     pub effective_draws: f64,
 }
 
-/// The proposal of [`density_mass`]: half a kernel density of the data (Gaussian kernels of Silverman's width), half a
-/// normal law of twice the data's standard deviations, which finds mass where no data are.
+/// The proposal distribution for [`density_mass`]. Half of it is a kernel density of the data, with
+/// Gaussian kernels of Silverman's width. The other half is a normal distribution with twice the
+/// data's standard deviations, which finds mass away from the data.
 pub struct MassProposal {
+    /// The centres of the kernels, samples × dim.
     data: Batch,
     mean: Array1<f64>,
+    /// The standard deviation of each dimension.
     std: Array1<f64>,
+    /// The standard deviation of the kernels in each dimension.
     kernel_width: Array1<f64>,
 }
 
 impl MassProposal {
-    /// From at least two samples.
+    /// Builds the proposal from at least two samples.
     pub fn new(data: Batch) -> MassProposal {
         let (n, d) = (data.nrows() as f64, data.ncols() as f64);
         let spread = data.std_axis(Axis(0), 1.0).mapv(|s| s.max(1e-6));
@@ -270,7 +297,7 @@ impl MassProposal {
         }
     }
 
-    /// Draws by address: each from the one half or the other.
+    /// Draws states, rows × dim. Each draw depends only on the key and its number.
     pub fn draw(&self, key: RngKey, draws: std::ops::Range<u64>) -> Batch {
         let mut x = Batch::zeros(((draws.end - draws.start) as usize, self.data.ncols()));
         for (mut row, draw) in x.rows_mut().into_iter().zip(draws) {
@@ -286,6 +313,7 @@ impl MassProposal {
         x
     }
 
+    /// The log-density of the proposal at `x`.
     pub fn log_density(&self, x: ArrayView1<f64>) -> f64 {
         let constant = -0.5 * x.len() as f64 * std::f64::consts::TAU.ln();
         let normal = |centre: ArrayView1<f64>, width: &Array1<f64>| -> f64 {
@@ -310,10 +338,11 @@ impl MassProposal {
     }
 }
 
-/// Importance weights p/q of draws `x` under the density of few steps from data to noise along `times`.
+/// Computes the importance weights p/q of the draws `x`, with p the few-step density along `times`
+/// from data to noise.
 ///
 /// # Errors
-/// Where the map cannot be evaluated.
+/// Fails if the map cannot be evaluated or gives no divergence.
 pub fn importance_weights(
     map: &mut dyn FlowMap,
     curve: &PathCurve,
@@ -332,17 +361,18 @@ pub fn importance_weights(
     Ok((0..x.nrows()).map(weight).collect())
 }
 
-/// Their mean with its error. A weight that is no number counts as none: it is a state the map cannot carry.
+/// The mean of the weights with its standard error; `None` without weights. A weight that is not
+/// finite counts as zero, because the map cannot carry that state to the prior.
 pub fn density_mass(weights: &[f64]) -> Option<DensityMass> {
-    let sound: Vec<f64> = weights
+    let finite_weights: Vec<f64> = weights
         .iter()
         .map(|w| if w.is_finite() { *w } else { 0.0 })
         .collect();
     let (sum, squares) = (
-        sound.iter().sum::<f64>(),
-        sound.iter().map(|w| w * w).sum::<f64>(),
+        finite_weights.iter().sum::<f64>(),
+        finite_weights.iter().map(|w| w * w).sum::<f64>(),
     );
-    stats::mean_estimate(&sound).map(|estimate| DensityMass {
+    stats::mean_estimate(&finite_weights).map(|estimate| DensityMass {
         estimate,
         effective_draws: sum * sum / squares,
     })
@@ -355,7 +385,7 @@ mod tests {
     use crate::flow::path::ProbabilityPath;
     use crate::model::analytic::{self, AnalyticGaussian};
 
-    /// A Gaussian's map with its divergence multiplied: still right in its states.
+    /// The flow map of a Gaussian with a scaled divergence; its states are still right.
     struct Scaled(AnalyticGaussian, f64);
 
     impl FlowMap for Scaled {
@@ -455,7 +485,7 @@ mod tests {
         }
     }
 
-    /// A divergence that is a tenth too large is found, and by how much is known.
+    /// The checks find a divergence that is a tenth too large, and by how much.
     #[test]
     fn wrong_divergence_shows_in_the_residuals() {
         let curve = ProbabilityPath::FlowMatching {
@@ -505,7 +535,8 @@ mod tests {
         assert!(rate[0].abs() > 1.0 && of(&all, "diagonal").iter().any(|v| v.abs() > 1e-3));
     }
 
-    /// An exact few-step density has mass one; a divergence off by a constant has e to that power.
+    /// An exact few-step density has mass one. With a divergence integral that is off by a constant
+    /// c, it has mass e^c.
     #[test]
     fn density_mass_is_one_for_an_exact_map() {
         let curve = ProbabilityPath::FlowMatching {
@@ -517,7 +548,8 @@ mod tests {
         .expect("right");
         let model = analytic::example_gaussian(curve.clone());
         let at = curve.at(0.6);
-        // The law at the prior end is no standard normal, so the density is that of the pull-back: still mass one.
+        // The distribution at the prior end is not standard normal, so the density is that of the
+        // pull-back, which still has mass one.
         let proposal = MassProposal::new(points(&model, 400));
         let x = proposal.draw(RngKey { seed: 9 }, 0..4000);
         let times = flow_map::flow_map_times(&curve, None, 2).expect("right");

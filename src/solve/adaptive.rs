@@ -1,9 +1,12 @@
-//! Embedded pairs with error control per sample: finished and failed samples leave the batch.
+//! Adaptive solvers: embedded Runge–Kutta pairs with error control per sample. Finished and failed
+//! samples leave the batch.
 //!
-//! A step is held to its tolerance in two things: in the state, and in the integral of the divergence where the field
-//! gives one with its velocity ([`VectorField::evaluate`]). Of the integral the embedded error alone is not believed:
-//! a step that it lets pass is also held against Simpson's rule with the divergence in the step's middle, and a jump
-//! that fails a step is bracketed and stepped over (`jump.rs`).
+//! Each step must meet two tolerances: one for the state, and one for the integral of the
+//! divergence if the field returns a divergence with its velocity ([`VectorField::evaluate`]). The
+//! embedded error estimate is not reliable for that integral if the divergence jumps. A step that
+//! passes the embedded estimate is therefore also compared with Simpson's rule, which needs the
+//! divergence in the middle of the step. If a step fails because of a jump, the solver brackets the
+//! jump and crosses it with a short step (`jump.rs`).
 
 use std::collections::BTreeMap;
 
@@ -22,7 +25,7 @@ use crate::flow::path::ProbabilityPath;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 
-/// `rtol` and `atol` where they are not given.
+/// The default of `rtol` and `atol`.
 const DEFAULT_TOLERANCE: f64 = 1e-5;
 
 macro_rules! adaptive {
@@ -31,15 +34,23 @@ macro_rules! adaptive {
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
-            /// Nats of log p by which one sample's whole path may be wrong, in place of `rtol` and `atol`.
+            /// The accepted error of one sample's log-likelihood over its whole path, in nats. If
+            /// it is given, it replaces `rtol` and `atol`.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub tol: Option<f64>,
+            /// The relative tolerance of one step's error in the state. Default: 1e-5.
             pub rtol: f64,
+            /// The absolute tolerance of one step's error in the state. Default: 1e-5.
             pub atol: f64,
-            /// Attempted steps after which a sample is given up, rejected ones included.
+            /// The maximum number of attempted steps per sample, including rejected steps. A sample
+            /// that needs more fails with the status `max-steps`. Default: 10000.
             pub max_steps: u64,
+            /// The rule that chooses the next step from the errors of the last steps: `pi` (the
+            /// default), `pid` or `{coefficients: [p, i, d]}`.
             pub controller: Controller,
-            /// What bounds a step besides its errors: `auto`, `none`, or the width of the narrowest data that it holds.
+            /// An additional limit on the step: `auto` (the default), `none`, or the width of the
+            /// narrowest Gaussian data whose known divergence every step must integrate within the
+            /// tolerance.
             #[serde(skip_serializing_if = "quadrature_bound::QuadratureBoundSetting::is_auto")]
             pub clock: quadrature_bound::QuadratureBoundSetting,
         }
@@ -58,6 +69,7 @@ macro_rules! adaptive {
         }
 
         impl $Name {
+            /// The settings of the step control.
             fn control(&self) -> StepControl {
                 StepControl {
                     tol: self.tol,
@@ -111,70 +123,82 @@ adaptive! {
     Bosh3: tableau::BOSH3;
     /// Dormand–Prince 5(4).
     Dopri5: tableau::DOPRI5;
-    /// Tsitouras 5(4): the cost of Dormand–Prince at smaller error constants.
+    /// Tsitouras 5(4): as many evaluations per step as Dormand–Prince 5(4), with smaller error
+    /// constants.
     Tsit5: tableau::TSIT5;
-    /// Dormand–Prince 8(5,3): the cheapest in double precision where tolerances are tight. On
-    /// networks in single precision its long steps meet their rounding first: at 1e-6 it took three
-    /// times the evaluations of Dormand–Prince 5(4), which is the better choice there.
+    /// Dormand–Prince 8(5,3): the cheapest method for tight tolerances in double precision. With
+    /// networks in single precision, rounding limits its long steps: at a tolerance of 1e-6 it took
+    /// three times the evaluations of Dormand–Prince 5(4), which is the better choice there.
     Dop853: dop853::DOP853;
 }
 
-/// Tolerances: a step is accepted where the root mean square over coordinates of
-/// error/(atol + rtol·max(|x|, |x'|)) is at most 1 (Hairer, Nørsett & Wanner, II.4), and where the integral of the
-/// divergence that controls is wrong by at most [`StepControl::nats`].
+/// The settings of the step control. A step is accepted if two conditions are met. The root mean
+/// square over coordinates of error/(atol + rtol·max(|x|, |x'|)) is at most 1 (Hairer, Nørsett &
+/// Wanner, II.4). The error of the integral of the divergence that controls the steps is at most
+/// [`StepControl::integral_tolerance`].
 #[derive(Debug, Clone, Copy)]
 struct StepControl {
+    /// The tolerance of a whole path in nats, which replaces `rtol` and `atol`.
     tol: Option<f64>,
     rtol: f64,
     atol: f64,
     max_steps: u64,
     controller: Controller,
     clock: quadrature_bound::QuadratureBoundSetting,
-    /// [`SMOOTH_INTEGRAL_TOLERANCE_FACTOR`] or [`JUMP_INTEGRAL_TOLERANCE_FACTOR`], as the field is.
+    /// [`SMOOTH_INTEGRAL_TOLERANCE_FACTOR`] if the field is smooth, otherwise
+    /// [`JUMP_INTEGRAL_TOLERANCE_FACTOR`].
     integral_tolerance_factor: f64,
 }
 
-/// How the next step follows from the errors of the last ones, eₙ in units of the tolerance:
-/// h' = 0.9·h·eₙ^(−(p+i+d)/k)·eₙ₋₁^((p+2d)/k)·eₙ₋₂^(−d/k) with the method's order k.
+/// The rule that chooses the next step from the errors of the last three steps. With eₙ the error
+/// in units of the tolerance and k the method's order, h' =
+/// 0.9·h·eₙ^(−(p+i+d)/k)·eₙ₋₁^((p+2d)/k)·eₙ₋₂^(−d/k).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Controller {
-    /// p, i, d = 0.4, 0.3, 0: smoother steps than the plain rule, and fewer rejections (Hairer & Wanner, IV.2).
+    /// p, i, d = 0.4, 0.3, 0: smoother steps and fewer rejections than with the elementary rule
+    /// (Hairer & Wanner, IV.2).
     #[default]
     Pi,
-    /// p, i, d = 0.14, 0.25, 0.10 (Kennedy & Carpenter 2003): for stiff stretches, where steps would swing.
+    /// p, i, d = 0.14, 0.25, 0.10 (Kennedy & Carpenter 2003): for stiff parts of a path, where the
+    /// step would otherwise oscillate.
     Pid,
-    /// p, i and d as given.
+    /// The three coefficients p, i and d.
     Coefficients([f64; 3]),
 }
 
-/// By how much the integral's tolerance is wider than the state's where the divergence is smooth, since embedded errors
-/// overestimate there: the whole path's error is then within this one step's tolerance.
+/// The ratio of the integral's tolerance to the state's if the divergence is smooth. Embedded
+/// estimates are too large there: with this factor, the error of the whole path stays within the
+/// tolerance of one step.
 const SMOOTH_INTEGRAL_TOLERANCE_FACTOR: f64 = 5.0;
 
-/// The same where the divergence can jump: errors of jumps are told less surely, and those of tens of them add up.
+/// The ratio of the integral's tolerance to the state's if the divergence can jump. It is smaller
+/// than for a smooth divergence, because estimates of a jump's error are less reliable and a path
+/// can have tens of jumps.
 const JUMP_INTEGRAL_TOLERANCE_FACTOR: f64 = 3.0;
 
-/// Steps that rounding alone may ask for on the rest of a path before its tolerance is given up as out of reach.
+/// The maximum number of steps that rounding errors alone may force on the rest of a path. Beyond
+/// it the tolerance counts as out of reach.
 const MAX_STEPS_FROM_ROUNDING: f64 = 500.0;
 
-/// The part of the whole way beyond which a step of a smooth field is long: as long as few steps are that lead over all
-/// of it, an embedded pair tells too little of its error, and the middle of the step is asked as well.
+/// The fraction of the span above which a step of a smooth field is long. With so few steps over
+/// the whole span, an embedded pair underestimates the error, so the divergence in the middle of
+/// the step is evaluated as well.
 const LONG_STEP_FRACTION: f64 = 0.125;
 
-/// The part of a tolerance in nats that one step's integral may be wrong by: errors of a path with tens of jumps add up
-/// to a few of their steps'.
+/// The fraction of `tol` that is allowed as the error of one step's integral. On a path with tens
+/// of jumps, the total error is a few times that of one step.
 const INTEGRAL_TOLERANCE_SHARE: f64 = 0.25;
 
-/// The state's part of a tolerance in nats.
+/// The fraction of `tol` that is allowed as the error of the state.
 const STATE_TOLERANCE_SHARE: f64 = 0.5;
 
 impl Controller {
-    /// Exponents of eₙ, eₙ₋₁ and eₙ₋₂, before they are divided by the order.
+    /// The exponents of eₙ, eₙ₋₁ and eₙ₋₂, before the division by the order.
     fn exponents(self) -> [f64; 3] {
         let [p, i, d] = match self {
-            // Written out: 0.4 + 0.3 is not the double nearest to 0.7.
+            // The exponent is a literal, because 0.4 + 0.3 is not the double nearest to 0.7.
             Controller::Pi => return [-0.7, 0.4, 0.0],
             Controller::Pid => [0.14, 0.25, 0.10],
             Controller::Coefficients(given) => given,
@@ -191,7 +215,8 @@ impl Controller {
         };
         (sound && given[1] > 0.0).then_some(()).ok_or_else(|| {
             format!(
-                "controller: coefficients are {given:?}, expected [p, i, d] with i above 0 and p + i + d from 0.05 to 2"
+                "controller: coefficients are {given:?}, expected [p, i, d] with i above 0 and \
+                 p + i + d from 0.05 to 2"
             )
         })
     }
@@ -202,7 +227,7 @@ impl StepControl {
         let tolerance = |v: f64| v >= 0.0 && v.is_finite();
         if !tolerance(self.rtol) || !tolerance(self.atol) || self.rtol + self.atol == 0.0 {
             return Err(format!(
-                "rtol is {} and atol is {}, expected both at least 0 and one of them above",
+                "rtol is {} and atol is {}, expected both at least 0 and at least one above 0",
                 self.rtol, self.atol
             ));
         }
@@ -211,11 +236,12 @@ impl StepControl {
         }
         if let Some(tol) = self.tol {
             if !(tol > 0.0 && tol.is_finite()) {
-                return Err(format!("tol is {tol}, expected nats above 0"));
+                return Err(format!("tol is {tol}, expected a number of nats above 0"));
             }
             if [self.rtol, self.atol] != [DEFAULT_TOLERANCE; 2] {
                 return Err(
-                    "tol and rtol or atol are both there, expected one of the two ways".to_owned(),
+                    "tol is given together with rtol or atol, expected either tol or rtol and atol"
+                        .to_owned(),
                 );
             }
         }
@@ -223,8 +249,9 @@ impl StepControl {
         self.controller.check()
     }
 
-    /// Relative and absolute tolerance of the state in `d` dimensions. Coordinates that are each wrong by a part of
-    /// their scale are wrong by √d times that in nats, as scores of samples are of length √d.
+    /// The relative and absolute tolerance of the state in `d` dimensions. If each coordinate has a
+    /// relative error ε, log p has an error of about √d·ε nats, because the score of a sample has a
+    /// length of about √d.
     fn state_tolerances(&self, d: usize) -> (f64, f64) {
         match self.tol {
             Some(tol) => (
@@ -235,8 +262,9 @@ impl StepControl {
         }
     }
 
-    /// Nats by which one step's integral of the divergence may be wrong in `d` dimensions. Log-densities of samples are
-    /// spread by about √d, so relative to that spread `rtol` and `atol` mean the same for every d.
+    /// The accepted error of one step's integral of the divergence in `d` dimensions, in nats.
+    /// Log-densities of samples have a standard deviation of about √d, so `rtol` and `atol` mean
+    /// the same relative to that for every d.
     fn integral_tolerance(&self, d: usize) -> f64 {
         self.tol.map_or(
             self.integral_tolerance_factor * (self.rtol + self.atol) * (d.max(1) as f64).sqrt(),
@@ -244,7 +272,8 @@ impl StepControl {
         )
     }
 
-    /// What the clock is told of it: one step's error of a law that is known to be smooth.
+    /// The tolerance of the quadrature bound, in nats: the error of one step for a divergence that
+    /// is known to be smooth.
     fn quadrature_bound_tolerance(&self, d: usize) -> f64 {
         StepControl {
             integral_tolerance_factor: SMOOTH_INTEGRAL_TOLERANCE_FACTOR,
@@ -254,12 +283,14 @@ impl StepControl {
             / SMOOTH_INTEGRAL_TOLERANCE_FACTOR
     }
 
+    /// The root mean square of the error over coordinates, in units of the tolerance, for a step
+    /// from state `a` to state `b`.
     fn error_norm(&self, error: ArrayView1<f64>, a: ArrayView1<f64>, b: ArrayView1<f64>) -> f64 {
         let (rtol, atol) = self.state_tolerances(error.len());
         let square: f64 = error
             .iter()
             .zip(a.iter().zip(b))
-            // With atol = 0 a coordinate that rests at zero is no error, and not 0/0.
+            // With atol = 0, a coordinate that stays at zero would give 0/0; it has no error.
             .map(|(e, (a, b))| {
                 if *e == 0.0 {
                     0.0
@@ -273,93 +304,111 @@ impl StepControl {
     }
 }
 
-/// One sample on its way.
+/// The state of one sample on its path.
 #[derive(Debug, Clone)]
 struct AdaptiveSampleState {
     batch_index: usize,
-    /// Where it is, in the span's own variable.
+    /// The current position, in the integration variable of the time change.
     t: f64,
-    /// The step to try next, signed.
+    /// The signed step to try next.
     h: f64,
-    /// Errors of the last two accepted steps, the last one first; none before the first step, which then is followed
-    /// by as long a one as its error allows. Where only the state is held, small ones are supposed: steps grow slowly.
+    /// The errors of the last two accepted steps, the last one first. `None` before the first step,
+    /// which may then grow as far as its error allows. If no divergence controls the steps, small
+    /// errors are assumed instead, so steps grow slowly.
     previous_errors: Option<[f64; 2]>,
     attempts: u64,
-    /// Attempts when its rounding was measured last.
+    /// The number of attempts at the last rounding check.
     attempts_at_rounding_check: u64,
-    /// Measurements in a row by which its tolerance is out of reach.
+    /// The number of successive rounding checks that found the tolerance out of reach.
     failed_rounding_checks: u32,
     evaluations: u64,
-    /// Evaluations in which the divergence was taken along.
+    /// The number of evaluations that also gave the divergence.
     control_evaluations: u64,
     nodes: u64,
     rejected: bool,
-    /// Error and length of the attempt before from the same place.
+    /// The error and length of the last rejected attempt from the current position.
     last_rejection: Option<(f64, f64)>,
-    /// Attempts in a row whose stages were not finite.
+    /// The number of successive attempts with an infinite or NaN stage.
     non_finite_attempts: u32,
+    /// What the sample does next about a jump.
     jump_phase: JumpPhase,
-    /// The narrowest normal law that the clock holds this sample to.
+    /// The narrowest Gaussian width that the quadrature bound uses for this sample.
     narrowest_width: f64,
-    /// Squares of the accepted steps' errors, nats².
+    /// The sum of the squared errors of the accepted steps, in nats².
     squared_error: f64,
 }
 
-/// A trial step of every active row with what was taken along on its stages.
+/// A trial step of every active row, with the divergences and Jacobian products at its stages.
 struct TrialStep {
+    /// The signed length of each row's step.
     h: Vec<f64>,
+    /// The stages and the new states.
     step: RungeKuttaStep,
-    /// Stage by stage; empty where a stage does not count or nothing controls.
+    /// The divergences per stage; empty if the stage is not used or no divergence controls the
+    /// steps.
     divergence: Vec<Vec<f64>>,
-    /// Stage by stage, where they came along.
+    /// The Jacobian products per stage, if the field returned them.
     products: Vec<Option<JacobianProducts>>,
 }
 
-/// What came along with the slopes on some rows' nodes.
+/// What the field returned with the velocity at some rows' nodes.
 #[derive(Clone, Copy)]
 struct NodeExtras<'a> {
+    /// The divergences at the nodes.
     divergence: Option<&'a [f64]>,
+    /// The Jacobian products at the nodes.
     products: Option<&'a JacobianProducts>,
 }
 
-/// What one row's trial step is wrong by.
+/// The error of one row's trial step.
 #[derive(Debug, Clone, Copy)]
 struct TrialStepError {
-    /// Of the state and of the divergence's integral, in units of their tolerances.
+    /// The error of the state, in units of its tolerance.
     state: f64,
+    /// The error of the integral of the divergence, in units of its tolerance.
     integral: f64,
-    /// The state's and the integral's estimated shares of the error in log p, nats.
+    /// The estimated contributions of the state and of the integral to the error in log p, in nats.
     log_density_errors: [f64; 2],
-    /// The divergence in the middle, where it was looked at.
+    /// The divergence in the middle of the step, if it was evaluated.
     midpoint_divergence: Option<f64>,
 }
 
 impl TrialStepError {
+    /// The larger of the two errors, in units of the tolerance; the step is accepted if it is at
+    /// most 1.
     fn norm(&self) -> f64 {
         self.state.max(self.integral)
     }
 }
 
+/// An adaptive solve in progress.
 struct AdaptiveSolve<'a> {
     span: TimeSpan<'a>,
+    /// The integration variable of the steps.
     time_change: TimeChange<'a>,
+    /// The additional limit on the steps, if there is one.
     quadrature_bound: Option<QuadratureBound<'a>>,
     tableau: &'static Tableau,
-    /// [`Tableau::worst_jump_error`] of it.
+    /// [`Tableau::worst_jump_error`] of the tableau.
     worst_jump_error: f64,
     control: StepControl,
+    /// The number of each sample of the batch.
     sample: &'a [SampleId],
+    /// The end of the span, in the integration variable.
     end: f64,
-    /// Samples still under way, with their states and first slopes row by row.
+    /// The samples that are still on their path. Row i of the arrays below belongs to entry i.
     active: Vec<AdaptiveSampleState>,
+    /// The current states.
     x: Batch,
+    /// The velocities at the current states.
     slope: Batch,
-    /// The divergences there, where one controls.
+    /// The divergences at the current states, if a divergence controls the steps.
     divergence: Option<Vec<f64>>,
-    /// Products that came along there.
+    /// The Jacobian products at the current states, if the field returned them.
     products: Option<JacobianProducts>,
-    /// Whether steps are held to look for its jumps.
+    /// Whether the divergence can jump, so that steps are checked for jumps.
     detect_jumps: bool,
+    /// The results of the samples that have left.
     solution: Solution,
 }
 
@@ -371,11 +420,11 @@ impl<'a> AdaptiveSolve<'a> {
         x: Batch,
         span: TimeSpan<'a>,
     ) -> AdaptiveSolve<'a> {
-        let (rows, pace) = (x.nrows(), TimeChange::new(span));
-        let traveller = |slot| AdaptiveSampleState {
-            batch_index: slot,
-            t: pace.start(),
-            h: pace.end() - pace.start(),
+        let (rows, time_change) = (x.nrows(), TimeChange::new(span));
+        let initial_state = |batch_index| AdaptiveSampleState {
+            batch_index,
+            t: time_change.start(),
+            h: time_change.end() - time_change.start(),
             previous_errors: None,
             attempts: 0,
             attempts_at_rounding_check: 0,
@@ -400,14 +449,14 @@ impl<'a> AdaptiveSolve<'a> {
         };
         AdaptiveSolve {
             span,
-            time_change: pace,
+            time_change,
             quadrature_bound: None,
             tableau,
             worst_jump_error: tableau.worst_jump_error(),
             control,
             sample,
-            end: pace.end(),
-            active: (0..rows).map(traveller).collect(),
+            end: time_change.end(),
+            active: (0..rows).map(initial_state).collect(),
             slope: Batch::zeros(x.raw_dim()),
             divergence: None,
             products: None,
@@ -417,13 +466,14 @@ impl<'a> AdaptiveSolve<'a> {
         }
     }
 
+    /// Solves all rows to their ends.
     fn solve(
         mut self,
         field: &mut dyn VectorField,
         visit: &mut NodeVisitor,
     ) -> Result<Solution, EvalError> {
-        let pace = self.time_change;
-        let field: &mut dyn VectorField = &mut pace.reparameterize(field);
+        let time_change = self.time_change;
+        let field: &mut dyn VectorField = &mut time_change.reparameterize(field);
         self.detect_jumps = !field.is_smooth();
         self.control.integral_tolerance_factor = if self.detect_jumps {
             JUMP_INTEGRAL_TOLERANCE_FACTOR
@@ -438,40 +488,41 @@ impl<'a> AdaptiveSolve<'a> {
                 break;
             }
             let trial = self.try_step(field)?;
-            let judged = self.estimate_errors(field, &trial)?;
-            let jumps = self.find_jumps(field, &trial, &judged)?;
-            let accepted = self.accept_or_reject(&trial, &judged, &jumps);
+            let errors = self.estimate_errors(field, &trial)?;
+            let jumps = self.find_jumps(field, &trial, &errors)?;
+            let accepted = self.accept_or_reject(&trial, &errors, &jumps);
             self.emit_step_nodes(&trial, &accepted, visit)?;
             self.advance(trial, &accepted);
         }
         Ok(self.solution)
     }
 
+    /// The sample numbers of some active rows.
     fn sample_ids(&self, rows: &[usize]) -> Vec<SampleId> {
         rows.iter()
             .map(|i| self.sample[self.active[*i].batch_index])
             .collect()
     }
 
-    /// Slopes at some rows' places, with what comes along, counted.
+    /// Evaluates the field at the given times and states of some rows, and counts the evaluations.
     fn evaluate_field(
         &mut self,
         field: &mut dyn VectorField,
         rows: &[usize],
-        wanted: EvaluationPurpose,
+        purpose: EvaluationPurpose,
         t: &[f64],
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
-        let said = field.evaluate(&self.sample_ids(rows), wanted, t, x)?;
+        let evaluation = field.evaluate(&self.sample_ids(rows), purpose, t, x)?;
         for i in rows {
             self.active[*i].evaluations += 1;
-            self.active[*i].control_evaluations += u64::from(said.divergence.is_some());
+            self.active[*i].control_evaluations += u64::from(evaluation.divergence.is_some());
         }
-        Ok(said)
+        Ok(evaluation)
     }
 
-    /// First slopes and first steps (Hairer, Nørsett & Wanner, II.4, algorithm for the initial step), the divergence
-    /// among what may not bend too much.
+    /// Evaluates the first slopes and chooses the first steps (Hairer, Nørsett & Wanner, II.4,
+    /// algorithm for the initial step). The change of the divergence limits the first step too.
     fn choose_initial_steps(&mut self, field: &mut dyn VectorField) -> Result<(), EvalError> {
         if self.active.is_empty() {
             return Ok(());
@@ -519,11 +570,11 @@ impl<'a> AdaptiveSolve<'a> {
                 self.control.error_norm(k, x, x),
                 self.control.error_norm(bend.view(), x, x),
             );
-            let turn = match (&divergence, &later) {
+            let divergence_change = match (&divergence, &later) {
                 (Some(a), Some(b)) => (b[i] - a[i]).abs() / guess[i].abs() / nats,
                 _ => 0.0,
             };
-            let most = d1.max(d2).max(turn);
+            let most = d1.max(d2).max(divergence_change);
             let h = if most <= 1e-15 {
                 (guess[i].abs() * 1e-3).max(1e-6 * length)
             } else {
@@ -560,7 +611,7 @@ impl<'a> AdaptiveSolve<'a> {
         Ok(())
     }
 
-    /// One step of every row, with the divergences on those stages that count.
+    /// Takes one trial step of every row, with the divergences at the stages that need them.
     fn try_step(&mut self, field: &mut dyn VectorField) -> Result<TrialStep, EvalError> {
         let rows: Vec<usize> = (0..self.active.len()).collect();
         let ids = self.sample_ids(&rows);
@@ -575,7 +626,7 @@ impl<'a> AdaptiveSolve<'a> {
         divergence[0] = self.divergence.clone().unwrap_or_default();
         let mut products = vec![None; self.tableau.stages()];
         products[0] = self.products.clone();
-        let (watched, mut controls) = (self.divergence.is_some(), 0);
+        let (controlled, mut controls) = (self.divergence.is_some(), 0);
         let along = self.products.is_some();
         let step = self.tableau.step_with_slopes(
             &t,
@@ -583,21 +634,21 @@ impl<'a> AdaptiveSolve<'a> {
             &self.x,
             Some(self.slope.clone()),
             &mut |stage, at, state| {
-                if !(watched && self.tableau.needs_divergence(stage)
+                if !(controlled && self.tableau.needs_divergence(stage)
                     || along && self.tableau.is_node(stage))
                 {
                     return field.velocity(at, state);
                 }
-                let wanted = if along && self.tableau.is_node(stage) {
+                let purpose = if along && self.tableau.is_node(stage) {
                     EvaluationPurpose::QuadratureNode
                 } else {
                     EvaluationPurpose::StepControl
                 };
-                let said = field.evaluate(&ids, wanted, at, state)?;
-                controls += u64::from(said.divergence.is_some());
-                divergence[stage] = said.divergence.unwrap_or_default();
-                products[stage] = said.products;
-                Ok(said.velocity)
+                let evaluation = field.evaluate(&ids, purpose, at, state)?;
+                controls += u64::from(evaluation.divergence.is_some());
+                divergence[stage] = evaluation.divergence.unwrap_or_default();
+                products[stage] = evaluation.products;
+                Ok(evaluation.velocity)
             },
         )?;
         for s in &mut self.active {
@@ -613,23 +664,24 @@ impl<'a> AdaptiveSolve<'a> {
         })
     }
 
-    /// What each row's step is wrong by: from the embedded method, and, where that would let the step pass but a jump
-    /// between its stages should not, from Simpson's rule with one more place in the middle. Where nothing jumps, that
-    /// rule only tells what long steps are wrong by.
+    /// Estimates the error of each row's step, first by the embedded method. A step that the
+    /// embedded method would accept although a jump between its stages could make it wrong is also
+    /// compared with Simpson's rule, which needs one more evaluation in the middle. For a smooth
+    /// field, this comparison only enters the reported error of long steps and rejects none.
     fn estimate_errors(
         &mut self,
         field: &mut dyn VectorField,
         trial: &TrialStep,
     ) -> Result<Vec<TrialStepError>, EvalError> {
-        let watched = self.divergence.is_some();
+        let controlled = self.divergence.is_some();
         let allowed: Vec<f64> = (0..self.active.len())
             .map(|row| self.allowed_integral_error(trial, row))
             .collect();
-        let mut judged: Vec<TrialStepError> = (0..self.active.len())
+        let mut errors: Vec<TrialStepError> = (0..self.active.len())
             .map(|row| {
                 let (state, length) = self.state_error(trial, row);
                 let (integral, tolerance) = (
-                    if watched {
+                    if controlled {
                         self.integral_error(trial, row)
                     } else {
                         0.0
@@ -642,8 +694,9 @@ impl<'a> AdaptiveSolve<'a> {
                 } else {
                     state
                 };
-                // Of jumps even many stages see but a third, and the middle shows more: below.
-                let told = if self.tableau.checks_midpoint || !self.detect_jumps {
+                // Even many stages see only a third of a jump's error. Methods that check the
+                // midpoint get a better estimate below.
+                let reported = if self.tableau.checks_midpoint || !self.detect_jumps {
                     integral
                 } else {
                     3.0 * integral
@@ -651,66 +704,69 @@ impl<'a> AdaptiveSolve<'a> {
                 TrialStepError {
                     state,
                     integral: integral / tolerance,
-                    log_density_errors: [state_nats, told],
+                    log_density_errors: [state_nats, reported],
                     midpoint_divergence: None,
                 }
             })
             .collect();
-        if !(watched && self.tableau.checks_midpoint) {
-            return Ok(judged);
+        if !(controlled && self.tableau.checks_midpoint) {
+            return Ok(errors);
         }
-        let mut passing = Vec::new();
+        let mut checked = Vec::new();
         let long = LONG_STEP_FRACTION * (self.time_change.end() - self.time_change.start()).abs();
-        for (row, judged) in judged.iter_mut().enumerate() {
+        for (row, error) in errors.iter_mut().enumerate() {
             let finite = trial.step.next.row(row).iter().all(|v| v.is_finite());
-            if judged.norm() > 1.0 || !finite {
+            if error.norm() > 1.0 || !finite {
                 continue;
             }
             if !self.detect_jumps {
                 if trial.h[row].abs() > long {
-                    passing.push(row);
+                    checked.push(row);
                 }
                 continue;
             }
-            // A jump within the step is at most the spread of its stages.
+            // The size of a jump within the step is estimated by the range of the divergence over
+            // the stages.
             let most =
                 self.worst_jump_error * trial.h[row].abs() * self.divergence_range(trial, row);
             if most > allowed[row] {
-                passing.push(row);
+                checked.push(row);
             } else {
-                judged.log_density_errors[1] = judged.log_density_errors[1].hypot(0.4 * most);
+                error.log_density_errors[1] = error.log_density_errors[1].hypot(0.4 * most);
             }
         }
-        let places: Vec<(usize, f64)> = passing.iter().map(|i| (*i, 0.5)).collect();
+        let places: Vec<(usize, f64)> = checked.iter().map(|i| (*i, 0.5)).collect();
         let middle = self.divergence_within_step(field, trial, &places)?;
         let last = &trial.divergence[self.tableau.stages() - 1];
-        for (row, middle) in passing.into_iter().zip(middle) {
+        for (row, middle) in checked.into_iter().zip(middle) {
             let simpson =
                 trial.h[row] / 6.0 * (trial.divergence[0][row] + 4.0 * middle + last[row]);
             let gap = (self.weighted_integral(trial, row, self.tableau.b) - simpson).abs();
-            let judged = &mut judged[row];
+            let error = &mut errors[row];
             if !self.detect_jumps {
-                // Of what is smooth it is the worse of the two rules, and only what is told.
-                judged.log_density_errors[1] = judged.log_density_errors[1].hypot(gap);
+                // For a smooth divergence Simpson's rule is the less accurate of the two, so the
+                // difference enters the reported error only.
+                error.log_density_errors[1] = error.log_density_errors[1].hypot(gap);
                 continue;
             }
-            judged.integral = judged.integral.max(gap / allowed[row]);
-            // On a jump the two rules differ by a third of what either can be wrong by, at the least.
-            judged.log_density_errors[1] = judged.log_density_errors[1].hypot(3.0 * gap);
-            judged.midpoint_divergence = Some(middle);
+            error.integral = error.integral.max(gap / allowed[row]);
+            // For a jump, the difference of the two rules is at least a third of the error of
+            // either rule.
+            error.log_density_errors[1] = error.log_density_errors[1].hypot(3.0 * gap);
+            error.midpoint_divergence = Some(middle);
         }
-        Ok(judged)
+        Ok(errors)
     }
 
-    /// By how much the divergence differs between the stages of one row.
+    /// The range of the divergence over the stages of one row.
     fn divergence_range(&self, trial: &TrialStep, row: usize) -> f64 {
         let known = || trial.divergence.iter().filter_map(|g| g.get(row));
         known().copied().fold(f64::NEG_INFINITY, f64::max)
             - known().copied().fold(f64::INFINITY, f64::min)
     }
 
-    /// Nats by which one row's step may be wrong: the tolerance, or what rounding in single precision makes of its
-    /// divergences where that is more.
+    /// The accepted error of one row's step, in nats: the tolerance, or the rounding error of its
+    /// divergences in single precision if that is larger.
     fn allowed_integral_error(&self, trial: &TrialStep, row: usize) -> f64 {
         let sizes = trial
             .divergence
@@ -727,7 +783,8 @@ impl<'a> AdaptiveSolve<'a> {
         }
     }
 
-    /// The divergences in between, at parts of the rows' trial steps.
+    /// Evaluates the divergences inside trial steps. Each entry of `places` is a row and a fraction
+    /// of its step.
     fn divergence_within_step(
         &mut self,
         field: &mut dyn VectorField,
@@ -751,7 +808,7 @@ impl<'a> AdaptiveSolve<'a> {
             .unwrap_or_default())
     }
 
-    /// h·Σ w·g of one row.
+    /// h·Σ w·g of one row, with the divergences g at its stages.
     fn weighted_integral(&self, trial: &TrialStep, row: usize, weights: &[f64]) -> f64 {
         let terms = weights
             .iter()
@@ -760,6 +817,7 @@ impl<'a> AdaptiveSolve<'a> {
         trial.h[row] * terms.map(|(w, g)| w * g[row]).sum::<f64>()
     }
 
+    /// The embedded estimate of the error of one row's integral of the divergence, in nats.
     fn integral_error(&self, trial: &TrialStep, row: usize) -> f64 {
         match &self.tableau.error_weights {
             None => 0.0,
@@ -773,7 +831,7 @@ impl<'a> AdaptiveSolve<'a> {
         }
     }
 
-    /// One row's error of the state: its norm in units of the tolerance, and its plain length.
+    /// The error of one row's state: its norm in units of the tolerance, and its Euclidean length.
     fn state_error(&self, trial: &TrialStep, row: usize) -> (f64, f64) {
         let (a, b) = (self.x.row(row), trial.step.next.row(row));
         let one = |weights: &[f64]| {
@@ -803,8 +861,9 @@ impl<'a> AdaptiveSolve<'a> {
         }
     }
 
-    /// The size of ∇ log p per direction at the end of a row's step: by it an error of the state is one of log p. Where
-    /// the path is a diffusion it follows from the velocity; elsewhere data of a scale of one are supposed.
+    /// The length of the score ∇ log p at the end of a row's step, divided by √d. It converts an
+    /// error of the state into one of log p. On diffusion paths it follows from the velocity. On
+    /// flow-matching paths the data are assumed to have variance one.
     fn score_norm(&self, trial: &TrialStep, row: usize) -> f64 {
         let (stage, d) = (self.tableau.stages() - 1, self.x.ncols().max(1) as f64);
         let t = self.time_change.time(trial.step.t[stage][row]);
@@ -818,11 +877,11 @@ impl<'a> AdaptiveSolve<'a> {
             }
             _ => {
                 let slope = trial.step.k[stage].row(row);
-                let pace = self.time_change.rate(t);
+                let time_rate = self.time_change.rate(t);
                 let square: f64 = x
                     .iter()
                     .zip(slope)
-                    .map(|(x, k)| (rate * x - k / pace).powi(2))
+                    .map(|(x, k)| (rate * x - k / time_rate).powi(2))
                     .sum();
                 square.sqrt() / spread.abs()
             }
@@ -834,48 +893,49 @@ impl<'a> AdaptiveSolve<'a> {
         }
     }
 
-    /// Where a step failed by its divergence: between which places that jumps, row by row, by bisection along the
-    /// step's own interpolation; one evaluation halves a bracket.
+    /// Searches for a jump in each row whose step failed because of its divergence. The search
+    /// bisects along the step's dense output; each evaluation halves the bracket. The result has a
+    /// bracket for each row with a jump.
     fn find_jumps(
         &mut self,
         field: &mut dyn VectorField,
         trial: &TrialStep,
-        judged: &[TrialStepError],
+        errors: &[TrialStepError],
     ) -> Result<Vec<Option<JumpBracket>>, EvalError> {
-        let mut found = vec![None; judged.len()];
+        let mut found = vec![None; errors.len()];
         if self.divergence.is_none() || !self.detect_jumps {
             return Ok(found);
         }
         let suspect = |row: &usize| {
             let (j, finite) = (
-                &judged[*row],
+                &errors[*row],
                 trial.step.next.row(*row).iter().all(|v| v.is_finite()),
             );
             finite && j.norm() > 1.0 && j.integral.is_finite() && j.integral > j.state
         };
-        let rows: Vec<usize> = (0..judged.len()).filter(suspect).collect();
+        let rows: Vec<usize> = (0..errors.len()).filter(suspect).collect();
         let blank: Vec<(usize, f64)> = rows
             .iter()
-            .filter(|i| judged[**i].midpoint_divergence.is_none())
+            .filter(|i| errors[**i].midpoint_divergence.is_none())
             .map(|i| (*i, 0.5))
             .collect();
-        let mut looked = blank
+        let mut evaluated = blank
             .iter()
             .map(|p| p.0)
             .zip(self.divergence_within_step(field, trial, &blank)?)
             .collect::<BTreeMap<_, _>>();
         let mut searches: Vec<(usize, JumpSearch)> = Vec::new();
         for row in rows {
-            let middle = judged[row]
+            let middle = errors[row]
                 .midpoint_divergence
-                .or_else(|| looked.remove(&row))
+                .or_else(|| evaluated.remove(&row))
                 .unwrap_or(f64::NAN);
             let stages = (0..self.tableau.stages()).filter(|s| !trial.divergence[*s].is_empty());
             let mut places: Vec<(f64, f64)> = stages
                 .map(|s| (self.tableau.c[s], trial.divergence[s][row]))
                 .chain([(0.5, middle)])
                 .collect();
-            // Of several stages at the end of a step the last one stands at the new state.
+            // If several stages are at the end of the step, the last one has the new state.
             places.sort_by(|a, b| a.0.total_cmp(&b.0));
             places.reverse();
             places.dedup_by(|a, b| a.0 == b.0);
@@ -896,9 +956,9 @@ impl<'a> AdaptiveSolve<'a> {
                 .iter()
                 .map(|i| (searches[*i].0, searches[*i].1.midpoint()))
                 .collect();
-            let said = self.divergence_within_step(field, trial, &places)?;
+            let values = self.divergence_within_step(field, trial, &places)?;
             open.iter()
-                .zip(said)
+                .zip(values)
                 .for_each(|(i, g)| searches[*i].1.bisect(g));
         }
         searches
@@ -907,18 +967,18 @@ impl<'a> AdaptiveSolve<'a> {
         Ok(found)
     }
 
-    /// Which rows' steps are accepted; sets their next steps.
+    /// Decides which rows' steps are accepted, and sets the next step of each row.
     fn accept_or_reject(
         &mut self,
         trial: &TrialStep,
-        judged: &[TrialStepError],
+        errors: &[TrialStepError],
         jumps: &[Option<JumpBracket>],
     ) -> Vec<bool> {
         let order = self.tableau.order as f64;
         let [now, last, before] = self.control.controller.exponents().map(|e| e / order);
         let mut accepted = Vec::with_capacity(self.active.len());
         for (i, s) in self.active.iter_mut().enumerate() {
-            let (h, norm) = (trial.h[i], judged[i].norm());
+            let (h, norm) = (trial.h[i], errors[i].norm());
             let sound = norm.is_finite() && trial.step.next.row(i).iter().all(|v| v.is_finite());
             let fine = sound && norm <= 1.0;
             accepted.push(fine);
@@ -936,7 +996,8 @@ impl<'a> AdaptiveSolve<'a> {
                     s.last_rejection = None;
                     continue;
                 }
-                // Where halving does not help as the order promises, it is taken as it was seen to help.
+                // If the error falls more slowly than the order predicts, the observed exponent is
+                // used.
                 let seen = s
                     .last_rejection
                     .map(|(e, l)| (e / norm).ln() / (l / h).ln())
@@ -947,7 +1008,7 @@ impl<'a> AdaptiveSolve<'a> {
                 (s.rejected, s.jump_phase) = (true, JumpPhase::None);
                 continue;
             }
-            s.squared_error += judged[i]
+            s.squared_error += errors[i]
                 .log_density_errors
                 .iter()
                 .map(|e| e * e)
@@ -963,6 +1024,7 @@ impl<'a> AdaptiveSolve<'a> {
                     0.9 * scale.powf(now) * errors[0].powf(last) * errors[1].powf(before)
                 }
             };
+            // After a rejection the step may not grow, because it would probably fail again.
             s.h *= factor.clamp(0.2, if s.rejected { 1.0 } else { 10.0 });
             s.rejected = false;
             s.previous_errors = Some([scale.max(1e-4), s.previous_errors.map_or(1.0, |e| e[0])]);
@@ -970,7 +1032,8 @@ impl<'a> AdaptiveSolve<'a> {
         accepted
     }
 
-    /// Steps over jumps that rows stand before, by Heun's method from one side to the other.
+    /// Crosses the jumps that rows have reached: one step of Heun's method leads each row from one
+    /// side of its jump to the other.
     fn cross_jumps(
         &mut self,
         field: &mut dyn VectorField,
@@ -1024,11 +1087,7 @@ impl<'a> AdaptiveSolve<'a> {
             let integral = 0.5 * w[j].abs() * (far[j] - near[j]).abs();
             let s = &mut self.active[*i];
             s.attempts += 1;
-            let JumpPhase::Across {
-                width,
-                next_step: then,
-            } = s.jump_phase
-            else {
+            let JumpPhase::Across { width, next_step } = s.jump_phase else {
                 continue;
             };
             s.jump_phase = JumpPhase::None;
@@ -1036,7 +1095,7 @@ impl<'a> AdaptiveSolve<'a> {
                 && integral <= 2.0 * tolerance
                 && next.row(j).iter().all(|v| v.is_finite())
             {
-                (s.h, s.rejected) = (then, false);
+                (s.h, s.rejected) = (next_step, false);
                 s.squared_error += integral * integral;
                 crossed.push(j);
             } else {
@@ -1049,6 +1108,7 @@ impl<'a> AdaptiveSolve<'a> {
         let weight: Vec<f64> = crossed.iter().map(|j| 0.5 * w[*j]).collect();
         let near_products = self.products.as_ref().map(|p| p.select(&at));
         let far_products = far_products.map(|p| p.select(&crossed));
+        // The near and the far side of the jump each carry half of the weight.
         let near = NodeExtras {
             divergence: Some(&pick(&near)),
             products: near_products.as_ref(),
@@ -1090,12 +1150,14 @@ impl<'a> AdaptiveSolve<'a> {
         Ok(())
     }
 
-    /// Gives up rows whose tolerance lies so far below the field's rounding that steps must become short for that
-    /// alone: a step's error cannot be less than h·‖e‖ times what the slopes are rounded by. That is measured by the
-    /// second differences of the field over one, two and three roundings of float32 in every coordinate, after 64
-    /// attempts and whenever they have doubled, and believed the second time.
+    /// Ends rows whose tolerance is so far below the rounding error of the field that rounding
+    /// alone would force short steps. A step's error is at least h·‖e‖ times the rounding error of
+    /// the slopes, with e the error weights. The rounding error is measured by second differences
+    /// of the field, with perturbations of one, two and three roundings of float32 in every
+    /// coordinate. It is measured after 64 attempts and again whenever the number of attempts has
+    /// doubled. A row ends only if two successive measurements agree.
     fn stop_below_rounding(&mut self, field: &mut dyn VectorField) -> Result<(), EvalError> {
-        // Beside a jump a second difference may be the jump's.
+        // Near a jump, the second difference could come from the jump and not from rounding.
         let due = |s: &AdaptiveSampleState| {
             s.attempts >= 64.max(2 * s.attempts_at_rounding_check)
                 && s.jump_phase == JumpPhase::None
@@ -1141,7 +1203,8 @@ impl<'a> AdaptiveSolve<'a> {
                 .velocity;
             let second = ahead + behind - &here * 2.0;
             for (j, square) in squares.iter_mut().enumerate() {
-                // Three roundings, of weights 1, 1 and −2.
+                // A second difference sums three rounding errors with the weights 1, 1 and −2, so
+                // its variance is 6 times theirs; the 3 averages over the perturbations.
                 *square += self
                     .control
                     .error_norm(second.row(j), x.row(j), x.row(j))
@@ -1160,7 +1223,8 @@ impl<'a> AdaptiveSolve<'a> {
         for (i, square) in rows.iter().zip(squares) {
             let s = &mut self.active[*i];
             s.attempts_at_rounding_check = s.attempts;
-            // In units of the tolerance, over the whole way that is left in one step.
+            // Rounding makes the error of a step of length h at least h·‖e‖·rounding, in units of
+            // the tolerance. This is the number of steps that keeps it below 1.
             let least_steps = (self.end - s.t).abs() * weight * square.sqrt();
             s.failed_rounding_checks = if least_steps > MAX_STEPS_FROM_ROUNDING {
                 s.failed_rounding_checks + 1
@@ -1178,7 +1242,7 @@ impl<'a> AdaptiveSolve<'a> {
         Ok(())
     }
 
-    /// Hands some rows' nodes on.
+    /// Passes the nodes of some rows to the visitor.
     fn emit_nodes(
         &mut self,
         rows: &[usize],
@@ -1194,13 +1258,13 @@ impl<'a> AdaptiveSolve<'a> {
         if rows.is_empty() {
             return Ok(());
         }
-        let slot: Vec<usize> = rows.iter().map(|i| self.active[*i].batch_index).collect();
+        let batch_index: Vec<usize> = rows.iter().map(|i| self.active[*i].batch_index).collect();
         let node: Vec<u64> = rows.iter().map(|i| self.active[*i].nodes).collect();
         let sample = self.sample_ids(rows);
         let nodes = Nodes {
             sample: &sample,
             node: &node,
-            batch_index: &slot,
+            batch_index: &batch_index,
             t,
             x,
             weight,
@@ -1212,6 +1276,7 @@ impl<'a> AdaptiveSolve<'a> {
         Ok(())
     }
 
+    /// Passes the nodes of the accepted steps to the visitor, stage by stage.
     fn emit_step_nodes(
         &mut self,
         trial: &TrialStep,
@@ -1245,7 +1310,7 @@ impl<'a> AdaptiveSolve<'a> {
         Ok(())
     }
 
-    /// Moves accepted rows, and lets finished and failed ones leave.
+    /// Moves the accepted rows to their new states, and removes finished and failed rows.
     fn advance(&mut self, trial: TrialStep, accepted: &[bool]) {
         let stage = self.tableau.stages() - 1;
         let (t, last) = (&trial.step.t[stage], &trial.step.k[stage]);
@@ -1263,13 +1328,15 @@ impl<'a> AdaptiveSolve<'a> {
         self.remove_finished_rows(accepted);
     }
 
-    /// Lets rows leave that have arrived or failed; `moved` are those that have just gone on.
+    /// Removes the rows that have reached the end or failed. `moved` marks the rows whose step was
+    /// just accepted.
     fn remove_finished_rows(&mut self, moved: &[bool]) {
         let slope_is_sound = finite_rows(&self.slope);
         let mut keep = Vec::new();
         for i in 0..self.active.len() {
             let s = &mut self.active[i];
-            // The last step is clipped to the end, so arrival is exact up to rounding of t + h.
+            // The last step is clipped to the end, so the end is reached exactly, up to the
+            // rounding of t + h.
             let left = self.end - s.t;
             let tiny = 16.0 * f64::EPSILON * s.t.abs().max(self.end.abs());
             let status = if moved[i] && left.abs() <= tiny {
@@ -1305,7 +1372,7 @@ impl<'a> AdaptiveSolve<'a> {
         }
     }
 
-    /// Writes down how a row ended.
+    /// Writes the end state, status and cost of a row into the solution.
     fn record_end_state(&mut self, row: usize, status: Status) {
         let s = &self.active[row];
         self.solution.status[s.batch_index] = status;
@@ -1319,6 +1386,7 @@ impl<'a> AdaptiveSolve<'a> {
             .assign(&self.x.row(row));
     }
 
+    /// Keeps only the given rows as active.
     fn retain_rows(&mut self, rows: &[usize]) {
         self.active = rows.iter().map(|i| self.active[*i].clone()).collect();
         self.x = select_rows(&self.x, rows);
@@ -1331,7 +1399,8 @@ impl<'a> AdaptiveSolve<'a> {
     }
 }
 
-/// |e₅|² / √(|e₅|² + |e₃|²/100).
+/// Combines two error estimates into |e₅|² / √(|e₅|² + |e₃|²/100) (Hairer, Nørsett & Wanner,
+/// II.10).
 fn combine_error_estimates(five: f64, three: f64) -> f64 {
     if five == 0.0 {
         0.0

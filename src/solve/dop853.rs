@@ -1,10 +1,12 @@
-//! Dormand & Prince's method of order 8 with error estimates of order 5 and 3: Hairer, Nørsett
-//! & Wanner, Solving Ordinary Differential Equations I, II.5 (the method DOP853) and II.10.
-//! Digits: their Fortran code `dop853.f`, rounded to f64.
+//! The method DOP853 of Dormand & Prince, of order 8, with error estimates of order 5 and 3.
+//!
+//! Source: Hairer, Nørsett & Wanner, Solving Ordinary Differential Equations I, II.5 and II.10. The
+//! coefficients are those of their Fortran code `dop853.f`, rounded to f64.
 
 use super::tableau::{EmbeddedErrorWeights, Tableau};
 
-/// The thirteenth stage stands at the new state, so that its slope is the next step's first.
+/// The tableau of DOP853. The thirteenth stage has the new state, so its slope is the first slope
+/// of the next step.
 pub const DOP853: Tableau = Tableau {
     order: 8,
     c: &[
@@ -140,10 +142,11 @@ pub const DOP853: Tableau = Tableau {
     }),
     fsal: true,
     quartic_weights: None,
-    // Its twelve nodes leave no wide gap.
+    // Twelve stages leave no wide gap between the nodes.
     checks_midpoint: false,
 };
 
+/// The weights of the stages in the new state.
 const B: &[f64] = &[
     0.054293734116568765,
     0.0,

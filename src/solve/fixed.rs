@@ -1,4 +1,4 @@
-//! Fixed steps on a grid.
+//! Solvers with fixed steps on a grid.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,12 +18,15 @@ macro_rules! fixed {
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
-            /// A number, or `auto`: as many as make the log-likelihoods of two grids agree within `tol`.
+            /// The number of steps, or `auto`: the smallest of a series of doubled numbers at which
+            /// the log-likelihoods of two grids agree within `tol`.
             pub steps: StepCount,
-            /// Nats within which two grids must agree, for `steps: auto`; 0.01 unless given.
+            /// The tolerance for `steps: auto`, in nats: the log-likelihoods of two grids must
+            /// agree within it. Default: 0.01.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub tol: Option<f64>,
-            /// Karras for edm and ve, uniform in the card's time otherwise, unless named.
+            /// The spacing of the grid. Default: Karras for `edm` and `ve` paths, uniform in the
+            /// card's time for all others.
             #[serde(skip_serializing_if = "Option::is_none")]
             pub grid: Option<GridSpacing>,
         }
@@ -65,7 +68,9 @@ macro_rules! fixed {
                 visit: &mut NodeVisitor,
             ) -> Result<Solution, EvalError> {
                 let StepCount::Number(steps) = self.steps else {
-                    return Err(EvalError::Missing("steps: auto is not settled yet".to_owned()));
+                    return Err(EvalError::Missing(
+                        "steps: auto has no number of steps yet".to_owned(),
+                    ));
                 };
                 let grid = span.grid(self.grid, steps).map_err(EvalError::Missing)?;
                 solve_fixed_grid(&tableau::$tableau, &grid, span, field, sample, x, visit)
@@ -75,17 +80,20 @@ macro_rules! fixed {
 }
 
 fixed! {
-    /// Euler's method, order 1.
+    /// Euler's method, of order 1.
     Euler: EULER, 64;
-    /// The explicit midpoint rule, order 2.
+    /// The explicit midpoint method, of order 2.
     Midpoint: MIDPOINT, 32;
-    /// Heun's method, order 2.
+    /// Heun's method, of order 2.
     Heun: HEUN, 32;
-    /// The classical Runge–Kutta method, order 4.
+    /// The classical Runge–Kutta method, of order 4.
     Rk4: RK4, 16;
 }
 
-/// Carries all rows over the grid together: on a fixed grid no sample can feel another.
+/// Solves all rows together on the grid. On a fixed grid, no sample influences another.
+///
+/// # Errors
+/// Fails if the velocity field cannot be evaluated, or if `visit` fails.
 pub fn solve_fixed_grid(
     tableau: &Tableau,
     grid: &[f64],
@@ -97,7 +105,7 @@ pub fn solve_fixed_grid(
 ) -> Result<Solution, EvalError> {
     let rows = x.nrows();
     let slot: Vec<usize> = (0..rows).collect();
-    let mut watch = LocalErrorEstimator::new(span, tableau, grid, rows);
+    let mut estimator = LocalErrorEstimator::new(span, tableau, grid, rows);
     let mut node = 0;
     for (number, pair) in grid.windows(2).enumerate() {
         let h = pair[1] - pair[0];
@@ -111,9 +119,10 @@ pub fn solve_fixed_grid(
                 if tableau.b[stage] == 0.0 {
                     return field.velocity(at, state);
                 }
-                let said = field.evaluate(sample, EvaluationPurpose::QuadratureNode, at, state)?;
-                products[stage] = said.products;
-                Ok(said.velocity)
+                let evaluation =
+                    field.evaluate(sample, EvaluationPurpose::QuadratureNode, at, state)?;
+                products[stage] = evaluation.products;
+                Ok(evaluation.velocity)
             },
         )?;
         for s in (0..tableau.stages()).filter(|s| tableau.b[*s] != 0.0) {
@@ -129,8 +138,8 @@ pub fn solve_fixed_grid(
             })?;
             node += 1;
         }
-        if let Some(watch) = &mut watch {
-            watch.record_step(number, &x, &step);
+        if let Some(estimator) = &mut estimator {
+            estimator.record_step(number, &x, &step);
         }
         x = step.next;
     }
@@ -139,13 +148,13 @@ pub fn solve_fixed_grid(
         .map(|f| if *f { Status::Ok } else { Status::NonFinite })
         .collect();
     let evaluations = ((grid.len() - 1) * tableau.stages()) as u64;
-    let told = watch.map(|watch| watch.finish(&x));
+    let fixed_step_error = estimator.map(|estimator| estimator.finish(&x));
     Ok(Solution {
         x,
         status,
         evaluations: vec![evaluations; rows],
         control_evaluations: vec![0; rows],
         solver_error: vec![None; rows],
-        fixed_step_error: told,
+        fixed_step_error,
     })
 }

@@ -1,9 +1,10 @@
-//! The path of the state alone, sample by sample.
+//! ODE solvers, which follow the state of each sample along the probability-flow ODE.
 //!
-//! A solver hands on every accepted stage as a quadrature node with its weight; whatever is
-//! integrated along the path, a divergence above all, is evaluated on those nodes. No estimator
-//! reaches the step control: what does besides the state is a divergence that the field gives with
-//! its velocity, the same for all of them. Time, step, status and cost belong to a sample, never to a batch.
+//! A solver passes each accepted stage to a visitor, as a quadrature node with its weight.
+//! Everything that is integrated along the path, above all a divergence, is evaluated on those
+//! nodes. No estimator influences the step control. An adaptive solver controls the error of the
+//! state, and of a divergence that the velocity field returns with its velocity; that divergence is
+//! the same for all estimators. Time, step, status and cost belong to a sample, never to a batch.
 
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,7 @@ pub mod tableau;
 pub mod time_change;
 
 registry! {
-    /// The ODE solvers, as `solvers:` and `--solver` name them.
+    /// The ODE solvers, by the names that `solvers:` and `--solver` accept.
     pub enum Solver: OdeSolver {
         "euler" => Euler(fixed::Euler),
         "midpoint" | "rk2" => Midpoint(fixed::Midpoint),
@@ -46,16 +47,20 @@ registry! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
+    /// The path reached its end.
     Ok,
+    /// The solver tried `max_steps` steps and did not reach the end.
     MaxSteps,
+    /// The step that the tolerance needs is too small to change the time.
     StepTooSmall,
+    /// The state or the velocity is infinite or NaN.
     NonFinite,
-    /// The tolerance is finer than the field's own rounding.
+    /// The tolerance is smaller than the rounding error of the velocity.
     BelowRounding,
 }
 
 impl Status {
-    /// As tables print it.
+    /// Returns the name that tables print.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Ok => "ok",
@@ -67,49 +72,60 @@ impl Status {
     }
 }
 
-/// Accepted stages of some samples: states, times and quadrature weights (signed, in time).
+/// Quadrature nodes: accepted stages of some samples, one entry or row per node.
 pub struct Nodes<'a> {
+    /// The sample's number.
     pub sample: &'a [SampleId],
-    /// Index of the node on its sample's path.
+    /// The index of the node on its sample's path.
     pub node: &'a [u64],
-    /// Position of the sample in the batch that is being solved.
+    /// The position of the sample in the batch that is solved.
     pub batch_index: &'a [usize],
+    /// The time of the node.
     pub t: &'a [f64],
+    /// The state at the node, nodes × dim.
     pub x: &'a Batch,
+    /// The quadrature weight, in units of time; it is negative if time decreases along the path.
     pub weight: &'a [f64],
-    /// The divergences that controlled the steps, where one does.
+    /// The divergence that controlled the steps, if a divergence controls them.
     pub divergence: Option<&'a [f64]>,
-    /// Products that came along with the slopes there, where some did.
+    /// The Jacobian products that the velocity field returned with its velocity, if it returned
+    /// any.
     pub products: Option<&'a JacobianProducts>,
 }
 
-/// What a path's nodes are handed to.
+/// The callback that receives a path's nodes.
 pub type NodeVisitor<'a> = dyn FnMut(&Nodes) -> Result<(), EvalError> + 'a;
 
-/// The end states with their status and cost, per sample of the batch.
+/// The result of a solve: the end states with their status and cost, one entry or row per sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Solution {
+    /// The states at the end of the paths, samples × dim.
     pub x: Batch,
+    /// How each path ended.
     pub status: Vec<Status>,
-    /// Evaluations of the velocity, rejected steps included.
+    /// The number of velocity evaluations, including those of rejected steps.
     pub evaluations: Vec<u64>,
-    /// Of these, those that gave the divergence that controls as well.
+    /// The number of evaluations that also gave the divergence that controls the steps.
     pub control_evaluations: Vec<u64>,
-    /// Estimated size of the error in log p that the steps leave, nats; absent where no divergence controls them.
+    /// The estimated absolute error in log p due to the steps, in nats; `None` if no divergence
+    /// controls the steps.
     pub solver_error: Vec<Option<f64>>,
-    /// What fixed steps are wrong by, which the divergences at their nodes complete.
+    /// The error of fixed steps, as far as the states show it. It becomes complete with the
+    /// divergences at the nodes.
     pub fixed_step_error: Option<FixedStepError>,
 }
 
-/// An interval of the card's time, in the direction of travel, on its curve.
+/// An interval of the card's time between the data end and the prior end, with its direction.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeSpan<'a> {
+    /// The probability path that gives the two ends.
     pub curve: &'a PathCurve,
-    /// From the data end to the prior end, or back.
+    /// `true` if time runs from the data end to the prior end, `false` if it runs back.
     pub to_prior: bool,
 }
 
 impl TimeSpan<'_> {
+    /// The time at which the path starts.
     pub fn start(&self) -> f64 {
         if self.to_prior {
             self.curve.data_end()
@@ -118,6 +134,7 @@ impl TimeSpan<'_> {
         }
     }
 
+    /// The time at which the path ends.
     pub fn end(&self) -> f64 {
         if self.to_prior {
             self.curve.prior_end()
@@ -126,7 +143,11 @@ impl TimeSpan<'_> {
         }
     }
 
-    /// A fixed grid of `steps` steps in the direction of travel.
+    /// Returns a grid of `steps` steps in the direction of travel. The default spacing is Karras
+    /// for `edm` and `ve` paths, and uniform for all others.
+    ///
+    /// # Errors
+    /// Fails if no grid of that spacing exists for the path.
     fn grid(&self, spacing: Option<GridSpacing>, steps: usize) -> Result<Vec<f64>, String> {
         let natural = match self.curve.path() {
             ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. } => GridSpacing::Karras,
@@ -140,31 +161,39 @@ impl TimeSpan<'_> {
     }
 }
 
-/// One way to follow dx/dt = v(x, t).
+/// A method that solves dx/dt = v(x, t).
 pub trait OdeSolver: Sync {
-    /// Refuses parameters that make no sense on this span, by their key.
+    /// Checks the parameters of the solver for this span.
+    ///
+    /// # Errors
+    /// Fails if a parameter is invalid. The message names the parameter's key.
     fn check(&self, span: TimeSpan) -> Result<(), String>;
 
-    /// The order at which the error falls with the step.
+    /// The order of the method: the error is proportional to this power of the step.
     fn order(&self) -> u32;
 
-    /// Nats within which the log-likelihoods of two grids must agree, where the number of steps is yet to be chosen.
+    /// The tolerance for `steps: auto`, in nats: the log-likelihoods of two grids must agree within
+    /// it. `None` if the number of steps is given.
     fn auto_steps_tolerance(&self) -> Option<f64> {
         None
     }
 
-    /// Evaluations per sample, where they are known before solving.
+    /// The number of evaluations per sample, or `None` if it is not known before solving.
     fn fixed_evaluations(&self) -> Option<u64>;
 
-    /// Relative and absolute tolerance, where they choose the steps.
+    /// The relative and the absolute tolerance, or `None` if the steps are fixed.
     fn tolerances(&self) -> Option<[f64; 2]> {
         None
     }
 
-    /// Nodes per sample that a visitor sees, where that is known before solving.
+    /// The number of nodes per sample that the visitor receives, or `None` if it is not known
+    /// before solving.
     fn fixed_node_count(&self) -> Option<u64>;
 
-    /// Carries every row of `x` over the span.
+    /// Solves the ODE over the span for every row of `x`, and passes the nodes to `visit`.
+    ///
+    /// # Errors
+    /// Fails if the velocity field cannot be evaluated, or if `visit` fails.
     fn solve(
         &self,
         field: &mut dyn VectorField,
@@ -175,7 +204,7 @@ pub trait OdeSolver: Sync {
     ) -> Result<Solution, EvalError>;
 }
 
-/// The rows of `x` at `keep`.
+/// Returns the rows of `x` with the indices `keep`.
 fn select_rows(x: &Batch, keep: &[usize]) -> Batch {
     x.select(Axis(0), keep)
 }
@@ -183,7 +212,7 @@ fn select_rows(x: &Batch, keep: &[usize]) -> Batch {
 #[cfg(test)]
 mod accuracy_tests;
 
-/// Whether every number of each row is finite.
+/// Tells for each row whether all its numbers are finite.
 fn finite_rows(x: &Batch) -> Vec<bool> {
     x.rows()
         .into_iter()
@@ -228,7 +257,7 @@ mod tests {
             .expect(path)
     }
 
-    /// Draws from the model at its data end.
+    /// Draws samples from the model at its data end.
     fn draws(model: &AnalyticMixture, rows: usize) -> Batch {
         let key = RngKey { seed: 5 };
         let (d, end) = (model.means.ncols(), model.curve.at(model.curve.data_end()));
@@ -244,7 +273,8 @@ mod tests {
         x
     }
 
-    /// One component: its flow map x_s = α_s m + √(V_s/V_t)·(x_t − α_t m) is known (T1).
+    /// A mixture of one component. Its flow map x_s = α_s m + √(V_s/V_t)·(x_t − α_t m) is known
+    /// (test case T1).
     fn gaussian(curve: PathCurve, d: usize) -> AnalyticMixture {
         let example = analytic::example_mixture(curve, d);
         AnalyticMixture {
@@ -264,7 +294,7 @@ mod tests {
         (x - &(&model.means.row(0) * a.alpha)) * stretch + &model.means.row(0) * b.alpha
     }
 
-    /// A mixture whose steps are held by its whole trace.
+    /// A mixture whose exact trace controls the steps.
     struct Held(AnalyticMixture);
 
     impl VectorField for Held {
@@ -298,7 +328,8 @@ mod tests {
         }
     }
 
-    /// A path's end and its ∫div by the exact trace, per sample.
+    /// Solves the ODE and integrates the exact trace over the nodes: the solution and ∫div per
+    /// sample.
     fn solve(
         solver: &Solver,
         model: &AnalyticMixture,
@@ -336,7 +367,7 @@ mod tests {
         (solution, integral)
     }
 
-    /// Everything that a sample's path shows, bit for bit.
+    /// Records every node of each sample's path, bit for bit.
     fn traces(
         solver: &Solver,
         model: &AnalyticMixture,
@@ -412,7 +443,8 @@ mod tests {
                         to_prior,
                     };
                     let (start, end) = (span.start(), span.end());
-                    // Adaptive steps over `discrete` are taken in −ln α, which they integrate in place of time.
+                    // Adaptive steps on a `discrete` path use −ln α as the integration variable
+                    // instead of time.
                     let in_log_alpha =
                         path.kind() == "discrete" && solver.fixed_evaluations().is_none();
                     let at = |t: f64| model.curve.at(t);
@@ -499,7 +531,7 @@ mod tests {
         }
     }
 
-    /// From the data end to the prior end, and back, against the known flow map.
+    /// Compares both directions of travel with the known flow map.
     #[test]
     fn solvers_match_the_gaussian_flow_in_both_directions() {
         let specs = [
@@ -528,7 +560,8 @@ mod tests {
                         )
                     };
                     let observed = (error(steps) / error(2 * steps)).log2();
-                    // The flow of a Gaussian is kind to some methods, which then do better than their order.
+                    // Some methods solve the flow of a Gaussian with a higher order than on other
+                    // fields.
                     assert!(
                         observed > order - 0.25,
                         "{spec} {path} {to_prior}: {observed}"
@@ -567,7 +600,8 @@ mod tests {
         gap.iter().fold(0.0, |a: f64, e| a.max(e.abs())) / std
     }
 
-    /// T2: Gaussian data of variances ¼, 1, 4: the map of each axis and the integral are known.
+    /// Test case T2: Gaussian data of variances ¼, 1 and 4. The flow map of each axis and the
+    /// integral are known.
     #[test]
     fn diagonal_gaussian_matches_reference_integrals() {
         struct Diagonal(PathCurve);
@@ -648,7 +682,8 @@ mod tests {
         }
     }
 
-    /// T3: two Gaussians on a line, whose quantiles the flow keeps; reference values to their last digit.
+    /// Test case T3: two Gaussians in one dimension, whose quantiles the flow preserves. The
+    /// reference values are exact to their last digit.
     #[test]
     fn mixture_on_a_line_matches_reference_values() {
         let starts = [-1.1, 0.1, 0.9];
@@ -736,7 +771,8 @@ mod tests {
         }
     }
 
-    /// Every controller reaches the same end within its tolerance, at a cost of the same order.
+    /// Every controller reaches the same end state within its tolerance, and their costs are
+    /// similar.
     #[test]
     fn controllers_agree_on_end_states() {
         let model = analytic::example_mixture(curve("{kind: edm, sigma_min: 0.01}"), 3);
@@ -772,7 +808,8 @@ mod tests {
                 assert!((0.5..2.0).contains(&ratio), "{name} {other}: {ratio}");
             }
         }
-        // On an easy path the bound on known divergences decides every step; on a hard one the controller does.
+        // On an easy path the quadrature bound limits every step; on a hard path the controller
+        // does.
         struct Waves;
         impl VectorField for Waves {
             fn dim(&self) -> usize {
@@ -842,7 +879,8 @@ mod tests {
         }
     }
 
-    /// Five fields in one batch, told apart by their first number: each ends in its own way.
+    /// Four fields in one batch, selected by the state's first coordinate. Each path ends with a
+    /// different status.
     struct Mixed;
 
     impl VectorField for Mixed {
@@ -860,9 +898,9 @@ mod tests {
                             1.0
                         }
                     }
-                    // Grows without end before t = 1/2.
+                    // The solution diverges before t = 1/2.
                     2.0 => 2.0 * x[[i, 1]] * x[[i, 1]],
-                    // Two thousand turns: many steps, all of them in order.
+                    // Two thousand oscillations need many steps, and each step is valid.
                     3.0 => 1e4 * (12566.0 * t).cos(),
                     _ => x[[i, 1]],
                 };
@@ -965,8 +1003,8 @@ mod tests {
         }
     }
 
-    /// The promise at 1e-6: log-likelihoods right to 5e-3 nats, by the exact trace on the nodes of
-    /// a path that its state, its divergence and its schedule have controlled. Wide, narrow and crowded data.
+    /// At a tolerance of 1e-6, log-likelihoods from the exact trace are right to 2e-3 nats. The
+    /// data are wide, narrow or in several modes.
     #[test]
     fn divergence_error_is_within_the_state_tolerance() {
         let paths = [

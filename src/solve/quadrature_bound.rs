@@ -1,17 +1,19 @@
-//! What bounds a step besides the state: the divergence of a case that is known in advance.
+//! A limit on the step that is independent of the state's error: the step must integrate the
+//! divergence of a case that is known in advance.
 //!
-//! Where data are narrow, the state can be easy and the divergence hard: off a narrow mode a
-//! state is a straight line, x − αm ∝ σ, which any method follows exactly in steps of any size,
-//! while its divergence is σ'/σ per dimension. An error norm on the state accepts such steps and
-//! leaves whole nats in the quadrature.
+//! With narrow data, the state can be easy and the divergence hard. Away from a narrow mode a state
+//! moves on a straight line, x − αm ∝ σ, which any method follows exactly in steps of any size,
+//! while the divergence is σ'/σ per dimension. An error norm on the state accepts such steps and
+//! leaves an error of whole nats in the quadrature.
 //!
-//! But the narrow case needs no network. For data N(m, c²I) the divergence per dimension is
-//! d/dt ½ ln(α²c² + σ²) (T1 of the project's test cases), known with its integral, so the error
-//! that a step's nodes and weights make on it is known before the step is taken, at no cost.
+//! The narrow case needs no network. For data N(m, c²I) the divergence per dimension is d/dt ½
+//! ln(α²c² + σ²) (test case T1 of the project), and its integral is known. The quadrature error of
+//! a step on this reference is therefore known before the step is taken, at no cost.
 //!
-//! Where a divergence controls the steps this only keeps the first of them from passing over what no node has shown
-//! yet: on diffusions, for data as narrow as the velocity at the data end says that they are. A plain velocity has no
-//! schedule that it must follow, and is left to its own divergence.
+//! If a divergence controls the steps, the limit only prevents the first steps from passing over
+//! structure that no node has seen yet. It then applies to diffusion paths, for data as narrow as
+//! the velocity at the data end shows. A flow-matching velocity has no prescribed noise schedule,
+//! so there the divergence alone controls the steps.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,27 +23,32 @@ use super::tableau::Tableau;
 use super::time_change::TimeChange;
 use crate::flow::path::{PathCurve, ProbabilityPath};
 
-/// The widths c that a step is held to. On most paths the narrowest is the hardest, but where time
-/// is ln σ it is a straight line, and each width has its turn as σ passes it. Finer structure than
-/// the first is not held to the tolerance where a path starts below it: networks and paths of the
-/// field put data at a scale of about one.
+/// The standard deviations c of the reference data. On most paths the narrowest is the hardest. If
+/// time is ln σ, the narrowest is a straight line in that variable, and each width becomes the
+/// hardest as σ passes it. Structure narrower than the first width is not covered on a path that
+/// starts below it; networks and paths of the field scale data to about one.
 const REFERENCE_WIDTHS: [f64; 7] = [1e-3, 3e-3, 1e-2, 0.03, 0.1, 0.3, 1.0];
 
-/// Whether steps are bounded by the divergence of narrow normal laws, and how narrow these are.
+/// A limit on steps by the known divergence of narrow Gaussian data: `auto`, `none`, or the
+/// standard deviation of the narrowest such data.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum QuadratureBoundSetting {
+    /// A keyword: `auto` or `none`.
     Named(QuadratureBoundKeyword),
-    /// Always, by normal laws of this width and more.
+    /// The limit applies always, with Gaussian data of this standard deviation and wider.
     Width(f64),
 }
 
+/// The keywords that `clock:` accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuadratureBoundKeyword {
-    /// On diffusions, by normal laws as wide as the velocity at the start says and wider; by all of them, and on every
-    /// path, where no divergence controls the steps.
+    /// On diffusion paths, the limit uses Gaussian data as narrow as the velocity at the start of
+    /// the path shows, and wider. If no divergence controls the steps, it uses all widths, on every
+    /// path.
     Auto,
+    /// There is no limit.
     None,
 }
 
@@ -52,12 +59,15 @@ impl Default for QuadratureBoundSetting {
 }
 
 impl QuadratureBoundSetting {
+    /// Whether the setting is the default, `auto`.
     pub fn is_auto(&self) -> bool {
         *self == QuadratureBoundSetting::default()
     }
 
+    /// Checks the setting.
+    ///
     /// # Errors
-    /// Where the width is no width.
+    /// Fails if the width is not finite or not above 0.
     pub fn check(self) -> Result<(), String> {
         match self {
             QuadratureBoundSetting::Width(c) if !(c > 0.0 && c.is_finite()) => Err(format!(
@@ -67,7 +77,8 @@ impl QuadratureBoundSetting {
         }
     }
 
-    /// Whether there is a bound on this span, where a divergence controls or none does.
+    /// Whether the steps of this span are limited; `controlled` tells whether a divergence controls
+    /// the steps.
     pub fn applies_to(self, span: TimeSpan, controlled: bool) -> bool {
         match self {
             QuadratureBoundSetting::Width(_) => true,
@@ -79,8 +90,9 @@ impl QuadratureBoundSetting {
     }
 }
 
-/// The narrowest width to hold steps to, from the divergence in `d` dimensions where a path starts: that of normal data
-/// with the same divergence, by a third, since some directions are narrower than their mean.
+/// The narrowest reference width for a sample, from the divergence at the start of its path in `d`
+/// dimensions. It is a third of the width of Gaussian data with the same divergence, because some
+/// directions are narrower than the mean.
 pub fn narrowest_width(
     setting: QuadratureBoundSetting,
     span: TimeSpan,
@@ -94,7 +106,7 @@ pub fn narrowest_width(
         return REFERENCE_WIDTHS[0];
     };
     let slope = divergence / d.max(1) as f64;
-    // slope = (α α' c² + σ σ')/(α² c² + σ²).
+    // The equation slope = (α α' c² + σ σ')/(α² c² + σ²), solved for c².
     let square = (s.sigma * s.sigma_dot - slope * s.sigma.powi(2))
         / (slope * s.alpha.powi(2) - s.alpha * s.alpha_dot);
     let shown = square.sqrt() / 3.0;
@@ -105,22 +117,22 @@ pub fn narrowest_width(
     }
 }
 
-/// Nats below which what the reference shows is its own rounding: near the data end σ² of some
-/// paths is known to about 1e-16, and is held against c².
+/// The lowest tolerance in nats. Below it, rounding in the reference dominates: near the data end,
+/// σ² of some paths is known to about 1e-16, which is added to α²c².
 const ROUNDING_NATS: f64 = 1e-9;
 
-/// The references along one path, seen through one method's quadrature.
+/// The reference integrals along one path, compared with the quadrature of one Runge–Kutta method.
 #[derive(Debug, Clone, Copy)]
 pub struct QuadratureBound<'a> {
     curve: &'a PathCurve,
     time_change: TimeChange<'a>,
     tableau: &'static Tableau,
-    /// Nats per dimension that one step may be wrong by.
+    /// The accepted error of one step, in nats per dimension.
     tolerance: f64,
 }
 
 impl<'a> QuadratureBound<'a> {
-    /// Over d dimensions a step may be wrong by that many nats.
+    /// Prepares the limit for steps whose error may be `nats` in `d` dimensions together.
     pub fn new(
         span: TimeSpan<'a>,
         tableau: &'static Tableau,
@@ -136,7 +148,8 @@ impl<'a> QuadratureBound<'a> {
         }
     }
 
-    /// ½ ln(α²c² + σ²) and its derivative for each width, at `u` of the variable that steps are taken in.
+    /// For each width c, the value ½ ln(α²c² + σ²) and its derivative, at the value `u` of the
+    /// integration variable.
     fn reference_integrals(
         &self,
         u: f64,
@@ -153,7 +166,8 @@ impl<'a> QuadratureBound<'a> {
         })
     }
 
-    /// The quadrature's largest error on a step from `u` to `u + h`, in units of the tolerance.
+    /// The largest quadrature error over the widths for a step from `u` to `u + h`, in units of the
+    /// tolerance.
     fn quadrature_error(&self, u: f64, h: f64, widths: &[f64; REFERENCE_WIDTHS.len()]) -> f64 {
         let (first, last) = (
             self.reference_integrals(u, widths),
@@ -179,8 +193,8 @@ impl<'a> QuadratureBound<'a> {
         gaps.fold(0.0, f64::max) / self.tolerance
     }
 
-    /// The step to take where `h` is asked for: shorter, if need be, until the references are held that are as wide as
-    /// the narrowest or wider.
+    /// Returns the step `h`, shortened if necessary until all references of width `narrowest` and
+    /// wider are integrated within the tolerance.
     #[must_use]
     pub fn limit_step(&self, u: f64, mut h: f64, narrowest: f64) -> f64 {
         let widths = REFERENCE_WIDTHS.map(|c| c.max(narrowest));
@@ -202,8 +216,9 @@ mod tests {
     use crate::solve::dop853::DOP853;
     use crate::solve::tableau::{BOSH3, DOPRI5, TSIT5};
 
-    /// Steps from end to end that nothing but the reference bounds; the worst and the sum of errors for
-    /// Gaussian data of width `c`, in nats per dimension.
+    /// Takes steps from end to end that only the quadrature bound limits. Returns their number, and
+    /// the largest error and the sum of errors for Gaussian data of width `c`, in nats per
+    /// dimension.
     fn march(
         path: &ProbabilityPath,
         tableau: &'static Tableau,
@@ -266,7 +281,7 @@ mod tests {
         }
     }
 
-    /// What the bound costs at most: the steps that it alone asks for.
+    /// The maximum cost of the bound: the number of steps that it alone requires.
     #[test]
     fn quadrature_bound_allows_a_few_dozen_steps() {
         for path in ProbabilityPath::defaults() {

@@ -1,11 +1,12 @@
-//! The same solver with finer or coarser steps: what a solver's error is measured with.
+//! Finer and coarser versions of a solver, by which a solver's error is measured.
 
 use super::Solver;
 
-/// By how much a tolerance is divided where steps are chosen by it.
+/// The divisor of the tolerances of a finer adaptive solver.
 pub const TOLERANCE_DIVISOR: f64 = 10.0;
 
-/// A solver with twice the steps of a fixed grid, or with tolerances divided by [`TOLERANCE_DIVISOR`].
+/// Returns the solver with twice the steps of a fixed grid, or with tolerances divided by
+/// [`TOLERANCE_DIVISOR`]. `None` if the solver has no such parameter.
 pub fn finer(solver: &Solver) -> Option<Solver> {
     with_changed_parameters(
         solver,
@@ -14,14 +15,16 @@ pub fn finer(solver: &Solver) -> Option<Solver> {
     )
 }
 
-/// A solver with half the steps; `None` where they cannot be halved, or where tolerances choose them.
+/// Returns the solver with half the steps. `None` if the number of steps is odd, or if the steps
+/// are adaptive.
 pub fn coarser(solver: &Solver) -> Option<Solver> {
     let half = |steps: u64| (steps >= 2 && steps.is_multiple_of(2)).then_some(steps / 2);
     solver.fixed_evaluations()?;
     with_changed_parameters(solver, half, |tolerance| tolerance)
 }
 
-/// A solver of fixed steps with that number of them, and without the tolerance that was to find it.
+/// Returns a fixed-step solver with the given number of steps and without `tol`, which only `steps:
+/// auto` uses. `None` if the solver is adaptive.
 pub fn with_steps(solver: &Solver, steps: usize) -> Option<Solver> {
     let mut entry = serde_json::to_value(solver).ok()?;
     let parameters = entry
@@ -34,7 +37,8 @@ pub fn with_steps(solver: &Solver, steps: usize) -> Option<Solver> {
     serde_json::from_value(entry).ok()
 }
 
-/// Whoever has `steps`, `tol`, or `rtol` and `atol`, among its parameters is refined by them; no kind is named here.
+/// Changes the parameters that set a solver's accuracy: `steps`, `tol`, or `rtol` and `atol`. It
+/// edits the serialized solver by these keys, so no kind of solver is named here.
 fn with_changed_parameters(
     solver: &Solver,
     steps: impl Fn(u64) -> Option<u64>,

@@ -1,38 +1,43 @@
-//! How many steps a fixed grid has: a number, or as many as a tolerance in nats asks for.
+//! The number of steps of a fixed grid: a given number, or as many as a tolerance in nats needs.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::registry;
 
-/// The first grid that `auto` tries.
+/// The number of steps of the first grid that `auto` tries.
 pub const FIRST_AUTO_STEPS: usize = 8;
 
-/// The most steps that `auto` tries.
+/// The maximum number of steps that `auto` tries.
 pub const MAX_AUTO_STEPS: usize = 4096;
 
-/// Nats by which two grids may differ where no `tol` is given.
+/// The default of `tol`, in nats: the log-likelihoods of two grids must agree within it.
 pub const DEFAULT_AUTO_TOLERANCE: f64 = 0.01;
 
 /// The number of steps of a fixed grid, or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum StepCount {
+    /// A given number of steps.
     Number(usize),
+    /// A keyword instead of a number.
     Named(StepCountKeyword),
 }
 
+/// The keywords that `steps:` accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepCountKeyword {
-    /// Doubled until the log-likelihoods of two grids agree within `tol` nats.
+    /// The number of steps is doubled until the log-likelihoods of two grids agree within `tol`
+    /// nats.
     Auto,
 }
 
 impl StepCount {
+    /// `steps: auto`.
     pub const AUTO: StepCount = StepCount::Named(StepCountKeyword::Auto);
 
-    /// The number, or the first that is tried.
+    /// The given number, or for `auto` the number of steps of the first grid.
     pub fn initial_count(self) -> usize {
         match self {
             StepCount::Number(steps) => steps,
@@ -40,19 +45,22 @@ impl StepCount {
         }
     }
 
-    /// Nats within which two grids must agree, where the number is yet to be chosen.
+    /// For `auto`, the tolerance in nats within which the log-likelihoods of two grids must agree;
+    /// otherwise `None`.
     pub fn auto_tolerance(self, tol: Option<f64>) -> Option<f64> {
         (self == StepCount::AUTO).then_some(tol.unwrap_or(DEFAULT_AUTO_TOLERANCE))
     }
 
-    /// Refuses what makes no sense, by its key.
+    /// Checks the number of steps together with `tol`.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if the number is out of range, if `tol` is given without `auto`, or if `tol` is not
+    /// above 0. The message names the key.
     pub fn check(self, tol: Option<f64>) -> Result<(), String> {
         match (self, tol) {
             (StepCount::Number(steps), Some(_)) => Err(format!(
-                "tol is there beside steps: {steps}, expected it beside `steps: auto` alone"
+                "tol is given together with steps: {steps}, expected only \
+                 together with `steps: auto`"
             )),
             (StepCount::Number(steps), None) => {
                 registry::check_bounds("steps", steps, 1, 10_000_000)
@@ -60,7 +68,7 @@ impl StepCount {
             (StepCount::Named(StepCountKeyword::Auto), Some(tol))
                 if !(tol > 0.0 && tol.is_finite()) =>
             {
-                Err(format!("tol is {tol}, expected nats above 0"))
+                Err(format!("tol is {tol}, expected a number of nats above 0"))
             }
             (StepCount::Named(StepCountKeyword::Auto), _) => Ok(()),
         }
@@ -96,19 +104,19 @@ mod tests {
                 (Some(DEFAULT_AUTO_TOLERANCE), None),
                 "{name}"
             );
-            let asked = read("steps: auto, tol: 0.1, grid: uniform").expect(name);
-            assert_eq!(asked.auto_steps_tolerance(), Some(0.1), "{name}");
+            let with_tol = read("steps: auto, tol: 0.1, grid: uniform").expect(name);
+            assert_eq!(with_tol.auto_steps_tolerance(), Some(0.1), "{name}");
             assert_eq!(
-                refine::with_steps(&asked, 24),
+                refine::with_steps(&with_tol, 24),
                 read("steps: 24, grid: uniform").ok(),
                 "{name}"
             );
             let back: Solver =
-                serde_json::from_value(serde_json::to_value(&asked).expect("writes"))
+                serde_json::from_value(serde_json::to_value(&with_tol).expect("writes"))
                     .expect("reads");
-            assert_eq!(back, asked, "{name}");
+            assert_eq!(back, with_tol, "{name}");
             assert!(
-                auto.check(span).is_ok() && asked.check(span).is_ok(),
+                auto.check(span).is_ok() && with_tol.check(span).is_ok(),
                 "{name}"
             );
             for (wrong, word) in [

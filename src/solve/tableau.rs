@@ -5,35 +5,45 @@ use ndarray::Zip;
 use crate::flow::field::{EvalError, VectorField};
 use crate::num::Batch;
 
-/// A Butcher tableau.
+/// A Butcher tableau with its embedded error estimate.
 #[derive(Debug)]
 pub struct Tableau {
+    /// The order of the method.
     pub order: u32,
+    /// The position of each stage, as a fraction of the step.
     pub c: &'static [f64],
+    /// The weights of the earlier slopes in each stage's state.
     pub a: &'static [&'static [f64]],
+    /// The weights of the slopes in the new state; they are also the quadrature weights of the
+    /// nodes.
     pub b: &'static [f64],
+    /// The weights of the embedded error estimate; `None` for methods with fixed steps.
     pub error_weights: Option<EmbeddedErrorWeights>,
-    /// Whether the last stage is the first of the next step.
+    /// Whether the last stage is the first stage of the next step (first same as last).
     pub fsal: bool,
-    /// What the slopes add to the cubic through both ends of a step for a quartic, times θ²(1 − θ)² and the step.
+    /// The weights of the slopes in the quartic term of the dense output. The term is h·θ²(1 − θ)²
+    /// times their weighted sum, and is added to the cubic Hermite interpolant.
     pub quartic_weights: Option<&'static [f64]>,
-    /// Whether what the error weights miss is looked for in the middle of a step: a divergence that jumps between two
-    /// stages that lie far apart is all but invisible to a pair of high order (`solve/jump.rs`).
+    /// Whether the step is also checked in its middle. An embedded pair of high order hardly
+    /// detects a divergence that jumps between two stages with a wide gap (`solve/jump.rs`).
     pub checks_midpoint: bool,
 }
 
-/// Weights of what an embedded method takes for its error, b − b̂.
+/// The weights of the slopes in the embedded error estimate, b − b̂.
 #[derive(Debug)]
 pub enum EmbeddedErrorWeights {
+    /// One estimate.
     One(&'static [f64]),
-    /// Two estimates e₅ and e₃, joined into |e₅|² / √(|e₅|² + |e₃|²/100): of the method's own
-    /// order, where e₅ alone would fail once |e₅| is small by chance (Hairer, Nørsett & Wanner, II.10).
+    /// Two estimates e₅ and e₃, combined into |e₅|² / √(|e₅|² + |e₃|²/100). The result has the
+    /// order of the method, and is safe if |e₅| is small by chance (Hairer, Nørsett & Wanner,
+    /// II.10).
     Two {
         fifth: &'static [f64],
         third: &'static [f64],
     },
 }
 
+/// Euler's method, of order 1.
 pub const EULER: Tableau = Tableau {
     order: 1,
     c: &[0.0],
@@ -45,6 +55,7 @@ pub const EULER: Tableau = Tableau {
     checks_midpoint: false,
 };
 
+/// The explicit midpoint method, of order 2.
 pub const MIDPOINT: Tableau = Tableau {
     order: 2,
     c: &[0.0, 0.5],
@@ -56,6 +67,7 @@ pub const MIDPOINT: Tableau = Tableau {
     checks_midpoint: false,
 };
 
+/// Heun's method, of order 2.
 pub const HEUN: Tableau = Tableau {
     order: 2,
     c: &[0.0, 1.0],
@@ -67,6 +79,7 @@ pub const HEUN: Tableau = Tableau {
     checks_midpoint: false,
 };
 
+/// The classical Runge–Kutta method, of order 4.
 pub const RK4: Tableau = Tableau {
     order: 4,
     c: &[0.0, 0.5, 0.5, 1.0],
@@ -150,7 +163,7 @@ pub const DOPRI5: Tableau = Tableau {
         -1.0 / 40.0,
     ])),
     fsal: true,
-    // Hairer, Nørsett & Wanner, II.6; digits of their code `dopri5.f`.
+    // The source is Hairer, Nørsett & Wanner, II.6; the digits are those of their code `dopri5.f`.
     quartic_weights: Some(&[
         -12715105075.0 / 11282082432.0,
         0.0,
@@ -163,7 +176,8 @@ pub const DOPRI5: Tableau = Tableau {
     checks_midpoint: true,
 };
 
-/// Tsitouras 2011, 5(4): Table 1, rounded to f64 from the closed forms of its free parameters.
+/// Tsitouras 2011, 5(4): the coefficients of Table 1, computed from its free parameters in closed
+/// form and rounded to f64.
 pub const TSIT5: Tableau = Tableau {
     order: 5,
     c: &[0.0, 0.161, 0.327, 0.9, 0.9800255409045097, 1.0, 1.0],
@@ -217,28 +231,38 @@ pub const TSIT5: Tableau = Tableau {
     checks_midpoint: true,
 };
 
-/// One trial step of every row: the stages' times, states and slopes, and where it leads.
+/// One trial step of every row: the stages and the new states.
 pub struct RungeKuttaStep {
+    /// The times of the stages, stages × rows.
     pub t: Vec<Vec<f64>>,
+    /// The states of the stages, rows × dim each.
     pub x: Vec<Batch>,
+    /// The slopes of the stages, rows × dim each.
     pub k: Vec<Batch>,
+    /// The new states, rows × dim.
     pub next: Batch,
 }
 
-/// Slopes by the number of a stage, its times and its states.
+/// A function that returns the slopes of a stage, from the stage's number, its times and its
+/// states.
 pub type StageSlope<'a> = dyn FnMut(usize, &[f64], &Batch) -> Result<Batch, EvalError> + 'a;
 
 impl Tableau {
+    /// The number of stages.
     pub fn stages(&self) -> usize {
         self.b.len()
     }
 
-    /// Stages that carry weight in the quadrature.
+    /// The number of stages with a nonzero quadrature weight.
     pub fn node_count(&self) -> usize {
         self.b.iter().filter(|b| **b != 0.0).count()
     }
 
-    /// Takes one step of size `h[i]` from `(t[i], x[i])`; `first` is the first slope where it is known.
+    /// Takes one step of size `h[i]` from `(t[i], x[i])` for every row. `first` has the slopes of
+    /// the first stage if they are known.
+    ///
+    /// # Errors
+    /// Fails if the field cannot be evaluated.
     pub fn step(
         &self,
         field: &mut dyn VectorField,
@@ -252,7 +276,10 @@ impl Tableau {
         })
     }
 
-    /// The same from slopes that `slope` gives by the number of a stage, its times and its states.
+    /// Takes one step like [`Tableau::step`], with slopes from the function `slope`.
+    ///
+    /// # Errors
+    /// Fails if `slope` fails.
     pub fn step_with_slopes(
         &self,
         t: &[f64],
@@ -279,7 +306,7 @@ impl Tableau {
             step.x.push(state);
             step.k.push(k);
         }
-        // The last stage of a first-same-as-last method already stands at the new state.
+        // In a first-same-as-last method, the state of the last stage is the new state.
         step.next = if self.fsal {
             step.x[self.stages() - 1].clone()
         } else {
@@ -290,7 +317,8 @@ impl Tableau {
 }
 
 impl Tableau {
-    /// Whether a stage bears on a quadrature over the stages or on its error, or stands where the next step begins.
+    /// Whether a step needs the divergence at this stage: for the quadrature, for its error, or
+    /// because the next step starts there.
     pub fn needs_divergence(&self, stage: usize) -> bool {
         let weights: &[&[f64]] = match &self.error_weights {
             None => &[],
@@ -302,12 +330,14 @@ impl Tableau {
             || weights.iter().any(|w| w[stage] != 0.0)
     }
 
-    /// Whether a stage is a node of the quadrature, or stands where the next step begins, whose first node it then is.
+    /// Whether a stage is a node of the quadrature. The last stage also counts if the next step
+    /// starts there with a node.
     pub fn is_node(&self, stage: usize) -> bool {
         self.b[stage] != 0.0 || (stage + 1 == self.stages() && self.b[0] != 0.0)
     }
 
-    /// The largest error of a quadrature over the stages of one step on a jump of one within it, in units of the step.
+    /// The largest error of the quadrature for a unit jump within the step, as a fraction of the
+    /// step.
     pub fn worst_jump_error(&self) -> f64 {
         let error = |place: f64, from: &dyn Fn(f64) -> bool| {
             let sum: f64 = self
@@ -326,8 +356,10 @@ impl Tableau {
         both.fold(0.0, f64::max)
     }
 
-    /// The states at a part θ of the step of some rows, without an evaluation: of order 4 where the method has a
-    /// quartic, the cubic through both ends and their slopes otherwise. `row` counts in the step, `x` is where it began.
+    /// The dense output: the states inside a step, without an evaluation. It has order 4 if the
+    /// method has a quartic term; otherwise it is the cubic Hermite interpolant. Each entry of
+    /// `places` is a row of the step and a fraction θ of its length. `x` has the states at the
+    /// start of the step.
     pub fn interpolate(
         &self,
         step: &RungeKuttaStep,
@@ -360,7 +392,7 @@ impl Tableau {
     }
 }
 
-/// x + h·Σ w_j k_j, row by row.
+/// Returns x + h·Σ w_j k_j for each row.
 pub fn add_weighted_slopes(x: &Batch, h: &[f64], weights: &[f64], k: &[Batch]) -> Batch {
     let mut out = x.clone();
     for (w, k) in weights.iter().zip(k).filter(|(w, _)| **w != 0.0) {
@@ -398,7 +430,8 @@ mod tests {
         }
     }
 
-    /// x' = r·cos(t)·x(1 − x): a logistic curve in r·sin t, with ∫div = ln of x(1 − x) between the ends.
+    /// x' = r·cos(t)·x(1 − x): a logistic curve in r·sin t. Its ∫div is the difference of ln(x(1 −
+    /// x)) between the ends.
     struct Logistic(f64);
 
     impl Logistic {
@@ -419,7 +452,7 @@ mod tests {
         }
     }
 
-    /// Errors of the state and of ∫div over the nodes, after `steps` steps from 0 to `last`.
+    /// The errors of the state and of ∫div over the nodes, after `steps` steps from 0 to `last`.
     fn errors(tableau: &Tableau, mut field: Logistic, last: f64, steps: usize) -> (f64, f64) {
         let (start, h) = (0.2, last / steps as f64);
         let (mut x, mut integral) = (ndarray::array![[start]], 0.0);
@@ -441,14 +474,15 @@ mod tests {
         ((x[[0, 0]] - end).abs(), (integral - divergence).abs())
     }
 
-    /// Stage by stage, what a rooted tree weighs: the product over its branches of A times theirs.
+    /// A rooted tree with its weight per stage: the product over its branches of A times the
+    /// branch's weight.
     struct Tree {
         size: u32,
         density: f64,
         weight: Vec<f64>,
     }
 
-    /// All rooted trees with up to `order` vertices, for one tableau.
+    /// All rooted trees with up to `order` vertices, with their weights for one tableau.
     fn trees(tableau: &Tableau, order: u32) -> Vec<Tree> {
         let mut all = vec![Tree {
             size: 1,
@@ -470,7 +504,7 @@ mod tests {
         all
     }
 
-    /// Adds branches in the order of `all`, from number `at.0` on, until `at.1` vertices are used up.
+    /// Adds branches in the order of `all`, from number `at.0` on, until `at.1` vertices are used.
     fn join(
         tableau: &Tableau,
         all: &[Tree],
@@ -517,8 +551,9 @@ mod tests {
         }
     }
 
-    /// Σ b·Φ = 1/γ for every rooted tree up to the order, and not beyond it (Butcher's conditions):
-    /// the method has its order on every smooth field, and in every integral over its nodes.
+    /// Butcher's conditions Σ b·Φ = 1/γ hold for every rooted tree up to the order, and not beyond
+    /// it. The method then has its order on every smooth field, and in every integral over its
+    /// nodes.
     #[test]
     fn order_conditions_hold_up_to_the_order() {
         let counts = [1, 2, 4, 8, 17, 37, 85, 200, 486];
@@ -542,7 +577,8 @@ mod tests {
 
     #[test]
     fn worst_jump_errors_match_known_values() {
-        // A left rectangle is wrong by all of a jump at its start, a midpoint by half of one in its middle.
+        // Euler's quadrature misses the whole of a jump at the start of the step, the midpoint rule
+        // half of a jump in the middle.
         for (tableau, worst) in [(&EULER, 1.0), (&MIDPOINT, 0.5), (&HEUN, 0.5)] {
             assert!(
                 (tableau.worst_jump_error() - worst).abs() < 1e-15,
@@ -581,7 +617,7 @@ mod tests {
         }
     }
 
-    /// Σ b cᵏ = 1/(k + 1) below the order: a divergence that depends on time alone, say.
+    /// Σ b cᵏ = 1/(k + 1) for k below the order, as a divergence that depends on time alone needs.
     #[test]
     fn weights_integrate_polynomials_below_the_order() {
         for (name, tableau) in ALL {
@@ -603,7 +639,7 @@ mod tests {
     #[test]
     fn states_and_divergences_converge_at_the_order() {
         for ((name, tableau), steps) in ALL.iter().zip([1600, 200, 200, 100, 200, 48, 48, 8]) {
-            // Rounding comes soon at order 8; its leading term shows on the gentler of two curves.
+            // At order 8, rounding soon dominates, so a gentler curve is used there.
             let (rate, last) = if *name == "dop853" {
                 (1.0, 2.0)
             } else {
@@ -623,7 +659,7 @@ mod tests {
         }
     }
 
-    /// An error estimate of order q falls as h^(q+1) in one step.
+    /// An error estimate of order q is proportional to h^(q+1) in one step.
     #[test]
     fn error_estimates_have_their_order() {
         for (name, orders) in [
@@ -669,7 +705,7 @@ mod tests {
                 .map(|c| vec![t[0] + c * h[0], t[1] + c * h[1]])
                 .collect();
             assert_eq!(asked.0, expected, "{name}");
-            // A first slope that is known is not asked for again.
+            // A known first slope is not evaluated again.
             let mut asked = Asked(Vec::new());
             tableau
                 .step(&mut asked, &t, &h, &x, Some(x.clone()))

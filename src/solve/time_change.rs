@@ -1,8 +1,9 @@
-//! The variable that adaptive steps are taken in: one in which the path is smooth.
+//! The integration variable of adaptive steps, in which the path is smooth.
 //!
-//! That is the card's own time on every path but `discrete`. A path of N betas is linear in ln α
-//! between N times, so its velocity jumps at each of them; error estimates see a thousand jumps
-//! and answer with thousands of steps. Against −ln α the same path has no jump: dx/du = v · dt/du.
+//! It is the card's own time on every path except `discrete`. A discrete path with N betas is
+//! linear in ln α between N times, so its velocity jumps at each of these times. Error estimates
+//! would see a thousand jumps and force thousands of steps. With u = −ln α as the variable, the
+//! same path has no jumps: dx/du = v · dt/du.
 
 use super::{NodeVisitor, Nodes, TimeSpan};
 use crate::flow::field::{EvalError, Evaluation, EvaluationPurpose, VectorField};
@@ -10,16 +11,18 @@ use crate::flow::path::{PathCurve, ProbabilityPath};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 
-/// A span's own variable u: the time t, or −ln α.
+/// The integration variable u of a span: the time t, or −ln α.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeChange<'a> {
     curve: &'a PathCurve,
     start: f64,
     end: f64,
+    /// Whether u is −ln α; otherwise it is the time.
     uses_log_alpha: bool,
 }
 
 impl<'a> TimeChange<'a> {
+    /// Chooses the variable for the span's path.
     pub fn new(span: TimeSpan<'a>) -> TimeChange<'a> {
         let jumps = matches!(span.curve.path(), ProbabilityPath::Discrete { .. });
         TimeChange {
@@ -30,14 +33,17 @@ impl<'a> TimeChange<'a> {
         }
     }
 
+    /// The value of u at the start of the span.
     pub fn start(&self) -> f64 {
         self.variable_at(self.start)
     }
 
+    /// The value of u at the end of the span.
     pub fn end(&self) -> f64 {
         self.variable_at(self.end)
     }
 
+    /// The value of u at time `t`.
     fn variable_at(&self, t: f64) -> f64 {
         if self.uses_log_alpha {
             -self.curve.at(t).alpha.ln()
@@ -46,9 +52,9 @@ impl<'a> TimeChange<'a> {
         }
     }
 
-    /// The card's time at `u`, never past the span's ends, where rounding could lead.
+    /// The card's time at `u`, clamped to the span, because rounding could lead past its ends.
     pub fn time(&self, u: f64) -> f64 {
-        // α = e⁻ᵘ preserves variance, so (σ/α)² = e²ᵘ − 1.
+        // A discrete path preserves variance, so with α = e⁻ᵘ, (σ/α)² = e²ᵘ − 1.
         let t = if self.uses_log_alpha {
             self.curve.time_of_ratio((2.0 * u).exp_m1().max(0.0).sqrt())
         } else {
@@ -57,7 +63,7 @@ impl<'a> TimeChange<'a> {
         t.clamp(self.start.min(self.end), self.start.max(self.end))
     }
 
-    /// dt/du.
+    /// The derivative dt/du at time `t`.
     pub fn rate(&self, t: f64) -> f64 {
         if !self.uses_log_alpha {
             return 1.0;
@@ -66,7 +72,7 @@ impl<'a> TimeChange<'a> {
         -s.alpha / s.alpha_dot
     }
 
-    /// The field as the solver sees it, dx/du.
+    /// Wraps the field so that it takes u instead of the time and returns dx/du.
     pub fn reparameterize<'f>(&'f self, field: &'f mut dyn VectorField) -> impl VectorField + 'f {
         TimeChangedField {
             time_change: self,
@@ -74,7 +80,11 @@ impl<'a> TimeChange<'a> {
         }
     }
 
-    /// Hands nodes on in the card's own time, with weights that integrate over it.
+    /// Passes the nodes to `visit` in the card's own time, with weights that integrate over that
+    /// time.
+    ///
+    /// # Errors
+    /// Fails if `visit` fails.
     pub fn visit_in_time(&self, nodes: &Nodes, visit: &mut NodeVisitor) -> Result<(), EvalError> {
         let t: Vec<f64> = nodes.t.iter().map(|u| self.time(*u)).collect();
         let weight: Vec<f64> = nodes
@@ -83,14 +93,14 @@ impl<'a> TimeChange<'a> {
             .zip(&t)
             .map(|(w, t)| w * self.rate(*t))
             .collect();
-        let rated = |g: &[f64]| {
+        let per_time = |g: &[f64]| {
             g.iter()
                 .zip(&t)
                 .map(|(g, t)| g / self.rate(*t))
                 .collect::<Vec<f64>>()
         };
         let divergence = if self.uses_log_alpha {
-            nodes.divergence.map(rated)
+            nodes.divergence.map(per_time)
         } else {
             None
         };
@@ -104,12 +114,14 @@ impl<'a> TimeChange<'a> {
     }
 }
 
+/// A velocity field in the variable u.
 struct TimeChangedField<'f> {
     time_change: &'f TimeChange<'f>,
     field: &'f mut dyn VectorField,
 }
 
 impl TimeChangedField<'_> {
+    /// Converts dx/dt at the times `t` into dx/du.
     fn scale_velocity(&self, t: &[f64], mut v: Batch) -> Batch {
         if self.time_change.uses_log_alpha {
             v.rows_mut()
@@ -139,22 +151,23 @@ impl VectorField for TimeChangedField<'_> {
     fn evaluate(
         &mut self,
         sample: &[SampleId],
-        wanted: EvaluationPurpose,
+        purpose: EvaluationPurpose,
         u: &[f64],
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
         let t: Vec<f64> = u.iter().map(|u| self.time_change.time(*u)).collect();
-        let mut said = self.field.evaluate(sample, wanted, &t, x)?;
+        let mut evaluation = self.field.evaluate(sample, purpose, &t, x)?;
         if self.time_change.uses_log_alpha {
-            said.divergence
+            evaluation
+                .divergence
                 .iter_mut()
                 .flatten()
                 .zip(&t)
                 .for_each(|(g, t)| *g *= self.time_change.rate(*t));
         }
         Ok(Evaluation {
-            velocity: self.scale_velocity(&t, said.velocity),
-            ..said
+            velocity: self.scale_velocity(&t, evaluation.velocity),
+            ..evaluation
         })
     }
 }
@@ -181,35 +194,38 @@ mod tests {
     #[test]
     fn time_change_round_trips_and_rate_is_its_derivative() {
         every_span(|span| {
-            let pace = TimeChange::new(span);
+            let time_change = TimeChange::new(span);
             assert_eq!(
-                (pace.time(pace.start()), pace.time(pace.end())),
+                (
+                    time_change.time(time_change.start()),
+                    time_change.time(time_change.end())
+                ),
                 (span.start(), span.end())
             );
             for part in [0.1003, 0.5004, 0.9005] {
                 let t = span.start() + part * (span.end() - span.start());
-                let u = pace.variable_at(t);
+                let u = time_change.variable_at(t);
                 assert!(
-                    (pace.time(u) - t).abs() < 1e-13 * t.max(1.0),
+                    (time_change.time(u) - t).abs() < 1e-13 * t.max(1.0),
                     "{:?} {t}",
                     span.curve.path()
                 );
-                // Short enough to stay between two betas.
-                let du = 1e-6 * (pace.end() - pace.start());
-                let slope = (pace.time(u + du) - pace.time(u - du)) / (2.0 * du);
+                // The step is short enough to stay between two betas.
+                let du = 1e-6 * (time_change.end() - time_change.start());
+                let slope = (time_change.time(u + du) - time_change.time(u - du)) / (2.0 * du);
                 assert!(
-                    (slope / pace.rate(t) - 1.0).abs() < 1e-6,
+                    (slope / time_change.rate(t) - 1.0).abs() < 1e-6,
                     "{:?} {t}",
                     span.curve.path()
                 );
             }
-            // Rounding never leads past an end.
-            let beyond = pace.end() + 1e-9 * (pace.end() - pace.start());
-            assert_eq!(pace.time(beyond), span.end());
+            // Rounding does not lead past the end.
+            let beyond = time_change.end() + 1e-9 * (time_change.end() - time_change.start());
+            assert_eq!(time_change.time(beyond), span.end());
         });
     }
 
-    /// A beta's velocity jumps against time, and does not against −ln α.
+    /// At a beta, the velocity jumps as a function of time, but not as a function of −ln α.
     #[test]
     fn discrete_path_velocity_is_continuous_in_log_alpha() {
         let curve = ProbabilityPath::Discrete {
@@ -229,24 +245,24 @@ mod tests {
                 / sides[0][[0, 0]].abs()
         };
         assert!(jump(&mut model, knot) > 1e-2);
-        let pace = TimeChange::new(TimeSpan {
+        let time_change = TimeChange::new(TimeSpan {
             curve: &curve,
             to_prior: true,
         });
-        let at = pace.variable_at(knot);
-        assert!(jump(&mut pace.reparameterize(&mut model), at) < 1e-5);
+        let at = time_change.variable_at(knot);
+        assert!(jump(&mut time_change.reparameterize(&mut model), at) < 1e-5);
     }
 
     #[test]
     fn nodes_are_emitted_in_card_time() {
         every_span(|span| {
-            let (pace, x) = (TimeChange::new(span), Batch::zeros((1, 1)));
+            let (time_change, x) = (TimeChange::new(span), Batch::zeros((1, 1)));
             let t = 0.5004 * (span.start() + span.end());
             let nodes = Nodes {
                 sample: &[7],
                 node: &[3],
                 batch_index: &[0],
-                t: &[pace.variable_at(t)],
+                t: &[time_change.variable_at(t)],
                 x: &x,
                 weight: &[0.25],
                 divergence: None,
@@ -257,10 +273,14 @@ mod tests {
                 seen = Some((n.sample[0], n.node[0], n.t[0], n.weight[0]));
                 Ok(())
             };
-            pace.visit_in_time(&nodes, &mut visit).expect("no model");
+            time_change
+                .visit_in_time(&nodes, &mut visit)
+                .expect("no model");
             let (sample, node, time, weight) = seen.expect("one node");
             assert_eq!((sample, node), (7, 3));
-            assert!((time - t).abs() < 1e-13 * t.max(1.0) && weight == 0.25 * pace.rate(time));
+            assert!(
+                (time - t).abs() < 1e-13 * t.max(1.0) && weight == 0.25 * time_change.rate(time)
+            );
         });
     }
 }

@@ -1,4 +1,4 @@
-//! The exact trace: one product per coordinate.
+//! The exact trace: Σᵢ eᵢᵀA eᵢ over the coordinate basis, one product per coordinate.
 
 use ndarray::{Array2, Axis};
 use schemars::JsonSchema;
@@ -8,10 +8,11 @@ use super::{BatchLinearOperator, ProbeSource, TraceEstimator};
 use crate::flow::field::EvalError;
 use crate::num::TangentBatch;
 
-/// Σᵢ eᵢᵀA eᵢ over the coordinate basis, `chunk` directions at a time.
+/// The exact trace of the Jacobian, with one Jacobian product per dimension.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Exact {
+    /// The number of directions in one call of the network. Default: 64.
     pub chunk: usize,
 }
 

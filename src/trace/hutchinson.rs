@@ -1,4 +1,11 @@
-//! Hutchinson's estimator: the mean of zᵀAz over probes with E\[z zᵀ\] = I.
+//! Hutchinson's estimator: the mean of zᵀAz over random probes z with E\[z zᵀ\] = I. Each probe is
+//! one replicate.
+//!
+//! Orthogonal probes are √n times the first K vectors of a random orthonormal basis. They are draws
+//! without replacement. If V is the variance of one probe, the mean of K has the variance V/K·(n −
+//! K)/(n − 1), and the expected sample variance of the probes is V·n/(n − 1). The sample variance
+//! times 1 − K/n therefore gives an unbiased error, at one node and along a path. The replicates
+//! are scaled to have that spread.
 
 use ndarray::{Array2, Axis};
 use schemars::JsonSchema;
@@ -10,22 +17,28 @@ use crate::num::key::{Distribution, Purpose};
 use crate::num::{TangentBatch, linalg};
 use crate::registry::check_bounds;
 
-/// K probes; each probe is a chain. Variance per probe with Ā = (A + Aᵀ)/2:
-/// Rademacher 2(‖Ā‖² − Σ Āᵢᵢ²), Gaussian 2‖Ā‖², sphere 2n/(n+2)·(‖Ā‖² − tr(A)²/n).
+/// Hutchinson's estimator: the mean of zᵀJz over K random probes z. Variance per probe, with S = (J
+/// + Jᵀ)/2: Rademacher 2(‖S‖² − Σ Sᵢᵢ²), Gaussian 2‖S‖², sphere 2n/(n+2)·(‖S‖² − tr(J)²/n).
 ///
-/// Orthogonal probes are √n times the first K vectors of a random orthonormal basis: each is uniform on the
-/// sphere, and K = n of them give the trace itself. They are draws without replacement: with the variance
-/// V of one, their mean has V/K·(n − K)/(n − 1), and their own spread has mean V·n/(n − 1). So the spread
-/// times 1 − K/n is unbiased for the error, on a node as along a path, and that is what the chains show.
+/// Orthogonal probes are vectors of a random orthogonal basis. Each is uniform on the sphere, and K
+/// = n of them give the exact trace.
 ///
-/// Antithetic pairs are refused: z and −z have one quadratic form, so a pair is a probe at twice its cost.
+/// Antithetic pairs are rejected: z and −z have the same quadratic form, so a pair costs twice as
+/// much as one probe and adds nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hutchinson {
+    /// The number K of probes. Default: 1.
     pub probes: usize,
+    /// The distribution of the probes. Default: `rademacher`.
     pub distribution: Distribution,
+    /// Whether a path keeps its probes (`fixed`, the default) or draws new ones at every node
+    /// (`fresh`).
     pub along: ProbeReuse,
+    /// Whether the probes are orthogonal to each other, with `distribution: sphere`. Default:
+    /// false.
     pub orthogonal: bool,
+    /// Must be false, because an antithetic pair of probes gives the same value twice.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub antithetic: bool,
 }
@@ -55,18 +68,24 @@ impl TraceEstimator for Hutchinson {
     fn check(&self, dim: usize) -> Result<(), String> {
         check_bounds("hutchinson: probes", self.probes, 1, 1_000_000)?;
         if self.antithetic {
-            return Err("hutchinson: antithetic probes z and -z have the same quadratic form, so a pair says what \
-                        one probe says at twice the cost; expected antithetic: false"
-                .to_owned());
+            return Err(
+                "hutchinson: antithetic probes z and -z have the same quadratic form, so a pair \
+                        costs twice as much as one probe and adds nothing; expected \
+                        antithetic: false"
+                    .to_owned(),
+            );
         }
         if self.orthogonal && self.distribution != Distribution::Sphere {
-            return Err("hutchinson: orthogonal probes are vectors of a random basis, whose law is the sphere's; \
-                        expected distribution: sphere with orthogonal: true"
-                .to_owned());
+            return Err(
+                "hutchinson: orthogonal probes are vectors of a random orthogonal basis, \
+                        which are uniform on the sphere; expected distribution: sphere with \
+                        orthogonal: true"
+                    .to_owned(),
+            );
         }
         if self.orthogonal && self.probes > dim {
             return Err(format!(
-                "hutchinson: probes is {}, expected at most {dim} that are orthogonal",
+                "hutchinson: probes is {}, expected at most {dim} orthogonal probes",
                 self.probes
             ));
         }
@@ -78,14 +97,14 @@ impl TraceEstimator for Hutchinson {
         ops: &mut dyn BatchLinearOperator,
         probes: &ProbeSource,
     ) -> Result<Array2<f64>, EvalError> {
-        let law = if self.orthogonal {
+        let distribution = if self.orthogonal {
             Distribution::Gaussian
         } else {
             self.distribution
         };
         let mut z = probes.draw(
             Purpose::Probe,
-            law,
+            distribution,
             self.along,
             0..self.probes as u64,
             ops.dim(),
@@ -94,20 +113,21 @@ impl TraceEstimator for Hutchinson {
             return ops.quadratic_form(&z);
         }
         orthogonalize(&mut z);
-        let mut chains = ops.quadratic_form(&z)?;
+        let mut estimates = ops.quadratic_form(&z)?;
         scale_spread(
-            &mut chains,
+            &mut estimates,
             (1.0 - self.probes as f64 / ops.dim() as f64).sqrt(),
         );
-        Ok(chains)
+        Ok(estimates)
     }
 }
 
-/// Each row's normal vectors become √n times an orthonormal set, uniformly turned.
+/// Replaces each row's Gaussian vectors by √n times an orthonormal set with a uniformly random
+/// orientation.
 ///
-/// The factor Q of a normal matrix spans a uniform subspace, but its columns' signs and the order of
-/// their making are the algorithm's; zᵀAz knows no signs, and the first column is the first vector's
-/// direction, the second the second's outside of it: each is uniform on the sphere.
+/// The signs of the columns of Q depend on the algorithm, but zᵀAz does not depend on the sign.
+/// Column j is the direction of the part of vector j that is orthogonal to the earlier vectors, so
+/// each column is uniform on the sphere.
 fn orthogonalize(z: &mut TangentBatch) {
     let root = (z.shape()[2] as f64).sqrt();
     for mut row in z.axis_iter_mut(Axis(1)) {
@@ -192,7 +212,8 @@ mod tests {
         }
     }
 
-    /// Draws without replacement: the variance falls by (n − K)/(n − 1), the reported error with it.
+    /// Probes without replacement: the variance falls by (n − K)/(n − 1), and so does the reported
+    /// error.
     #[test]
     fn orthogonal_probes_report_their_variance() {
         let (n, rows) = (12, 6000);
@@ -218,13 +239,16 @@ mod tests {
             let gaps: Vec<f64> = estimates.iter().map(|e| e.value - trace).collect();
             let variance = gaps.iter().map(|g| g * g).sum::<f64>() / rows as f64;
             let expected = one / k as f64 * (dim - k as f64) / (dim - 1.0);
-            let told = estimates
+            let reported = estimates
                 .iter()
                 .map(|e| e.stderr.expect("two or more").powi(2))
                 .sum::<f64>()
                 / rows as f64;
             if k == n {
-                assert!(variance < 1e-20 && told < 1e-20, "{variance} {told}");
+                assert!(
+                    variance < 1e-20 && reported < 1e-20,
+                    "{variance} {reported}"
+                );
                 continue;
             }
             assert!(
@@ -232,8 +256,8 @@ mod tests {
                 "{k}: {variance} {expected}"
             );
             assert!(
-                (told / expected - 1.0).abs() < 0.06,
-                "{k}: {told} {expected}"
+                (reported / expected - 1.0).abs() < 0.06,
+                "{k}: {reported} {expected}"
             );
         }
     }

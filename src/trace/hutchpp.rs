@@ -1,4 +1,11 @@
-//! Hutch++ (Meyer, Musco, Musco & Woodruff 2021), on the shifted matrix.
+//! Hutch++ (Meyer, Musco, Musco & Woodruff 2021), applied to the shifted matrix.
+//!
+//! The estimate is tr A = ρn + tr(Qᵀ(A−ρI)Q) + the trace of the rest, for any ρ, with Q a basis of
+//! (A − ρI)S. The Jacobian of a velocity is close to a multiple of the identity plus a matrix of
+//! low rank. Without the shift, the identity uses up the sketch and the variance is larger than
+//! that of Hutchinson's estimator. The shift ρ comes from the Ritz values of the sketch
+//! ([`Ritz::shift`](super::ritz::Ritz::shift)), so it costs no product. The residual probes G are
+//! independent of it, so it causes no bias.
 
 use ndarray::{Array1, Array2, Array3, Axis, s};
 use schemars::JsonSchema;
@@ -12,23 +19,24 @@ use crate::num::key::{Distribution, Purpose};
 use crate::num::linalg;
 use crate::registry::check_bounds;
 
-/// A budget of `matvecs` products per estimate, in thirds: sketch A·S, projection A·Q, residual A·G.
+/// Hutch++: a third of the Jacobian products goes to a sketch, a third to the projection on it, and
+/// a third to probes for the residual.
 ///
-/// tr A = ρn + tr(Qᵀ(A−ρI)Q) + tr of the rest, for any ρ. The Jacobian of a velocity is a
-/// multiple of the identity plus something of low rank; without the shift the sketch spends
-/// itself on the identity and does worse than plain Hutchinson. ρ is found from the sketch
-/// ([`Ritz::shift`](super::ritz::Ritz::shift)), so it costs no product, and G is independent of
-/// it, so nothing is biased.
-///
-/// With R replicates the chains are R independent estimates; with one replicate they are its
-/// residual probes, whose spread is the estimator's own error given the sketch.
+/// With several replicates, each replicate is an independent estimate. With one, each residual
+/// probe is an estimate; their spread gives the error for the given sketch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HutchPlusPlus {
+    /// The number of Jacobian products per replicate, at least 3. Default: 12.
     pub matvecs: usize,
+    /// The number of independent estimates. Default: 1.
     pub replicates: usize,
+    /// The distribution of the sketch vectors and the residual probes. Default: `rademacher`.
     pub distribution: Distribution,
+    /// Whether a path keeps its random vectors (`fixed`, the default) or draws new ones at every
+    /// node (`fresh`).
     pub along: ProbeReuse,
+    /// Whether a multiple of the identity is subtracted before the sketch. Default: true.
     pub shift: bool,
 }
 
@@ -45,11 +53,12 @@ impl Default for HutchPlusPlus {
 }
 
 impl HutchPlusPlus {
-    /// Columns of the sketch; a sketch as wide as the space is already exact.
+    /// The number of columns of the sketch. With as many columns as dimensions it is exact.
     fn sketch_width(&self, dim: usize) -> usize {
         (self.matvecs / 3).min(dim)
     }
 
+    /// The number of probes for the residual.
     fn residual_probe_count(&self, dim: usize) -> usize {
         self.matvecs - 2 * self.sketch_width(dim)
     }
@@ -61,7 +70,7 @@ impl TraceEstimator for HutchPlusPlus {
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
-        // A third each for sketch, projection and residual.
+        // The sketch, the projection and the residual each need at least one product.
         check_bounds("hutch++: matvecs", self.matvecs, 3, 1_000_000)?;
         check_bounds("hutch++: replicates", self.replicates, 1, 1_000_000)
     }
@@ -97,7 +106,7 @@ impl TraceEstimator for HutchPlusPlus {
         let rest = ops.quadratic_form(&g)?;
         let lengths = g.map_axis(Axis(2), |z| z.dot(&z));
 
-        let mut chains = Array3::zeros((self.replicates, residuals, rows));
+        let mut estimates = Array3::zeros((self.replicates, residuals, rows));
         for r in 0..self.replicates {
             let shift = rho.row(r);
             let inside = captured
@@ -107,21 +116,23 @@ impl TraceEstimator for HutchPlusPlus {
             for j in 0..residuals {
                 let at = r * residuals + j;
                 let outside = &rest.row(at) - &(&lengths.row(at) * &shift);
-                chains.slice_mut(s![r, j, ..]).assign(&(&fixed + &outside));
+                estimates
+                    .slice_mut(s![r, j, ..])
+                    .assign(&(&fixed + &outside));
             }
         }
         Ok(if self.replicates > 1 {
-            chains
+            estimates
                 .mean_axis(Axis(1))
                 .expect("residuals is at least a third of three")
         } else {
-            chains.index_axis_move(Axis(0), 0)
+            estimates.index_axis_move(Axis(0), 0)
         })
     }
 }
 
 impl HutchPlusPlus {
-    /// Orthonormal bases of (A − ρI)·S, one per replicate and row.
+    /// Orthonormal bases of (A − ρI)·S, one for each replicate and row.
     fn bases(
         &self,
         s: &TangentBatch,
@@ -144,7 +155,7 @@ impl HutchPlusPlus {
         q
     }
 
-    /// G ← (I − QQᵀ)G.
+    /// Projects the probes on the complement of the bases: G ← (I − QQᵀ)G.
     fn project_out(&self, g: &mut TangentBatch, q: &TangentBatch, width: usize, residuals: usize) {
         for r in 0..self.replicates {
             for row in 0..g.shape()[1] {
@@ -157,7 +168,7 @@ impl HutchPlusPlus {
     }
 }
 
-/// The shift that each replicate's sketch suggests: replicates × rows.
+/// The shift ρ from each replicate's sketch: replicates × rows.
 fn replicate_shifts(s: &TangentBatch, y: &TangentBatch, replicates: usize) -> Array2<f64> {
     let width = s.shape()[0] / replicates;
     Array2::from_shape_fn((replicates, s.shape()[1]), |(r, row)| {
@@ -192,7 +203,8 @@ mod tests {
                     .iter()
                     .map(|v| (v - truth).abs())
                     .fold(0.0, f64::max);
-                // On a flat part the range is everything, unless the flat part is taken away first.
+                // With a multiple of the identity, the range is the whole space unless the shift
+                // removes it.
                 assert_eq!(worst < 1e-10, shift || flat == 0.0, "{worst}");
             }
         }
@@ -221,7 +233,7 @@ mod tests {
                     < 0.12 * standard_deviation(&hutchinson, eigenvalues, 400)
             );
         }
-        // The reason for the shift: without it the identity spoils the sketch.
+        // Without the shift, the identity uses up the sketch.
         assert!(
             standard_deviation(&plain, &flipped, 400)
                 > 2.0 * standard_deviation(&hutchinson, &flipped, 400)
@@ -250,8 +262,9 @@ mod tests {
         assert!((0.85..1.35).contains(&rms), "{rms}");
     }
 
-    /// λ = 0.7ⁱ in n = 1000: with m products the sketch leaves a tail of 0.7^(m/3), and the residual's deviation is
-    /// that of Hutchinson on it, √2·‖tail‖_F over √(m/3).
+    /// With λ = 0.7ⁱ in n = 1000 dimensions and m products, the sketch leaves a tail of 0.7^(m/3).
+    /// The residual's standard deviation is that of Hutchinson's estimator on the tail, √2·‖tail‖_F
+    /// over √(m/3).
     #[test]
     fn the_error_decays_with_the_spectrum() {
         let eigenvalues: Vec<f64> = (0..1000).map(|i| 0.7f64.powi(i)).collect();
@@ -268,13 +281,13 @@ mod tests {
                 };
                 let values = replicate_estimates(&spec, &mut dense, 1)
                     .mean_axis(Axis(0))
-                    .expect("chains");
+                    .expect("estimates");
                 let rms = (values.iter().map(|v| (v - truth).powi(2)).sum::<f64>() / 6.0).sqrt();
                 let tail = 0.7f64.powi(matvecs as i32 / 3) / (1.0f64 - 0.49).sqrt();
                 assert!(rms < 4.0 * tail, "{matvecs} {shift}: {rms} {tail}");
                 errors.push(rms);
             }
-            // From 15 products to 60 the tail shrinks by 0.7¹⁵ = 0.005.
+            // From 15 products to 60, the tail shrinks by 0.7¹⁵ = 0.005.
             assert!(errors[2] < 0.02 * errors[0], "{errors:?}");
         }
     }

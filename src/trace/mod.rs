@@ -1,9 +1,11 @@
-//! Traces of matrices that can only be applied: linear algebra, no time, no models.
+//! Trace estimators for matrices that are known only by their products with vectors. They use
+//! linear algebra alone, without time and models.
 //!
-//! An estimate is a set of chains per row: values with the same mean, the trace, whose spread over
-//! the root of their number is the error of their mean. They are independent, or what they share has
-//! been made good in their spread. Whoever integrates them over a path integrates each chain and then
-//! takes mean and standard error, so that an error bar covers the whole integral and not one node.
+//! The result for each row is a set of replicate estimates: values whose mean is an estimate of the
+//! trace, and whose standard deviation over the root of their number is the standard error of that
+//! mean. The values are independent, or their spread is corrected for what they share. An integral
+//! over a path integrates each replicate first, and takes mean and standard error at the end. The
+//! error bar then covers the whole integral and not one node.
 
 use ndarray::Array2;
 use schemars::JsonSchema;
@@ -23,7 +25,7 @@ pub mod xnystrace;
 pub mod xtrace;
 
 registry! {
-    /// The trace estimators, as `estimators:` and `--divergence` name them.
+    /// The trace estimators, by the names that `estimators:` and `--divergence` accept.
     pub enum Estimator: TraceEstimator {
         "exact" | "full" | "exact-trace" => Exact(exact::Exact),
         "hutchinson" | "hutch" | "skilling-hutchinson" => Hutchinson(hutchinson::Hutchinson),
@@ -34,56 +36,77 @@ registry! {
     }
 }
 
-/// Square matrices, one per row, known by their products.
+/// Square matrices, one per row, that are known only by their products with vectors.
 pub trait BatchLinearOperator {
+    /// The number of matrices.
     fn rows(&self) -> usize;
+    /// The dimension n of the n × n matrices.
     fn dim(&self) -> usize;
 
-    /// A·z for each row's k directions: k × rows × dim.
+    /// Returns A·z for the k directions of each row: k × rows × dim.
+    ///
+    /// # Errors
+    /// Fails if the model behind the operator cannot be evaluated.
     fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
 
-    /// zᵀAz for each row's k directions: k × rows.
+    /// Returns zᵀAz for the k directions of each row: k × rows.
+    ///
+    /// # Errors
+    /// Fails if the model behind the operator cannot be evaluated.
     fn quadratic_form(&mut self, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
         let products = self.apply(z)?;
         Ok((&products * z).sum_axis(ndarray::Axis(2)))
     }
 
-    /// Terms whose sum is each row's trace, terms × rows, where they are to be had without products.
+    /// Returns terms whose sum is each row's trace, terms × rows. `None` if they need products.
+    ///
+    /// # Errors
+    /// Fails if the model behind the operator cannot be evaluated.
     fn trace_terms(&mut self) -> Result<Option<Array2<f64>>, EvalError> {
         Ok(None)
     }
 
-    /// Aᵀ·w for each row's k directions, or `None` where there are no such products.
+    /// Returns Aᵀ·w for the k directions of each row, k × rows × dim. `None` if the operator has no
+    /// products with the transpose.
+    ///
+    /// # Errors
+    /// Fails if the model behind the operator cannot be evaluated.
     fn apply_transposed(&mut self, _w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
         Ok(None)
     }
 }
 
-/// How one spec estimates a trace.
+/// A trace estimator with its parameters.
 pub trait TraceEstimator: Sync {
-    /// Products that one estimate costs; asserted in tests.
+    /// The number of products that one estimate of `trace` needs in `dim` dimensions.
     fn matvecs(&self, dim: usize) -> usize;
 
-    /// Whether the value is the trace itself, with no error to speak of.
+    /// Whether the estimate is the exact trace.
     fn is_exact(&self) -> bool {
         false
     }
 
-    /// Whether products with the transpose are among them.
+    /// Whether the estimator needs products with the transpose.
     fn needs_transpose(&self) -> bool {
         false
     }
 
-    /// The law and the number of its probes, where its chains are their quadratic forms and nothing else, and they are
-    /// the same all along a path.
+    /// The distribution and the number of the probes, if the replicates are the probes' quadratic
+    /// forms and every node of a path has the same probes. Otherwise `None`.
     fn fixed_probes(&self) -> Option<(Distribution, usize)> {
         None
     }
 
-    /// Refuses parameters that make no sense in `dim` dimensions, by their key.
+    /// Checks the parameters for matrices in `dim` dimensions.
+    ///
+    /// # Errors
+    /// Fails if a parameter is invalid. The message names the parameter's key.
     fn check(&self, dim: usize) -> Result<(), String>;
 
-    /// Chains × rows: estimates of each row's trace.
+    /// Estimates the trace of each row: replicates × rows.
+    ///
+    /// # Errors
+    /// Fails if the operator cannot be applied, or if it lacks a product that the estimator needs.
     fn trace(
         &self,
         ops: &mut dyn BatchLinearOperator,
@@ -91,33 +114,36 @@ pub trait TraceEstimator: Sync {
     ) -> Result<Array2<f64>, EvalError>;
 }
 
-/// Whether a path keeps its probes or draws new ones at every node.
+/// Whether all nodes of a path have the same probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum ProbeReuse {
-    /// One set per sample for the whole path (FFJORD's and score_sde's convention).
+    /// One set of probes per sample for the whole path, as in FFJORD and score_sde.
     #[default]
     Fixed,
-    /// New ones per node: lower variance of the integral at the same cost.
+    /// New probes at every node: the integral has a lower variance at the same cost.
     Fresh,
 }
 
-/// Where probe vectors come from: the address of each row.
+/// The source of probe vectors. A probe depends only on the seed, the purpose, the sample, the
+/// probe's number and, with fresh probes, the node.
 #[derive(Debug, Clone, Copy)]
 pub struct ProbeSource<'a> {
+    /// The random key, which holds the seed.
     pub key: RngKey,
+    /// The sample of each row.
     pub sample: &'a [SampleId],
-    /// Index of the node on the row's path.
+    /// The index of each row's node on its path.
     pub node: &'a [u64],
 }
 
 impl ProbeSource<'_> {
-    /// Probe vectors number `first` to `first + count`, for every row.
+    /// Draws the probe vectors with the numbers in `range` for every row: probes × rows × dim.
     pub fn draw(
         &self,
         purpose: Purpose,
-        law: Distribution,
+        distribution: Distribution,
         along: ProbeReuse,
         range: std::ops::Range<u64>,
         dim: usize,
@@ -126,26 +152,27 @@ impl ProbeSource<'_> {
         let mut z = TangentBatch::zeros((count, self.sample.len(), dim));
         for (probe, mut block) in range.zip(z.outer_iter_mut()) {
             for (i, row) in block.outer_iter_mut().enumerate() {
-                // Node 0 is the address of what is fixed, so nodes count from 1.
+                // Address 0 is that of fixed probes, so nodes count from 1.
                 let node = if along == ProbeReuse::Fresh {
                     self.node[i] + 1
                 } else {
                     0
                 };
                 self.key
-                    .probe(law, (purpose, self.sample[i], probe, node), row);
+                    .probe(distribution, (purpose, self.sample[i], probe, node), row);
             }
         }
         z
     }
 
-    /// `count` probe vectors for each replicate, replicate by replicate.
+    /// Draws `count` probe vectors for each replicate, in the order of the replicates.
     ///
-    /// Replicates lie 2³² addresses apart, so that a larger count leaves the first ones as they are.
+    /// The numbers of successive replicates are 2³² apart, so a larger `count` does not change the
+    /// first vectors.
     pub fn draw_replicates(
         &self,
         purpose: Purpose,
-        law: Distribution,
+        distribution: Distribution,
         along: ProbeReuse,
         replicates: usize,
         count: usize,
@@ -154,7 +181,13 @@ impl ProbeSource<'_> {
         let mut z = TangentBatch::zeros((replicates * count, self.sample.len(), dim));
         for r in 0..replicates {
             let first = (r as u64) << 32;
-            let part = self.draw(purpose, law, along, first..first + count as u64, dim);
+            let part = self.draw(
+                purpose,
+                distribution,
+                along,
+                first..first + count as u64,
+                dim,
+            );
             z.slice_mut(ndarray::s![r * count..(r + 1) * count, .., ..])
                 .assign(&part);
         }
@@ -162,10 +195,13 @@ impl ProbeSource<'_> {
     }
 }
 
-/// The Jacobians of a velocity at given times and states.
+/// The Jacobians of a velocity at given times and states, as a linear operator.
 pub struct JacobianAt<'a> {
+    /// The velocity's Jacobian products.
     pub field: &'a mut dyn JacobianOperator,
+    /// The time of each row.
     pub t: &'a [f64],
+    /// The state of each row, rows × dim.
     pub x: &'a Batch,
 }
 
@@ -195,9 +231,10 @@ impl BatchLinearOperator for JacobianAt<'_> {
     }
 }
 
-/// Moves each column's chains away from their mean, or towards it, so that their spread tells their mean's error.
-pub fn scale_spread(chains: &mut Array2<f64>, factor: f64) {
-    for mut column in chains.columns_mut() {
+/// Scales the spread of each column's replicates about their mean by `factor`, so that it gives the
+/// right standard error of the mean.
+pub fn scale_spread(estimates: &mut Array2<f64>, factor: f64) {
+    for mut column in estimates.columns_mut() {
         if let Some(mean) = column.mean() {
             column.mapv_inplace(|v| mean + factor * (v - mean));
         }
@@ -206,13 +243,15 @@ pub fn scale_spread(chains: &mut Array2<f64>, factor: f64) {
 
 #[cfg(test)]
 pub mod testing {
-    //! Dense matrices as operators, with a count of their products.
+    //! Dense matrices as operators that count their products.
 
     use super::*;
 
+    /// A dense matrix that is the same for all rows.
     pub struct Dense {
         pub matrix: Array2<f64>,
         pub rows: usize,
+        /// The number of products so far.
         pub products: usize,
     }
 
@@ -225,7 +264,7 @@ pub mod testing {
             }
         }
 
-        /// U·diag(λ)·Uᵀ with a random orthogonal U.
+        /// Builds U·diag(λ)·Uᵀ with a random orthogonal U.
         pub fn with_eigenvalues(eigenvalues: &[f64], rows: usize) -> Dense {
             let n = eigenvalues.len();
             let draws = RngKey { seed: 99 }.normal(Purpose::Check, 0, 0, n * n);
@@ -236,6 +275,7 @@ pub mod testing {
             Dense::new(scaled.dot(&u.t()), rows)
         }
 
+        /// The exact trace.
         pub fn trace(&self) -> f64 {
             self.matrix.diag().sum()
         }
@@ -263,13 +303,14 @@ pub mod testing {
             &mut self,
             w: &TangentBatch,
         ) -> Result<Option<TangentBatch>, EvalError> {
-            let mut turned = Dense::new(self.matrix.t().to_owned(), self.rows);
+            let mut transposed = Dense::new(self.matrix.t().to_owned(), self.rows);
             self.products += w.shape()[0];
-            turned.apply(w).map(Some)
+            transposed.apply(w).map(Some)
         }
     }
 
-    /// Standard deviation of `estimator` over `rows` draws, once its mean has been found right.
+    /// The standard deviation of `estimator` over `rows` draws. It also checks that the mean is
+    /// right.
     pub fn standard_deviation(
         estimator: &dyn TraceEstimator,
         eigenvalues: &[f64],
@@ -278,7 +319,7 @@ pub mod testing {
         let mut dense = Dense::with_eigenvalues(eigenvalues, rows);
         let values = replicate_estimates(estimator, &mut dense, 8)
             .mean_axis(ndarray::Axis(0))
-            .expect("chains")
+            .expect("replicates")
             .to_vec();
         let mean = crate::num::stats::mean_estimate(&values).expect("rows");
         let error = mean.stderr.expect("rows");
@@ -290,7 +331,7 @@ pub mod testing {
         error * (rows as f64).sqrt()
     }
 
-    /// Every chain of `estimator` on `rows` copies of the operator: one row, one sample.
+    /// All replicates of `estimator` on `rows` copies of the operator; each row is one sample.
     pub fn replicate_estimates(
         estimator: &dyn TraceEstimator,
         dense: &mut Dense,
@@ -326,7 +367,7 @@ mod tests {
         serde_yaml::from_str(spec).expect(spec)
     }
 
-    /// Every entry with its defaults, and the stochastic ones also with other parameters.
+    /// Every estimator with its defaults, and each one also with other parameters.
     fn entries() -> Vec<Estimator> {
         let changed = [
             "{exact: {chunk: 7}}",
@@ -411,7 +452,7 @@ mod tests {
         for estimator in Estimator::defaults().into_iter().chain(replicated) {
             let mut dense = Dense::new(nonsymmetric(20), 600);
             let values = replicate_estimates(&*estimator, &mut dense, 3);
-            // A single XTrace tells a heuristic error, which has a test of its own.
+            // The standard error of a single XTrace is heuristic and has its own test.
             if values.nrows() < 4 || estimator == Estimator::XTrace(Default::default()) {
                 continue;
             }
@@ -419,8 +460,8 @@ mod tests {
                 .columns()
                 .into_iter()
                 .map(|c| {
-                    let e = stats::mean_estimate(&c.to_vec()).expect("chains");
-                    (e.value - dense.trace()) / e.stderr.expect("several chains")
+                    let e = stats::mean_estimate(&c.to_vec()).expect("replicates");
+                    (e.value - dense.trace()) / e.stderr.expect("several estimates")
                 })
                 .collect();
             // Student's t with n − 1 degrees of freedom has this root mean square.
@@ -454,7 +495,7 @@ mod tests {
         }
     }
 
-    /// With as many directions as dimensions nothing is left to chance, whatever the matrix.
+    /// With as many directions as dimensions, the estimates are exact for any matrix.
     #[test]
     fn exact_when_the_budget_spans_the_space() {
         for (name, per_dimension) in [
@@ -467,14 +508,15 @@ mod tests {
                 let spec = if name == "exact" {
                     name.to_owned()
                 } else {
-                    // Rademacher sketches repeat in few dimensions, and then span less than they count.
-                    let law = if name == "hutch++" {
+                    // Rademacher sketches in few dimensions can repeat vectors, and then have a
+                    // lower rank.
+                    let distribution = if name == "hutch++" {
                         ", distribution: gaussian"
                     } else {
                         ""
                     };
                     format!(
-                        "{{{name}: {{matvecs: {}, replicates: 2{law}}}}}",
+                        "{{{name}: {{matvecs: {}, replicates: 2{distribution}}}}}",
                         per_dimension * n
                     )
                 };
@@ -565,8 +607,9 @@ mod tests {
         assert!(entries().iter().all(|e| e.check(10).is_ok()));
     }
 
-    /// Deviations at 18 products on U·diag(i⁻²)·Uᵀ, n = 60, as an independent implementation of the
-    /// published methods gave them; and on the identity minus it, which is what the shift is for.
+    /// Standard deviations with 18 products on U·diag(i⁻²)·Uᵀ, n = 60, from an independent
+    /// implementation of the published methods, and on the identity minus it, for which the shift
+    /// was introduced.
     #[test]
     fn deviations_match_the_published_methods() {
         let decaying: Vec<f64> = (1..=60).map(|i| 1.0 / (i * i) as f64).collect();

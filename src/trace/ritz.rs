@@ -1,24 +1,29 @@
-//! What test vectors and their products say of a matrix: Ritz values, and the shift they suggest.
+//! Ritz values of a matrix from test vectors and their products, and a shift of the matrix that
+//! follows from them.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use crate::num::linalg;
 
-/// Test vectors S (rows) by their inner products alone: S·Sᵀ and S·(AS)ᵀ.
+/// Test vectors S (as rows), represented only by the inner products S·Sᵀ and S·(AS)ᵀ.
 pub struct SketchGram {
+    /// S·Sᵀ.
     gram: Array2<f64>,
+    /// S·(AS)ᵀ.
     products: Array2<f64>,
 }
 
-/// Eigenpairs of the symmetric part of A on the span of test vectors.
+/// Eigenvalues and eigenvectors of the symmetric part of A, restricted to the span of the test
+/// vectors.
 pub struct Ritz {
-    /// Ascending.
+    /// The Ritz values in ascending order.
     pub values: Array1<f64>,
-    /// Rows that combine the test vectors into the orthonormal Ritz vectors.
+    /// The rows that combine the test vectors into the orthonormal Ritz vectors.
     pub coefficients: Array2<f64>,
 }
 
 impl SketchGram {
+    /// Computes the inner products of the test vectors `s` and their products `y`, both k × dim.
     pub fn new(s: ArrayView2<f64>, y: ArrayView2<f64>) -> SketchGram {
         SketchGram {
             gram: s.dot(&s.t()),
@@ -26,7 +31,7 @@ impl SketchGram {
         }
     }
 
-    /// All test vectors but number `i`: what leave-one-out estimates may know.
+    /// Leaves out test vector number `i`, as a leave-one-out estimate needs.
     pub fn without(&self, i: usize) -> SketchGram {
         let keep: Vec<usize> = (0..self.gram.nrows()).filter(|j| *j != i).collect();
         let part = |m: &Array2<f64>| m.select(Axis(0), &keep).select(Axis(1), &keep);
@@ -36,9 +41,11 @@ impl SketchGram {
         }
     }
 
-    /// With G = SSᵀ = WΛWᵀ and T = WΛ^{-½}: the eigenpairs of Tᵀ·S(AS)ᵀ·T, symmetrised.
+    /// Computes the eigenpairs of the symmetric part of Tᵀ·S(AS)ᵀ·T, with G = SSᵀ = WΛWᵀ and T =
+    /// WΛ^{-½}.
     ///
-    /// Test vectors that repeat span less than they count; `None` where products were not finite.
+    /// Linearly dependent test vectors give fewer Ritz values than test vectors. `None` if the
+    /// products are not finite.
     pub fn ritz(&self) -> Option<Ritz> {
         if self.gram.is_empty() {
             return Some(Ritz {
@@ -63,13 +70,13 @@ impl SketchGram {
 }
 
 impl Ritz {
-    /// The multiple ρ of the identity to take away before A is sketched.
+    /// The multiple ρ of the identity that is subtracted from A before A is sketched.
     ///
-    /// tr A = ρn + tr(A − ρI) for every ρ. The Jacobian of a velocity is a flat part ρI with
-    /// something of low rank on it, and a sketch of it as it stands spends itself on the flat
-    /// part. For A = ρI + (rank r) all Ritz values but 2r at most *are* ρ: they crowd there, while
-    /// a mean is drawn off by the others, and a median too once they are half. So ρ is the middle
-    /// of the shortest interval that holds a third of the Ritz values. It costs no product.
+    /// The identity tr A = ρn + tr(A − ρI) holds for every ρ. The Jacobian of a velocity is close
+    /// to ρI plus a matrix of low rank. Without the shift, a sketch is used up by the part ρI. If A
+    /// is ρI plus a matrix of rank r, at most 2r Ritz values differ from ρ. The mean is shifted by
+    /// the others, and so is the median once they are half. So ρ is the middle of the shortest
+    /// interval that contains a third of the Ritz values. It costs no product.
     pub fn shift(&self) -> f64 {
         let n = self.values.len();
         if n < 2 {

@@ -1,4 +1,21 @@
-//! XTrace (Epperly, Tropp & Webber 2024), the improved version with probes on the sphere.
+//! XTrace (Epperly, Tropp & Webber 2024), the improved version with test vectors on the sphere.
+//!
+//! Each of the k test vectors is in turn the residual probe for a sketch of all the others (Eq. 1.6
+//! ff.): eᵢ = tr(QᵢᵀAQᵢ) + (n − rank Qᵢ)·uᵢᵀAuᵢ/uᵢᵀuᵢ, uᵢ = (I − QᵢQᵢᵀ)ωᵢ, Qᵢ a basis of (A −
+//! ρᵢI)Ω₋ᵢ. For any Qᵢ, the direction of uᵢ is uniform in the complement of Qᵢ, so the mean of eᵢ
+//! is tr A.
+//!
+//! For that, the shift ρᵢ must be independent of ωᵢ, which [Hutch++](super::hutchpp) does not need.
+//! It is therefore computed from the other test vectors, anew for each i. The paper's update of one
+//! QR factorisation does not cover sketches that change with i, and A would have to be applied to
+//! each sketch, which is too expensive. But A(Aωⱼ − ρᵢωⱼ) is a combination of known products: with
+//! Q a basis of V = (A − ρI)Ω, it follows from AV = (AQ)·QᵀV and AΩ.
+//!
+//! A single XTrace returns the eᵢ as its replicates. They share their sketches, so their spread is
+//! too small. Over twenty spectra, the true error was 1.0 to 1.5 times the standard error from the
+//! spread, so the spread is multiplied by 1.3. This is a heuristic: its 95 % intervals covered the
+//! truth in 86 to 98 % of draws. It holds for a single matrix only. Along a path the nodes share
+//! their test vectors, and no error is reported.
 
 use ndarray::{Array1, Array2, Axis, concatenate, s};
 use schemars::JsonSchema;
@@ -12,29 +29,22 @@ use crate::num::key::{Distribution, Purpose};
 use crate::num::linalg;
 use crate::registry::check_bounds;
 
-/// A budget of `matvecs` products per estimate, half for k test vectors AΩ and half for AQ.
+/// XTrace: half of the Jacobian products goes to test vectors, half to the basis that they span.
+/// Each test vector is in turn the residual probe for the sketch of all the others.
 ///
-/// Each test vector is in turn the residual probe for a sketch of all the others (Eq. 1.6 ff.):
-/// eᵢ = tr(QᵢᵀAQᵢ) + (n − rank Qᵢ)·uᵢᵀAuᵢ/uᵢᵀuᵢ, uᵢ = (I − QᵢQᵢᵀ)ωᵢ, Qᵢ a basis of (A − ρᵢI)Ω₋ᵢ.
-/// The direction of uᵢ is uniform in the complement of Qᵢ whatever Qᵢ is, so eᵢ has mean tr A.
-///
-/// That asks for more than a sketch needs in [Hutch++](super::hutchpp): the shift ρᵢ must not know
-/// ωᵢ. It is therefore found from the other test vectors alone, for every i anew. The paper's
-/// update of one QR factorisation does not cover sketches that change with i; theirs would also
-/// need A applied to each, which no budget allows. But A(Aωⱼ − ρᵢωⱼ) is a combination of products
-/// that are known: with Q a basis of V = (A − ρI)Ω, AV = (AQ)·QᵀV and AΩ.
-///
-/// With several replicates each is one chain. With one, the eᵢ are the chains, which share their sketches
-/// and so spread too little: over twenty spectra the error was 1.0 to 1.5 times what they said, and they
-/// are moved apart by 1.3. That is a heuristic: its 95 % intervals held the truth in 86 to 98 % of draws.
-/// It is one of a single matrix: along a path, whose nodes share their test vectors, no error is told. Where one is to
-/// be quoted, ask for replicates.
+/// With several replicates, each replicate is one estimate. With one, no standard error is reported
+/// along a path. For a standard error, set `replicates` to 2 or more.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct XTrace {
+    /// The number of Jacobian products per replicate, at least 2. Default: 12.
     pub matvecs: usize,
+    /// The number of independent estimates. Default: 1.
     pub replicates: usize,
+    /// Whether a path keeps its test vectors (`fixed`, the default) or draws new ones at every node
+    /// (`fresh`).
     pub along: ProbeReuse,
+    /// Whether a multiple of the identity is subtracted before the sketch. Default: true.
     pub shift: bool,
 }
 
@@ -49,14 +59,15 @@ impl Default for XTrace {
     }
 }
 
-/// What the spread of one estimate's eᵢ is multiplied by to tell the error of their mean.
+/// The factor that corrects the spread of a single estimate's eᵢ, which share their sketches.
 const SHARED_SKETCH_SPREAD_FACTOR: f64 = 1.3;
 
-/// Directions of a sketch below this part of its largest are rounding, and are left to the probe.
+/// Singular values below this fraction of the largest are rounding errors. The residual probe
+/// covers their directions.
 const NEGLIGIBLE: f64 = 1e-10;
 
 impl XTrace {
-    /// Test vectors; as many as the space has dimensions are already exact.
+    /// The number k of test vectors. With as many as dimensions the estimate is exact.
     fn test_vector_count(&self, dim: usize) -> usize {
         (self.matvecs / 2).min(dim)
     }
@@ -68,7 +79,7 @@ impl TraceEstimator for XTrace {
     }
 
     fn check(&self, _dim: usize) -> Result<(), String> {
-        // Half for test vectors and half for their sketch.
+        // The test vectors and their sketch each take half of the budget.
         check_bounds("xtrace: matvecs", self.matvecs, 2, 1_000_000)?;
         check_bounds("xtrace: replicates", self.replicates, 1, 1_000_000)
     }
@@ -103,38 +114,40 @@ impl TraceEstimator for XTrace {
             }
         }
         let z = ops.apply(&q)?;
-        let mut chains = Array2::zeros((self.replicates * width, rows));
+        let mut estimates = Array2::zeros((self.replicates * width, rows));
         for r in 0..self.replicates {
             for row in 0..rows {
                 let range = s![r * width..(r + 1) * width, row, ..];
-                let estimates =
+                let leave_one_out =
                     sketches[r * rows + row].leave_one_out_estimates(&z.slice(range).to_owned());
-                chains
+                estimates
                     .slice_mut(s![r * width..(r + 1) * width, row])
-                    .assign(&estimates);
+                    .assign(&leave_one_out);
             }
         }
         if self.replicates == 1 {
-            scale_spread(&mut chains, SHARED_SKETCH_SPREAD_FACTOR);
-            return Ok(chains);
+            scale_spread(&mut estimates, SHARED_SKETCH_SPREAD_FACTOR);
+            return Ok(estimates);
         }
-        let by_replicate = chains
+        let by_replicate = estimates
             .into_shape_with_order((self.replicates, width, rows))
             .expect("R·k estimates");
         Ok(by_replicate.mean_axis(Axis(1)).expect("half of the budget"))
     }
 }
 
+/// The shift from the Ritz values of a sketch; NaN if the products are not finite.
 fn ritz_shift(sketched: &SketchGram) -> f64 {
     sketched.ritz().map_or(f64::NAN, |r| r.shift())
 }
 
-/// One row's test vectors ω and products Aω, as rows.
+/// The test vectors ω and the products Aω of one row, as rows.
 struct XTraceSketch {
     omega: Array2<f64>,
     y: Array2<f64>,
-    /// Where the shifts come from, and the one from all test vectors; none where nothing is shifted.
+    /// The inner products from which the shifts follow; `None` without shifts.
     gram: Option<SketchGram>,
+    /// The shift ρ from all test vectors.
     rho: f64,
     /// An orthonormal basis of V = (A − ρI)Ω, as columns.
     basis: Array2<f64>,
@@ -154,12 +167,13 @@ impl XTraceSketch {
         }
     }
 
-    /// eᵢ for each test vector, with z = AQ as rows.
+    /// The estimate eᵢ for each test vector; `z` has the products AQ as rows.
     fn leave_one_out_estimates(&self, z: &Array2<f64>) -> Array1<f64> {
         let (k, n) = self.omega.dim();
         let v = &self.y - &(&self.omega * self.rho);
         let av = v.dot(&self.basis).dot(z);
-        // All that follows happens within the span of the ω and Aω: 2k coordinates say as much as n.
+        // All computations stay in the span of the ω and Aω, so 2k coordinates replace the n of the
+        // space.
         let compress = |m: &Array2<f64>, to: &Option<Array2<f64>>| match to {
             Some(u) => m.dot(u),
             None => m.clone(),
@@ -187,9 +201,10 @@ impl XTraceSketch {
     }
 }
 
-/// eᵢ: the trace on the span of the rows of `v`, and what probe `i` says of the rest.
+/// The estimate eᵢ: the trace on the span of the rows of `v`, plus the estimate of the rest by
+/// probe `i`.
 ///
-/// `None` where the products were not finite.
+/// `None` if the products are not finite.
 fn leave_one_out_estimate(
     omega: &Array2<f64>,
     y: &Array2<f64>,
@@ -201,7 +216,7 @@ fn leave_one_out_estimate(
     let (mut inside, mut u, mut au, mut rank) =
         (0.0, omega.row(i).to_owned(), y.row(i).to_owned(), 0);
     if v.nrows() > 0 {
-        // V = Σ sⱼ lⱼ rⱼᵀ has the basis rⱼ = Vᵀlⱼ/sⱼ, and so A rⱼ = (AV)ᵀlⱼ/sⱼ.
+        // V = Σ sⱼ lⱼ rⱼᵀ has the basis rⱼ = Vᵀlⱼ/sⱼ, so A rⱼ = (AV)ᵀlⱼ/sⱼ.
         let (left, values, right) = linalg::svd(v.view()).ok()?;
         for j in (0..values.len()).take_while(|j| values[*j] > NEGLIGIBLE * values[0]) {
             let (q, aq) = (right.column(j), left.column(j).dot(av) / values[j]);
@@ -246,7 +261,7 @@ mod tests {
             .expect("n·k")
     }
 
-    /// eᵢ by its definition: a basis of its own, and A applied to it.
+    /// eᵢ by its definition: it computes a basis for this i and applies A to it.
     fn by_definition(a: ArrayView2<f64>, omega: &Array2<f64>, i: usize, rho: f64) -> f64 {
         let n = a.nrows();
         let others: Vec<usize> = (0..omega.nrows()).filter(|j| *j != i).collect();
@@ -301,18 +316,20 @@ mod tests {
         }
     }
 
-    /// The experiment of the paper's Fig. 1 and of its other implementations: n = 1000, λ = 0.7ⁱ.
+    /// The experiment of the paper's Fig. 1, which other implementations repeat: n = 1000, λ =
+    /// 0.7ⁱ.
     #[test]
     fn the_error_decays_with_the_spectrum() {
         let eigenvalues: Vec<f64> = (0..1000).map(|i| 0.7f64.powi(i)).collect();
-        // The law of the test vectors is the same in every basis, so a diagonal matrix is general.
+        // The distribution of the test vectors is the same in every basis, so a diagonal matrix is
+        // enough.
         let mut dense = Dense::new(Array2::from_diag(&ndarray::Array1::from(eigenvalues)), 6);
         let truth = dense.trace();
         for shift in [false, true] {
             for matvecs in [20, 40, 80] {
                 let values = replicate_estimates(&estimator(matvecs, shift), &mut dense, 1)
                     .mean_axis(Axis(0))
-                    .expect("chains");
+                    .expect("estimates");
                 let rms = (values.iter().map(|v| (v - truth).powi(2)).sum::<f64>() / 6.0).sqrt();
                 let tail = 0.7f64.powi(matvecs as i32 / 2);
                 assert!(rms < 3.0 * tail, "{matvecs} {shift}: {rms} {tail}");
@@ -320,7 +337,7 @@ mod tests {
         }
     }
 
-    /// An ideal denoiser's Jacobian over Gaussian data with ten wide directions of 200.
+    /// The Jacobian of an ideal denoiser for Gaussian data with ten wide directions of 200.
     #[test]
     fn the_shift_makes_a_gaussian_denoiser_exact() {
         for sigma in [5.0, 0.5, 0.05] {
@@ -334,7 +351,7 @@ mod tests {
         }
     }
 
-    /// Products of a network in f32 carry errors of 1e-7 of the whole: they must not be blown up.
+    /// Products of a network in f32 have relative errors of 1e-7, which must not be amplified.
     #[test]
     fn f32_products_are_not_amplified() {
         struct Single(Dense);
@@ -363,8 +380,8 @@ mod tests {
                 .expect("dense");
             let exact = replicate_estimates(&estimator(40, shift), &mut single.0, 0)
                 .mean_axis(Axis(0))
-                .expect("chains");
-            let rounded = rounded.mean_axis(Axis(0)).expect("chains");
+                .expect("estimates");
+            let rounded = rounded.mean_axis(Axis(0)).expect("estimates");
             let worst = (&rounded - &exact)
                 .iter()
                 .fold(0.0f64, |a, b| a.max(b.abs()));
@@ -372,7 +389,7 @@ mod tests {
         }
     }
 
-    /// The error that a single estimate tells of itself: never far too small, on any kind of spectrum.
+    /// The standard error of a single estimate is never far too small, on any kind of spectrum.
     #[test]
     fn single_xtrace_standard_error_has_the_right_size() {
         let flat: Vec<f64> = (0..30)
