@@ -365,7 +365,7 @@ mod tests {
     use crate::model::analytic;
     use crate::num::Batch;
     use crate::num::key::{Purpose, RngKey};
-    use crate::solve::{Solver, refine};
+    use crate::solve::Solver;
 
     /// A summary of `n` samples with these standard errors.
     fn summary(
@@ -565,8 +565,8 @@ mod tests {
                 serde_yaml::from_str(&format!("{{{name}: {{steps: {steps}, grid: log-snr}}}}"))
                     .expect(name);
             let base = run(&solver, "exact");
-            let finer = run(&refine::finer(&solver).expect("finer"), "exact");
-            let coarser = run(&refine::coarser(&solver).expect("coarser"), "exact");
+            let finer = run(&solver.finer().expect("finer"), "exact");
+            let coarser = run(&solver.coarser().expect("coarser"), "exact");
             let again: Vec<RefinedRow> = (0..6)
                 .map(|i| refined(i, base[i], finer[i], Some(coarser[i]), Some(solver.order())))
                 .collect();

@@ -243,18 +243,12 @@ impl DivergenceEstimator {
     /// its name and its value. `None` if there is none. With orthogonal probes the variance falls
     /// faster than 1/K; the cost of a debiased head does not grow in proportion to its reservoir.
     pub fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
-        let DivergenceEstimator::Trace(estimator) = self else {
-            return None;
-        };
-        let entry = serde_json::to_value(estimator).ok()?;
-        let parameters = entry.get(estimator.name())?;
-        if parameters.get("orthogonal").and_then(|v| v.as_bool()) == Some(true) {
-            return None;
+        match self {
+            DivergenceEstimator::Trace(estimator) => estimator
+                .averaging_parameter()
+                .filter(|_| self.kind() == EstimateKind::OdeStochastic),
+            _ => None,
         }
-        let of = |key: &'static str| Some((key, parameters.get(key)?.as_u64()? as usize));
-        of("replicates")
-            .or_else(|| of("probes"))
-            .filter(|_| self.kind() == EstimateKind::OdeStochastic)
     }
 
     /// Whether the spread of the replicates gives the standard error of their integral. It does not

@@ -18,7 +18,7 @@ mod stein;
 
 pub use auto_steps::choose_steps;
 pub use maps::FlowMapIdentity;
-pub use pool::{ComputeOptions, TimedSamples, WorkerPool, WorkerSpec};
+pub use pool::{ComputeOptions, WorkerPool, WorkerSpec};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -10,8 +10,8 @@ use crate::model::onnx::Runtime;
 use crate::num::key::SampleId;
 use crate::num::stats;
 use crate::plan::{AutoStepsRequest, ChosenSteps};
+use crate::solve::Solver;
 use crate::solve::step_count::{DEFAULT_AUTO_TOLERANCE, FIRST_AUTO_STEPS, MAX_AUTO_STEPS};
-use crate::solve::{Solver, refine};
 
 /// The number of samples on which two grids are compared.
 const COMPARED_SAMPLES: usize = 8;
@@ -82,7 +82,8 @@ fn double_steps_until_agreement(
         .unwrap_or(DEFAULT_AUTO_TOLERANCE);
     let mut on = |steps: usize| {
         values(
-            &refine::with_steps(solver, steps)
+            &solver
+                .with_steps(steps)
                 .context("steps: the solver has no fixed number of steps")?,
         )
     };
@@ -191,7 +192,7 @@ mod tests {
                 let auto: Solver = serde_yaml::from_str(&spec).expect("a solver");
                 let (steps, between) =
                     double_steps_until_agreement(&auto, 6, values).expect("a number of steps");
-                let chosen = refine::with_steps(&auto, steps).expect("fixed steps");
+                let chosen = auto.with_steps(steps).expect("fixed steps");
                 let error = max_rms_difference(&values(&chosen).expect("analytic"), &truth, 6)
                     .expect("successful paths");
                 assert!(

@@ -11,7 +11,7 @@ use crate::num::Batch;
 use crate::num::key::{Purpose, SampleId};
 use crate::plan::{BudgetWork, LikelihoodWork, solver_label};
 use crate::rows;
-use crate::solve::{Solver, refine};
+use crate::solve::Solver;
 
 impl ExecuteWork for BudgetWork {
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
@@ -60,7 +60,7 @@ impl ExecuteWork for BudgetWork {
             Ok(rows.iter().map(|r| r.log_likelihood).collect())
         };
         let own = Some(&w.solver);
-        let (finer, coarser) = (refine::finer(&w.solver), refine::coarser(&w.solver));
+        let (finer, coarser) = (w.solver.finer(), w.solver.coarser());
         let asked = |solver: Option<&'_ Solver>| solver.filter(|_| !w.automatic).cloned();
         let (coarser, pool) = (asked(coarser.as_ref()), &executor.pools[w.model]);
         let moved = asked(own).filter(|_| wide_pool.is_none());

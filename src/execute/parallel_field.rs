@@ -1,12 +1,71 @@
 //! All workers of a pool as one velocity field, for samplers that use a statistic of many samples.
 
+use anyhow::Result;
 use ndarray::Axis;
 
 use super::pool::{Worker, WorkerPool, WorkerSpec};
 use crate::flow::field::{EvalError, JacobianOperator, VectorField};
-use crate::num::key::SampleId;
+use crate::num::key::{RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
-use crate::sample::{Denoiser, Sampler};
+use crate::sample::{Denoiser, DrawnSamples, SampleRequest, Sampler, SamplerContext};
+
+impl WorkerPool<'_> {
+    /// Draws samples from their initial noise. Samplers that need a population evaluate each whole
+    /// population together. Each batch or population is passed to `take` in the order of the
+    /// samples, as soon as all earlier ones have been passed. Returns the time for Jacobian products in seconds, which is measured only for samplers that need a
+    /// population.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated, or if `take` fails.
+    pub fn for_each_sample_batch(
+        &self,
+        sampler: &Sampler,
+        samples: &[SampleId],
+        key: RngKey,
+        noise: impl Fn(&[SampleId]) -> Batch + Sync,
+        mut take: impl FnMut(DrawnSamples) -> Result<()> + Send,
+    ) -> Result<f64> {
+        let (on, prior) = (SamplerContext::for_model(self.model), self.model.prior);
+        if let Some(population) = sampler.population() {
+            let mut field = ParallelField {
+                pool: self,
+                sampler,
+                product_seconds: 0.0,
+            };
+            for samples in samples.chunks(population) {
+                take(sampler.sample(
+                    &mut field,
+                    &SampleRequest {
+                        context: on,
+                        prior,
+                        key,
+                        samples,
+                    },
+                    noise(samples),
+                )?)?;
+            }
+            return Ok(field.product_seconds);
+        }
+        let needs = WorkerSpec {
+            samplers: std::slice::from_ref(sampler),
+            ..WorkerSpec::default()
+        };
+        let work = |worker: &mut Worker, batch: &[SampleId]| {
+            sampler.sample(
+                worker,
+                &SampleRequest {
+                    context: on,
+                    prior,
+                    key,
+                    samples: batch,
+                },
+                noise(batch),
+            )
+        };
+        self.for_each_batch(samples, needs, work, take)?;
+        Ok(0.0)
+    }
+}
 
 /// All workers of a pool as one velocity field. The rows of a call are distributed over the workers
 /// in batches.

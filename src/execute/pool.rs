@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use ndarray::Axis;
 use rayon::prelude::*;
 
-use super::parallel_field::ParallelField;
 use crate::dequantization::Dequantization;
 use crate::divergence::{DivergenceEstimator, EstimateKind, ModelHandles};
 use crate::flow::field::{EvalError, FlowMap, ScalarField, VectorField};
@@ -18,9 +17,9 @@ use crate::model::flow_map::FlowMapDerivatives;
 use crate::model::loaded::{JacobianOptions, Model, SessionOptions, Velocity};
 use crate::model::onnx::{Provider, Runtime};
 use crate::num::Batch;
-use crate::num::key::{RngKey, SampleId};
+use crate::num::key::SampleId;
 use crate::progress::Meter;
-use crate::sample::{Denoiser, DrawnSamples, SampleRequest, Sampler, SamplerContext};
+use crate::sample::{Denoiser, Sampler, SamplerContext};
 use crate::stop;
 
 /// How the program uses the machine. None of it changes a result by more than rounding.
@@ -147,6 +146,9 @@ pub struct WorkerPool<'a> {
     pub(super) machine: ComputeOptions,
     /// The workers that no batch uses at the moment.
     idle: Mutex<Vec<Worker>>,
+    /// The threads of the workers, by their number. A sampler with populations divides the rows of
+    /// every call of its network, so that starting threads each time would cost more than the call.
+    thread_pools: Mutex<BTreeMap<usize, Arc<rayon::ThreadPool>>>,
     /// Counts the rows of the pool's work.
     row_meter: Arc<Meter>,
 }
@@ -159,6 +161,7 @@ impl<'a> WorkerPool<'a> {
             runtime,
             machine,
             idle: Mutex::new(Vec::new()),
+            thread_pools: Mutex::default(),
             row_meter: Arc::default(),
         }
     }
@@ -174,6 +177,21 @@ impl<'a> WorkerPool<'a> {
     /// The meter that counts the rows of the pool's work.
     pub fn meter(&self) -> Arc<Meter> {
         self.row_meter.clone()
+    }
+
+    /// The threads for this number of workers.
+    ///
+    /// # Errors
+    /// Fails if the threads cannot be started.
+    fn thread_pool(&self, workers: usize) -> Result<Arc<rayon::ThreadPool>> {
+        let mut pools = self.thread_pools.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(pool) = pools.get(&workers) {
+            return Ok(pool.clone());
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(workers)
+            .build()?;
+        Ok(pools.entry(workers).or_insert(Arc::new(pool)).clone())
     }
 
     /// Takes an idle worker with this number of threads per call. Idle workers with another number
@@ -445,7 +463,7 @@ impl<'a> WorkerPool<'a> {
     ///
     /// # Errors
     /// Fails like [`WorkerPool::map_batches`], or if `take` fails.
-    fn for_each_batch<T: Send>(
+    pub(super) fn for_each_batch<T: Send>(
         &self,
         samples: &[SampleId],
         needs: WorkerSpec,
@@ -457,9 +475,7 @@ impl<'a> WorkerPool<'a> {
             workers,
             threads_per_call: inside,
         } = self.batch_split(samples.len());
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(workers)
-            .build()?;
+        let threads = self.thread_pool(workers)?;
         let queue = Mutex::new(ReorderBuffer {
             next: 0,
             waiting: BTreeMap::new(),
@@ -482,7 +498,7 @@ impl<'a> WorkerPool<'a> {
         };
         // Workers fetch the batches one after the other, so results arrive nearly in order and few
         // must wait.
-        pool.install(|| {
+        threads.install(|| {
             samples
                 .chunks(batch)
                 .enumerate()
@@ -519,32 +535,7 @@ impl<'a> WorkerPool<'a> {
     }
 
     /// Computes log-likelihoods like [`WorkerPool::log_likelihoods`]. With `dequantization`, the
-    /// rows of a sample's noise draws are combined into one.
-    ///
-    /// # Errors
-    /// Fails if the model cannot be evaluated.
-    pub fn dequantized_log_likelihoods(
-        &self,
-        task: &LikelihoodTask,
-        dequantization: Option<&Dequantization>,
-        samples: &[SampleId],
-        record: bool,
-        states: impl Fn(&[SampleId]) -> Batch + Sync,
-    ) -> Result<(Vec<LikelihoodResult>, Vec<NodeDivergence>)> {
-        let Some(dequantization) = dequantization else {
-            return self.log_likelihoods(task, samples, record, states);
-        };
-        let (rows, nodes) = self.log_likelihoods(
-            task,
-            &dequantization.draw_addresses(samples),
-            record,
-            states,
-        )?;
-        Ok((dequantization.combine_rows(rows), nodes))
-    }
-
-    /// Computes log-likelihoods like [`WorkerPool::dequantized_log_likelihoods`]. The rows of each
-    /// sample are passed to `take` in the order of the samples, as soon as all earlier rows have
+    /// rows of a sample's noise draws are combined into one. The rows of each sample are passed to `take` in the order of the samples, as soon as all earlier rows have
     /// been passed.
     ///
     /// # Errors
@@ -596,85 +587,6 @@ impl<'a> WorkerPool<'a> {
             }
         })
     }
-
-    /// Draws samples from their initial noise. Samplers that need a population evaluate each whole
-    /// population together.
-    ///
-    /// # Errors
-    /// Fails if the model cannot be evaluated.
-    pub fn draw_samples(
-        &self,
-        sampler: &Sampler,
-        samples: &[SampleId],
-        key: RngKey,
-        noise: impl Fn(&[SampleId]) -> Batch + Sync,
-    ) -> Result<TimedSamples> {
-        let mut drawn = DrawnSamples::empty();
-        let product_seconds = self.for_each_sample_batch(sampler, samples, key, noise, |part| {
-            drawn.append(part);
-            Ok(())
-        })?;
-        Ok(TimedSamples {
-            samples: drawn,
-            product_seconds,
-        })
-    }
-
-    /// Draws samples like [`WorkerPool::draw_samples`]. Each batch or population is passed to
-    /// `take` in the order of the samples, as soon as all earlier ones have been passed. Returns
-    /// the time for Jacobian products in seconds, which is measured only for samplers that need a
-    /// population.
-    ///
-    /// # Errors
-    /// Fails if the model cannot be evaluated, or if `take` fails.
-    pub fn for_each_sample_batch(
-        &self,
-        sampler: &Sampler,
-        samples: &[SampleId],
-        key: RngKey,
-        noise: impl Fn(&[SampleId]) -> Batch + Sync,
-        mut take: impl FnMut(DrawnSamples) -> Result<()> + Send,
-    ) -> Result<f64> {
-        let (on, prior) = (SamplerContext::for_model(self.model), self.model.prior);
-        if let Some(population) = sampler.population() {
-            let mut field = ParallelField {
-                pool: self,
-                sampler,
-                product_seconds: 0.0,
-            };
-            for samples in samples.chunks(population) {
-                take(sampler.sample(
-                    &mut field,
-                    &SampleRequest {
-                        context: on,
-                        prior,
-                        key,
-                        samples,
-                    },
-                    noise(samples),
-                )?)?;
-            }
-            return Ok(field.product_seconds);
-        }
-        let needs = WorkerSpec {
-            samplers: std::slice::from_ref(sampler),
-            ..WorkerSpec::default()
-        };
-        let work = |worker: &mut Worker, batch: &[SampleId]| {
-            sampler.sample(
-                worker,
-                &SampleRequest {
-                    context: on,
-                    prior,
-                    key,
-                    samples: batch,
-                },
-                noise(batch),
-            )
-        };
-        self.for_each_batch(samples, needs, work, take)?;
-        Ok(0.0)
-    }
 }
 
 /// Evaluates all estimators on one batch. With `record`, the divergence at every node is returned
@@ -724,12 +636,4 @@ impl<T, F: FnMut(T) -> Result<()>> ReorderBuffer<T, F> {
         }
         Ok(())
     }
-}
-
-/// Samples with the time for Jacobian products.
-pub struct TimedSamples {
-    /// The samples.
-    pub samples: DrawnSamples,
-    /// The time for Jacobian products, in seconds.
-    pub product_seconds: f64,
 }

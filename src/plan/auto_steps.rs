@@ -6,7 +6,7 @@ use crate::data::Dataset;
 use crate::divergence::DivergenceEstimator;
 use crate::model::loaded::Model;
 use crate::num::key::RngKey;
-use crate::solve::{Solver, refine};
+use crate::solve::Solver;
 
 /// A solver of `steps: auto` with what its grids are compared on.
 pub struct AutoStepsRequest<'a> {
@@ -41,7 +41,7 @@ pub struct ChosenSteps {
 impl ChosenSteps {
     /// The solver with that number of steps.
     pub fn chosen_solver(&self) -> Option<Solver> {
-        refine::with_steps(&self.solver, self.steps)
+        self.solver.with_steps(self.steps)
     }
 
     /// Whether it answers what is wanted.

@@ -19,11 +19,16 @@ use super::jump::{JumpBracket, JumpPhase, JumpSearch};
 use super::quadrature_bound::{self, QuadratureBound};
 use super::tableau::{self, EmbeddedErrorWeights, RungeKuttaStep, Tableau, add_weighted_slopes};
 use super::time_change::TimeChange;
-use super::{NodeVisitor, Nodes, OdeSolver, Solution, Status, TimeSpan, finite_rows, select_rows};
+use super::{
+    NodeVisitor, Nodes, OdeSolver, Solution, Solver, Status, TimeSpan, finite_rows, select_rows,
+};
 use crate::flow::field::{EvalError, Evaluation, EvaluationPurpose, JacobianProducts, VectorField};
 use crate::flow::path::ProbabilityPath;
 use crate::num::Batch;
 use crate::num::key::SampleId;
+
+/// The divisor of the tolerances of a finer adaptive solver.
+pub const TOLERANCE_DIVISOR: f64 = 10.0;
 
 /// The default of `rtol` and `atol`.
 const DEFAULT_TOLERANCE: f64 = 1e-5;
@@ -102,6 +107,18 @@ macro_rules! adaptive {
 
             fn tolerances(&self) -> Option<[f64; 2]> {
                 Some(self.tol.map_or([self.rtol, self.atol], |tol| [tol; 2]))
+            }
+
+            fn finer(&self) -> Option<Solver> {
+                let mut finer = self.clone();
+                match &mut finer.tol {
+                    Some(tol) => *tol /= TOLERANCE_DIVISOR,
+                    None => {
+                        finer.rtol /= TOLERANCE_DIVISOR;
+                        finer.atol /= TOLERANCE_DIVISOR;
+                    }
+                }
+                Some(Solver::$Name(finer))
             }
 
             fn solve(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::local_error::LocalErrorEstimator;
 use super::step_count::StepCount;
 use super::tableau::{self, Tableau};
-use super::{NodeVisitor, Nodes, OdeSolver, Solution, Status, TimeSpan, finite_rows};
+use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, Status, TimeSpan, finite_rows};
 use crate::flow::field::{EvalError, EvaluationPurpose, VectorField};
 use crate::flow::grid::GridSpacing;
 use crate::num::Batch;
@@ -57,6 +57,27 @@ macro_rules! fixed {
 
             fn fixed_node_count(&self) -> Option<u64> {
                 Some((self.steps.initial_count() * tableau::$tableau.node_count()) as u64)
+            }
+
+            fn with_steps(&self, steps: usize) -> Option<Solver> {
+                let steps = StepCount::Number(steps);
+                Some(Solver::$Name($Name { steps, tol: None, ..self.clone() }))
+            }
+
+            fn finer(&self) -> Option<Solver> {
+                match self.steps {
+                    StepCount::Number(steps) => self.with_steps(2 * steps),
+                    StepCount::Named(_) => None,
+                }
+            }
+
+            fn coarser(&self) -> Option<Solver> {
+                match self.steps {
+                    StepCount::Number(steps) if steps >= 2 && steps.is_multiple_of(2) => {
+                        self.with_steps(steps / 2)
+                    }
+                    _ => None,
+                }
             }
 
             fn solve(

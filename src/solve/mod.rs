@@ -24,7 +24,6 @@ pub mod fixed;
 pub mod jump;
 pub mod local_error;
 pub mod quadrature_bound;
-pub mod refine;
 pub mod step_count;
 pub mod tableau;
 pub mod time_change;
@@ -189,6 +188,23 @@ pub trait OdeSolver: Sync {
     /// The number of nodes per sample that the visitor receives, or `None` if it is not known
     /// before solving.
     fn fixed_node_count(&self) -> Option<u64>;
+
+    /// The solver with `steps` fixed steps and without `tol`, which only `steps: auto` uses. `None`
+    /// if the solver is adaptive.
+    fn with_steps(&self, _steps: usize) -> Option<Solver> {
+        None
+    }
+
+    /// The solver with twice the fixed steps, or with tolerances divided by
+    /// [`TOLERANCE_DIVISOR`](adaptive::TOLERANCE_DIVISOR). `None` if the number of steps is not
+    /// known yet.
+    fn finer(&self) -> Option<Solver>;
+
+    /// The solver with half the fixed steps. `None` if their number is odd, or if the solver is
+    /// adaptive.
+    fn coarser(&self) -> Option<Solver> {
+        None
+    }
 
     /// Solves the ODE over the span for every row of `x`, and passes the nodes to `visit`.
     ///
@@ -400,6 +416,27 @@ mod tests {
             )
             .expect("analytic");
         (solution, seen)
+    }
+
+    #[test]
+    fn every_solver_can_be_refined_and_only_fixed_steps_halved() {
+        for solver in Solver::defaults() {
+            let fine = solver.finer().expect("finer");
+            assert_eq!(fine.name(), solver.name());
+            assert_ne!(fine, solver);
+            let fixed = solver.fixed_evaluations();
+            assert_eq!(fine.fixed_evaluations(), fixed.map(|n| 2 * n));
+            assert_eq!(
+                fine.coarser().filter(|_| fixed.is_some()),
+                fixed.map(|_| solver.clone())
+            );
+            assert_eq!(solver.coarser().is_some(), fixed.is_some());
+        }
+        let nats: Solver = serde_yaml::from_str("{dopri5: {tol: 0.01}}").expect("a solver");
+        let finer: Option<Solver> = nats.finer();
+        assert_eq!(finer, serde_yaml::from_str("{dopri5: {tol: 0.001}}").ok());
+        let odd: Solver = serde_yaml::from_str("{rk4: {steps: 7}}").expect("a solver");
+        assert_eq!(odd.coarser(), None);
     }
 
     #[test]

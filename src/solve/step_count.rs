@@ -78,7 +78,7 @@ impl StepCount {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::solve::{Solver, TimeSpan, refine};
+    use crate::solve::{Solver, TimeSpan};
 
     #[test]
     fn every_fixed_solver_accepts_auto_steps() {
@@ -107,7 +107,7 @@ mod tests {
             let with_tol = read("steps: auto, tol: 0.1, grid: uniform").expect(name);
             assert_eq!(with_tol.auto_steps_tolerance(), Some(0.1), "{name}");
             assert_eq!(
-                refine::with_steps(&with_tol, 24),
+                with_tol.with_steps(24),
                 read("steps: 24, grid: uniform").ok(),
                 "{name}"
             );

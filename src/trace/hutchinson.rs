@@ -65,6 +65,11 @@ impl TraceEstimator for Hutchinson {
             .then_some((self.distribution, self.probes))
     }
 
+    fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
+        // The variance of orthogonal probes does not fall as 1/K.
+        (!self.orthogonal).then_some(("probes", self.probes))
+    }
+
     fn check(&self, dim: usize) -> Result<(), String> {
         check_bounds("hutchinson: probes", self.probes, 1, 1_000_000)?;
         if self.antithetic {

@@ -69,6 +69,10 @@ impl TraceEstimator for HutchPlusPlus {
         self.matvecs * self.replicates
     }
 
+    fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
+        Some(("replicates", self.replicates))
+    }
+
     fn check(&self, _dim: usize) -> Result<(), String> {
         // The sketch, the projection and the residual each need at least one product.
         check_bounds("hutch++: matvecs", self.matvecs, 3, 1_000_000)?;

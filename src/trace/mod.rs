@@ -97,6 +97,12 @@ pub trait TraceEstimator: Sync {
         None
     }
 
+    /// The key and the value of the parameter K by which the variance of the estimate falls as 1/K
+    /// and its cost rises as K. `None` if there is no such parameter.
+    fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
+        None
+    }
+
     /// Checks the parameters for matrices in `dim` dimensions.
     ///
     /// # Errors

@@ -83,6 +83,10 @@ impl TraceEstimator for NaHutchPlusPlus {
         self.transposed
     }
 
+    fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
+        Some(("replicates", self.replicates))
+    }
+
     fn check(&self, _dim: usize) -> Result<(), String> {
         // A sixth of the budget is R, a third S and half the probes; each needs at least one
         // product.

@@ -70,6 +70,10 @@ impl TraceEstimator for XNysTrace {
         self.test_vector_count(dim) * self.replicates
     }
 
+    fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
+        Some(("replicates", self.replicates))
+    }
+
     fn check(&self, _dim: usize) -> Result<(), String> {
         check_bounds("xnystrace: matvecs", self.matvecs, 1, 1_000_000)?;
         check_bounds("xnystrace: replicates", self.replicates, 1, 1_000_000)

@@ -78,6 +78,10 @@ impl TraceEstimator for XTrace {
         2 * self.test_vector_count(dim) * self.replicates
     }
 
+    fn averaging_parameter(&self) -> Option<(&'static str, usize)> {
+        Some(("replicates", self.replicates))
+    }
+
     fn check(&self, _dim: usize) -> Result<(), String> {
         // The test vectors and their sketch each take half of the budget.
         check_bounds("xtrace: matvecs", self.matvecs, 2, 1_000_000)?;

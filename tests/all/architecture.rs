@@ -230,7 +230,10 @@ fn no_files_import_each_other_in_a_ring() {
         let mut seen: Vec<&str> = Vec::new();
         let mut open: Vec<&str> = imports[start].iter().map(String::as_str).collect();
         while let Some(file) = open.pop() {
-            assert_ne!(file, *start, "src/{start} imports itself through other files: {seen:?}");
+            assert_ne!(
+                file, *start,
+                "src/{start} imports itself through other files: {seen:?}"
+            );
             if !seen.contains(&file) {
                 seen.push(file);
                 open.extend(imports.get(file).into_iter().flatten().map(String::as_str));

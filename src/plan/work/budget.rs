@@ -11,7 +11,7 @@ use crate::divergence::DivergenceEstimator;
 use crate::num::key::SampleId;
 use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost, solver_label};
 use crate::progress::Workload;
-use crate::solve::{Solver, refine};
+use crate::solve::Solver;
 
 /// The log-likelihoods of the first samples with the solver's steps, with finer and coarser ones, and
 /// with networks in float64.
@@ -26,10 +26,8 @@ impl BudgetWork {
     fn solvers(&self) -> Vec<Solver> {
         let work = &self.0;
         let own = std::iter::repeat_n(work.solver.clone(), if work.automatic { 1 } else { 3 });
-        let coarser = refine::coarser(&work.solver).filter(|_| !work.automatic);
-        own.chain(refine::finer(&work.solver))
-            .chain(coarser)
-            .collect()
+        let coarser = work.solver.coarser().filter(|_| !work.automatic);
+        own.chain(work.solver.finer()).chain(coarser).collect()
     }
 }
 
