@@ -144,7 +144,7 @@ pub struct LikelihoodEntry {
     /// measurement is cheap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<ErrorBudgetSetting>,
-    /// What to do with data for which bits per dimension are no bound, such as floats that were
+    /// What to do with data for which bits per dimension are meaningless, such as floats that were
     /// quantized and not dequantized: `refuse` (an error) or `allow`. Default: `refuse`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: LatticePolicy,
@@ -174,7 +174,9 @@ pub struct ErrorBudgetOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected true, false or {samples: N}")]
 pub enum ErrorBudgetSetting {
+    /// Whether the budget is measured, on the default number of samples.
     Enabled(bool),
+    /// The budget is measured, with these options.
     Options(ErrorBudgetOptions),
 }
 
@@ -225,10 +227,10 @@ pub struct SamplesEntry {
     /// model would score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<PathBuf>,
-    /// The training data of the model, if they are not the reference.
+    /// The training data of the model, if they differ from the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<PathBuf>,
-    /// Data that the model has not seen, if they are not the reference.
+    /// Data that the model has not seen, if they differ from the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
     /// The order of the axes of these arrays if it differs from the card's: one order for all

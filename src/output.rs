@@ -261,6 +261,7 @@ enum Sink {
 }
 
 impl Sink {
+    /// The writer of the bytes.
     fn writer(&mut self) -> &mut dyn Write {
         match self {
             Sink::Stdout(stdout) => stdout,
@@ -739,7 +740,7 @@ mod tests {
             (read(&path).as_str(), read(&partial).as_str()),
             ("old", "one")
         );
-        let mut writer = output.begin().expect("begun anew");
+        let mut writer = output.begin().expect("begun a second time");
         writer.write_all(b"two").expect("written");
         writer.finish().expect("in its place");
         assert_eq!(read(&path), "two");

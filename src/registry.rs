@@ -193,6 +193,7 @@ fn schema_keywords(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::
         .filter(|k| k.takes_bare_name())
         .flat_map(KindSchema::spellings)
         .collect();
+    // A name such as `hutch++` has a character that a pattern would interpret.
     let escaped = |name: String| name.replace('+', "\\+");
     let labelled = kinds
         .iter()

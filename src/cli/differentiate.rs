@@ -28,6 +28,7 @@ pub struct DifferentiateArgs {
     output: Option<String>,
 }
 
+/// What the derived graph computes.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DifferentiateMode {
     /// J·V for k tangents V at once (forward mode)
@@ -89,7 +90,7 @@ impl DifferentiateArgs {
         };
         if home != out {
             bail!(
-                "{too_large}; or write --out into the folder of the model, \
+                "{too_large}; or write --out into the model's own folder, \
                  where the result can use the same files of weights"
             );
         }

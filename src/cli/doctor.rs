@@ -123,6 +123,7 @@ impl DoctorArgs {
                 placement.describe(self.runtime_args.provider)
             );
         }
+        // `f64::max` would drop a NaN, which must count as the worst error.
         let worst = values(0)
             .zip(values(1))
             .map(|(a, b)| (a - b).abs())

@@ -61,7 +61,7 @@ pub struct LikelihoodArgs {
     /// be repeated
     #[arg(long = "convention", value_name = "NAME")]
     conventions: Vec<String>,
-    /// What to do with data for which bits per dimension are no bound
+    /// What to do with data for which bits per dimension are meaningless
     ///
     /// Such data are floats that were quantized and not dequantized, and data that do not have the
     /// range or the number of levels in the card. `refuse` ends with an error. `allow` computes the
@@ -201,7 +201,7 @@ impl LikelihoodArgs {
         if estimators[0].kind() == divergence::EstimateKind::FewStepForwardAverage {
             errln!(
                 "flowgauge: the rule forward-average is for comparison with the authors' code \
-                 only; its log-likelihoods have a bias of O(1/steps) even for an exact flow map"
+                 only; its log-likelihoods are biased by O(1/steps) even for an exact flow map"
             );
         }
         if let Some(dequantization) = &extra.dequantization {
@@ -287,7 +287,7 @@ impl LikelihoodArgs {
         print_summary(Some(&out), format_args!("{sentence}"));
         if tally.failed > 0 {
             errln!(
-                "flowgauge: {} of {} samples have no log-likelihood: see the column `status`",
+                "flowgauge: {} of {} samples have no likelihood: see the column `status`",
                 tally.failed,
                 tally.rows
             );
@@ -448,6 +448,7 @@ struct LikelihoodTotals {
 }
 
 impl LikelihoodTotals {
+    /// Adds one row.
     fn add_row(&mut self, row: &LikelihoodResult) {
         self.rows += 1;
         self.failed += usize::from(row.status != Status::Ok);

@@ -46,11 +46,11 @@ pub struct MetricsArgs {
     /// `.floor.csv`.
     #[arg(long, value_name = "FILE")]
     floor: Option<PathBuf>,
-    /// The training data of the model if they are not the reference: for authenticity, memorization
-    /// and fld
+    /// The training data of the model, if they differ from the reference; for authenticity,
+    /// memorization and fld
     #[arg(long, value_name = "FILE")]
     train: Option<PathBuf>,
-    /// Data that the model has not seen if they are not the reference: for fld
+    /// Data that the model has not seen, if they differ from the reference; for fld
     #[arg(long, value_name = "FILE")]
     test: Option<PathBuf>,
     /// The feature extractor [default: none, the raw numbers are compared]

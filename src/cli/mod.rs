@@ -59,6 +59,9 @@ enum Verb {
     /// Run a config: likelihoods, samples, metrics; the same command resumes an interrupted run
     Run(run::RunArgs),
     /// Print the trials of a config with their cost, without running them
+    ///
+    /// The options for networks are those of `run`; they do not change the plan. Networks run only
+    /// to find the number of steps for `steps: auto`.
     Plan(plan::PlanArgs),
     /// Rebuild the tables, plots and index.html of run directories; needs no ONNX Runtime
     Report(report::ReportArgs),

@@ -17,6 +17,7 @@ pub struct SchemaArgs {
     file: SchemaFile,
 }
 
+/// The files that have a schema.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SchemaFile {
     /// The config of `flowgauge run`

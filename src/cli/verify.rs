@@ -88,7 +88,7 @@ impl VerifyArgs {
         if !self.runtime_args.quiet {
             let there: Vec<&str> = opened.journal.runtime_fingerprints().into_keys().collect();
             let (here, there) = (runtime_fingerprint(runtime, machine), there.join(" | "));
-            errln!("flowgauge: the run: {there}; here: {here}");
+            errln!("flowgauge: the run was computed with {there}; it was verified with {here}");
         }
         Ok(if mismatches > 0 {
             Exit::Failed

@@ -216,7 +216,7 @@ mod tests {
     fn within(factor: f64, trials: &[Trial], counted: bool, what: &str) {
         for share in [0.25, 0.5, 0.75] {
             let (left, truth) = at(share, trials, counted);
-            let left = left.unwrap_or_else(|| panic!("{what}: nothing is said at {share}"));
+            let left = left.unwrap_or_else(|| panic!("{what}: no estimate at {share}"));
             assert!(
                 (1.0 / factor..=factor).contains(&(left / truth)),
                 "{what} at {share}: {left:.0} s, truth {truth:.0} s"

@@ -412,7 +412,7 @@ fn unknown_name_message(what: &str, written: &str, names: &[AliasedName]) -> Str
     });
     if let Some((_, parts)) = several {
         return format!(
-            "unknown {what} `{written}`: it is {}, each an entry of its own",
+            "unknown {what} `{written}`: it stands for {}, each an entry of its own",
             parts.join(", ")
         );
     }

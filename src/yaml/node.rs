@@ -341,7 +341,7 @@ fn parser_fault(error: &Error, lines: &LineIndex) -> Fault {
         }
         Error::UnknownAnchor { .. } => "`*name` without an earlier `&name`".to_owned(),
         Error::Eof { .. } => {
-            "the text ends too early; a bracket or a quote may not be closed".to_owned()
+            "the text ends too early; a bracket or a quote may be unclosed".to_owned()
         }
         other => {
             let message = DefaultMessageFormatter.format_message(other).into_owned();
