@@ -56,7 +56,7 @@ impl PlanArgs {
             "evaluations",
             "products"
         );
-        let (mut evaluations, mut products, mut guessed) = (0, 0, false);
+        let (mut evaluations, mut products, mut estimated) = (0, 0, false);
         for trial in &plan.trials {
             let cost = prepared.trial_cost(&trial.work);
             let mark = if cost.guessed { "~" } else { "" };
@@ -69,17 +69,17 @@ impl PlanArgs {
             );
             evaluations += cost.evaluations;
             products += cost.products;
-            guessed |= cost.guessed;
+            estimated |= cost.guessed;
         }
         outln!(
             "{} trials, {evaluations} evaluations and {products} Jacobian products or head calls",
             plan.trials.len()
         );
         prepared.skipped.iter().for_each(|what| outln!("{what}"));
-        if guessed {
+        if estimated {
             outln!(
-                "~ an estimate: adaptive solvers choose their own steps, \
-                 and SteinDiff decides at which steps UniPC predicts once more"
+                "~ an estimate: adaptive solvers choose their own steps; \
+                 for SteinDiff an upper bound, since UniPC predicts once more at some steps only"
             );
         }
         Ok(Exit::Success)

@@ -98,7 +98,8 @@ impl VerifyArgs {
     }
 }
 
-/// Prints one line: the verdict, the place of the row, and the largest difference.
+/// Prints one line: the verdict, the place of the row and, unless it matches, the column that
+/// differs.
 fn print_row_verdict(row: &VerifiedRow) {
     let VerifyCsvRow {
         verdict,

@@ -184,7 +184,7 @@ impl<'a> LineIndex<'a> {
     }
 
     /// The position of a location of the parser. It is computed from the byte offset, because the
-    /// parser also counts line breaks that editors do not.
+    /// parser does not count lines exactly as editors do.
     fn position(&self, location: serde_yaml::Location) -> SourcePosition {
         let Some(byte) = location.span().byte_offset() else {
             return SourcePosition {

@@ -109,7 +109,8 @@ impl SetFile {
 /// The sets with their axes rearranged by `layouts`, so that they can be compared number by number.
 ///
 /// # Errors
-/// Fails if the shape of a set does not fit the reference. The message names a layout that would.
+/// Fails if the shape of a set does not fit the reference. The message names a layout that would
+/// fit, if there is one.
 pub(super) fn arrange_comparable_sets<'a>(
     files: Vec<(&'a str, SetFile)>,
     layouts: Option<&AxisLayouts>,
