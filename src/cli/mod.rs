@@ -75,7 +75,7 @@ enum Verb {
     Sample(sample::SampleArgs),
     /// Compare generated samples with reference samples by statistics such as the Fréchet distance
     Metrics(metrics::MetricsArgs),
-    /// Write the ONNX graph that also computes Jacobian products
+    /// Write an ONNX graph that also computes Jacobian products
     Differentiate(differentiate::DifferentiateArgs),
     /// Print a model's inputs, outputs, operators and differentiability; also run a card's network
     Inspect(inspect::InspectArgs),
