@@ -1,4 +1,4 @@
-//! What a user wrote: a run's config, read strictly and changed only by `--set`.
+//! The config of a run, as the user wrote it. It is read strictly, and only `--set` changes it.
 
 use std::path::{Path, PathBuf};
 
@@ -20,61 +20,78 @@ use crate::solve::Solver;
 use crate::stein::SteinTest;
 use crate::yaml::{Document, Fault, MapEntry, Node, Value};
 
-/// A run: which likelihoods and which samples to measure, and how.
+/// The config of a run: which log-likelihoods and which samples to measure, and how.
+///
+/// At least one entry under `likelihood`, `samples` or `maps` is required. Paths are relative to
+/// the folder of the config; a path that does not exist there is relative to the current folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Names the run directory, `reports/<name>`, unless `--out` does.
+    /// The name of the run. The run directory is `reports/<name>`, unless `--out` names another.
     pub name: String,
+    /// The seed of all random numbers. Default: 0.
     #[serde(default)]
     pub seed: u64,
-    /// What all networks of cards compute in, where that is not the type of their files: `float64`, which shows what
-    /// float32 costs in accuracy, or `float32` for networks in half precision. Feature extractors stay as they are.
+    /// The precision of the networks of all cards, `float32` or `float64`. Default: the precision
+    /// of their files. `float64` shows what float32 costs in accuracy; `float32` is for networks in
+    /// half precision. Feature extractors are not changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<NetworkPrecision>,
-    /// For every likelihood entry that names none of its own.
+    /// The divergence estimators of likelihood entries without `estimators`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub estimators: Vec<DivergenceEstimator>,
+    /// The solvers of likelihood entries without `solvers`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub solvers: Vec<Solver>,
-    /// What the others are compared with, sample by sample; the first estimator unless named.
+    /// The estimator that the others are compared with, sample by sample. Default: the first
+    /// estimator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<DivergenceEstimator>,
-    /// The solver under which the reference stands, for the rows of every solver; each solver's own unless named.
+    /// The solver of the reference, for the rows of all solvers. Default: rows of each solver are
+    /// compared with the reference under the same solver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_solver: Option<Solver>,
-    /// Samples per trial: what a kill can lose, at most.
+    /// The number of samples per trial. An interrupted run loses at most the trial in progress.
+    /// Default: 128.
     #[serde(default = "default_chunk")]
     pub chunk: usize,
+    /// Log-likelihoods to compute: one entry per model and dataset.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub likelihood: Vec<LikelihoodEntry>,
+    /// Samples to draw and to compare with data: one entry per model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<SamplesEntry>,
+    /// Flow maps to check: one entry per map.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub maps: Vec<MapsEntry>,
 }
 
-/// How far a flow map is a flow map: identities that a true one keeps, on data.
+/// A check of one flow map: the residuals, on data, of identities that hold for a true flow map.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MapsEntry {
+    /// The model card.
     pub model: PathBuf,
-    /// Where the walks begin; for a map that goes to the data alone they begin at noise, and these serve the proposal.
+    /// The states at which the map starts. A map that goes only to the data end starts at noise
+    /// instead; these data then serve the proposal of the importance sampling.
     pub data: PathBuf,
-    /// The order of the data's axes where it is not the card's, a letter each: `NHWC`.
+    /// The order of the axes of the data if it differs from the card's, one letter per axis, such
+    /// as `NHWC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<AxisLayout>,
-    /// The name under the card's `flow_maps`.
+    /// The name of the flow map, a key under `flow_maps` of the card.
     pub map: String,
-    /// Numbers of steps to walk in.
+    /// The numbers of steps of the map to check. Default: 1, 2, 4 and 8.
     #[serde(default = "default_steps")]
     pub steps: Vec<usize>,
+    /// The spacing of the times between the steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid: Option<GridSpacing>,
-    /// The first so many samples of the data.
+    /// The number of samples, taken from the beginning of the data; at least 2. Default: 64.
     #[serde(default = "default_map_samples")]
     pub samples: usize,
-    /// Draws for the normalization by importance sampling, in up to three dimensions; 0 for none.
+    /// The number of draws that check the normalization of the density by importance sampling, for
+    /// models of at most three dimensions. Default: 0, which skips the check.
     #[serde(default)]
     pub draws: usize,
 }
@@ -87,43 +104,51 @@ fn default_map_samples() -> usize {
     64
 }
 
-/// Log-likelihoods of one array under one model.
+/// Log-likelihoods of the samples of one array under one model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LikelihoodEntry {
-    /// The card; like all paths, relative to the config's folder, or else to the current one.
+    /// The model card.
     pub model: PathBuf,
+    /// The samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images.
     pub data: PathBuf,
-    /// The order of the data's axes where it is not the card's, a letter each: `NHWC`.
+    /// The order of the axes of the data if it differs from the card's, one letter per axis, such
+    /// as `NHWC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<AxisLayout>,
-    /// The first so many samples; all of them unless given.
+    /// The number of samples, taken from the beginning of the data. Default: all samples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
+    /// The divergence estimators. Default: `estimators` of the whole run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimators: Option<Vec<DivergenceEstimator>>,
+    /// The solvers. Default: `solvers` of the whole run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub solvers: Option<Vec<Solver>>,
+    /// The estimator that the others are compared with. Default: `reference` of the whole run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<DivergenceEstimator>,
+    /// The solver of the reference. Default: `reference_solver` of the whole run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_solver: Option<Solver>,
-    /// Samples whose divergence is recorded along the path, for the figure; 0 for none.
+    /// The number of samples whose divergence is recorded along the path, for the figure. 0 records
+    /// none. Default: 8.
     #[serde(default = "default_profile")]
     pub profile: usize,
-    /// How integers become reals: one uniform draw per sample unless given.
+    /// The dequantization of integer data. Default: one uniform draw per sample.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dequantization: Option<Dequantization>,
-    /// Measures the solver's and the rounding's part of the error of every estimator on the first few samples: `true`, or
-    /// how many. Unless given, the solver's part of the reference is measured where its steps are fixed and that costs
-    /// little; `false` leaves that out too.
+    /// The error budget: `true` measures the error of the solver and of rounding for every
+    /// estimator on the first samples, and `{samples: N}` says on how many. `false` measures
+    /// nothing. Default: only the solver's error of the reference, if its steps are fixed and the
+    /// measurement is cheap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<ErrorBudgetSetting>,
-    /// What is done about data whose numbers bound nothing, such as floats that were quantized and not dequantized:
-    /// `refuse` or `allow`.
+    /// What to do with data for which bits per dimension are meaningless, such as floats that were
+    /// quantized and not dequantized: `refuse` (an error) or `allow`. Default: `refuse`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lattice: LatticePolicy,
-    /// Stein tests of divergence heads on these data, one entry per head.
+    /// Stein tests of learned divergence heads on these data: one entry per head.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -131,82 +156,96 @@ pub struct LikelihoodEntry {
     )]
     #[schemars(schema_with = "any_of_schema::<SteinTest, Vec<SteinTest>>")]
     pub stein: Vec<SteinTest>,
-    /// For models of the plane: the log-density over a rectangle.
+    /// A rectangle on which the log-density of a two-dimensional model is computed, for a figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub density: Option<DensityGrid>,
 }
 
-/// How much of the data the error budget is measured on.
+/// The options of an error budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorBudgetOptions {
+    /// The number of samples, taken from the beginning of the data; at least 2. Default: 32.
     #[serde(default = "default_budget_samples")]
     pub samples: usize,
 }
 
-/// What a config says of an error budget: `true`, `false` or `{samples: N}`.
+/// Whether an error budget is measured: `true`, `false` or `{samples: N}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected true, false or {samples: N}")]
 pub enum ErrorBudgetSetting {
+    /// Whether the budget is measured, on the default number of samples.
     Enabled(bool),
+    /// The budget is measured, with these options.
     Options(ErrorBudgetOptions),
 }
 
 impl ErrorBudgetSetting {
-    /// How many samples it is to be measured on; none where it is not wanted.
+    /// The number of samples on which the error budget is measured; `None` if it is not measured.
     pub fn samples(&self) -> Option<usize> {
         match self {
-            ErrorBudgetSetting::Enabled(asked) => asked.then(default_budget_samples),
+            ErrorBudgetSetting::Enabled(enabled) => enabled.then(default_budget_samples),
             ErrorBudgetSetting::Options(budget) => Some(budget.samples),
         }
     }
 }
 
-/// A rectangle with `points` × `points` grid points.
+/// A rectangle of the plane with a grid of `points` × `points` points.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DensityGrid {
+    /// The range of the first coordinate, `[low, high]`.
     pub x: [f64; 2],
+    /// The range of the second coordinate, `[low, high]`.
     pub y: [f64; 2],
+    /// The number of grid points per coordinate, 2 to 2000. Default: 64.
     #[serde(default = "default_points")]
     pub points: usize,
 }
 
-/// Samples of one model, and their statistics against data.
+/// Samples of one model, and their statistics against reference data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplesEntry {
+    /// The model card.
     pub model: PathBuf,
+    /// The samplers.
     pub samplers: Vec<Sampler>,
-    /// One of the samplers, which every other is held against: all begin at the same noise, so differences are paired.
-    /// SteinDiff is held against its own sampler in any case, where the entry has that too.
+    /// One of the samplers, with which every other is compared. All start at the same noise, so
+    /// that differences are paired. SteinDiff is always compared with its inner sampler, if the
+    /// entry has that sampler too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Sampler>,
+    /// The number of samples per sampler.
     pub count: usize,
-    /// States at the prior end, taken as they are, instead of the seed's.
+    /// An array of states at the prior end, used instead of random noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<PathBuf>,
+    /// The samples that the statistics compare with.
     pub reference: PathBuf,
-    /// Other data of the same law, for the data-versus-data floor of every statistic.
+    /// Other samples of the reference's distribution. Every statistic of them shows what a perfect
+    /// model would score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor: Option<PathBuf>,
-    /// What the model was trained on, where that is not the reference.
+    /// The training data of the model, if they differ from the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<PathBuf>,
-    /// Data that the model has not seen, where those are not the reference.
+    /// Data that the model has not seen, if they differ from the reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
-    /// The order of the axes of these arrays where it is not the card's: one for all that need it, `NHWC`, or one for
-    /// each, `{reference: NHWC}`.
+    /// The order of the axes of these arrays if it differs from the card's: one order for all
+    /// arrays that need it, `NHWC`, or one for each, `{reference: NHWC}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<AxisLayouts>,
-    /// An ONNX feature extractor; the raw numbers unless given.
+    /// The feature extractor: an ONNX file, a preset file or the name of a preset. Default: none,
+    /// the raw numbers are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extractor: Option<PathBuf>,
+    /// The statistics to compute.
     pub metrics: Vec<Metric>,
 }
 
-/// The schema of a key that takes two forms.
+/// The schema of a key that takes either of two forms.
 fn any_of_schema<A: JsonSchema, B: JsonSchema>(
     generator: &mut schemars::SchemaGenerator,
 ) -> schemars::Schema {
@@ -217,7 +256,8 @@ fn any_of_schema<A: JsonSchema, B: JsonSchema>(
     schemars::json_schema!({ "anyOf": forms })
 }
 
-/// A list, or its one entry alone; by a visitor, since an untagged enum would not say which key is wrong.
+/// Reads a list, or a single entry as a list of one. This is a visitor because the errors of an
+/// untagged enum do not say which key is wrong.
 fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -238,9 +278,10 @@ fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     deserializer.deserialize_any(OneOrManyVisitor(std::marker::PhantomData))
 }
 
-/// Trials of one entry; more would only fill the disk with files.
+/// The largest number of trials of one entry. More would only fill the disk with small files.
 const MAX_TRIALS_PER_ENTRY: usize = 100_000;
 
+/// Whether a value is its default, which is then left out of the plan.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -261,26 +302,34 @@ fn default_points() -> usize {
     64
 }
 
-/// A config with the bytes it was read from and where.
+/// A config together with the text and the folder it was read from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigFile {
-    /// What was written, without what is at fault.
+    /// The config. Optional keys and list entries that are wrong are left out.
     pub config: Config,
+    /// The text of the file.
     pub text: String,
     /// The `--set` changes, as the user gave them.
     pub overrides: Vec<String>,
+    /// The folder of the file.
     folder: PathBuf,
+    /// The name of the file and the `--set` changes, for messages.
     display_name: String,
     document: Document,
+    /// The faults found so far.
     faults: Vec<Fault>,
 }
 
 impl ConfigFile {
-    /// Reads a config and applies `key.path=value` changes. Faults that leave something to check further wait for
-    /// [`ConfigFile::reject_faults`], so that all of them are told at once.
+    /// Reads a config and applies `key.path=value` changes.
+    ///
+    /// A config with faults is returned if the rest of it can be read.
+    /// [`ConfigFile::reject_faults`] reports these faults, together with those that later checks
+    /// find.
     ///
     /// # Errors
-    /// A message that names the file and every fault, where nothing can be checked further.
+    /// Fails if the file cannot be read, or if its faults leave no config. The message names the
+    /// file and every fault.
     pub fn read(path: &Path, changes: &[String]) -> Result<ConfigFile> {
         let named = std::iter::once(path.display().to_string())
             .chain(changes.iter().map(|c| format!("--set {c}")));
@@ -306,7 +355,7 @@ impl ConfigFile {
         };
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let faults = document.locate(faults);
-        let mut written = ConfigFile {
+        let mut config_file = ConfigFile {
             config,
             text,
             overrides: changes.to_vec(),
@@ -315,15 +364,18 @@ impl ConfigFile {
             document,
             faults,
         };
-        let found = written.check();
-        written.faults.extend(written.document.locate(found));
-        Ok(written)
+        let found = config_file.check();
+        config_file
+            .faults
+            .extend(config_file.document.locate(found));
+        Ok(config_file)
     }
 
-    /// A path of the config: relative to its folder, or to the current one where nothing is there.
+    /// Resolves a path of the config. It is relative to the folder of the config, or to the current
+    /// folder if nothing exists there.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         let beside = self.folder.join(path);
-        // `file.npz:name` is no file itself, so the part before the colon decides.
+        // `file.npz:name` is an array in a file, so that the part before the colon decides.
         let text = beside.to_string_lossy().into_owned();
         let file = text
             .rsplit_once(':')
@@ -335,7 +387,8 @@ impl ConfigFile {
         }
     }
 
-    /// Whether something at or below a key, or above it, is at fault already, so that what follows from it is no news.
+    /// Whether there is a fault at `key`, below it or above it already. A new fault at `key` may be
+    /// only a consequence of that one, and is not reported.
     pub fn has_fault_near(&self, key: &str) -> bool {
         let below = |inner: &str, outer: &str| {
             inner
@@ -349,10 +402,10 @@ impl ConfigFile {
             .any(|f| below(&f.key, key) || below(key, &f.key))
     }
 
-    /// Refuses the config where it has faults, these among them.
+    /// Reports the faults of the config, together with those in `found`.
     ///
     /// # Errors
-    /// One message that names the file and every fault.
+    /// Fails if there is a fault. The message names the file and every fault.
     pub fn reject_faults(&self, found: Vec<Fault>) -> Result<()> {
         let mut all = self.faults.clone();
         for fault in self.document.locate(found) {
@@ -371,6 +424,8 @@ impl ConfigFile {
         }
     }
 
+    /// The faults that the schema cannot find: values out of range, and required lists that are
+    /// empty.
     fn check(&self) -> Vec<Fault> {
         let config = &self.config;
         let mut found = Vec::new();
@@ -382,15 +437,16 @@ impl ConfigFile {
         if let Err(message) = check_plain_name(&config.name) {
             fault("name".to_owned(), message);
         }
-        let asks = ["likelihood", "samples", "maps"];
+        let lists = ["likelihood", "samples", "maps"];
         if config.likelihood.is_empty()
             && config.samples.is_empty()
             && config.maps.is_empty()
-            && !asks.iter().any(|key| self.has_fault_near(key))
+            && !lists.iter().any(|key| self.has_fault_near(key))
         {
             fault(
                 String::new(),
-                "it asks for nothing; expected entries under `likelihood`, `samples` or `maps`"
+                "there is nothing to measure; \
+                 expected entries under `likelihood`, `samples` or `maps`"
                     .to_owned(),
             );
         }
@@ -399,7 +455,7 @@ impl ConfigFile {
         }
         for (i, entry) in config.likelihood.iter().enumerate() {
             let at = |key: &str| format!("likelihood.{i}.{key}");
-            for (key, none) in [
+            for (key, missing) in [
                 (
                     "estimators",
                     entry
@@ -413,10 +469,11 @@ impl ConfigFile {
                     entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty(),
                 ),
             ] {
-                if none && !self.has_fault_near(key) {
+                if missing && !self.has_fault_near(key) {
                     fault(
                         at(key),
-                        "none here and none for the whole run; expected at least one".to_owned(),
+                        "none in this entry and none for the whole run; expected at least one"
+                            .to_owned(),
                     );
                 }
             }
@@ -426,7 +483,8 @@ impl ConfigFile {
                 .and_then(ErrorBudgetSetting::samples)
                 .filter(|n| *n < 2)
             {
-                let message = format!("{few}, expected at least 2, so that the mean has an error");
+                let message =
+                    format!("{few}, expected at least 2, so that the mean has a standard error");
                 fault(at("budget.samples"), message);
             }
             if entry.samples == Some(0) {
@@ -493,15 +551,16 @@ impl ConfigFile {
     }
 }
 
-/// Draws of one entry under `maps`: they are held at once.
+/// The largest number of draws of one entry under `maps`. All draws are in memory at once.
 const MAX_MAP_DRAWS: usize = 1 << 20;
 
+/// `FILE with --set a=1 --set b=2`.
 fn name_with_overrides(parts: impl Iterator<Item = String>) -> String {
     let parts: Vec<String> = parts.collect();
     format!("{} with {}", parts[0], parts[1..].join(" "))
 }
 
-/// What a file is whose keys are those of another kind of file.
+/// What a file is if it has the keys of another kind of file; `None` if it may be a config.
 fn explain_other_file(root: &Node) -> Option<String> {
     let has = |key: &str| root.get(key).is_some();
     if has("likelihood") || has("samples") || has("maps") {
@@ -509,7 +568,9 @@ fn explain_other_file(root: &Node) -> Option<String> {
     }
     if has("network") || (has("shape") && has("path")) {
         return Some(
-            "it is a model card, expected a config; a config names cards by `model:` of its entries".to_owned(),
+            "it is a model card, expected a config; \
+             a config names a card in the key `model` of an entry"
+                .to_owned(),
         );
     }
     has("claims").then(|| {
@@ -518,13 +579,16 @@ fn explain_other_file(root: &Node) -> Option<String> {
     })
 }
 
-/// Applies one `key.path=value`; numbers in the path are positions in a list.
+/// Applies one change `key.path=value`. A number in the path is a position in a list.
+///
+/// # Errors
+/// Fails if the change has another form, or if the path does not exist.
 fn apply_override(root: &mut Node, change: &str) -> Result<()> {
     let (path, text) = change
         .split_once('=')
         .ok_or_else(|| anyhow!("expected key.path=value"))?;
     let mut value = Document::parse(text)
-        .map_err(|e| anyhow!("its value is no YAML: {e}"))?
+        .map_err(|e| anyhow!("its value is not valid YAML: {e}"))?
         .root;
     value.set_position(None);
     let mut at = root;
@@ -540,14 +604,14 @@ fn apply_override(root: &mut Node, change: &str) -> Result<()> {
                 let length = items.len();
                 let index: usize = segment
                     .parse()
-                    .map_err(|_| anyhow!("`{segment}` stands for a position in a list"))?;
-                items
-                    .get_mut(index)
-                    .ok_or_else(|| anyhow!("position {index} of a list of {length}"))?
+                    .map_err(|_| anyhow!("`{segment}`, expected a position in a list: a number"))?;
+                items.get_mut(index).ok_or_else(|| {
+                    anyhow!("position {index} of a list of {length} does not exist")
+                })?
             }
             Value::Map(entries) => {
-                let there = entries.iter().position(|e| e.key == segment);
-                let index = there.unwrap_or_else(|| {
+                let existing = entries.iter().position(|e| e.key == segment);
+                let index = existing.unwrap_or_else(|| {
                     let node = Node {
                         value: Value::Null,
                         position: None,
@@ -562,9 +626,12 @@ fn apply_override(root: &mut Node, change: &str) -> Result<()> {
                 &mut entries[index].node
             }
             Value::Scalar(scalar) => {
-                bail!("`{segment}` lies below {}, which has no keys", scalar.text)
+                bail!(
+                    "`{segment}` is a key below `{}`, which has no keys",
+                    scalar.text
+                )
             }
-            Value::Null => bail!("`{segment}` lies below nothing"),
+            Value::Null => bail!("`{segment}` is a key below an empty value"),
         };
     }
     *at = value;

@@ -1,4 +1,5 @@
-//! Parse, execute, report, exit status.
+//! The `flowgauge` program: parses the command line, runs it, prints its error and sets the exit
+//! status.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
     match cli::execute(Cli::parse()) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(error) => {
-            // Whoever read standard error may have gone away.
+            // `eprintln!` would panic if the reader of standard error has closed the pipe.
             let _ = writeln!(std::io::stderr(), "flowgauge: {error:#}");
             ExitCode::from(cli::error_status(&error))
         }

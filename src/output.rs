@@ -1,4 +1,5 @@
-//! Files as they are written: whole, through links, and into pipes and devices as these are.
+//! Writing results. A file appears complete or not at all, a symbolic link is followed, and a pipe
+//! or a device is written into directly.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -10,10 +11,10 @@ use sha2::{Digest, Sha256};
 
 use crate::model::library::hex;
 
-/// What a verb writes, which decides how the file's name ends.
+/// The kind of a result, which decides the suffix of the file's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputKind {
-    /// CSV; also to standard output, as `-`.
+    /// A CSV table. Only tables can go to standard output (`-`).
     Table,
     /// A NumPy array.
     Array,
@@ -32,7 +33,7 @@ impl OutputKind {
         OutputKind::Picture,
     ];
 
-    /// How names of this kind end, without the dot.
+    /// The suffix of files of this kind, without the dot.
     pub fn suffix(self) -> &'static str {
         match self {
             OutputKind::Table => "csv",
@@ -42,6 +43,7 @@ impl OutputKind {
         }
     }
 
+    /// A clause that names the format, for messages.
     fn description(self) -> &'static str {
         match self {
             OutputKind::Table => "a table is written as CSV",
@@ -52,34 +54,40 @@ impl OutputKind {
     }
 }
 
-/// Where a verb's result goes, as the user named it: checked before anything is computed, written at the end.
+/// The destination of a result, as the user named it. It is checked before anything is computed.
 ///
-/// A symbolic link stays, and what it leads to is replaced. Pipes and devices are written into. A file is never
-/// there in part: it is written beside its place and renamed, and keeps the permissions of the file it replaces.
-/// A result that is whole at the end goes through [`Output::write`]. Rows that come one by one go through
-/// [`Output::begin`].
+/// A symbolic link stays, and the file it points to is replaced. Pipes and devices are written
+/// into. A file never exists in part: it is written under another name in the same folder and then
+/// renamed. It keeps the permissions of the file that it replaces. [`Output::write`] writes a
+/// result that is complete; [`Output::begin`] writes rows as they are computed.
 #[derive(Debug, Clone)]
 pub struct Output {
+    /// The option that names the result, such as `--out`, for messages.
     flag: &'static str,
+    /// The path as the user wrote it.
     path: PathBuf,
+    /// What the path leads to.
     target: Target,
 }
 
-/// What a name leads to.
+/// What the path of a result leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
+    /// Standard output.
     Stdout,
     /// A pipe or a device.
     Stream(PathBuf),
-    /// A file, there or not, by the path that links lead to.
+    /// A file, whether it exists or not, with all symbolic links resolved.
     File(PathBuf),
 }
 
 impl Output {
-    /// Checks the value of `flag`; `inputs` are the files that this call reads, which the result must not replace.
+    /// Checks the path in the value of `flag`. `inputs` are the files that this call reads, which
+    /// the result must not replace.
     ///
     /// # Errors
-    /// Where the name is a folder's, ends as another kind of file, is an input's, or cannot be written.
+    /// Fails if the path is a folder, has the suffix of another kind, is an input, or cannot be
+    /// written.
     pub fn new(
         kind: OutputKind,
         flag: &'static str,
@@ -101,15 +109,15 @@ impl Output {
         Ok(output)
     }
 
-    /// Whether the result goes to standard output, so that nothing else may.
+    /// Whether the result goes to standard output. Nothing else may be printed there then.
     pub fn is_stdout(&self) -> bool {
         self.target == Target::Stdout
     }
 
-    /// A file beside this one, with `suffix` in place of its own.
+    /// A second result in the same folder, with `suffix` instead of the suffix of this one.
     ///
     /// # Errors
-    /// Where this is no file, and as [`Output::new`].
+    /// Fails if this result is not a file, or if [`Output::new`] refuses the path.
     pub fn sibling(
         &self,
         kind: OutputKind,
@@ -120,22 +128,28 @@ impl Output {
         let Target::File(_) = self.target else {
             let (own, named) = (self.flag, self.path.display());
             bail!(
-                "{flag}: what it adds is written beside the file of {own}, and {named} is none; expected a file"
+                "{flag}: its result is written beside the file of {own}, \
+                 but {own} {named} is not a file; expected a file"
             );
         };
         Output::new(kind, flag, &self.path.with_extension(suffix), inputs)
     }
 
-    /// `inputs` with this file: two results of one call must not meet in one file.
+    /// `inputs` followed by this file. With this list as its inputs, another result of the same
+    /// call cannot be written to the same file.
     pub fn appended_to(&self, inputs: &[PathBuf]) -> Vec<PathBuf> {
         inputs.iter().chain([&self.path]).cloned().collect()
     }
 
+    /// Checks that the file is none of `inputs`, by its path and by its identity (hard links).
+    ///
+    /// # Errors
+    /// Fails if the file is an input.
     fn check_not_an_input(&self, inputs: &[PathBuf]) -> Result<()> {
         let Target::File(to) = &self.target else {
             return Ok(());
         };
-        // To open a pipe would wait for its writer.
+        // Only files are opened for the comparison: opening a pipe would wait for its writer.
         let same = |input: &&PathBuf| {
             canonicalize_parent(input) == canonicalize_parent(to)
                 || (input.is_file() && is_same_file(input, to).unwrap_or(false))
@@ -154,10 +168,10 @@ impl Output {
         }
     }
 
-    /// Writes a result that is whole.
+    /// Writes a complete result.
     ///
     /// # Errors
-    /// Where the disk or the device refuses; nothing half-written stays.
+    /// Fails if the disk or the device refuses. No part of a file stays then.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
         if let Target::File(to) = &self.target {
             return self
@@ -170,15 +184,16 @@ impl Output {
         writer.finish()
     }
 
-    /// Begins a result that comes in parts, such as rows as they are computed.
+    /// Begins a result that is written in parts, such as rows as they are computed.
     ///
-    /// Parts for `-`, a pipe or a device go straight through. Parts for a file go to a sibling with `.partial`
-    /// behind its name, which [`Writer::finish`] renames into place. Without `finish`, after an error or a signal,
-    /// the file stays what it was and the sibling keeps what was written; nothing stays where nothing was written.
-    /// So the writer of a table flushes after each batch of rows, and writes its header together with the first.
+    /// Standard output, a pipe and a device receive each part at once. The parts of a file go to a
+    /// partial file with `.partial` added to the name, which [`Writer::finish`] renames. Without
+    /// `finish`, after an error or a signal, the file itself is unchanged. The partial file then
+    /// keeps what was written; it is removed if nothing was written. A writer of a table therefore
+    /// flushes after each batch of rows, and writes its header together with the first batch.
     ///
     /// # Errors
-    /// Where the place takes no file, or another process is writing it.
+    /// Fails if the file cannot be created, or if another process is writing it.
     pub fn begin(&self) -> Result<Writer> {
         let sink = match &self.target {
             Target::Stdout => Ok(Sink::Stdout(io::stdout())),
@@ -199,6 +214,7 @@ impl Output {
         })
     }
 
+    /// The first part of messages: option, path, and that it cannot be written.
     fn context(&self) -> String {
         format!(
             "{} {}: it cannot be written",
@@ -207,7 +223,10 @@ impl Output {
         )
     }
 
-    /// Makes the folders that are missing, and says so.
+    /// Creates the missing folders of a file, and prints a note if there were any.
+    ///
+    /// # Errors
+    /// Fails if a folder cannot be created.
     fn make_folder(&self, to: &Path) -> Result<()> {
         let folder = folder_of(to);
         if !folder.exists() {
@@ -223,15 +242,17 @@ impl Output {
     }
 }
 
-/// A result on its way; see [`Output::begin`].
+/// Writes a result in parts; see [`Output::begin`].
 #[derive(Debug)]
 pub struct Writer {
+    /// The first part of messages.
     context: String,
     sink: Sink,
-    /// Whether the reader of a pipe has gone away, which is no error.
+    /// Whether the reader of a pipe has closed it. This is not an error; later parts are dropped.
     reader_gone: bool,
 }
 
+/// Where the parts of a result are written.
 #[derive(Debug)]
 enum Sink {
     Stdout(io::Stdout),
@@ -240,6 +261,7 @@ enum Sink {
 }
 
 impl Sink {
+    /// The writer of the bytes.
     fn writer(&mut self) -> &mut dyn Write {
         match self {
             Sink::Stdout(stdout) => stdout,
@@ -250,10 +272,10 @@ impl Sink {
 }
 
 impl Writer {
-    /// Puts the result into its place.
+    /// Completes the result: renames the partial file.
     ///
     /// # Errors
-    /// Where the disk or the device refuses.
+    /// Fails if the disk or the device refuses.
     pub fn finish(mut self) -> Result<()> {
         self.flush()?;
         match self.sink {
@@ -262,7 +284,11 @@ impl Writer {
         }
     }
 
-    /// A reader that has gone away is no error, and is told nothing more.
+    /// Turns the error of a closed pipe into `otherwise`, and adds the path to the message of any
+    /// other error.
+    ///
+    /// # Errors
+    /// Fails with every other error.
     fn ignore_broken_pipe<T>(&mut self, result: io::Result<T>, otherwise: T) -> io::Result<T> {
         match result {
             Err(e)
@@ -299,17 +325,25 @@ impl Write for Writer {
     }
 }
 
-/// The sibling of a file that is being written.
+/// The partial file of a result, which is renamed when the result is complete.
 #[derive(Debug)]
 struct PartialFile {
+    /// The final path.
     to: PathBuf,
+    /// The path of the partial file.
     path: PathBuf,
     file: File,
+    /// Whether anything was written.
     written: bool,
+    /// Whether the file was renamed.
     finished: bool,
 }
 
 impl PartialFile {
+    /// Creates and locks an empty partial file.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be created, or if another process has locked it.
     fn begin(to: &Path) -> Result<PartialFile> {
         let mut name = to.as_os_str().to_owned();
         name.push(".partial");
@@ -319,13 +353,14 @@ impl PartialFile {
             .append(true)
             .open(&path)
             .map_err(explain_io_error)?;
-        // A file system without locks is no reason not to write.
+        // Only a lock of another process is an error: some file systems have no locks.
         if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
             bail!(
-                "another process is writing {}; wait for it, or give another name",
+                "another process is writing {}; wait for it, or choose another name",
                 path.display()
             );
         }
+        // The file is emptied only under the lock, so that another process loses nothing.
         file.set_len(0).map_err(explain_io_error)?;
         Ok(PartialFile {
             to: to.to_owned(),
@@ -336,6 +371,10 @@ impl PartialFile {
         })
     }
 
+    /// Renames the partial file to the final path.
+    ///
+    /// # Errors
+    /// Fails if the disk refuses.
     fn finish(mut self) -> Result<()> {
         self.file.sync_all().map_err(explain_io_error)?;
         keep_permissions(&self.to, &self.file).map_err(explain_io_error)?;
@@ -370,10 +409,11 @@ impl Drop for PartialFile {
     }
 }
 
-/// Writes a file whole, by the rules of [`Output`]. Its SHA-256.
+/// Writes a complete file by the rules of [`Output`], and returns its SHA-256 in hexadecimal.
+/// Missing folders are created.
 ///
 /// # Errors
-/// Where the disk refuses; nothing half-written stays.
+/// Fails if the disk refuses, or if the path is a pipe or a device. No part of the file stays then.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
     let context = || format!("{}: it cannot be written", path.display());
     let write = |to: &Path| -> Result<()> {
@@ -384,7 +424,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
         Target::File(to) => write(&to).with_context(context)?,
         Target::Stream(_) | Target::Stdout => {
             bail!(
-                "{}: a pipe or a device is there, expected a file or nothing",
+                "{}: it is a pipe or a device, expected a file",
                 path.display()
             )
         }
@@ -392,23 +432,31 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
     Ok(hex(&Sha256::digest(bytes)))
 }
 
-/// Refuses a folder that could not take files, before anything is computed for it; it need not be there.
+/// Checks that files can be written in a folder, before anything is computed for it. The folder
+/// need not exist.
 ///
 /// # Errors
-/// Where something else is in its place, or it is read-only.
+/// Fails if the path is not a folder, or if the folder is read-only.
 pub fn check_output_folder(path: &Path) -> Result<()> {
     let context = || format!("{}: it cannot be written", path.display());
     if path.exists() && !path.is_dir() {
-        bail!("{}: it is no folder", path.display());
+        bail!(
+            "{}: it is not a folder, expected a folder or a new path",
+            path.display()
+        );
     }
     check_takes_files(&path.join("file")).with_context(context)
 }
 
-/// Replaces a file, in a folder that is there.
+/// Creates or replaces a file in an existing folder.
+///
+/// # Errors
+/// Fails if the disk refuses. The old file is unchanged then.
 fn replace_file(to: &Path, bytes: &[u8]) -> Result<()> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".tmp");
-    // Temporary files are private; results are as open as the user's other files.
+    // Temporary files are private by default. Results get the usual permissions (0666 minus the
+    // umask).
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder
@@ -421,33 +469,44 @@ fn replace_file(to: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Gives a new file the owner, where this user may, and the permissions of the one that it will replace.
+/// Gives a new file the permissions of the file that it will replace, and its owner if this user
+/// may set it.
+///
+/// # Errors
+/// Fails if the permissions cannot be set.
 fn keep_permissions(replaced: &Path, file: &File) -> io::Result<()> {
-    let Ok(there) = std::fs::metadata(replaced) else {
+    let Ok(old) = std::fs::metadata(replaced) else {
         return Ok(());
     };
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
         let new = file.metadata()?;
-        if (new.uid(), new.gid()) != (there.uid(), there.gid()) {
-            let _ = std::os::unix::fs::fchown(file, Some(there.uid()), Some(there.gid()));
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            let _ = std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()));
         }
     }
-    file.set_permissions(there.permissions())
+    file.set_permissions(old.permissions())
 }
 
+/// The target of the path `-`.
+///
+/// # Errors
+/// Fails if the result is not a table.
 fn stdout_target(kind: OutputKind) -> Result<Target> {
     match kind {
         OutputKind::Table => Ok(Target::Stdout),
         _ => Err(anyhow!(
-            "only tables go to standard output; expected a file whose name ends in .{}",
+            "only tables can go to standard output; expected a file whose name ends in .{}",
             kind.suffix()
         )),
     }
 }
 
-/// What a user's name leads to, where it may be written.
+/// What the user's path leads to.
+///
+/// # Errors
+/// Fails if it cannot be written, or if it is a file with the suffix of another kind.
 fn writable_target(kind: OutputKind, named: &Path) -> Result<Target> {
     let target = resolve_target(named)?;
     match &target {
@@ -464,6 +523,10 @@ fn writable_target(kind: OutputKind, named: &Path) -> Result<Target> {
     Ok(target)
 }
 
+/// Checks the suffix of a file's name. A name without a suffix is accepted.
+///
+/// # Errors
+/// Fails if the suffix belongs to another kind.
 fn check_suffix(kind: OutputKind, named: &Path) -> Result<()> {
     let Some(suffix) = named.extension() else {
         return Ok(());
@@ -483,19 +546,22 @@ fn check_suffix(kind: OutputKind, named: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Follows links to what is to be written.
+/// Follows symbolic links to the target.
+///
+/// # Errors
+/// Fails if the path is a folder or empty, or if its links form a circle.
 fn resolve_target(named: &Path) -> Result<Target> {
     if named.as_os_str().to_string_lossy().ends_with('/') {
         bail!("it is a folder, expected a file to write");
     }
     if named.as_os_str().is_empty() {
-        bail!("it is no name, expected that of a file");
+        bail!("it is an empty name, expected the name of a file");
     }
     let mut at = named.to_owned();
-    // As many links as Linux follows.
+    // Linux follows at most 40 links.
     for _ in 0..40 {
-        let there = match std::fs::symlink_metadata(&at) {
-            Ok(there) => there,
+        let metadata = match std::fs::symlink_metadata(&at) {
+            Ok(metadata) => metadata,
             Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
                 return Ok(Target::File(at));
             }
@@ -504,20 +570,21 @@ fn resolve_target(named: &Path) -> Result<Target> {
         match own_descriptor(&at).as_deref() {
             Some("1") => return Ok(Target::Stdout),
             Some(_) => return Ok(Target::Stream(at)),
-            None if there.is_symlink() => {
+            None if metadata.is_symlink() => {
                 let next = std::fs::read_link(&at).map_err(explain_io_error)?;
                 at = folder_of(&at).join(next);
             }
-            None if there.is_dir() => bail!("it is a folder, expected a file to write"),
-            None if there.is_file() => return Ok(Target::File(at)),
+            None if metadata.is_dir() => bail!("it is a folder, expected a file to write"),
+            None if metadata.is_file() => return Ok(Target::File(at)),
             None => return Ok(Target::Stream(at)),
         }
     }
     bail!("its symbolic links lead in a circle")
 }
 
-/// The number of an open file of this process that a path is a name of, such as `/dev/fd/63`. Such a file is
-/// written into: it may be a pipe, and a shell that redirects into it knows no other by its name.
+/// The number of the file descriptor of this process that a path names, such as 63 for
+/// `/dev/fd/63`; `None` for any other path. A descriptor is written into and never replaced: it may
+/// be a pipe, and a shell that redirects to it would not see a new file of the same name.
 fn own_descriptor(path: &Path) -> Option<String> {
     let folder = folder_of(path).canonicalize().ok()?;
     let open_files = [Path::new("/proc/self/fd"), Path::new("/dev/fd")];
@@ -528,7 +595,10 @@ fn own_descriptor(path: &Path) -> Option<String> {
         .flatten()
 }
 
-/// Refuses what is neither file, pipe nor character device.
+/// Checks that a path which is not a file is a pipe or a character device.
+///
+/// # Errors
+/// Fails if it is a disk or a socket, or if it cannot be opened.
 fn check_stream(path: &Path) -> Result<()> {
     #[cfg(unix)]
     {
@@ -544,7 +614,7 @@ fn check_stream(path: &Path) -> Result<()> {
             };
             bail!("it is {what}, expected a file, a pipe or a character device");
         }
-        // A pipe would wait for its reader.
+        // Only a device is opened here: opening a pipe would wait for its reader.
         if kind.is_char_device() {
             OpenOptions::new()
                 .append(true)
@@ -556,7 +626,11 @@ fn check_stream(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a file whose folder takes none; missing folders are made when the file is written.
+/// Checks that a file can be created, with a temporary file in the nearest folder that exists.
+/// Missing folders are created only when the file is written.
+///
+/// # Errors
+/// Fails if no file can be created there.
 fn check_takes_files(file: &Path) -> Result<()> {
     let folder = file
         .ancestors()
@@ -573,10 +647,11 @@ fn check_takes_files(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Why a disk or a device refuses, in words.
+/// Explains the error of a disk or a device in words.
 fn explain_io_error(error: io::Error) -> anyhow::Error {
     match error.kind() {
-        // With the cause: a full disk is a failure while running, and no fault of the input.
+        // The cause is kept, because a full disk has an exit status of its own
+        // (`cli::error_status`).
         ErrorKind::StorageFull => anyhow::Error::new(error).context("no space is left there"),
         ErrorKind::QuotaExceeded => {
             anyhow::Error::new(error).context("the quota of its disk is used up")
@@ -587,10 +662,12 @@ fn explain_io_error(error: io::Error) -> anyhow::Error {
     }
 }
 
+/// The folder of a file; `.` if the path has none.
 fn folder_of(file: &Path) -> &Path {
     or_current_dir(file.parent().unwrap_or(Path::new(".")))
 }
 
+/// `.` instead of an empty path.
 fn or_current_dir(folder: &Path) -> &Path {
     if folder.as_os_str().is_empty() {
         Path::new(".")
@@ -599,7 +676,8 @@ fn or_current_dir(folder: &Path) -> &Path {
     }
 }
 
-/// A path by one name of its folder, for files that are not there yet.
+/// The path of a file with its folder made canonical, so that paths of files that do not exist yet
+/// can be compared. `None` if the folder does not exist.
 fn canonicalize_parent(path: &Path) -> Option<PathBuf> {
     Some(folder_of(path).canonicalize().ok()?.join(path.file_name()?))
 }
@@ -662,7 +740,7 @@ mod tests {
             (read(&path).as_str(), read(&partial).as_str()),
             ("old", "one")
         );
-        let mut writer = output.begin().expect("begun anew");
+        let mut writer = output.begin().expect("begun a second time");
         writer.write_all(b"two").expect("written");
         writer.finish().expect("in its place");
         assert_eq!(read(&path), "two");

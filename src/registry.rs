@@ -1,12 +1,17 @@
-//! Kinds that a user names: one closed list per family, written once.
+//! Families of kinds that a user names, such as samplers or metrics. Each family is one closed
+//! list.
 //!
-//! A SPEC is the YAML of one entry, `{hutchinson: {probes: 8}}`, or its bare name with all
-//! defaults, `exact`, or its label, `hutchinson(probes=8)`. The struct that is listed *is* the YAML, the plan
-//! entry and the implementation. The other names that the field has for a kind stand beside its own, as in
-//! `"frechet" | "fid" => …`; outputs have the first. Being listed means being tested: the conformance tests
-//! iterate `defaults()`.
+//! A user writes a kind as a SPEC, in one of three forms: the YAML of an entry,
+//! `{hutchinson: {probes: 8}}`; a bare name with all defaults, `exact`; or a label,
+//! `hutchinson(probes=8)`. The struct of a kind is its YAML form, its entry in the plan and its
+//! implementation at once.
+//!
+//! The list gives other names of a kind after its own, as in `"frechet" | "fid" => …`. Outputs show
+//! the first name. The conformance tests iterate over `defaults()`, so that every listed kind is
+//! tested.
 
-/// Declares the enum of one family with its names, its YAML form and its dispatch.
+/// Declares the enum of one family with its names, its YAML form, its schema and its dispatch to
+/// the trait of the family.
 #[macro_export]
 macro_rules! registry {
     ($(#[$meta:meta])* pub enum $Enum:ident: $Trait:ident { $($name:literal $(| $alias:literal)* => $Variant:ident($ty:ty)),+ $(,)? }) => {
@@ -15,23 +20,26 @@ macro_rules! registry {
         pub enum $Enum { $($Variant($ty)),+ }
 
         impl $Enum {
-            /// The names a user can write, in the order of the docs.
+            /// The names of the kinds, in the order of the documentation.
             pub const NAMES: &'static [&'static str] = &[$($name),+];
 
-            /// Every name with the other names that are taken for it.
+            /// Every name with its aliases.
             pub const ALIASES: &'static [$crate::registry::Names] = &[$(($name, &[$($alias),*])),+];
 
-            /// The name that outputs have.
+            /// The name that outputs show.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$Variant(_) => $name),+ }
             }
 
-            /// Every entry with its default parameters.
+            /// Every kind with its default parameters.
             pub fn defaults() -> Vec<Self> {
                 vec![$(Self::$Variant(<$ty>::default())),+]
             }
 
-            /// The entry called `name`, with parameters yet to be read from `value`.
+            /// Reads the kind called `name`, whose parameters are the next value of `map`.
+            ///
+            /// # Errors
+            /// Fails if the name is unknown or a parameter is wrong.
             pub fn from_entry<'de, A: serde::de::MapAccess<'de>>(name: &str, map: &mut A) -> Result<Self, A::Error> {
                 match $crate::registry::canonical(name, Self::ALIASES) {
                     $(Some($name) => map.next_value::<$ty>().map(Self::$Variant),)+
@@ -39,7 +47,7 @@ macro_rules! registry {
                 }
             }
 
-            /// The entry called `name`, with its default parameters.
+            /// The kind called `name`, with its default parameters; `None` if the name is unknown.
             pub fn from_name(name: &str) -> Option<Self> {
                 match $crate::registry::canonical(name, Self::ALIASES) {
                     $(Some($name) => Some(Self::$Variant(<$ty>::default())),)+
@@ -49,7 +57,7 @@ macro_rules! registry {
         }
 
         impl $Enum {
-            /// The schema of every entry's parameters.
+            /// The name of every kind, with the JSON schema of its parameters.
             pub fn schemas(generator: &mut schemars::SchemaGenerator) -> Vec<(&'static str, schemars::Schema)> {
                 vec![$(($name, generator.subschema_for::<$ty>())),+]
             }
@@ -105,24 +113,26 @@ macro_rules! registry {
     };
 }
 
-/// A name and the other names that are taken for it.
+/// A name and its aliases.
 pub type Names = (&'static str, &'static [&'static str]);
 
-/// A name without what makes no difference: case, and `_` or a space for `-`.
+/// A name in the form in which names are compared: lower case, with `-` for `_` and spaces.
 pub fn normalize_name(name: &str) -> String {
     name.trim().to_lowercase().replace(['_', ' '], "-")
 }
 
-/// The name that is meant, by whichever of its names.
+/// The canonical name of `written`, which may be a name or an alias; `None` if it is unknown.
 pub fn canonical(written: &str, names: &[Names]) -> Option<&'static str> {
-    let plainly = normalize_name(written);
+    let normalized = normalize_name(written);
     let is = |(name, aliases): &&Names| {
-        normalize_name(name) == plainly || aliases.iter().any(|a| normalize_name(a) == plainly)
+        normalize_name(name) == normalized
+            || aliases.iter().any(|a| normalize_name(a) == normalized)
     };
     names.iter().find(is).map(|(name, _)| *name)
 }
 
-/// Every way to write a name that a schema lists: the name, its aliases, and all of them with `_` for `-`.
+/// The spellings of a name that a schema lists: the name and its aliases, and each with `_` for
+/// `-`. Other spellings are accepted too, but a schema cannot list them all.
 fn spellings(name: &str, aliases: &[&str]) -> Vec<String> {
     let mut all: Vec<String> = std::iter::once(&name)
         .chain(aliases)
@@ -135,7 +145,8 @@ fn spellings(name: &str, aliases: &[&str]) -> Vec<String> {
     all
 }
 
-/// One of these names, its label, or an entry of one of them with its parameters.
+/// The schema of a family: a bare name, a label, or an entry with parameters. `entries` has the
+/// schema of the parameters of each kind.
 pub fn schema(names: &[Names], entries: Vec<(&str, schemars::Schema)>) -> schemars::Schema {
     let kind = |(name, parameters): (&str, schemars::Schema)| KindSchema {
         name: name.to_owned(),
@@ -149,29 +160,32 @@ pub fn schema(names: &[Names], entries: Vec<(&str, schemars::Schema)>) -> schema
     schema_keywords(&entries.into_iter().map(kind).collect::<Vec<_>>()).into()
 }
 
-/// A kind as a schema knows it.
+/// What a schema says of one kind.
 struct KindSchema {
     name: String,
     aliases: &'static [&'static str],
-    /// None for one that stands alone.
+    /// The schema of the parameters; `None` for a kind without parameters.
     parameters: Option<serde_json::Value>,
-    /// Whether the type reads the bare name.
+    /// Whether the type can be read from the bare name.
     bare: bool,
 }
 
 impl KindSchema {
+    /// The spellings of the kind's name.
     fn spellings(&self) -> Vec<String> {
         spellings(&self.name, self.aliases)
     }
 
-    /// Whether it may stand without its parameters.
+    /// Whether the kind may be written without its parameters.
     fn takes_bare_name(&self) -> bool {
-        let whole = |p: &serde_json::Value| p.get("required").is_none() && p.get("items").is_none();
-        self.bare || self.parameters.as_ref().is_none_or(whole)
+        let all_optional =
+            |p: &serde_json::Value| p.get("required").is_none() && p.get("items").is_none();
+        self.bare || self.parameters.as_ref().is_none_or(all_optional)
     }
 }
 
-/// The keywords of a family: bare names, labels and entries; `x-kinds` lists it for the program itself.
+/// The schema keywords of a family. `anyOf` lists the bare names, a pattern for labels, and the
+/// entries. `x-kinds` lists the kinds for the program itself.
 fn schema_keywords(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::Value> {
     use serde_json::json;
     let bare: Vec<String> = kinds
@@ -179,6 +193,7 @@ fn schema_keywords(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::
         .filter(|k| k.takes_bare_name())
         .flat_map(KindSchema::spellings)
         .collect();
+    // A name such as `hutch++` has a character that a pattern would interpret.
     let escaped = |name: String| name.replace('+', "\\+");
     let labelled = kinds
         .iter()
@@ -223,10 +238,12 @@ fn schema_keywords(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::
     keywords
 }
 
-/// Gives an enum the other names of its words or kinds: `#[schemars(transform = Aliases(&[…]))]`.
+/// A schema transformation that adds aliases to the words or kinds of an enum:
+/// `#[schemars(transform = Aliases(&[…]))]`. The field lists the names that have aliases.
 pub struct Aliases(pub &'static [Names]);
 
 impl Aliases {
+    /// The aliases of a name.
     fn aliases_of(&self, name: &str) -> &'static [&'static str] {
         self.0
             .iter()
@@ -234,7 +251,8 @@ impl Aliases {
             .map_or(&[], |(_, aliases)| *aliases)
     }
 
-    /// The kinds of an enum whose alternatives are words alone and `{name: …}`, some of these at least.
+    /// The kinds of an enum whose alternatives are words or `{name: …}`; `None` if no alternative
+    /// is `{name: …}`, or if one has another form.
     fn kinds(&self, alternatives: &[serde_json::Value]) -> Option<Vec<KindSchema>> {
         let kind = |name: &str, parameters: Option<&serde_json::Value>| KindSchema {
             name: name.to_owned(),
@@ -264,7 +282,7 @@ impl Aliases {
                 .iter()
                 .next()
                 .filter(|_| properties.len() == 1 && required.len() == 1)?;
-            // One key with a fixed word is a tag.
+            // A key whose value is a fixed word is a tag, not the name of a kind.
             if parameters.get("const").is_some() {
                 return None;
             }
@@ -330,7 +348,7 @@ impl schemars::transform::Transform for Aliases {
     }
 }
 
-/// A fixed word, or a list of them, with its other spellings.
+/// Replaces the fixed word or words of a schema by all their spellings.
 fn add_spellings(
     keywords: &mut serde_json::Map<String, serde_json::Value>,
     widened: &mut impl FnMut(Vec<String>) -> Vec<String>,
@@ -349,9 +367,10 @@ fn add_spellings(
     keywords.insert("enum".to_owned(), widened(words).into());
 }
 
-/// Refuses a number outside its bounds, by its key; the message has the bound that was crossed.
+/// Checks that a number lies within its bounds.
 ///
 /// # Errors
+/// Fails if the number is out of bounds. The message names the key and the bound, such as
 /// `steps is 0, expected at least 1`.
 pub fn check_bounds(key: &str, value: usize, least: usize, most: usize) -> Result<(), String> {
     match value {
@@ -361,7 +380,7 @@ pub fn check_bounds(key: &str, value: usize, least: usize, most: usize) -> Resul
     }
 }
 
-/// What a kind says of itself, with its name in front once.
+/// A message with the name of its kind in front, unless the message begins with the name already.
 pub fn prefix_with_name(name: &str, message: impl std::fmt::Display) -> String {
     let message = message.to_string();
     match message
@@ -381,7 +400,10 @@ pub fn unknown<E: serde::de::Error>(name: &str, names: &[&str]) -> E {
     ))
 }
 
-/// The first key of an entry, which must be there.
+/// The first key of an entry: the name of the kind.
+///
+/// # Errors
+/// Fails if the entry is empty.
 pub fn only_key<'de, A: serde::de::MapAccess<'de>>(
     map: &mut A,
     names: &[&str],
@@ -395,7 +417,10 @@ pub fn only_key<'de, A: serde::de::MapAccess<'de>>(
     })
 }
 
-/// Refuses an entry with two names.
+/// Checks that an entry has no further key.
+///
+/// # Errors
+/// Fails if there is a second name.
 pub fn no_more_keys<'de, A: serde::de::MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
     use serde::de::Error;
     match map.next_key::<String>()? {
@@ -406,7 +431,8 @@ pub fn no_more_keys<'de, A: serde::de::MapAccess<'de>>(map: &mut A) -> Result<()
     }
 }
 
-/// A short label for tables: the bare name, with those parameters that are not the defaults.
+/// The label of a kind in tables: its name, and in parentheses those parameters that differ from
+/// their defaults, such as `heun(steps=40)`.
 pub fn kind_label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> String {
     let parameters = |entry: &T| match serde_json::to_value(entry) {
         Ok(serde_json::Value::Object(map)) => map.into_iter().next().map(|(_, v)| v),
@@ -429,7 +455,7 @@ pub fn kind_label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> St
     }
 }
 
-/// A value as labels have it: text without its quotes, unless it could not be told apart then.
+/// A value in a label: text without quotes, unless it has characters that a label uses itself.
 fn label_value(value: &serde_json::Value) -> String {
     match value.as_str() {
         Some(text) if !text.contains(['=', '(', ')', '[', ']', '{', '}', '"']) => text.to_owned(),

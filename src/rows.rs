@@ -1,72 +1,108 @@
-//! Rows as they lie on disk: those that trials leave, and those of the tidy tables that
-//! `table.rs` derives from them, which are all that a report sees.
+//! The rows of the files that a run writes.
 //!
-//! One struct is one CSV file, one field one column, in this order. Absent numbers
-//! are empty cells. Units: log-densities and their differences in nats, costs in
-//! evaluations of the network, times in seconds.
+//! There are two sorts: the rows that each trial leaves in its own file, and the rows of the tidy
+//! tables that `table.rs` derives from them. A report sees the tables only.
+//!
+//! One struct is one CSV file and one field is one column, in this order. An absent number is an
+//! empty cell. Log-densities and their differences are in nats, times are in seconds, and a cost
+//! counts calls per sample: evaluations of the network, Jacobian products, or calls of a learned
+//! head. `model` is the name of the model in the plan, `dataset` the file of the data, and
+//! `estimator`, `solver` and `sampler` are labels such as `heun(steps=40)`. `sample` is the index
+//! of a sample in its data, from 0.
 
 use serde::{Deserialize, Serialize};
 
-/// One likelihood row on disk: a sample under an estimator, with its costs.
+/// One row of a likelihood trial: one estimator on one sample, with its costs.
+///
+/// The numbers are absent if `status` is not `ok`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LikelihoodRow {
+    /// The identifier of the trial that computed the row.
     pub trial: String,
     pub model: String,
     pub dataset: String,
     pub estimator: String,
+    /// The kind of number, such as `ode-exact`; see [`SummaryRow::kind`].
     pub kind: String,
     pub solver: String,
     pub sample: usize,
+    /// The log-likelihood in nats: `prior_log_density` plus `divergence_integral`.
     pub log_likelihood: Option<f64>,
+    /// The standard error of `log_likelihood` over probes or replicates; absent if the estimator is
+    /// deterministic.
     pub stderr: Option<f64>,
-    /// Half the width of the 95 % interval over probes, by Student's t.
+    /// Half the width of the 95 % confidence interval over probes, by Student's t distribution.
     pub half_width: Option<f64>,
+    /// The log-density of the prior at the prior end of the path, in nats.
     pub prior_log_density: Option<f64>,
+    /// The integral of the divergence along the path, in nats.
     pub divergence_integral: Option<f64>,
+    /// The negative log-likelihood in bits per dimension of the quantized data; absent if the card
+    /// does not say how many levels the data have.
     pub bits_per_dim: Option<f64>,
+    /// The negative log-likelihood in nats, divided by the number of dimensions.
     pub nats_per_dim: Option<f64>,
+    /// Evaluations of the network, for the path and for the estimator on the nodes of the path.
     pub evaluations: u64,
+    /// Jacobian products of the estimator.
     pub jvps: u64,
+    /// Calls of a learned divergence head.
     pub head_calls: u64,
+    /// `ok`, or why the solver has failed: `max-steps`, `step-too-small`, `non-finite` or
+    /// `below-rounding`.
     pub status: String,
+    /// Seconds for the path: the sample's share of the time of its batch.
     pub path_seconds: f64,
+    /// Seconds for the estimator on the nodes of the path: the sample's share of the time of its
+    /// batch.
     pub divergence_seconds: f64,
-    /// What the number is to the data: `density` at the given point, or a bound of a discrete
-    /// log-probability, `elbo` or `iw-elbo`, over so many draws of dequantization noise.
+    /// How the number relates to the data. `density` is the log-density at the given point; `elbo`
+    /// and `iw-elbo` are lower bounds of a discrete log-probability; `none` bounds nothing.
     #[serde(default)]
     pub bound: String,
+    /// The number of draws of dequantization noise behind the number.
     #[serde(default = "default_draws")]
     pub draws: usize,
-    /// Standard error over the draws, nats; absent of one draw.
+    /// The standard error over the draws of dequantization noise, in nats; absent for one draw.
     #[serde(default)]
     pub dequantization_stderr: Option<f64>,
-    /// Estimated size of the error that the solver's steps leave, nats; absent where it is not known.
+    /// The estimated size of the error that the steps of the solver leave, in nats; absent if it is
+    /// not known.
     #[serde(default)]
     pub solver_error: Option<f64>,
-    /// What all estimators of the entry took together: less than the sum of what each would take alone. Absent from
-    /// older runs.
+    /// Seconds for all estimators of the config's entry together. The estimators share a path and
+    /// Jacobian products, so that this is less than the sum of their own times. Absent in runs of
+    /// older versions.
     #[serde(default)]
     pub entry_seconds: Option<f64>,
 }
 
+/// Older runs have no column `draws`: they used one draw.
 fn default_draws() -> usize {
     1
 }
 
-/// One generated sample on disk; its numbers are in the trial's array.
+/// One row of a trial that generates samples: one sample. Its values are in the array of the trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampleRow {
+    /// The identifier of the trial that drew the sample.
     pub trial: String,
     pub model: String,
     pub sampler: String,
+    /// The index of the generated sample, from 0.
     pub sample: usize,
+    /// `ok`, or `non-finite` if the sample has a NaN or an infinite value.
     pub status: String,
+    /// Evaluations of the network.
     pub evaluations: u64,
+    /// Jacobian products.
     pub jvps: u64,
+    /// Seconds per sample of the trial.
     pub seconds: f64,
-    /// log p of the sample under the map that drew it, in nats, where that was asked for.
+    /// The log-density of the sample under the flow map that drew it, in nats; absent if the
+    /// sampler does not compute it.
     pub log_density: Option<f64>,
-    /// Of these, those spent on Jacobian products.
+    /// The part of `seconds` that Jacobian products took.
     pub jvp_seconds: f64,
 }
 
@@ -75,46 +111,62 @@ pub struct SampleRow {
 pub struct StepRow {
     pub model: String,
     pub sampler: String,
-    /// The sampler that proposed the step, and how γ was found.
+    /// The sampler that proposes the step.
     pub inner: String,
+    /// How γ, the factor of the step, is found.
     pub mode: String,
+    /// The index of the population, from 0.
     pub population: u64,
-    /// Samples in the population.
+    /// The number of samples in the population.
     pub n: usize,
+    /// The index of the step, from 0.
     pub step: usize,
-    /// The card's own time, α and σ before and after the step.
+    /// The time before the step, in the card's own time.
     pub t: f64,
+    /// α before the step.
     pub alpha: f64,
+    /// σ before the step.
     pub sigma: f64,
+    /// The time after the step.
     pub t_next: f64,
+    /// α after the step.
     pub alpha_next: f64,
+    /// σ after the step.
     pub sigma_next: f64,
-    /// γ as it was applied, and as it came out before any bound.
+    /// γ as it was applied.
     pub gamma: f64,
+    /// γ as it was estimated, before it was clamped.
     pub gamma_raw: Option<f64>,
-    /// Its standard error from the probes alone, and over the samples with their probes.
+    /// The standard error of γ from the probes only; absent with one probe or none.
     pub gamma_probe_stderr: Option<f64>,
+    /// The standard error of γ over the samples, which includes the probes.
     pub gamma_stderr: Option<f64>,
-    /// `applied`, `clamped-low`, `clamped-high`, `skipped-last`, `skipped-gate`, `not-significant` or `undefined`.
+    /// What was done with γ: `applied`, `clamped-low`, `clamped-high`, `skipped-last`,
+    /// `skipped-gate`, `not-significant` or `undefined`.
     pub action: String,
-    /// Where E div u came from: `jacobian` or `linear`; empty where none was wanted.
+    /// How E div u was obtained: `jacobian` or `linear`; empty if it was not needed.
     pub divergence: String,
-    /// E⟨x, u⟩, E‖u‖² and E div u over the population.
+    /// E⟨x, u⟩, the mean over the population.
     pub s_xu: Option<f64>,
+    /// E‖u‖², the mean over the population.
     pub s_uu: Option<f64>,
+    /// E div u, the mean over the population.
     pub s_div: Option<f64>,
-    /// E‖x − αD‖² / (σ² (d − α E tr J_D)), 1 under the ideal coupling.
+    /// E‖x − αD‖² / (σ² (d − α E tr J_D)), where D is the denoiser and J_D its Jacobian. It is 1 if
+    /// x = α x₀ + σ ε and D is exact. Absent without Jacobian products.
     pub coupling: Option<f64>,
-    /// Mean weight of the look ahead.
+    /// The mean weight of the look-ahead; absent in modes without one.
     pub blend: Option<f64>,
-    /// Per sample, in this step.
+    /// Evaluations of the network per sample, in this step.
     pub evaluations: u64,
+    /// Jacobian products per sample, in this step.
     pub jvps: u64,
 }
 
-/// One sample again, for the error budget: with finer and coarser steps, and with networks in float64 or, where these
-/// are not to be had, from states moved by one rounding of float32. Log-likelihoods in nats; absent where that path did not
-/// end well, or was not taken.
+/// One sample of an error budget: its log-likelihood, computed in several ways.
+///
+/// All log-likelihoods are in nats. One is absent if its path has failed, or if it was not
+/// computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RefinedRow {
     pub model: String,
@@ -122,16 +174,21 @@ pub struct RefinedRow {
     pub estimator: String,
     pub solver: String,
     pub sample: usize,
+    /// With the steps of the config.
     pub log_likelihood: Option<f64>,
+    /// With finer steps: twice as many, or tolerances ten times tighter.
     pub finer: Option<f64>,
-    /// Absent where tolerances choose the steps.
+    /// With coarser steps; absent if tolerances choose the steps.
     pub coarser: Option<f64>,
+    /// At the state whose coordinates are changed by one rounding of float32, each in a random
+    /// direction. It replaces `float64` if the networks cannot be computed in float64.
     pub ahead: Option<f64>,
+    /// Like `ahead`, with the opposite change of each coordinate.
     pub behind: Option<f64>,
-    /// By the same networks in float64.
+    /// With the same networks in float64.
     #[serde(default)]
     pub float64: Option<f64>,
-    /// The method's order, where its steps are fixed.
+    /// The order of the method; absent if tolerances choose the steps.
     pub order: Option<u32>,
 }
 
@@ -142,61 +199,84 @@ pub struct SummaryRow {
     pub dataset: String,
     pub estimator: String,
     pub solver: String,
-    /// What kind of number this is: `ode-exact`, `ode-stochastic`, `learned`, `few-step`, `closed-form`.
+    /// The kind of number: `ode-exact`, `ode-stochastic`, `learned`, `few-step` or `closed-form`.
     pub kind: String,
-    /// Samples that entered the averages, and samples whose status was not `ok`.
+    /// The number of samples in the averages.
     pub n: usize,
+    /// The number of samples whose status is not `ok`; they are excluded from the averages.
     pub failed: usize,
+    /// The mean negative log-likelihood in bits per dimension.
     pub bits_per_dim: Option<f64>,
+    /// The standard error of `bits_per_dim` over the data.
     pub bits_per_dim_stderr: Option<f64>,
-    /// Mean log-likelihood per sample, and its standard error over the data.
+    /// The mean log-likelihood per sample, in nats.
     pub nats: Option<f64>,
+    /// The standard error of `nats` over the data.
     pub nats_stderr: Option<f64>,
+    /// The mean negative log-likelihood in nats per dimension.
     pub nats_per_dim: Option<f64>,
-    /// Root mean square of the per-sample standard errors over probes; empty where deterministic.
+    /// The root mean square of the per-sample standard errors over probes; empty if the estimator
+    /// is deterministic.
     pub probe_stderr: Option<f64>,
-    /// Paired per sample against the run's reference estimator: mean difference, its standard
-    /// error, root mean square difference and Pearson correlation. Where the reference stands under
-    /// another solver than this row, `reference` names both.
+    /// The run's reference estimator. If the reference stands under another solver than this row,
+    /// the text names both.
     pub reference: String,
+    /// The solver of the reference.
     pub reference_solver: String,
+    /// The mean over samples of the difference from the reference, in nats, paired by sample.
     pub bias: Option<f64>,
+    /// The standard error of `bias`.
     pub bias_stderr: Option<f64>,
+    /// The root mean square of the differences from the reference, in nats.
     pub rmse: Option<f64>,
+    /// Pearson's correlation with the reference, over samples.
     pub correlation: Option<f64>,
-    /// Spearman's correlation of ranks.
+    /// Spearman's rank correlation with the reference, over samples.
     pub rank_correlation: Option<f64>,
-    /// Root mean square of (difference / reported standard error): 1 where the errors are honest.
+    /// The root mean square of difference / reported standard error. It is 1 if the reported errors
+    /// are right.
     pub calibration: Option<f64>,
-    /// Per sample: evaluations of the network, Jacobian products, calls of a learned head.
+    /// Evaluations of the network per sample.
     pub evaluations: f64,
+    /// Jacobian products per sample.
     pub jvps: f64,
+    /// Calls of a learned head per sample.
     pub head_calls: f64,
-    /// Total in evaluations of the network; products and head calls at their measured ratio.
+    /// The total cost per sample in evaluations of the network. Jacobian products and head calls
+    /// are converted by their measured time.
     pub cost: f64,
+    /// Seconds per sample for the path and this estimator.
     pub seconds_per_sample: f64,
-    /// What the number is to the data: `density`, `elbo` or `iw-elbo`; and the draws behind each sample.
+    /// How the number relates to the data; see [`LikelihoodRow::bound`].
     pub bound: String,
+    /// Draws of dequantization noise per sample.
     pub draws: usize,
-    /// Root mean square of the per-sample standard errors over draws of dequantization noise.
+    /// The root mean square of the per-sample standard errors over draws of dequantization noise.
     pub dequantization_stderr: Option<f64>,
-    /// Samples behind `bias`.
+    /// The number of samples in `bias`.
     pub bias_n: Option<usize>,
-    /// The solver's part of `nats` and of `bits_per_dim`, where it was measured: the mean as it stands less that of
-    /// infinitely many steps, with its standard error, and the samples that it was measured on.
+    /// The part of `nats` that is the solver's error: the mean as it stands minus the mean for
+    /// infinitely many steps. Absent if it was not measured.
     pub solver_bias: Option<f64>,
+    /// The standard error of `solver_bias`.
     pub solver_bias_stderr: Option<f64>,
+    /// The part of `bits_per_dim` that is the solver's error.
     pub solver_bias_bits_per_dim: Option<f64>,
+    /// The standard error of `solver_bias_bits_per_dim`.
     pub solver_bias_bits_per_dim_stderr: Option<f64>,
+    /// The number of samples on which the solver's error was measured.
     pub solver_bias_n: Option<usize>,
-    /// Mean over samples of the estimated error of the solver's steps, nats; an estimate, and no bound.
+    /// The mean over samples of the estimated error of the solver's steps, in nats. It is an
+    /// estimate, not a bound.
     pub solver_error: Option<f64>,
-    /// Seconds per sample that the run itself took for all estimators of this row's entry together, which share a path
-    /// and products.
+    /// Seconds per sample that the run took for all estimators of this row's entry together. These
+    /// estimators share a path and Jacobian products.
     pub entry_seconds_per_sample: Option<f64>,
 }
 
 /// `samples.csv`: one estimator on one sample.
+///
+/// The fields have the meaning of those of [`LikelihoodRow`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SampleLikelihoodRow {
     pub model: String,
@@ -206,7 +286,7 @@ pub struct SampleLikelihoodRow {
     pub sample: usize,
     pub log_likelihood: Option<f64>,
     pub stderr: Option<f64>,
-    /// Half the width of the 95 % interval over probes, by Student's t.
+    /// Half the width of the 95 % confidence interval over probes, by Student's t distribution.
     pub half_width: Option<f64>,
     pub prior_log_density: Option<f64>,
     pub divergence_integral: Option<f64>,
@@ -217,7 +297,8 @@ pub struct SampleLikelihoodRow {
     pub status: String,
     pub bound: String,
     pub dequantization_stderr: Option<f64>,
-    /// Estimated size of the error that the solver's steps leave, nats: an estimate for this path, and no bound.
+    /// The estimated size of the error that the solver's steps leave, in nats. It is an estimate
+    /// for this path, not a bound.
     pub solver_error: Option<f64>,
 }
 
@@ -229,11 +310,15 @@ pub struct PairRow {
     pub solver: String,
     pub estimator: String,
     pub other: String,
+    /// The number of samples on which both estimators have a log-likelihood.
     pub n: usize,
+    /// The mean difference of the log-likelihoods, in nats.
     pub difference: f64,
+    /// The standard error of `difference`.
     pub difference_stderr: f64,
-    /// 95 % interval of the mean difference.
+    /// The lower end of the 95 % confidence interval of `difference`.
     pub low: f64,
+    /// The upper end of the 95 % confidence interval of `difference`.
     pub high: f64,
 }
 
@@ -244,57 +329,73 @@ pub struct BudgetRow {
     pub dataset: String,
     pub estimator: String,
     pub solver: String,
-    /// `data`, `probe`, `solver`, `dequantization`, `numeric` or `total`.
+    /// The part: `data`, `probe`, `solver`, `dequantization`, `numeric` or `total`.
     pub component: String,
-    /// Samples that it was measured on.
+    /// The number of samples on which the part was measured.
     pub n: usize,
-    /// Root mean square per sample, and size in the mean over the summary's samples.
+    /// The size of the part per sample, a root mean square in nats.
     pub sample_nats: Option<f64>,
+    /// The size of the part in the mean over the summary's samples, in nats.
     pub mean_nats: Option<f64>,
-    /// Of the total's square.
+    /// The square of `mean_nats` as a fraction of the total's square.
     pub share: Option<f64>,
-    /// Of a systematic part: its mean with its sign (above zero: the log-likelihood is too high) and the
-    /// standard error of that.
+    /// The mean of a systematic part, in nats. It is positive if the log-likelihood is too high.
     pub bias_nats: Option<f64>,
+    /// The standard error of `bias_nats`.
     pub bias_stderr: Option<f64>,
+    /// `sample_nats` in bits per dimension.
     pub sample_bits_per_dim: Option<f64>,
+    /// `mean_nats` in bits per dimension.
     pub mean_bits_per_dim: Option<f64>,
+    /// `bias_nats` in bits per dimension, with the opposite sign.
     pub bias_bits_per_dim: Option<f64>,
-    /// The order at which fixed steps were seen to converge, from half, once and twice the steps.
+    /// The order of convergence of fixed steps, observed with half, once and twice the steps.
     pub observed_order: Option<f64>,
-    /// What lowers it, and how it was measured or why it is not known.
+    /// What lowers the part.
     pub knob: String,
+    /// How the part was measured, or why it is unknown.
     pub measured: String,
 }
 
-/// `frontier.csv`: what one estimator must spend for one wanted accuracy, per sample.
+/// `frontier.csv`: what one estimator costs per sample for one target accuracy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FrontierRow {
     pub model: String,
     pub dataset: String,
     pub solver: String,
     pub estimator: String,
+    /// The kind of number; see [`SummaryRow::kind`].
     pub kind: String,
-    /// Whether the target is for each `sample` or for the `mean` over n of them.
+    /// Whether the target is for each `sample` or for the `mean` over the `n` samples.
     pub scope: String,
+    /// The target: a standard error in `unit`.
     pub target: f64,
+    /// The unit of `target` and `error`: `nats` or `bits/dim`.
     pub unit: String,
+    /// The number of samples in the summary.
     pub n: usize,
-    /// Its error in this run, in the same unit.
+    /// The estimator's error in this run.
     pub error: Option<f64>,
-    /// `exact`, `1/K` (extrapolated), `measured`, `out of reach` or `unknown`.
+    /// How the cost is known: `exact`, `1/K` (extrapolated from K probes or replicates),
+    /// `measured`, `out of reach` or `unknown`.
     pub basis: String,
-    /// What must be averaged, `probes` or `replicates`, and how many of them.
+    /// What must be averaged, `probes` or `replicates`; empty if nothing is averaged.
     pub averages: String,
+    /// How many of them must be averaged.
     pub needed: Option<f64>,
-    /// What a sample then costs; absent where the target is out of reach.
+    /// Jacobian products per sample at the target; absent if the target is out of reach.
     pub jvps: Option<f64>,
+    /// Calls of a learned head per sample at the target; absent if the target is out of reach.
     pub head_calls: Option<f64>,
+    /// Whether this estimator needs the fewest Jacobian products for the target.
     pub fewest_jvps: bool,
+    /// Seconds per sample at the target; absent if the target is out of reach.
     pub seconds: Option<f64>,
+    /// Whether this estimator needs the least time for the target.
     pub least_seconds: bool,
-    /// Variance per sample (nats²) times cost, in Jacobian products and in seconds: less is better.
+    /// The variance per sample (nats²) times the cost in Jacobian products; less is better.
     pub variance_jvps: Option<f64>,
+    /// The variance per sample (nats²) times the estimator's own seconds; less is better.
     pub variance_seconds: Option<f64>,
 }
 
@@ -305,27 +406,35 @@ pub struct ConventionRow {
     pub dataset: String,
     pub estimator: String,
     pub solver: String,
-    /// As in `summary.csv`.
+    /// The kind of number; see [`SummaryRow::kind`].
     pub kind: String,
+    /// How the number relates to the data; see [`LikelihoodRow::bound`].
     pub bound: String,
+    /// The name of the convention.
     pub convention: String,
+    /// The unit of `value`.
     pub unit: String,
+    /// The number of samples in `value`.
     pub n: usize,
-    /// Mean over samples and its standard error over the data; absent where the convention does not apply.
+    /// The mean over samples; absent if the convention does not apply.
     pub value: Option<f64>,
+    /// The standard error of `value` over the data.
     pub stderr: Option<f64>,
-    /// value = scale · log p + offset, log p in nats in the model's coordinates.
+    /// The factor in value = scale · log p + offset, with log p in nats in the model's coordinates.
     pub scale: Option<f64>,
+    /// The offset in value = scale · log p + offset.
     pub offset: Option<f64>,
-    /// Why it does not apply; empty where it does.
+    /// Why the convention does not apply; empty if it applies.
     pub reason: String,
+    /// The convention as a formula.
     pub formula: String,
+    /// The public code or the definition that the convention is taken from.
     pub source: String,
     /// What the public code does besides the formula.
     pub protocol: String,
 }
 
-/// `gaps.csv`: one dataset against another under one model and estimator, `dataset` minus `other`.
+/// `gaps.csv`: two datasets under one model and estimator, `dataset` minus `other`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GapRow {
     pub model: String,
@@ -333,20 +442,27 @@ pub struct GapRow {
     pub estimator: String,
     pub dataset: String,
     pub other: String,
-    /// Samples with a log-likelihood in each.
+    /// The number of samples of `dataset` with a log-likelihood.
     pub n: usize,
+    /// The number of samples of `other` with a log-likelihood.
     pub n_other: usize,
-    /// Mean log-likelihood, in nats; standard error and 95 % interval over two independent sets of samples.
+    /// The difference of the mean log-likelihoods, in nats.
     pub difference: f64,
+    /// The standard error of `difference`, for two independent sets of samples.
     pub difference_stderr: f64,
+    /// The lower end of the 95 % confidence interval of `difference`.
     pub low: f64,
+    /// The upper end of the 95 % confidence interval of `difference`.
     pub high: f64,
-    /// The same in bits/dim, of which fewer is better: its sign is the opposite.
+    /// The difference in bits per dimension. Its sign is opposite to that of `difference`.
     pub bits_per_dim: Option<f64>,
+    /// The standard error of `bits_per_dim`.
     pub bits_per_dim_stderr: Option<f64>,
-    /// Chance that a sample of `dataset` has a higher log-likelihood than one of `other`; a tie counts half.
+    /// The probability that a sample of `dataset` has a higher log-likelihood than a sample of
+    /// `other`; a tie counts one half.
     pub auroc: f64,
-    /// DeLong's standard error; none where the two sets do not overlap, and it would be zero.
+    /// DeLong's standard error of `auroc`. It is absent if the two sets do not overlap, since it
+    /// would be zero.
     pub auroc_stderr: Option<f64>,
 }
 
@@ -358,83 +474,107 @@ pub struct MetricRow {
     pub sampler: String,
     pub metric: String,
     pub value: f64,
+    /// The standard error of `value`.
     pub stderr: Option<f64>,
+    /// The number of generated samples.
     pub n_generated: usize,
+    /// The number of samples in the set that the generated samples are compared with.
     pub n_reference: usize,
-    /// Evaluations of the network and Jacobian products per generated sample.
+    /// Evaluations of the network per generated sample.
     pub evaluations: f64,
+    /// Jacobian products per generated sample.
     pub jvps: f64,
-    /// Total in evaluations of the network, products at their measured ratio.
+    /// The total cost per generated sample in evaluations of the network. Jacobian products are
+    /// converted by their measured time.
     pub cost: f64,
-    /// What the statistic was computed on: the extractor's file name, or `raw`.
+    /// What the statistic was computed on: the file name of the feature extractor, or `raw`.
     pub features: String,
-    /// What to know before trusting the value; most often empty.
+    /// A warning about the value; usually empty.
     #[serde(default)]
     pub note: String,
 }
 
-/// `contrasts.csv`: a statistic of one sampler's samples minus that of another's, from the same noise.
+/// `contrasts.csv`: a statistic of one sampler's samples minus the statistic of another sampler's
+/// samples, both from the same noise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContrastRow {
     pub model: String,
     pub sampler: String,
+    /// The sampler whose statistic is subtracted.
     pub baseline: String,
     pub metric: String,
-    /// Pairs of samples, and samples of the reference.
+    /// The number of pairs of samples.
     pub n: usize,
+    /// The number of samples of the reference.
     pub n_reference: usize,
+    /// The difference of the two statistics.
     pub difference: f64,
-    /// Over pairs and over the reference.
+    /// The standard error of `difference`, over the pairs and over the reference.
     pub difference_stderr: f64,
-    /// 95 % interval.
+    /// The lower end of the 95 % confidence interval of `difference`.
     pub low: f64,
+    /// The upper end of the 95 % confidence interval of `difference`.
     pub high: f64,
     /// How the error was found: `influence`, `parts` or `jackknife`.
     pub method: String,
+    /// What the statistic was computed on: the file name of the feature extractor, or `raw`.
     pub features: String,
 }
 
-/// `maps.csv`: one identity of a flow map, walked in some number of steps.
+/// `maps.csv`: one identity of a flow map, checked with one number of steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MapRow {
     pub model: String,
     pub dataset: String,
+    /// The name of the flow map in the card.
     pub map: String,
-    /// The identity, whose residual a true flow map has zero of.
+    /// The identity. Its residual is zero for a true flow map.
     pub check: String,
+    /// The number of steps of the flow map.
     pub steps: usize,
-    /// Of the numbers here.
+    /// The unit of the residuals.
     pub unit: String,
-    /// Mean residual with its standard error over samples, and root mean square.
+    /// The mean residual over samples. For the normalization, it is the mass of the density minus
+    /// 1.
     pub residual: f64,
+    /// The standard error of `residual` over samples.
     pub residual_stderr: Option<f64>,
+    /// The root mean square of the residuals over samples.
     pub rms: Option<f64>,
-    /// Samples that entered; for the normalization draws, and how many of equal weight they are worth.
+    /// The number of samples; for the normalization, the number of draws.
     pub n: usize,
+    /// For the normalization, the number of draws of equal weight that the draws are worth.
     pub effective_n: Option<f64>,
 }
 
-/// `stein.csv`: one test function on one head in one stratum of time; and, with `function` `bias` and no `z`, the
-/// head's bias over all time.
+/// `stein.csv`: one test function for one learned head in one stratum of time.
+///
+/// The row whose `function` is `bias` has no `z`. It is the bias of the head over all times.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SteinRow {
     pub model: String,
     pub dataset: String,
     pub head: String,
-    /// The stratum's ends in the card's time.
+    /// The beginning of the stratum, in the card's own time.
     pub from: f64,
+    /// The end of the stratum, in the card's own time.
     pub to: f64,
-    /// `1`, `x[a]`, `x.x/d`, `cos i`, or `bias`.
+    /// The test function, `1`, `x[a]`, `x.x/d` or `cos i`; or `bias`.
     pub function: String,
+    /// The number of samples.
     pub n: usize,
-    /// The residual's mean, in nats per unit of ln(sigma/alpha) (of time, where that is not finite at the path's
-    /// ends); of `bias`, nats.
+    /// The mean of the residual, in nats per unit of ln(sigma/alpha). The unit is nats per unit of
+    /// time if ln(sigma/alpha) is not finite at the ends of the path. For `bias`, it is nats.
     pub mean: Option<f64>,
+    /// The standard error of `mean`.
     pub stderr: Option<f64>,
+    /// `mean` divided by `stderr`.
     pub z: Option<f64>,
-    /// Two-sided, times the number of tests of this head, at most 1 (Bonferroni).
+    /// The two-sided p-value times the number of tests of this head, at most 1 (Bonferroni).
     pub p: Option<f64>,
+    /// The bias in bits per dimension, with the sign of bits: more nats are fewer bits.
     pub bits_per_dim: Option<f64>,
+    /// The standard error of `bits_per_dim`.
     pub bits_per_dim_stderr: Option<f64>,
 }
 
@@ -446,39 +586,45 @@ pub struct ProfileRow {
     pub solver: String,
     pub estimator: String,
     pub sample: usize,
-    /// The card's own time, and half the log signal-to-noise ratio ln(alpha/sigma) there.
+    /// The time of the node, in the card's own time.
     pub t: f64,
+    /// Half the log signal-to-noise ratio at the node, ln(alpha/sigma).
     pub half_log_snr: f64,
+    /// The divergence of dx/dt at the node.
     pub divergence: f64,
 }
 
-/// `density.csv`: the log-density of a 2-D model on a rectangular grid (x fastest).
+/// `density.csv`: the log-density of a two-dimensional model on a rectangular grid. `x` varies
+/// fastest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DensityRow {
     pub model: String,
     pub estimator: String,
     pub x: f64,
     pub y: f64,
+    /// The log-density in nats; absent if the path has failed.
     pub log_density: Option<f64>,
 }
 
-/// Generated samples beside data, for a person's eye: images, or points of the plane.
+/// Generated samples beside data, for the reader's eye: images, or points of the plane.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gallery {
     pub model: String,
     pub sampler: String,
     /// `[height, width]` or `[channels, height, width]` for images, `[2]` for the plane.
     pub shape: Vec<usize>,
-    /// The data's range, for grey levels.
+    /// The smallest and the largest value of the data, for grey levels.
     pub range: [f64; 2],
+    /// Generated samples, each flat.
     pub generated: Vec<Vec<f64>>,
+    /// Samples of the data, each flat.
     pub real: Vec<Vec<f64>>,
 }
 
-/// Declares the tables once, so that none can be forgotten where all are walked.
+/// Declares all tables once, so that code that visits every table cannot forget one.
 macro_rules! tables {
     (files: { $($file:ident: $row:ty,)* } shown: { $($shown:ident: $other:ty,)* }) => {
-        /// All tables of a run (or of several).
+        /// All tables of one run, or of several runs together.
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct Tables {
             $(pub $file: Vec<$row>,)*
@@ -486,13 +632,13 @@ macro_rules! tables {
         }
 
         impl Tables {
-            /// Another run's rows after these.
+            /// Appends the rows of another run.
             pub fn append(&mut self, other: Tables) {
                 $(self.$file.extend(other.$file);)*
                 $(self.$shown.extend(other.$shown);)*
             }
 
-            /// Whose every row is.
+            /// The `model` column of every row of every table, for renaming models.
             pub fn models_mut(&mut self) -> impl Iterator<Item = &mut String> {
                 let all = std::iter::empty();
                 $(let all = all.chain(self.$file.iter_mut().map(|r| &mut r.model));)*
@@ -500,10 +646,11 @@ macro_rules! tables {
                 all
             }
 
-            /// The name of every table that is a file, with the file's bytes; no bytes where it has no rows.
+            /// The name of every table that is written as a file, with the bytes of its CSV file.
+            /// The bytes are empty if the table has no rows.
             ///
             /// # Errors
-            /// Where a row cannot be written.
+            /// Fails if a row cannot be written as CSV.
             pub fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, csv::Error> {
                 Ok(vec![$((stringify!($file), rows_to_csv(&self.$file)?),)*])
             }
@@ -531,10 +678,10 @@ tables! {
     shown: { galleries: Gallery, }
 }
 
-/// Rows as a file, headed by the names of their fields.
+/// The bytes of a CSV file of these rows, with the names of the fields as its header.
 ///
 /// # Errors
-/// Where a row cannot be written.
+/// Fails if a row cannot be written as CSV.
 pub fn rows_to_csv<T: Serialize>(rows: &[T]) -> Result<Vec<u8>, csv::Error> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     rows.iter().try_for_each(|r| writer.serialize(r))?;

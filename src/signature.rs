@@ -1,23 +1,30 @@
-//! What a file is, told by its first bytes, and what to do where it is not what it should be.
+//! The kind of a file, recognized by its first bytes, and advice if it is not the expected kind.
 //!
-//! Checkpoints are recognised and never opened: a pickle can run code.
+//! Checkpoints are recognized but never opened, because a pickle can run code.
 
 use std::path::Path;
 
-/// What is expected of a file.
+/// The kind of file that is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedFile {
+    /// The config of a run.
     Config,
+    /// The card of a model.
     Card,
+    /// Published numbers for `flowgauge gate`.
     Claims,
+    /// The preset of a feature extractor.
     Preset,
+    /// An ONNX file.
     Onnx,
+    /// An array of samples, or a folder of images.
     Array,
+    /// One image.
     Image,
 }
 
 impl ExpectedFile {
-    /// In words: `expected …`.
+    /// The kind in words, to follow `expected`.
     fn description(self) -> &'static str {
         match self {
             ExpectedFile::Config => "a config in YAML",
@@ -32,6 +39,7 @@ impl ExpectedFile {
         }
     }
 
+    /// The kind as one word, to follow `the`.
     fn noun(self) -> &'static str {
         match self {
             ExpectedFile::Config => "config",
@@ -42,7 +50,7 @@ impl ExpectedFile {
         }
     }
 
-    /// How a file of weights becomes what is wanted.
+    /// How to make the expected file from a file of weights.
     fn weights_advice(self) -> &'static str {
         match self {
             ExpectedFile::Onnx => {
@@ -56,31 +64,41 @@ impl ExpectedFile {
     }
 }
 
-/// Files that are often given in the place of others.
+/// The kinds of files that are recognized: those that are expected somewhere, and those that are
+/// often given by mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
+    /// A file of no bytes.
     Empty,
+    /// A pointer of git-lfs, whose content was not fetched.
     LfsPointer,
+    /// A pointer of git-annex, whose content was not fetched.
     AnnexPointer,
+    /// A web page, or XML.
     Html,
     Npy,
     Npz,
+    /// A PyTorch checkpoint in its zip format.
     TorchZip,
+    /// Another zip archive.
     Zip,
     Pickle,
     Hdf5,
     Safetensors,
     Parquet,
     Onnx,
+    /// A TensorFlow SavedModel.
     SavedModel,
+    /// A file of weights in the format of llama.cpp.
     Gguf,
+    /// A PNG, JPEG, GIF or RIFF (WebP) file.
     Picture,
     Gzip,
     Pdf,
 }
 
-/// The kind of a file that begins with `bytes`; none where nothing stands out. A few kilobytes are
-/// enough, and for archives the whole.
+/// The kind of a file that begins with `bytes`; `None` if it is not recognized. A few kilobytes are
+/// enough, except for archives, which must be given as a whole.
 pub fn detect_file_kind(bytes: &[u8]) -> Option<FileKind> {
     let begins = |with: &[u8]| bytes.starts_with(with);
     let head = &bytes[..bytes.len().min(512)];
@@ -88,7 +106,7 @@ pub fn detect_file_kind(bytes: &[u8]) -> Option<FileKind> {
         .trim_start_matches('\u{feff}')
         .trim_start()
         .to_lowercase();
-    // Archives list their members at the end too.
+    // A zip archive lists its members at its end, which finds a member far behind the first ones.
     const NEAR: usize = 1 << 14;
     let (start, end) = (
         &bytes[..bytes.len().min(NEAR)],
@@ -130,13 +148,15 @@ pub fn detect_file_kind(bytes: &[u8]) -> Option<FileKind> {
         }
         _ if begins(b"\x1f\x8b") => FileKind::Gzip,
         _ if begins(b"%PDF") => FileKind::Pdf,
-        // The length of a JSON header, then its brace.
+        // A .safetensors file begins with the length of its JSON header, then the header's brace.
         [_, _, _, _, 0, 0, 0, 0, b'{', b'"', ..] => FileKind::Safetensors,
-        // Field 1 of a SavedModel is its version, 1; then comes a graph that says what it is.
+        // Field 1 of a SavedModel is its version, 1. A graph follows, with words that only
+        // TensorFlow uses.
         [0x08, 0x01, 0x12, ..] if holds(b"saved_model") || holds(b"tensorflow") => {
             FileKind::SavedModel
         }
-        // Field 1 of an ONNX model is its IR version.
+        // Field 1 of an ONNX model is its IR version. The key of another field of the model
+        // follows.
         [
             0x08,
             1..=20,
@@ -147,95 +167,119 @@ pub fn detect_file_kind(bytes: &[u8]) -> Option<FileKind> {
     })
 }
 
-/// Why a file with these bytes is not what is wanted, and the way out; none where it may be.
-pub fn explain_mismatch(bytes: &[u8], wanted: ExpectedFile) -> Option<String> {
+/// Why a file with these bytes is not the expected kind, and what to do; `None` if it may be.
+pub fn explain_mismatch(bytes: &[u8], expected: ExpectedFile) -> Option<String> {
     let kind = detect_file_kind(bytes)?;
-    let words = wanted.description();
-    let array = wanted == ExpectedFile::Array;
+    let words = expected.description();
+    let array = expected == ExpectedFile::Array;
     Some(match kind {
         FileKind::Empty => format!("it is empty, expected {words}"),
-        FileKind::LfsPointer => {
-            "it is a git-lfs pointer, not the file itself; `git lfs pull` in its repository fetches it".to_owned()
-        }
-        FileKind::AnnexPointer => {
-            "it is a git-annex pointer, not the file itself; `git annex get` in its repository fetches it".to_owned()
-        }
+        FileKind::LfsPointer => "it is a git-lfs pointer, not the file itself; \
+             `git lfs pull` in its repository fetches it"
+            .to_owned(),
+        FileKind::AnnexPointer => "it is a git-annex pointer, not the file itself; \
+             `git annex get` in its repository fetches it"
+            .to_owned(),
         FileKind::Html => {
-            format!("it is a web page, perhaps an error saved under this name, expected {words}; download it again")
+            format!(
+                "it is a web page, perhaps an error page saved under this name, expected {words}; \
+                 download it again"
+            )
         }
         FileKind::TorchZip | FileKind::Pickle => format!(
-            "it is a PyTorch checkpoint or another pickle, which is not opened because it can run code; expected \
-             {words}: {}",
-            wanted.weights_advice()
+            "it is a PyTorch checkpoint or another pickle, \
+             which is not opened because it can run code; expected {words}: {}",
+            expected.weights_advice()
         ),
         FileKind::Hdf5 => {
-            format!("it is an HDF5 file, such as Keras' weights, expected {words}: {}", wanted.weights_advice())
+            format!(
+                "it is an HDF5 file, such as Keras weights, expected {words}: {}",
+                expected.weights_advice()
+            )
         }
-        FileKind::SavedModel => format!("it is a TensorFlow SavedModel, expected {words}; `tf2onnx` converts it"),
+        FileKind::SavedModel => {
+            format!("it is a TensorFlow SavedModel, expected {words}; `tf2onnx` converts it")
+        }
         FileKind::Gguf => format!("it is a GGUF file of weights, expected {words}"),
-        FileKind::Onnx if wanted == ExpectedFile::Onnx => return None,
-        FileKind::Onnx if wanted == ExpectedFile::Card => {
-            "it is an ONNX file, expected the model card: a card.yaml beside it that describes it".to_owned()
+        FileKind::Onnx if expected == ExpectedFile::Onnx => return None,
+        FileKind::Onnx if expected == ExpectedFile::Card => {
+            "it is an ONNX file, expected the model card: a card.yaml beside it that describes it"
+                .to_owned()
         }
         FileKind::Onnx => format!("it is an ONNX file, expected {words}"),
         FileKind::Safetensors if array => return None,
-        FileKind::Safetensors if matches!(wanted, ExpectedFile::Onnx | ExpectedFile::Card) => {
-            format!("it is a .safetensors file of weights, expected {words}: {}", wanted.weights_advice())
+        FileKind::Safetensors if matches!(expected, ExpectedFile::Onnx | ExpectedFile::Card) => {
+            format!(
+                "it is a .safetensors file of weights, expected {words}: {}",
+                expected.weights_advice()
+            )
         }
         FileKind::Npy | FileKind::Npz | FileKind::Safetensors | FileKind::Parquet if !array => {
-            format!("it is a file of data, an array, expected {words}")
+            format!("it is a file of data (an array), expected {words}")
         }
-        FileKind::Picture if wanted != ExpectedFile::Image && !array => format!("it is an image, expected {words}"),
+        FileKind::Picture if expected != ExpectedFile::Image && !array => {
+            format!("it is an image, expected {words}")
+        }
         FileKind::Zip if array => return None,
         FileKind::Zip => format!("it is a zip archive, expected {words}; unpack it first"),
         FileKind::Gzip if array => return None,
         FileKind::Gzip => format!("it is compressed (gzip), expected {words}; unpack it first"),
         FileKind::Pdf => format!("it is a PDF, expected {words}"),
-        FileKind::Npy | FileKind::Npz | FileKind::Parquet | FileKind::Picture | FileKind::Safetensors => return None,
+        FileKind::Npy
+        | FileKind::Npz
+        | FileKind::Parquet
+        | FileKind::Picture
+        | FileKind::Safetensors => return None,
     })
 }
 
-/// Why there is nothing to read at `path`: it is a folder, or a link to a file of git-annex that is not there.
+/// Why `path` cannot be read, if it is a link to a missing file, such as a file of git-annex that
+/// was not fetched; `None` if it is no such link.
 pub fn explain_missing(path: &Path) -> Option<String> {
     if let Ok(target) = path.read_link()
         && !path.exists()
     {
         let target = target.to_string_lossy();
         return Some(match target.contains(".git/annex/") {
-            true => {
-                "it is a git-annex link whose file is not here; `git annex get` in its repository fetches it".into()
-            }
-            false => format!("it is a link to {target}, which is not there"),
+            true => "it is a git-annex link whose file is missing; \
+                 `git annex get` in its repository fetches it"
+                .into(),
+            false => format!("it is a link to {target}, which does not exist"),
         });
     }
     None
 }
 
-/// The text of a file that is to be YAML.
+/// Reads the text of a file that is expected to be YAML. The YAML itself is not parsed.
 ///
 /// # Errors
-/// A sentence that says what the file is instead, or why it cannot be read.
-pub fn read_yaml_text(path: &Path, wanted: ExpectedFile) -> Result<String, String> {
+/// Fails if the file cannot be read, is not UTF-8, or is another kind of file. The message does not
+/// name the file.
+pub fn read_yaml_text(path: &Path, expected: ExpectedFile) -> Result<String, String> {
     if let Some(why) = explain_missing(path) {
         return Err(why);
     }
     if path.is_dir() {
-        return Err(format!("it is a folder, expected {}", wanted.description()));
+        return Err(format!(
+            "it is a folder, expected {}",
+            expected.description()
+        ));
     }
     let bytes =
-        std::fs::read(path).map_err(|e| format!("the {} cannot be read: {e}", wanted.noun()))?;
-    if let Some(why) = explain_mismatch(&bytes, wanted) {
+        std::fs::read(path).map_err(|e| format!("the {} cannot be read: {e}", expected.noun()))?;
+    if let Some(why) = explain_mismatch(&bytes, expected) {
         return Err(why);
     }
     String::from_utf8(bytes)
-        .map_err(|_| format!("it is no text in UTF-8, expected {}", wanted.description()))
+        .map_err(|_| format!("it is not UTF-8 text, expected {}", expected.description()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Each kind by a file's beginning, and a word that its refusal has where a card, a model and an array are wanted.
+    /// The first bytes of a file of each kind, and a word of the message if a card, an ONNX file
+    /// and an array are expected. An empty word means that there is no message.
     #[test]
     fn every_file_kind_is_refused_with_advice() {
         let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n";

@@ -1,63 +1,66 @@
-//! Whether a signal has asked the program to stop: one flag, which long work looks at between its calls of networks.
+//! Whether a signal has asked the program to stop. The answer is one flag, which long work checks
+//! between its calls of networks.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-/// The signal that came first; zero where none has.
+/// The number of the first signal; zero if no signal has come.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
-/// How the program leaves where work does not notice the flag: at a second signal, or after some patience.
+/// How the process ends if the work does not check the flag in time: after a grace period, or at a
+/// second signal.
 #[derive(Debug, Clone)]
 pub struct StopPolicy {
-    /// The exit status; 128 and the signal's number unless given.
+    /// The exit status. Default: 128 plus the number of the signal.
     pub exit_status: Option<u8>,
-    /// How long the first signal is waited for; as long as it takes unless given.
+    /// How long the work may take to end after the first signal. Default: without limit.
     pub grace_period: Option<Duration>,
-    /// Said on standard error before leaving so.
+    /// The message that is printed on standard error before the process ends in this way.
     pub message: String,
 }
 
-/// From here on SIGINT (Ctrl-C) and SIGTERM raise the flag instead of ending the program at once.
+/// Makes SIGINT (Ctrl-C) and SIGTERM set the flag instead of ending the process at once.
 #[cfg(unix)]
-pub fn install_signal_handlers(leaving: StopPolicy) {
+pub fn install_signal_handlers(policy: StopPolicy) {
     use signal_hook::consts::{SIGINT, SIGTERM};
-    // Without handlers the system's own remain, which end the program at once.
+    // If no handlers can be installed, those of the system remain: they end the process at once.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else {
         return;
     };
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if SIGNAL.swap(signal, Ordering::Relaxed) != 0 {
-                exit_process(&leaving, signal);
+                exit_process(&policy, signal);
             }
-            if let Some(patience) = leaving.grace_period {
-                let leaving = leaving.clone();
+            if let Some(grace_period) = policy.grace_period {
+                let policy = policy.clone();
                 std::thread::spawn(move || {
-                    std::thread::sleep(patience);
-                    exit_process(&leaving, signal);
+                    std::thread::sleep(grace_period);
+                    exit_process(&policy, signal);
                 });
             }
         }
     });
 }
 
-/// Elsewhere signals end the program at once.
+/// Does nothing: on systems other than Unix, signals end the process at once.
 #[cfg(not(unix))]
-pub fn listen(_leaving: StopPolicy) {}
+pub fn install_signal_handlers(_policy: StopPolicy) {}
 
-/// Ends the program without any further work: threads may be inside a network's call.
+/// Ends the process without running destructors, because threads may be inside a call of a network.
 #[cfg(unix)]
-fn exit_process(leaving: &StopPolicy, signal: i32) -> ! {
-    errln!("\n{}", leaving.message);
-    signal_hook::low_level::exit(leaving.exit_status.map_or(128 + signal, i32::from))
+fn exit_process(policy: &StopPolicy, signal: i32) -> ! {
+    errln!("\n{}", policy.message);
+    signal_hook::low_level::exit(policy.exit_status.map_or(128 + signal, i32::from))
 }
 
-/// Whether the program has been asked to stop.
+/// Whether a signal has asked the program to stop.
 pub fn requested() -> bool {
     SIGNAL.load(Ordering::Relaxed) != 0
 }
 
-/// The exit status of work that stopped and cannot be gone on with: 128 and the signal's number, as shells have it.
+/// The exit status of work that a signal stopped and that cannot be resumed: 128 plus the number of
+/// the signal, as shells report it.
 pub fn signal_exit_status() -> u8 {
     u8::try_from(128 + SIGNAL.load(Ordering::Relaxed)).unwrap_or(130)
 }

@@ -1,8 +1,9 @@
-//! What a user wrote: YAML read strictly, and held against the schema of the type it stands for.
+//! Reads YAML files that users write, strictly, and reports all faults at once.
 //!
-//! A text becomes a tree that knows its lines (`node`). The tree is held against the type's own JSON schema
-//! (`check`), which collects every unknown key, wrong value and missing key at once, and puts canonical names in the
-//! place of aliases and labels. Only then is the type made of it (`deserialize`).
+//! The text is parsed into a tree whose nodes know their lines (`node`). The tree is checked
+//! against the JSON schema of the Rust type (`check`). The check collects every unknown key, wrong
+//! value and missing key, and replaces aliases and labels by canonical names. Only then is the
+//! value deserialized (`deserialize`).
 
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::de::DeserializeOwned;
@@ -17,19 +18,21 @@ pub mod schema_type;
 pub use fault::{Fault, Faults, one_of};
 pub use node::{MapEntry, Node, SourcePosition, Value, YamlScalar};
 
-/// A text with its tree.
+/// A YAML text and its tree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
     text: String,
+    /// The root of the tree.
     pub root: Node,
+    /// The list entries that [`Document::read_partly`] has removed because of faults.
     removed_entries: Vec<check::RemovedEntries>,
 }
 
 impl Document {
-    /// Reads one YAML document.
+    /// Parses one YAML document.
     ///
     /// # Errors
-    /// Where the text is no YAML, by line and column.
+    /// Fails if the text is not valid YAML. The message has the line and the column.
     pub fn parse(text: &str) -> Result<Document, Faults> {
         let root = node::parse_tree(text)
             .map_err(|fault| Faults::new(vec![fault]).with_source_lines(text))?;
@@ -40,10 +43,11 @@ impl Document {
         })
     }
 
-    /// What it stands for. The tree keeps its lines, and has canonical names afterwards.
+    /// The value of the document. Afterwards the tree has canonical names; its positions stay.
     ///
     /// # Errors
-    /// Every key that is unknown, missing or holds a wrong value, each with its line.
+    /// Fails if a key is unknown, missing or has a wrong value. The error lists every fault with
+    /// its line.
     pub fn read<T: JsonSchema + DeserializeOwned>(&mut self) -> Result<T, Faults> {
         match self.read_partly() {
             (Some(whole), faults) if faults.is_empty() => Ok(whole),
@@ -51,7 +55,9 @@ impl Document {
         }
     }
 
-    /// As [`Document::parse`], with what is left without the faults, so that it can be checked further.
+    /// The value of the document without the parts that have faults, and the faults. The rest can
+    /// then be checked further, so that one message reports everything. The value is `None` if a
+    /// required key is missing or wrong.
     pub fn read_partly<T: JsonSchema + DeserializeOwned>(&mut self) -> (Option<T>, Vec<Fault>) {
         let found = check::check_against_schema(&schema_with_aliases::<T>(), &mut self.root);
         self.removed_entries.extend(found.removed_entries);
@@ -68,7 +74,10 @@ impl Document {
         }
     }
 
-    /// Faults with the lines of their keys; those found after [`Document::read_partly`] count as the rest does.
+    /// Adds the positions of their keys to faults without a position.
+    ///
+    /// The keys of these faults refer to the value of [`Document::read_partly`], in which list
+    /// entries may be missing. They are changed to refer to the text.
     pub fn locate(&self, mut faults: Vec<Fault>) -> Vec<Fault> {
         for fault in faults.iter_mut().filter(|f| f.position.is_none()) {
             fault.position = self.root.position_of(&fault.key);
@@ -77,21 +86,24 @@ impl Document {
         faults
     }
 
-    /// A key of what is left as it was in the text, where entries of lists were taken out, outer lists first.
+    /// Translates a key of the value of [`Document::read_partly`] into the key in the text. The two
+    /// differ if list entries were removed.
     pub fn original_key(&self, key: &str) -> String {
         self.removed_entries
             .iter()
             .rev()
-            .fold(key.to_owned(), |key, moved| restore_list_index(&key, moved))
+            .fold(key.to_owned(), |key, removed| {
+                restore_list_index(&key, removed)
+            })
     }
 
-    /// Faults with their lines, and what stands there.
+    /// An error that lists the faults with the lines of the text.
     pub fn report_faults(&self, faults: Vec<Fault>) -> Faults {
         Faults::new(self.locate(faults)).with_source_lines(&self.text)
     }
 }
 
-/// A key with the number that its entry had before others were taken out.
+/// A key with the index that its list entry had before other entries of this list were removed.
 fn restore_list_index(key: &str, (list, numbers): &check::RemovedEntries) -> String {
     let rest = key
         .strip_prefix(list.as_str())
@@ -104,28 +116,30 @@ fn restore_list_index(key: &str, (list, numbers): &check::RemovedEntries) -> Str
     })
 }
 
-/// Reads YAML as a user wrote it.
+/// Reads a value from a YAML text.
 ///
 /// # Errors
-/// Every fault, with its key, its line and what would be right.
+/// Fails if the text is not valid YAML or does not fit the type. The error lists every fault with
+/// its key, its line and what would be right.
 pub fn from_yaml_str<T: JsonSchema + DeserializeOwned>(text: &str) -> Result<T, Faults> {
     Document::parse(text)?.read()
 }
 
-/// The schema of a type, with the names that the check and `flowgauge list` need besides.
+/// The JSON schema of a type with the extension keywords (`x-…`) that the check and `flowgauge
+/// list` use.
 pub fn schema_with_aliases<T: JsonSchema>() -> serde_json::Value {
     let generator: SchemaGenerator = schemars::generate::SchemaSettings::draft2020_12().into();
     generator.into_root_schema_for::<T>().to_value()
 }
 
-/// The schema of a type in the standard's own keywords, for validators of others.
+/// The JSON schema of a type with standard keywords only, for third-party validators.
 pub fn standard_schema<T: JsonSchema>() -> serde_json::Value {
     let mut schema = schema_with_aliases::<T>();
     strip_extension_keywords(&mut schema);
     schema
 }
 
-/// Takes out the keywords that only [`schema_type`] knows.
+/// Removes the extension keywords, which only [`schema_type`] understands.
 fn strip_extension_keywords(schema: &mut serde_json::Value) {
     match schema {
         serde_json::Value::Object(keywords) => {

@@ -1,4 +1,4 @@
-//! `flowgauge differentiate MODEL.onnx --out OUT.onnx`
+//! `flowgauge differentiate MODEL.onnx --out OUT.onnx`: writes a derived ONNX graph.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use super::Exit;
 use crate::graph;
 use crate::output::{Output, OutputKind};
 
+/// The arguments of `flowgauge differentiate`.
 #[derive(Debug, Args)]
 pub struct DifferentiateArgs {
     /// The ONNX file to differentiate
@@ -16,25 +17,33 @@ pub struct DifferentiateArgs {
     /// The ONNX file to write
     #[arg(long, value_name = "ONNX")]
     out: PathBuf,
-    /// Forward (J·V for k tangents at once), reverse (Vᵀ·J), or the trace of J
+    /// What the new graph computes besides the output, with J the Jacobian of output by input
     #[arg(long, value_enum, default_value = "jvp")]
     mode: DifferentiateMode,
-    /// The input to differentiate by [default: the first of floating point]
+    /// The input to differentiate with respect to [default: the first floating-point input]
     #[arg(long, value_name = "NAME")]
     input: Option<String>,
-    /// The output to differentiate [default: the first]
+    /// The output to differentiate [default: the first output]
     #[arg(long, value_name = "NAME")]
     output: Option<String>,
 }
 
+/// What the derived graph computes.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DifferentiateMode {
+    /// J·V for k tangents V at once (forward mode)
     Jvp,
+    /// Vᵀ·J (reverse mode)
     Vjp,
+    /// The trace of J
     Trace,
 }
 
 impl DifferentiateArgs {
+    /// Writes the derived graph.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be read or differentiated, or if the result cannot be written.
     pub fn execute(self) -> Result<Exit> {
         let out = Output::new(OutputKind::Onnx, "--out", &self.out, &self.input_files()?)?;
         let model = self.read_model()?;
@@ -49,7 +58,7 @@ impl DifferentiateArgs {
         Ok(Exit::Success)
     }
 
-    /// The model's file and those of its weights.
+    /// The model's file and the files of its weights, which the result must not overwrite.
     fn input_files(&self) -> Result<Vec<PathBuf>> {
         let name = self.model.display().to_string();
         let bytes =
@@ -63,7 +72,13 @@ impl DifferentiateArgs {
             .collect())
     }
 
-    /// The model whole; one that no message can hold, with its weights left in the files that the result names as well.
+    /// The model with its weights.
+    ///
+    /// If the weights are too large for one protobuf message, they stay in their files. The result
+    /// then names the same files, so that it must be written into the folder of the model.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be read, or if it is too large and the result lies elsewhere.
     fn read_model(&self) -> Result<graph::Model> {
         let too_large = match graph::load_onnx(&self.model) {
             Err(error @ graph::GraphError::TooLarge { .. }) => error,
@@ -75,14 +90,15 @@ impl DifferentiateArgs {
         };
         if home != out {
             bail!(
-                "{too_large}; or write --out into the model's own folder, where the result can name the same weights"
+                "{too_large}; or write --out into the model's own folder, \
+                 where the result can use the same files of weights"
             );
         }
         Ok(graph::skim_onnx(&self.model)?)
     }
 }
 
-/// The folder of a file, by one name of it.
+/// The canonical path of a file's folder; `None` if the folder does not exist.
 fn canonical_folder(file: &Path) -> Option<PathBuf> {
     let folder = file.parent()?;
     if folder == Path::new("") {

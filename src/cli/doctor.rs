@@ -1,4 +1,4 @@
-//! `flowgauge doctor`
+//! `flowgauge doctor`: checks the runtime and the machine, and a likelihood that is known.
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -14,8 +14,10 @@ use crate::num::Batch;
 use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::solve::Solver;
 
-/// The known-answer model travels inside the program.
+/// The card of the model whose log-likelihood is known. The model is part of the program, so that
+/// the check needs no other file.
 const KNOWN_ANSWER_CARD: &str = include_str!("../../models/mixture/card.yaml");
+/// The ONNX files of that model, by name.
 const KNOWN_ANSWER_FILES: [(&str, &[u8]); 3] = [
     (
         "denoiser.onnx",
@@ -31,6 +33,7 @@ const KNOWN_ANSWER_FILES: [(&str, &[u8]); 3] = [
     ),
 ];
 
+/// The arguments of `flowgauge doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     #[command(flatten)]
@@ -38,6 +41,11 @@ pub struct DoctorArgs {
 }
 
 impl DoctorArgs {
+    /// Prints the version, the runtime, the providers and the machine, and checks a known
+    /// likelihood.
+    ///
+    /// # Errors
+    /// Fails if no ONNX Runtime is found, or if it cannot run the check.
     pub fn execute(self) -> Result<Exit> {
         outln!("flowgauge {}", env!("CARGO_PKG_VERSION"));
         let runtime = Runtime::get_with_provider(
@@ -67,7 +75,8 @@ impl DoctorArgs {
         self.check_known_answer()
     }
 
-    /// log p of a Gaussian mixture through the whole machinery, against its closed form.
+    /// Computes log-likelihoods of a Gaussian mixture by an exact trace along the path, and
+    /// compares them with the closed form.
     fn check_known_answer(&self) -> Result<Exit> {
         let folder = tempfile::tempdir()?;
         let card = folder.path().join("card.yaml");
@@ -114,15 +123,17 @@ impl DoctorArgs {
                 placement.describe(self.runtime_args.provider)
             );
         }
+        // `f64::max` would drop a NaN, which must count as the worst error.
         let worst = values(0)
             .zip(values(1))
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, |m: f64, v| if v > m || v.is_nan() { v } else { m });
         let fine = worst <= 5e-3;
         outln!(
-            "known answer: log-likelihood of a mixture in 8 dimensions, largest error {worst:.1e} nats of 8 samples: {}",
+            "known answer: log-likelihood of a mixture in 8 dimensions, \
+             largest error {worst:.1e} nats over 8 samples: {}",
             if fine {
-                "well"
+                "ok"
             } else {
                 "WRONG, expected at most 5e-3"
             }
@@ -131,6 +142,7 @@ impl DoctorArgs {
     }
 }
 
+/// The size of the machine's memory in words; only Linux says it in `/proc/meminfo`.
 fn describe_memory() -> String {
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kilobytes = info.lines().find_map(|l| {

@@ -1,4 +1,4 @@
-//! `flowgauge gate DIR --claims FILE`
+//! `flowgauge gate DIR --claims FILE`: compares a run with published numbers.
 
 use std::path::PathBuf;
 
@@ -14,23 +14,28 @@ use crate::output::{Output, OutputKind};
 use crate::publish;
 use crate::rows::rows_to_csv;
 
+/// The arguments of `flowgauge gate`.
 #[derive(Debug, Args)]
 pub struct GateArgs {
-    /// The run directory, or those of its shards
+    /// The run directory, or the directories of all its shards
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// The published numbers with their tolerances: `flowgauge schema claims` says how they are written
+    /// The YAML file of published numbers with tolerances; `flowgauge schema claims` describes it
     #[arg(long, value_name = "FILE")]
     claims: PathBuf,
-    /// Writes the verdicts to this table instead of standard output
+    /// Write the verdicts to this table instead of standard output
     #[arg(long, value_name = "CSV")]
     out: Option<PathBuf>,
-    /// No remarks on standard error
+    /// Print no notes on standard error
     #[arg(long)]
     quiet: bool,
 }
 
 impl GateArgs {
+    /// Prints a verdict for each claim. The exit status tells whether a claim failed.
+    ///
+    /// # Errors
+    /// Fails if the run or the claims cannot be read, or if the table cannot be written.
     pub fn execute(self) -> Result<Exit> {
         let inputs: Vec<PathBuf> = self
             .dirs
@@ -45,15 +50,15 @@ impl GateArgs {
             .transpose()?;
         let claims = Claims::read(&self.claims)?;
         let run = publish::read_results(&self.dirs)?;
-        let held = check_claims(&run.tables, &claims)
+        let results = check_claims(&run.tables, &claims)
             .with_context(|| self.claims.display().to_string())?;
-        let (verdicts, rows): (Vec<ClaimVerdict>, Vec<ClaimResult>) = held.into_iter().unzip();
+        let (verdicts, rows): (Vec<ClaimVerdict>, Vec<ClaimResult>) = results.into_iter().unzip();
         match &out {
             Some(out) => out.write(&rows_to_csv(&rows)?)?,
             None => rows.iter().for_each(print_claim_verdict),
         }
         let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
-        let [pass, fail, open] = [
+        let [pass, fail, inconclusive] = [
             ClaimVerdict::Pass,
             ClaimVerdict::Fail,
             ClaimVerdict::Inconclusive,
@@ -62,18 +67,19 @@ impl GateArgs {
         print_summary(
             out.as_ref(),
             format_args!(
-                "{} claims: {pass} pass, {fail} fail, {open} inconclusive",
+                "{} claims: {pass} pass, {fail} fail, {inconclusive} inconclusive",
                 rows.len()
             ),
         );
         if !self.quiet && run.outstanding_trials + run.failed_trials > 0 {
             errln!(
-                "flowgauge: {} trials are outstanding and {} have failed: the numbers are of those that finished",
+                "flowgauge: {} trials are outstanding and {} have failed; \
+                 the numbers come from the finished trials only",
                 run.outstanding_trials,
                 run.failed_trials
             );
         }
-        Ok(match (fail, open) {
+        Ok(match (fail, inconclusive) {
             (0, 0) => Exit::Success,
             (0, _) => Exit::Inconclusive,
             _ => Exit::Failed,
@@ -81,7 +87,8 @@ impl GateArgs {
     }
 }
 
-fn print_claim_verdict(held: &ClaimResult) {
+/// Prints one line: the verdict, the claim, the measured value and the claimed interval.
+fn print_claim_verdict(result: &ClaimResult) {
     let short = |v: f64| {
         if v != 0.0 && v.abs() < 1e-3 {
             format!("{v:.2e}")
@@ -90,28 +97,28 @@ fn print_claim_verdict(held: &ClaimResult) {
         }
     };
     let number = |v: Option<f64>, absent: &str| v.map_or(absent.to_owned(), short);
-    let interval = match held.decided_by {
+    let interval = match result.decided_by {
         "interval" => format!(
             "[{}, {}] at {} %",
-            number(held.low, "–"),
-            number(held.high, "–"),
-            (held.confidence * 1e4).round() / 1e2
+            number(result.low, "–"),
+            number(result.high, "–"),
+            (result.confidence * 1e4).round() / 1e2
         ),
         _ => "by the value alone, which has no standard error".to_owned(),
     };
-    let note = if held.note.is_empty() {
+    let note = if result.note.is_empty() {
         String::new()
     } else {
-        format!("; {}", held.note)
+        format!("; {}", result.note)
     };
     outln!(
         "{:<12} {}: {}.{} measured {}, {interval}; claimed [{}, {}]{note}",
-        held.verdict,
-        held.claim,
-        held.table,
-        held.column,
-        number(held.measured, "–"),
-        number(held.claimed_low, "-inf"),
-        number(held.claimed_high, "inf")
+        result.verdict,
+        result.claim,
+        result.table,
+        result.column,
+        number(result.measured, "–"),
+        number(result.claimed_low, "-inf"),
+        number(result.claimed_high, "inf")
     );
 }

@@ -1,4 +1,4 @@
-//! `flowgauge inspect CARD|MODEL.onnx`
+//! `flowgauge inspect CARD|MODEL.onnx`: describes a model, and runs the network of a card.
 
 use std::path::{Path, PathBuf};
 
@@ -17,15 +17,21 @@ use crate::model::loaded::{JacobianOptions, Model, SessionOptions};
 use crate::num::key::{Purpose, RngKey};
 use crate::num::{Batch, TangentBatch};
 
+/// The arguments of `flowgauge inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A card, or an ONNX file
+    /// A model card (YAML), or an ONNX file
     file: PathBuf,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
 
 impl InspectArgs {
+    /// Prints what is known of the model. For a card, the exit status tells whether its network
+    /// passed.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read, or if the networks of a card cannot be opened.
     pub fn execute(self) -> Result<Exit> {
         let extension = self
             .file
@@ -84,7 +90,8 @@ impl InspectArgs {
             .filter(|terms| *terms < model.dim() as u64)
         {
             outln!(
-                "exact trace: {terms} products in {} dimensions, since the Jacobian is block diagonal",
+                "exact trace: {terms} Jacobian products in {} dimensions, \
+                 since the Jacobian is block diagonal",
                 model.dim()
             );
         }
@@ -130,14 +137,18 @@ impl InspectArgs {
         Ok(if fine { Exit::Success } else { Exit::Failed })
     }
 
-    /// Runs the velocity at batch 1, 2, 3 and permuted, and at both ends of time.
+    /// Runs the velocity with batches of 1, 2 and 3 samples, with permuted samples, and at both
+    /// ends of the path. Each finding is a sentence, and whether the check passed.
+    ///
+    /// # Errors
+    /// Fails if a network of the card cannot be opened, or contradicts the velocity.
     fn check_network(&self, model: &Model) -> Result<Vec<(String, bool)>> {
         let options = SessionOptions {
             provider: self.runtime_args.machine().provider,
             threads: 1,
         };
         let mut field = model.velocity(self.runtime_args.runtime()?, options)?;
-        // The rest of the card's networks are held against it as well.
+        // To open another network of the card is to compare it with the velocity.
         let runtime = self.runtime_args.runtime()?;
         let card = &model.card;
         card.divergence_heads
@@ -187,13 +198,13 @@ impl InspectArgs {
         let order = [2, 0, 1];
         let permuted = field.velocity(&t, &x.select(Axis(0), &order))?;
         found.push(agreement_finding(
-            "permuted samples agree: no sample feels another".to_owned(),
+            "permuted samples agree: no sample depends on another".to_owned(),
             gap(&permuted, &three.select(Axis(0), &order)),
         ));
-        let again = field.velocity(&t, &x)?;
+        let second = field.velocity(&t, &x)?;
         found.push(agreement_finding(
             "the same call twice agrees".to_owned(),
-            gap(&again, &three),
+            gap(&second, &three),
         ));
         found.extend(self.check_jacobian_products(model, options, (&t, &x)));
         for (name, t) in [("data", start), ("prior", end)] {
@@ -206,7 +217,8 @@ impl InspectArgs {
         Ok(found)
     }
 
-    /// Runs the derived graph, where every operator can be differentiated: what a likelihood does.
+    /// Runs the derived graph of the network once, as a likelihood does. `None` if the network has
+    /// an operator that cannot be differentiated.
     fn check_jacobian_products(
         &self,
         model: &Model,
@@ -233,7 +245,7 @@ impl InspectArgs {
     }
 }
 
-/// A model with its data, or without its weights where those are too many for one message.
+/// An ONNX model with its weights, or without them if they are too large for one protobuf message.
 fn load_or_skim(file: &Path) -> Result<graph::Model, graph::GraphError> {
     match graph::load_onnx(file) {
         Err(graph::GraphError::TooLarge { .. }) => graph::skim_onnx(file),
@@ -241,6 +253,7 @@ fn load_or_skim(file: &Path) -> Result<graph::Model, graph::GraphError> {
     }
 }
 
+/// A finding that passes if `gap` is at most 1e-4 of the largest value.
 fn agreement_finding(what: String, gap: f64) -> (String, bool) {
     let fine = gap <= 1e-4;
     (
@@ -249,16 +262,23 @@ fn agreement_finding(what: String, gap: f64) -> (String, bool) {
     )
 }
 
-/// A graph as it is differentiated, and by what: where nothing is named, as `flowgauge differentiate` does.
+/// Which graph is differentiated, and between which ports. Absent parts have the defaults of
+/// `flowgauge differentiate`.
 #[derive(Default)]
 struct GraphDifferentiability {
+    /// The graph, if it is not the one in the file.
     model: Option<graph::Model>,
+    /// The input to differentiate with respect to.
     input: Option<String>,
-    /// The output of forward mode, and that of reverse mode.
+    /// The output that is differentiated in forward mode, and the output in reverse mode.
     outputs: [Option<String>; 2],
 }
 
-/// The graph at a card's key with the axes and roles that the card gives it.
+/// What is differentiated in the network at `key` of the card, with the axis sizes that the card
+/// gives. `at` is the network's file.
+///
+/// # Errors
+/// Fails if the graph cannot be read.
 fn graph_differentiability(model: &Model, key: &str, at: &Path) -> Result<GraphDifferentiability> {
     let card = &model.card;
     if key == "network.file" {
@@ -290,7 +310,8 @@ fn graph_differentiability(model: &Model, key: &str, at: &Path) -> Result<GraphD
     Ok(GraphDifferentiability::default())
 }
 
-/// Ports, size, hash, operators and what can be differentiated.
+/// Prints the inputs and outputs, size, hash and operators of a graph, and whether it can be
+/// differentiated.
 fn print_graph(name: &str, model: &graph::Model, sha256: &str, derivable: &GraphDifferentiability) {
     outln!("{name}");
     outln!(

@@ -1,4 +1,5 @@
-//! Results that come in parts: kept when a signal stops the work, and told in one line at the end.
+//! What a verb does when a signal stops it: the finished part of the result is kept, and one line
+//! says so.
 
 use std::time::Duration;
 
@@ -8,24 +9,30 @@ use super::Exit;
 use crate::output::Writer;
 use crate::stop::{self, StopPolicy};
 
-/// From here on a signal stops the work at its next call of a network, or after some patience; a second one at once.
-pub(super) fn stop_on_signal(patience: Option<Duration>) {
+/// Installs signal handlers. The first signal stops the work at the next call of a network, or ends
+/// the process after `grace_period`. A second signal ends the process at once.
+pub(super) fn stop_on_signal(grace_period: Option<Duration>) {
     stop::install_signal_handlers(StopPolicy {
         exit_status: None,
-        grace_period: patience,
+        grace_period,
         message: format!("flowgauge: {STOPPED_MESSAGE}"),
     });
 }
 
-/// What is said of work that a signal stopped.
-pub(super) const STOPPED_MESSAGE: &str = "stopped; what was written so far, if anything, is in the result's name with .partial \
-                                  behind it, and the same command starts again";
+/// The message for work that a signal stopped.
+pub(super) const STOPPED_MESSAGE: &str = "stopped; the finished part, if any, is in the result's \
+                                          file with .partial added to its name, and the same \
+                                          command starts again";
 
-/// How work ends that did not come to its end: what was written stays where `out` has it.
+/// Ends work that failed or was stopped after `done` of `total` rows or samples. What `out` has
+/// written so far stays in the partial file.
+///
+/// # Errors
+/// Returns `error` if no signal has stopped the work.
 pub(super) fn interrupted_exit(
     error: anyhow::Error,
     out: Writer,
-    [done, of]: [usize; 2],
+    [done, total]: [usize; 2],
     what: &str,
 ) -> Result<Exit> {
     drop(out);
@@ -33,7 +40,8 @@ pub(super) fn interrupted_exit(
         return Err(error);
     }
     errln!(
-        "flowgauge: stopped with {done} of {of} {what} done; the same command starts again from the first"
+        "flowgauge: stopped with {done} of {total} {what} done; \
+         the same command starts again from the first"
     );
     Ok(Exit::Stopped)
 }

@@ -1,4 +1,4 @@
-//! `flowgauge likelihood`
+//! `flowgauge likelihood`: computes the log-likelihood of each sample of an array.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -32,50 +32,64 @@ use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
 use crate::solve::{Solver, Status, TimeSpan};
 
+/// The arguments of `flowgauge likelihood`.
 #[derive(Debug, Args)]
 pub struct LikelihoodArgs {
-    /// The model's card
+    /// The model card (YAML)
     #[arg(long, value_name = "CARD")]
     model: PathBuf,
-    /// The array: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images
+    /// The samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// The order of the array's axes where it is not the card's, a letter each: NHWC are images with channels last
+    /// The order of the array's axes if it differs from the card's, one letter per axis: NHWC for
+    /// images with channels last
     #[arg(long, value_name = "LETTERS")]
     layout: Option<AxisLayout>,
-    /// How the divergence is found: `exact`, `"{hutchinson: {probes: 8}}"`, …
+    /// The estimator of the divergence: `exact`, `"{hutchinson: {probes: 8}}"` or another of
+    /// `flowgauge list`
     #[arg(long, value_name = "SPEC")]
     divergence: String,
-    /// How the path is followed: `dopri5`, `"{heun: {steps: 40}}"`, `"{heun: {steps: auto}}"`, …; a flow map
-    /// follows none
+    /// The ODE solver of the path: `dopri5`, `"{heun: {steps: 40}}"`, `"{heun: {steps: auto}}"` or
+    /// another of `flowgauge list`; not needed for a flow map
     #[arg(long, value_name = "SPEC")]
     solver: Option<String>,
-    /// How integers become reals: `"{uniform: {repeats: 5}}"`, `"{importance: {draws: 20}}"`; adds the columns
-    /// `bound`, `draws` and `dequantization_stderr` [default: one uniform draw]
+    /// The dequantization of integer data: `"{uniform: {repeats: 5}}"` or `"{importance: {draws:
+    /// 20}}"`; adds the columns `bound`, `draws` and `dequantization_stderr` [default: one uniform
+    /// draw]
     #[arg(long, value_name = "SPEC")]
     dequantization: Option<String>,
-    /// Adds a column with the number as another program prints it, such as `score_sde`; may be repeated
+    /// Add a column with the log-likelihood as another program reports it, such as `score_sde`; may
+    /// be repeated
     #[arg(long = "convention", value_name = "NAME")]
     conventions: Vec<String>,
-    /// What to do about data whose numbers bound nothing: floats that were quantized and not dequantized, or data that
-    /// are not in the range or of the depth that the card says; `refuse`, or `allow`, which adds the column `bound`
-    #[arg(long, default_value = "refuse", value_name = "refuse|allow", value_parser = parse_lattice)]
+    /// What to do with data for which bits per dimension are meaningless
+    ///
+    /// Such data are floats that were quantized and not dequantized, and data that do not have the
+    /// range or the number of levels in the card. `refuse` ends with an error. `allow` computes the
+    /// numbers and adds the column `bound`.
+    #[arg(
+        long,
+        default_value = "refuse",
+        value_name = "refuse|allow",
+        value_parser = parse_lattice
+    )]
     lattice: LatticePolicy,
-    /// What the networks compute in, where that is not the type of their files: `float64` shows what float32 costs in
-    /// accuracy, `float32` is for networks in half precision
+    /// The precision of the networks [default: that of their files]
+    ///
+    /// `float64` shows what float32 costs in accuracy. `float32` is for networks in half precision.
     #[arg(long, value_name = "float32|float64")]
     precision: Option<String>,
-    /// The seed of all draws
+    /// The seed of all random numbers
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The table to write; `-` is standard output
+    /// The table to write (CSV); `-` is standard output
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
 
-/// The promised columns.
+/// The columns of every table, in order. Options add [`ExtraColumns`] after them.
 const LIKELIHOOD_COLUMNS: [&str; 11] = [
     "sample",
     "log_likelihood",
@@ -90,7 +104,7 @@ const LIKELIHOOD_COLUMNS: [&str; 11] = [
     "solver_error",
 ];
 
-/// One line of the table, in the order of its columns.
+/// One row of the table: one sample. The fields are in the order of [`LIKELIHOOD_COLUMNS`].
 #[derive(Debug, Serialize)]
 struct LikelihoodCsvRow {
     sample: SampleId,
@@ -107,17 +121,22 @@ struct LikelihoodCsvRow {
 }
 
 impl LikelihoodArgs {
+    /// Writes the table and prints the mean.
+    ///
+    /// # Errors
+    /// Fails if an option, the card or the data are wrong, or if the table cannot be written.
     pub fn execute(self) -> Result<Exit> {
         let divergence: DivergenceEstimator = parse_spec("--divergence", &self.divergence)?;
         let mut solver: Solver = match &self.solver {
             Some(text) => parse_spec("--solver", text)?,
             None if divergence.needs_solver() => {
                 bail!(
-                    "--solver: absent, but `{}` follows a path; expected `dopri5`, `\"{{heun: {{steps: 40}}}}\"` or another of `flowgauge list`",
+                    "--solver: absent, but `{}` follows a path and needs one; expected `dopri5`, \
+                     `\"{{heun: {{steps: 40}}}}\"` or another of `flowgauge list`",
                     divergence.label()
                 )
             }
-            // It follows no path.
+            // The estimator does not follow a path, so that any solver will do.
             None => Solver::Euler(Default::default()),
         };
         let precision: Option<NetworkPrecision> = self
@@ -137,7 +156,7 @@ impl LikelihoodArgs {
         if divergence.needs_jvp_and_vjp().0 && divergence.label() != asked {
             let why = model.vjp_unsupported().unwrap_or_default();
             errln!(
-                "flowgauge: {asked} is carried out as {}: {why}",
+                "flowgauge: {asked} is computed as {}: {why}",
                 divergence.label()
             );
         }
@@ -176,8 +195,8 @@ impl LikelihoodArgs {
         let estimators = vec![divergence];
         if estimators[0].kind() == divergence::EstimateKind::FewStepForwardAverage {
             errln!(
-                "flowgauge: rule forward-average, for comparison with the authors' code only: \
-                 its log-likelihoods are biased by O(1/steps) even for an exact map"
+                "flowgauge: the rule forward-average is for comparison with the authors' code \
+                 only; its log-likelihoods are biased by O(1/steps) even for an exact flow map"
             );
         }
         if let Some(dequantization) = &extra.dequantization {
@@ -265,19 +284,23 @@ impl LikelihoodArgs {
     }
 }
 
+/// Parses the value of `--lattice`.
 fn parse_lattice(text: &str) -> Result<LatticePolicy, String> {
     serde_json::from_value(text.into()).map_err(|_| "expected refuse or allow".to_owned())
 }
 
-/// Columns beyond the promised ones, for what was asked beyond the promised flags.
+/// The columns that options add after [`LIKELIHOOD_COLUMNS`].
 struct ExtraColumns {
+    /// The value of `--dequantization`.
     dequantization: Option<Dequantization>,
-    /// What the numbers are to the data, where some that bound nothing are allowed.
+    /// The value of the column `bound` under `--lattice allow`.
     allowed_bound: Option<&'static str>,
+    /// The name of each convention, and its conversion from nats.
     conventions: Vec<(&'static str, AffineConversion)>,
 }
 
 impl ExtraColumns {
+    /// The names of the columns.
     fn names(&self) -> Vec<String> {
         let draws: &[&str] = match (&self.dequantization, self.allowed_bound) {
             (Some(_), _) => &["bound", "draws", "dequantization_stderr"],
@@ -292,6 +315,7 @@ impl ExtraColumns {
             .collect()
     }
 
+    /// The cells of one row; an absent number is an empty cell.
     fn cells(&self, row: &LikelihoodResult) -> Vec<String> {
         let number = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
         let mut cells = Vec::new();
@@ -313,7 +337,10 @@ impl ExtraColumns {
     }
 }
 
-/// The conventions that were named, in the card's setting.
+/// The conventions of these names, with the range and the levels of the card's data.
+///
+/// # Errors
+/// Fails if a name is unknown, or if a convention does not apply to the card's data.
 fn resolve_conventions(
     names: &[String],
     card: &Card,
@@ -342,7 +369,7 @@ fn resolve_conventions(
     names.iter().map(one).collect()
 }
 
-/// The table on its way, with what it comes to.
+/// Writes the table batch by batch and adds up its totals.
 struct LikelihoodTableWriter<'a> {
     out: Writer,
     card: &'a Card,
@@ -351,7 +378,11 @@ struct LikelihoodTableWriter<'a> {
 }
 
 impl LikelihoodTableWriter<'_> {
-    /// Writes the rows of some samples, headed where they are the first.
+    /// Writes the rows of one batch. The header is written together with the first batch, so that
+    /// an interrupted run without rows leaves no file.
+    ///
+    /// # Errors
+    /// Fails if the table cannot be written.
     fn write_rows(&mut self, rows: &[LikelihoodResult]) -> Result<()> {
         let mut writer = csv::WriterBuilder::new()
             .has_headers(false)
@@ -391,17 +422,20 @@ impl LikelihoodTableWriter<'_> {
     }
 }
 
-/// What the rows come to.
+/// Sums over the rows of the table.
 #[derive(Default)]
 struct LikelihoodTotals {
+    /// The log-likelihoods of the samples that did not fail, in nats.
     nats: Vec<f64>,
     rows: usize,
+    /// The number of rows whose status is not `ok`.
     failed: usize,
     evaluations: u64,
     jvps: u64,
 }
 
 impl LikelihoodTotals {
+    /// Adds one row.
     fn add_row(&mut self, row: &LikelihoodResult) {
         self.rows += 1;
         self.failed += usize::from(row.status != Status::Ok);
@@ -410,7 +444,7 @@ impl LikelihoodTotals {
         self.jvps += row.jvps;
     }
 
-    /// One line: mean, number, failures, cost.
+    /// One line with the mean, the numbers of samples and failures, and the cost.
     fn summary(&self, card: &Card, seconds: f64) -> String {
         let each = |total: u64| format_decimals(total as f64 / self.rows.max(1) as f64, 0);
         let cost = format!(

@@ -1,4 +1,5 @@
-//! `flowgauge list`: every kind with its parameters, read from the schemas of the types themselves.
+//! `flowgauge list`: every kind with its parameters. The list is read from the JSON schemas of the
+//! types, so that it cannot differ from what is accepted.
 
 use anyhow::Result;
 use clap::Args;
@@ -23,10 +24,15 @@ use crate::stein::SteinTest;
 use crate::yaml;
 use crate::yaml::schema_type::{AliasedName, ObjectKeys, SchemaForm, SchemaType};
 
+/// The arguments of `flowgauge list`: none.
 #[derive(Debug, Args)]
 pub struct ListArgs {}
 
 impl ListArgs {
+    /// Prints the kinds of every family.
+    ///
+    /// # Errors
+    /// Never fails.
     pub fn execute(self) -> Result<Exit> {
         print_kinds::<DivergenceEstimator>("estimators");
         print_kinds::<Solver>("solvers");
@@ -52,7 +58,8 @@ impl ListArgs {
     }
 }
 
-/// Each kind of a type on a line: its parameters with their defaults, what they may be, and its other names.
+/// Prints a title and one line for each kind of a type: its name, its parameters with their
+/// defaults and choices, and its aliases.
 fn print_kinds<T: JsonSchema>(title: &str) {
     outln!("{title}");
     let schema = yaml::schema_with_aliases::<T>();
@@ -61,7 +68,7 @@ fn print_kinds<T: JsonSchema>(title: &str) {
     }
 }
 
-/// Names and what stands beside them.
+/// Name and description of each kind, or of each key if the type has no kinds.
 fn kind_lines(root: &Json, schema: &Json) -> Vec<(String, String)> {
     match SchemaType::from_schema(root, schema).form {
         SchemaForm::Family(kinds) => (kinds.iter())
@@ -102,7 +109,8 @@ fn kind_lines(root: &Json, schema: &Json) -> Vec<(String, String)> {
     }
 }
 
-/// A kind's parameters and its other names.
+/// The parameters and the aliases of a kind. `tag` is the key that names the kind; it is no
+/// parameter.
 fn parameters_and_aliases(
     root: &Json,
     parameters: Option<&Json>,
@@ -127,7 +135,7 @@ fn parameters_and_aliases(
         .join("; ")
 }
 
-/// Names that are not spellings of one another.
+/// `also fid`: the aliases of a name, without those that differ only in case, `_` or spaces.
 fn other_names(name: &AliasedName) -> String {
     let mut seen = vec![crate::registry::normalize_name(name.name)];
     let mut others = Vec::new();
@@ -145,6 +153,7 @@ fn other_names(name: &AliasedName) -> String {
     }
 }
 
+/// One parameter with its default and its choices, such as
 /// `distribution: rademacher (rademacher | gaussian | sphere)`.
 fn describe_parameter(root: &Json, key: &str, schema: &Json, keys: &ObjectKeys) -> String {
     let shape = SchemaType::from_schema(root, schema);
@@ -165,7 +174,7 @@ fn describe_parameter(root: &Json, key: &str, schema: &Json, keys: &ObjectKeys) 
     }
 }
 
-/// What a parameter may be, where that is a short list.
+/// The choices of a parameter, or the keys of a nested one; `None` if it is a number or a text.
 fn describe_choices<'a>(root: &'a Json, shape: &SchemaType<'a>) -> Option<String> {
     let names: Vec<&str> = match &shape.form {
         SchemaForm::Choice(names) => names.iter().map(|n| n.name).collect(),

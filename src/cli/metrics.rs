@@ -1,4 +1,4 @@
-//! `flowgauge metrics`
+//! `flowgauge metrics`: computes statistics of generated samples against reference samples.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,58 +30,72 @@ use crate::stop;
 
 mod sample_sets;
 
+/// The arguments of `flowgauge metrics`.
 #[derive(Debug, Args)]
 pub struct MetricsArgs {
-    /// Generated samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images; for `frechet` also a file of
-    /// their statistics, .npz with `mu` and `sigma`
+    /// Generated samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images
+    ///
+    /// For the metric `frechet` also a file of statistics: an .npz with `mu` and `sigma`.
     #[arg(long, value_name = "FILE")]
     generated: PathBuf,
-    /// Reference samples or statistics, likewise
+    /// Reference samples or statistics, in the same formats
     #[arg(long, value_name = "FILE")]
     reference: PathBuf,
-    /// Other data of the reference's law: what the statistics are of data against data goes to OUT with `.floor.csv`
+    /// Other samples of the reference's distribution, for the statistics of data against data
+    ///
+    /// They show what a perfect model would score, and are written beside --out with the suffix
+    /// `.floor.csv`.
     #[arg(long, value_name = "FILE")]
     floor: Option<PathBuf>,
-    /// What the model was trained on, where that is not the reference: for authenticity, memorization and fld
+    /// The training data of the model, if they differ from the reference; for authenticity,
+    /// memorization and fld
     #[arg(long, value_name = "FILE")]
     train: Option<PathBuf>,
-    /// Data that the model has not seen, where those are not the reference: for fld, whose third set is the reference
+    /// Data that the model has not seen, if they differ from the reference; for fld
     #[arg(long, value_name = "FILE")]
     test: Option<PathBuf>,
-    /// A network whose features are compared: an ONNX file, a preset file, or inception-v3, inception-v3-clean,
-    /// dinov2-vitl14, clip-vitl14-336; the raw numbers unless given
+    /// The feature extractor [default: none, the raw numbers are compared]
+    ///
+    /// An ONNX file, a preset file (YAML), or one of inception-v3, inception-v3-clean,
+    /// dinov2-vitl14 and clip-vitl14-336.
     #[arg(long, value_name = "ONNX|YAML|NAME")]
     extractor: Option<PathBuf>,
-    /// Where black and white lie in floats, such as `-1,1`: floats are rounded to the nearest of 256 levels, and
-    /// integers put into the range
+    /// The values of black and white in floats, such as `-1,1`
+    ///
+    /// Floats are rounded to the nearest of 256 levels, and integers are scaled to the range.
     #[arg(long, value_name = "LO,HI", value_parser = parse_range, allow_hyphen_values = true)]
     range: Option<ValueRange>,
-    /// The order of axes of arrays that are not channels first, a letter each, such as NHWC; or of one of them, such
-    /// as reference=NHWC, and then again for others
+    /// The order of the axes of arrays that are not channels first, one letter per axis, such as
+    /// NHWC
+    ///
+    /// `reference=NHWC` sets the order for one array; the option may then be repeated for others.
     #[arg(long, value_name = "[SET=]LETTERS")]
     layout: Vec<String>,
-    /// How many levels integers have
+    /// The number of levels of integer data
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=65536))]
     levels: u32,
-    /// Statistics to compute, such as `frechet` or `"{kernel: {subsets: 100, subset_size: 1000}}"` [default: all that so many samples allow]
+    /// A statistic, such as `frechet` or `"{kernel: {subsets: 100, subset_size: 1000}}"`; may be
+    /// repeated [default: all that the number of samples allows]
     #[arg(long, value_name = "SPEC")]
     metric: Vec<String>,
-    /// Compute features of the reference again, and keep none
+    /// Neither read nor write the cache of the features of references
     #[arg(long)]
     no_cache: bool,
-    /// The seed of subsets and projections
+    /// The seed of random subsets and projections
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The table to write; `-` is standard output
+    /// The table to write (CSV); `-` is standard output
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
 
+/// The values of black and white, the smaller first.
 #[derive(Debug, Clone, Copy)]
 struct ValueRange([f64; 2]);
 
+/// Parses `LO,HI`.
 fn parse_range(text: &str) -> Result<ValueRange, String> {
     let ends: Option<Vec<f64>> = text.split(',').map(|e| e.trim().parse().ok()).collect();
     match ends.as_deref() {
@@ -90,30 +104,39 @@ fn parse_range(text: &str) -> Result<ValueRange, String> {
     }
 }
 
+/// One row of the table: one statistic.
 #[derive(Debug, Serialize)]
 struct MetricCsvRow {
     metric: &'static str,
     value: f64,
     stderr: Option<f64>,
-    /// Not known of statistics.
+    /// The number of generated samples; absent if only their statistics are known.
     n_generated: Option<usize>,
+    /// The number of samples in the set that the generated samples are compared with; absent if
+    /// only its statistics are known.
     n_reference: Option<usize>,
-    /// What to know before trusting the value.
+    /// A warning about the value; empty if there is none.
     note: String,
 }
 
-/// Statistics as they are measured: each a row of the table, and a line for whoever waits.
+/// Writes each statistic as soon as it is computed: a row of the table, and a line for the
+/// terminal.
 struct MetricTableWriter<'a> {
     out: &'a Output,
-    /// What is compared, where that is not the generated samples.
+    /// What the printed line begins with; empty for the generated samples.
     subject: &'a str,
-    /// Of a floor: the generated samples beside it, whose count biased statistics take too.
+    /// For the floor, the number of generated samples. Biased statistics depend on the number of
+    /// samples, so that they use only this many samples of the floor.
     generated_count: Option<usize>,
-    /// Begun with the first row.
+    /// Opened with the first row.
     writer: Option<csv::Writer<Writer>>,
 }
 
 impl MetricTableWriter<'_> {
+    /// Writes one row and prints its line.
+    ///
+    /// # Errors
+    /// Fails if the table cannot be written.
     fn write_row(&mut self, line: &MetricCsvRow) -> Result<()> {
         let written = match &mut self.writer {
             Some(written) => written,
@@ -142,6 +165,10 @@ impl MetricTableWriter<'_> {
         Ok(())
     }
 
+    /// Puts the table into its place; it is empty if there were no rows.
+    ///
+    /// # Errors
+    /// Fails if the table cannot be written.
     fn finish(self) -> Result<()> {
         match self.writer {
             Some(written) => written
@@ -154,8 +181,12 @@ impl MetricTableWriter<'_> {
 }
 
 impl MetricsArgs {
+    /// Writes the table and prints each statistic.
+    ///
+    /// # Errors
+    /// Fails if an option or an array is wrong, or if the table cannot be written.
     pub fn execute(self) -> Result<Exit> {
-        // A statistic looks at no flag.
+        // A statistic does not check for signals, so that the process ends without it.
         stop_on_signal(Some(Duration::from_secs(2)));
         match self.measure() {
             Err(_) if stop::requested() => {
@@ -166,6 +197,10 @@ impl MetricsArgs {
         }
     }
 
+    /// Reads the sets, computes their features and writes the tables.
+    ///
+    /// # Errors
+    /// Fails if an option or an array is wrong, or if a table cannot be written.
     fn measure(&self) -> Result<Exit> {
         let out = Output::new(OutputKind::Table, "--out", &self.out, &self.input_files())?;
         let beside = || {
@@ -213,8 +248,9 @@ impl MetricsArgs {
         let samples = generated.count().is_some() && reference.count().is_some();
         if samples && generated.is_integer != reference.is_integer && self.range.is_none() {
             errln!(
-                "flowgauge: one of {} and {} holds integers and the other floats, compared as they are; if the floats \
-                 are images, say with --range where black and white lie",
+                "flowgauge: one of {} and {} holds integers and the other floats; they are \
+                 compared unchanged. If the floats are images, give the values of black and \
+                 white by --range",
                 self.generated.display(),
                 self.reference.display()
             );
@@ -231,7 +267,7 @@ impl MetricsArgs {
             generated_count: count,
             writer: None,
         };
-        // What cannot be compared is refused before anything is.
+        // The floor is checked first, so that nothing is computed if it cannot be compared.
         if let Some(floor) = &floor {
             self.choose_metrics(sets(floor), &named)?;
         }
@@ -246,7 +282,12 @@ impl MetricsArgs {
         Ok(Exit::Success)
     }
 
-    /// Every set that was named, in one order of axes; with an extractor its features, before the next is read.
+    /// Reads every set that was named, in one order of axes. With an extractor, each set is
+    /// replaced by its features before the next set is read, so that only one set of images is in
+    /// memory.
+    ///
+    /// # Errors
+    /// Fails if an array cannot be read, or if the shapes cannot be compared.
     fn read_sets(
         &self,
         extractor: Option<&mut Extractor>,
@@ -290,7 +331,7 @@ impl MetricsArgs {
         Ok(sides)
     }
 
-    /// The files that are read.
+    /// All files that are read, which the table must not overwrite.
     fn input_files(&self) -> Vec<PathBuf> {
         let given = [
             Some(&self.generated),
@@ -307,7 +348,11 @@ impl MetricsArgs {
             .collect()
     }
 
-    /// The samples of a file, or the features of them; those of references are kept for the next time.
+    /// The samples of a file, or their features if there is an extractor. `kept` says whether the
+    /// features are cached for later calls.
+    ///
+    /// # Errors
+    /// Fails if the values are out of range, or if the extractor does not take them.
     fn load_set(
         &self,
         file: SetFile,
@@ -340,7 +385,8 @@ impl MetricsArgs {
                 .find(|v| **v < 0.0 || **v >= f64::from(self.levels)),
         ) {
             bail!(
-                "{}: it holds {above}, expected levels 0 to {}; say with --levels how many there are",
+                "{}: it holds {above}, expected levels 0 to {}; \
+                 give the number of levels by --levels",
                 data.name,
                 levels - 1
             );
@@ -355,14 +401,17 @@ impl MetricsArgs {
         Ok(SampleSet::from_features(data.name, extracted, integer))
     }
 
-    /// Says something on standard error, unless nothing is to be said.
+    /// Calls `what`, which prints a note, unless `--quiet` is given.
     fn unless_quiet(&self, what: impl FnOnce()) {
         if !self.runtime_args.quiet {
             what();
         }
     }
 
-    /// A folder of images of any sizes, one at a time.
+    /// The features of a folder of images, which are read one at a time and may differ in size.
+    ///
+    /// # Errors
+    /// Fails if an image cannot be read or the extractor fails.
     fn image_folder_features(
         &self,
         path: &Path,
@@ -394,6 +443,10 @@ impl MetricsArgs {
         Ok(SampleSet::from_features(name, extracted, true))
     }
 
+    /// The features of an array, from the cache if they are there.
+    ///
+    /// # Errors
+    /// Fails if a preset gets floats without `--range`, or if the extractor fails.
     fn extract_features(
         &self,
         extractor: &mut Extractor,
@@ -404,7 +457,8 @@ impl MetricsArgs {
     ) -> Result<ExtractedFeatures> {
         if extractor.preset.is_some() && coding.is_none() {
             bail!(
-                "{}: it holds floats, and a preset takes images; say with --range where black and white lie",
+                "{}: it holds floats, and a preset takes images; \
+                 give the values of black and white by --range",
                 data.name
             );
         }
@@ -431,6 +485,10 @@ impl MetricsArgs {
         )
     }
 
+    /// What the features depend on: the key of the cache.
+    ///
+    /// # Errors
+    /// Fails if no ONNX Runtime is found.
     fn provenance(
         &self,
         of: &Extractor,
@@ -452,12 +510,15 @@ impl MetricsArgs {
         })
     }
 
-    /// Where features are kept, if they are.
+    /// The folder of the cache; `None` if the features are not cached.
     fn cache_dir(&self, kept: bool) -> Option<PathBuf> {
         user_cache_folder().ok().filter(|_| kept && !self.no_cache)
     }
 
-    /// The first of the sets that is known by its statistics alone.
+    /// The first set of which only the statistics are known.
+    ///
+    /// # Errors
+    /// Fails if the set is `--train` or `--test`, which must be samples.
     fn statistics_only_set<'s>(
         &self,
         sides: SampleSets<&'s SampleSet>,
@@ -479,14 +540,18 @@ impl MetricsArgs {
                 .any(|side| side.count().is_none())
         }) {
             Some(law) => bail!(
-                "{}: it holds statistics, and not samples; expected them of --generated and --reference alone",
+                "{}: it holds statistics, and not samples; expected statistics for --generated or \
+                 --reference only",
                 law.name
             ),
             None => Ok(law),
         }
     }
 
-    /// The statistics to compute: those that were named, or all that so many samples allow.
+    /// The metrics to compute: those that were named, or all that the numbers of samples allow.
+    ///
+    /// # Errors
+    /// Fails if there are too few samples for a named metric, or for every metric.
     fn choose_metrics(
         &self,
         sides: SampleSets<&SampleSet>,
@@ -499,7 +564,8 @@ impl MetricsArgs {
         let metrics = if named.is_empty() {
             let classes = sides.generated.has_logits();
             let possible = |m: &Metric| m.check_all(n).is_ok() && (!m.needs_logits() || classes);
-            // Where not even the first is possible, its own check says why.
+            // The first metric stays in any case: if even this one is impossible, its check says
+            // why.
             let all = Metric::defaults().into_iter().enumerate();
             all.filter(|(i, m)| *i == 0 || possible(m))
                 .map(|(_, m)| m)
@@ -513,7 +579,10 @@ impl MetricsArgs {
         Ok(metrics)
     }
 
-    /// Statistics of one side against the others, into a table.
+    /// Computes the metrics of one set against the others and writes the table.
+    ///
+    /// # Errors
+    /// Fails if a named metric fails, or if the table cannot be written.
     fn write_table(
         &self,
         sides: SampleSets<&SampleSet>,
@@ -543,7 +612,7 @@ impl MetricsArgs {
             drop(show);
             let measured = match measured {
                 Ok(measured) => measured,
-                // Of what nobody asked for by name, what these samples do not allow is left out.
+                // A metric that was not named may fail for these samples; it is left out.
                 Err(reason) if named.is_empty() && i > 0 => {
                     errln!("flowgauge: {} is left out: {reason}", metric.name());
                     continue;
@@ -566,14 +635,18 @@ impl MetricsArgs {
         table.finish()
     }
 
-    /// What to know before trusting a value, on the terminal too.
+    /// Prints the warnings about a value on standard error.
     fn print_notes(&self, of: &SampleSet, metric: &Metric, notes: &[String]) {
         for note in notes {
             errln!("flowgauge: {}: {}: {note}", of.name, metric.name());
         }
     }
 
-    /// The Fréchet distance where one set is known by its mean and covariance alone: nothing else needs no samples.
+    /// Writes the Fréchet distance of sets of which at least one is known only by its mean and
+    /// covariance. All other metrics need samples.
+    ///
+    /// # Errors
+    /// Fails if another metric was named, or if the numbers of features differ.
     fn write_frechet_of_statistics(
         &self,
         sides: SampleSets<&SampleSet>,
@@ -585,14 +658,14 @@ impl MetricsArgs {
         if let Some(other) = named.iter().find(|m| **m != distance) {
             let (name, file) = (other.name(), &law.name);
             bail!(
-                "--metric {name}: {file} holds statistics, and not samples; expected `frechet` alone"
+                "--metric {name}: {file} holds statistics, and not samples; expected only `frechet`"
             );
         }
         let (generated, reference) = (sides.generated, sides.reference);
         if generated.dim() != reference.dim() {
             bail!(
-                "{} has {} numbers per sample and {} has {}: they cannot be compared; statistics need the extractor \
-                 that they were computed with",
+                "{} has {} numbers per sample and {} has {}: they cannot be compared; give the \
+                 --extractor that the statistics were computed with",
                 generated.name,
                 generated.dim(),
                 reference.name,
@@ -610,8 +683,8 @@ impl MetricsArgs {
         })??;
         self.unless_quiet(|| {
             errln!(
-                "flowgauge: {}: statistics have no samples, so that the distance has no standard error, and nothing \
-                 says that they are of the same features",
+                "flowgauge: {}: it holds statistics without samples: the distance has no standard \
+                 error, and it cannot be checked that the features are the same",
                 law.name
             );
         });

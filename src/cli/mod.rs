@@ -12,7 +12,8 @@ use crate::model::onnx::{Provider, Runtime};
 use crate::output::Output;
 use crate::plan::{AutoStepsRequest, PreparedPlan};
 
-/// A line on standard output, as `println!`, but a reader that has gone away is no error: `flowgauge list | head -1`.
+/// Prints a line on standard output, like `println!`. A reader that has closed the pipe is not an
+/// error: `flowgauge list | head -1` succeeds.
 macro_rules! outln {
     ($($text:tt)*) => { $crate::cli::print_stdout(format_args!("{}\n", format_args!($($text)*))) };
 }
@@ -34,11 +35,13 @@ mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
 ///
-/// Exit status: 0 done and well; 1 something measured failed, or a disk was full; 2 the input is at fault and nothing was run;
-/// 3 inconclusive (`gate` only); 75 stopped by a signal, the same command goes on; 130 or 143 stopped by a signal, what
-/// is done is kept in a file that is named.
+/// Exit status: 0 success; 1 a measurement failed, or a disk was full; 2 an input is wrong and
+/// nothing was run; 3 inconclusive (`gate` only); 75 stopped by a signal, and the same command
+/// resumes; 130 or 143 stopped by a signal, and the finished part is in a file that a message
+/// names.
 ///
-/// FLOWGAUGE_LOG=debug in the environment prints what is opened and what is finished.
+/// The environment variable FLOWGAUGE_LOG=debug prints each file that is opened and each piece of
+/// work that is finished.
 #[derive(Debug, Parser)]
 #[command(
     name = "flowgauge",
@@ -53,50 +56,54 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Carry out a config: likelihoods, samples, metrics; run again to resume
+    /// Run a config: likelihoods, samples, metrics; the same command resumes an interrupted run
     Run(run::RunArgs),
-    /// Print the trials that `run` would carry out, with their cost, and run nothing
+    /// Print the trials of a config with their cost, without running them
+    ///
+    /// The options for networks are those of `run`; they do not change the plan. Networks run only
+    /// to find the number of steps for `steps: auto`.
     Plan(plan::PlanArgs),
-    /// Rebuild tables, plots and index.html of run directories; needs no ONNX Runtime
+    /// Rebuild the tables, plots and index.html of run directories; needs no ONNX Runtime
     Report(report::ReportArgs),
-    /// Recompute a random part of a run's rows: match, drift or mismatch per row
+    /// Recompute a random part of a run's rows and report match, drift or mismatch per row
     Verify(verify::VerifyArgs),
-    /// Hold a run against published numbers with tolerances: pass, fail or inconclusive per claim
+    /// Compare a run with published numbers and report pass, fail or inconclusive per claim
     Gate(gate::GateArgs),
-    /// Log-likelihood per sample of one array under one model
+    /// Compute the log-likelihood of each sample of one array under one model
     Likelihood(likelihood::LikelihoodArgs),
-    /// Draw samples of one model
+    /// Draw samples from one model
     Sample(sample::SampleArgs),
-    /// Statistics of generated samples against reference samples
+    /// Compare generated samples with reference samples by statistics such as the Fréchet distance
     Metrics(metrics::MetricsArgs),
-    /// Write the ONNX graph that also computes Jacobian products
+    /// Write an ONNX graph that also computes Jacobian products
     Differentiate(differentiate::DifferentiateArgs),
-    /// Inputs, outputs, operators and differentiability of a model; for a card also how it runs
+    /// Print a model's inputs, outputs, operators and differentiability; also run a card's network
     Inspect(inspect::InspectArgs),
-    /// ONNX Runtime, providers, machine, and a likelihood whose answer is known
+    /// Check ONNX Runtime, the providers and the machine, and compute a likelihood that is known
     Doctor(doctor::DoctorArgs),
-    /// Estimators, solvers, samplers, metrics, predictions and paths, each with its parameters
+    /// List estimators, solvers, samplers, metrics and all other kinds, with their parameters
     List(list::ListArgs),
-    /// JSON Schema of the files that users write, for editors and validators
+    /// Print the JSON Schema of the files that users write, for editors and validators
     Schema(schema::SchemaArgs),
 }
 
-/// How a verb ended, apart from errors of its input.
+/// How a verb ended if its input was right. A wrong input is an error instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
+    /// Everything was computed.
     Success,
-    /// Something measured failed.
+    /// A measurement failed.
     Failed,
-    /// Nothing failed, but the errors are too large to tell.
+    /// Nothing failed, but the standard errors are too large for a decision.
     Inconclusive,
-    /// A signal stopped it, and the same command goes on from there.
+    /// A signal stopped the verb, and the same command resumes the work.
     Resumable,
-    /// A signal stopped it, and the same command begins anew.
+    /// A signal stopped the verb, and the same command starts the work again.
     Stopped,
 }
 
 impl Exit {
-    /// The process's status.
+    /// The exit status of the process.
     pub fn status(self) -> u8 {
         match self {
             Exit::Success => 0,
@@ -108,7 +115,7 @@ impl Exit {
     }
 }
 
-/// The status of an error: 1 where a disk filled up while something ran, else 2, since the input is at fault.
+/// The exit status for an error: 1 if a disk is full, else 2, since an input is wrong.
 pub fn error_status(error: &anyhow::Error) -> u8 {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge);
@@ -119,30 +126,36 @@ pub fn error_status(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// The status of work that the same command goes on with: `EX_TEMPFAIL` of sysexits.h.
+/// The exit status of work that the same command resumes: `EX_TEMPFAIL` of sysexits.h.
 const RESUMABLE_STATUS: u8 = 75;
 
-/// How networks are run.
+/// The options of every verb that runs networks.
 #[derive(Debug, Args)]
 pub struct RuntimeArgs {
-    /// Where networks run; strict, with no silent fallback
-    #[arg(long, default_value = "cpu", value_name = "cpu|openvino|cuda|tensorrt", value_parser = Provider::from_name)]
+    /// The execution provider that runs the networks; nothing falls back to the CPU silently
+    #[arg(
+        long,
+        default_value = "cpu",
+        value_name = "cpu|openvino|cuda|tensorrt",
+        value_parser = Provider::from_name
+    )]
     provider: Provider,
-    /// Samples per network call [default: by the network's size on a processor, 32 on a GPU]
+    /// Samples per network call [default: depends on the network's size on a CPU, 32 on a GPU]
     #[arg(long, value_parser = parse_at_least_one)]
     batch: Option<usize>,
-    /// All threads together [default: the machine's]
+    /// The total number of threads, at most 1024 [default: one per logical processor]
     #[arg(long, value_parser = parse_thread_count)]
     threads: Option<usize>,
-    /// The ONNX Runtime library to use
+    /// The ONNX Runtime library to use [default: an installed one, else a download]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
-    /// No progress on standard error
+    /// Print no progress and fewer notes on standard error
     #[arg(long)]
     quiet: bool,
 }
 
 impl RuntimeArgs {
+    /// The provider, batch size and number of threads that the options give.
     fn machine(&self) -> ComputeOptions {
         let available = std::thread::available_parallelism().map_or(1, |n| n.get());
         ComputeOptions {
@@ -152,27 +165,35 @@ impl RuntimeArgs {
         }
     }
 
-    /// A config resolved, with the numbers of steps of `steps: auto`: as a run in that directory was begun with, or found
-    /// now.
+    /// The resolved plan of a config, with a number of steps for each `steps: auto`.
+    ///
+    /// The numbers come from the plan of the run in `dir`, if there is one, so that a resumed run
+    /// keeps them. Otherwise they are searched for now, which runs the networks.
+    ///
+    /// # Errors
+    /// Fails if the config is wrong, or if no number of steps is found.
     fn prepare(
         &self,
-        written: &ConfigFile,
+        config_file: &ConfigFile,
         seed: Option<u64>,
         dir: Option<&Path>,
     ) -> Result<PreparedPlan> {
-        let begun = dir
+        let earlier_steps = dir
             .and_then(|dir| read_plan(dir).ok())
             .map(|file| file.steps)
             .unwrap_or_default();
         let choose =
-            |wanted: &AutoStepsRequest| match begun.iter().find(|known| known.matches(wanted)) {
+            |wanted: &AutoStepsRequest| match earlier_steps.iter().find(|s| s.matches(wanted)) {
                 Some(known) => Ok(known.clone()),
                 None => choose_steps(wanted, self.runtime()?, self.machine()),
             };
-        crate::plan::prepare_plan(written, seed, &choose)
+        crate::plan::prepare_plan(config_file, seed, &choose)
     }
 
-    /// A runtime that has the provider asked for, and can use it.
+    /// The ONNX Runtime library, with the requested provider.
+    ///
+    /// # Errors
+    /// Fails if no library is found, or if it cannot use the provider.
     fn runtime(&self) -> Result<&'static Runtime> {
         let runtime = Runtime::get_with_provider(self.ort_lib.as_deref(), self.provider)?;
         runtime.check(self.provider)?;
@@ -180,7 +201,8 @@ impl RuntimeArgs {
     }
 }
 
-/// More threads than any machine has would only keep it from starting.
+/// Parses a number of threads from 1 to 1024. More threads than any machine has would only keep the
+/// program from starting.
 fn parse_thread_count(text: &str) -> Result<usize, String> {
     parse_at_least_one(text)
         .ok()
@@ -188,6 +210,7 @@ fn parse_thread_count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "expected a whole number of at least 1 and at most 1024".to_owned())
 }
 
+/// Parses a whole number from 1 to 2²⁰.
 fn parse_at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(n) if (1..=1 << 20).contains(&n) => Ok(n),
@@ -198,17 +221,19 @@ fn parse_at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Writes to standard output. If that fails, the process exits with status 2, except if the reader
+/// has closed the pipe.
 fn print_stdout(text: std::fmt::Arguments) {
     use std::io::{ErrorKind, Write};
     if let Err(error) = std::io::stdout().write_fmt(text)
         && error.kind() != ErrorKind::BrokenPipe
     {
-        errln!("flowgauge: standard output: {error}");
+        errln!("flowgauge: standard output cannot be written: {error}");
         std::process::exit(2);
     }
 }
 
-/// A line of what came out, on standard output; on standard error where the table takes that.
+/// Prints a summary line on standard output, or on standard error if `out` is standard output.
 fn print_summary(out: Option<&Output>, text: std::fmt::Arguments) {
     match out.is_some_and(Output::is_stdout) {
         true => errln!("flowgauge: {text}"),
@@ -216,7 +241,10 @@ fn print_summary(out: Option<&Output>, text: std::fmt::Arguments) {
     }
 }
 
-/// Reads a SPEC: the YAML of one entry, or its bare name.
+/// Parses the value of an option that takes a SPEC: the YAML of one entry, or a bare name.
+///
+/// # Errors
+/// Fails if the text is not a valid entry. The message begins with `flag` and the text.
 fn parse_spec<T: schemars::JsonSchema + serde::de::DeserializeOwned>(
     flag: &str,
     text: &str,
@@ -224,10 +252,10 @@ fn parse_spec<T: schemars::JsonSchema + serde::de::DeserializeOwned>(
     crate::yaml::from_yaml_str(text).map_err(|e| anyhow::anyhow!("{flag} {text}: {e}"))
 }
 
-/// Carries out one command line.
+/// Runs one command line.
 ///
 /// # Errors
-/// Where an input is at fault.
+/// Fails if an input is wrong or a result cannot be written.
 pub fn execute(cli: Cli) -> Result<Exit> {
     match cli.verb {
         Verb::Run(verb) => verb.execute(),

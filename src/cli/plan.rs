@@ -1,4 +1,4 @@
-//! `flowgauge plan CONFIG`
+//! `flowgauge plan CONFIG`: prints the trials of a config.
 
 use std::path::PathBuf;
 
@@ -8,26 +8,31 @@ use clap::Args;
 use super::{Exit, RuntimeArgs};
 use crate::config::ConfigFile;
 
+/// The arguments of `flowgauge plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// The config to plan
+    /// The config file (YAML)
     config: PathBuf,
-    /// Overrides the config's seed
+    /// Override the config's seed
     #[arg(long)]
     seed: Option<u64>,
-    /// Changes the config: `likelihood.0.samples=16`
+    /// Change a value of the config, such as `likelihood.0.samples=16`; may be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
-    /// Taken so that a `run` command line can be planned as it stands; none of it changes a plan, and networks run for
-    /// `steps: auto` alone
+    // They are accepted so that the command line of a `run` can be planned unchanged. None of them
+    // changes a plan, and networks run only for `steps: auto`.
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
 
 impl PlanArgs {
+    /// Prints each trial with its cost.
+    ///
+    /// # Errors
+    /// Fails if the config, a card or the data are wrong.
     pub fn execute(self) -> Result<Exit> {
-        let written = ConfigFile::read(&self.config, &self.set)?;
-        let prepared = self.runtime_args.prepare(&written, self.seed, None)?;
+        let config_file = ConfigFile::read(&self.config, &self.set)?;
+        let prepared = self.runtime_args.prepare(&config_file, self.seed, None)?;
         if !self.runtime_args.quiet {
             prepared.print_notes();
         }
@@ -51,7 +56,7 @@ impl PlanArgs {
             "evaluations",
             "products"
         );
-        let (mut evaluations, mut products, mut guessed) = (0, 0, false);
+        let (mut evaluations, mut products, mut estimated) = (0, 0, false);
         for trial in &plan.trials {
             let cost = trial.work.cost(&prepared);
             let mark = if cost.guessed { "~" } else { "" };
@@ -64,16 +69,17 @@ impl PlanArgs {
             );
             evaluations += cost.evaluations;
             products += cost.products;
-            guessed |= cost.guessed;
+            estimated |= cost.guessed;
         }
         outln!(
             "{} trials, {evaluations} evaluations and {products} Jacobian products or head calls",
             plan.trials.len()
         );
         prepared.skipped.iter().for_each(|what| outln!("{what}"));
-        if guessed {
+        if estimated {
             outln!(
-                "~ a guess: adaptive solvers choose their steps, and SteinDiff where UniPC predicts once more"
+                "~ an estimate: adaptive solvers choose their own steps; \
+                 for SteinDiff an upper bound, since UniPC predicts once more at some steps only"
             );
         }
         Ok(Exit::Success)

@@ -1,4 +1,4 @@
-//! `flowgauge report DIR...`
+//! `flowgauge report DIR...`: rebuilds the derived files of runs.
 
 use std::path::PathBuf;
 
@@ -8,20 +8,25 @@ use clap::Args;
 use super::Exit;
 use crate::publish;
 
+/// The arguments of `flowgauge report`.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Run directories: shards of one run make one report, runs of different plans one each
+    /// Run directories: the shards of one run give one report, each other run gives its own
     #[arg(required = true)]
     dirs: Vec<PathBuf>,
-    /// Writes one report of them all to this folder, different runs side by side
+    /// Write one report of all directories to this folder, with different runs side by side
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Prints nothing
+    /// Print nothing
     #[arg(long)]
     quiet: bool,
 }
 
 impl ReportArgs {
+    /// Writes the reports and prints the path of each `index.html`.
+    ///
+    /// # Errors
+    /// Fails if a directory is not a run, or if a file cannot be written.
     pub fn execute(self) -> Result<Exit> {
         for dir in publish::publish_runs(&self.dirs, self.out.as_deref())? {
             if !self.quiet {

@@ -1,4 +1,4 @@
-//! `flowgauge run CONFIG`
+//! `flowgauge run CONFIG`: runs all trials of a config and writes the report.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,28 +11,31 @@ use crate::config::ConfigFile;
 use crate::stop::{self, StopPolicy};
 use crate::{plan, publish, run};
 
-/// How long a run may take to notice that it should stop: a statistic looks at nothing, and finished trials are safe.
+/// How long a run may take to stop after a signal. A statistic does not check for signals, so that
+/// the process must end without it. Finished trials are safe in the journal.
 const STOP_GRACE_PERIOD: Duration = Duration::from_secs(3);
+/// The message for a run that a signal stopped.
 const RESUMABLE_MESSAGE: &str =
     "flowgauge: stopped; finished trials are kept, and the same command goes on from there";
 
+/// The arguments of `flowgauge run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The config to carry out
+    /// The config file (YAML)
     config: PathBuf,
     /// The run directory [default: reports/<name>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Overrides the config's seed
+    /// Override the config's seed
     #[arg(long)]
     seed: Option<u64>,
-    /// Changes the config: `likelihood.0.samples=16`
+    /// Change a value of the config, such as `likelihood.0.samples=16`; may be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
-    /// Carries out only share I of N of the trials; shards may share a directory, or each have its own
+    /// Run only share I of N of the trials; shards may use one directory or several
     #[arg(long, value_name = "I/N")]
     shard: Option<plan::Shard>,
-    /// Runs trials again that failed earlier
+    /// Run the trials again that failed in an earlier call
     #[arg(long)]
     retry: bool,
     #[command(flatten)]
@@ -40,12 +43,18 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// Runs the trials that are not finished yet, and publishes the report.
+    ///
+    /// # Errors
+    /// Fails if the config, a card or the data are wrong, or if a file cannot be written.
     pub fn execute(self) -> Result<Exit> {
-        let written = ConfigFile::read(&self.config, &self.set)?;
+        let config_file = ConfigFile::read(&self.config, &self.set)?;
         let out = self
             .out
-            .unwrap_or_else(|| Path::new("reports").join(&written.config.name));
-        let prepared = self.runtime_args.prepare(&written, self.seed, Some(&out))?;
+            .unwrap_or_else(|| Path::new("reports").join(&config_file.config.name));
+        let prepared = self
+            .runtime_args
+            .prepare(&config_file, self.seed, Some(&out))?;
         if !self.runtime_args.quiet {
             prepared.print_notes();
         }
@@ -73,11 +82,12 @@ impl RunArgs {
             grace_period: Some(STOP_GRACE_PERIOD),
             message: RESUMABLE_MESSAGE.to_owned(),
         });
-        match run::execute_run(&written, &prepared, runtime, &options) {
+        match run::execute_run(&config_file, &prepared, runtime, &options) {
             Ok(run::RunEnd::Completed) => {}
-            Ok(run::RunEnd::Stopped { done, total: of }) => {
+            Ok(run::RunEnd::Stopped { done, total }) => {
                 errln!(
-                    "flowgauge: stopped with {done} of {of} trials done; the same command goes on from there"
+                    "flowgauge: stopped with {done} of {total} trials done; \
+                     the same command goes on from there"
                 );
                 return Ok(Exit::Resumable);
             }
@@ -92,13 +102,13 @@ impl RunArgs {
         outln!("\nreport: {}", options.out.join("index.html").display());
         if published.outstanding_trials > 0 && !self.runtime_args.quiet {
             errln!(
-                "flowgauge: {} trials are outstanding, for other shards",
+                "flowgauge: {} trials are outstanding; they belong to other shards",
                 published.outstanding_trials
             );
         }
         if published.failed_trials > 0 || published.failed_rows() > 0 {
             errln!(
-                "flowgauge: {} trials failed, {} rows are without numbers: see the report",
+                "flowgauge: {} trials failed and {} rows have no numbers; see the report",
                 published.failed_trials,
                 published.failed_rows()
             );

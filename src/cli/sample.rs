@@ -1,4 +1,4 @@
-//! `flowgauge sample`
+//! `flowgauge sample`: draws samples from a model.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,33 +22,36 @@ use crate::registry::prefix_with_name;
 use crate::sample::{DrawnSamples, Sampler, SamplerContext};
 use crate::stop;
 
+/// The arguments of `flowgauge sample`.
 #[derive(Debug, Args)]
 pub struct SampleArgs {
-    /// The model's card
+    /// The model card (YAML)
     #[arg(long, value_name = "CARD")]
     model: PathBuf,
-    /// How samples are drawn: `heun`, `"{heun: {steps: 18, schedule: karras}}"`, …
+    /// The sampler: `heun`, `"{heun: {steps: 18, schedule: karras}}"` or another of `flowgauge
+    /// list`
     #[arg(long, value_name = "SPEC")]
     sampler: String,
-    /// Steps; overrides the sampler's own
+    /// The number of steps; overrides the sampler's `steps`
     #[arg(long)]
     steps: Option<usize>,
-    /// How many samples
+    /// The number of samples
     #[arg(long, conflicts_with = "noise", required_unless_present = "noise")]
     count: Option<usize>,
     /// The seed of the initial noise
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The states at the prior end, instead of a seed's
+    /// An array of states at the prior end, used instead of random noise
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
-    /// The order of the axes of --noise where it is not the card's, a letter each, such as NHWC
+    /// The order of the axes of --noise if it differs from the card's, one letter per axis, such as
+    /// NHWC
     #[arg(long, value_name = "LETTERS", requires = "noise")]
     layout: Option<AxisLayout>,
-    /// The array to write
+    /// The array to write (.npy)
     #[arg(long, value_name = "NPY")]
     out: PathBuf,
-    /// A picture of the first samples, up to 256, beside the array
+    /// A picture of the first samples (at most 256) to write as PNG
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
     #[command(flatten)]
@@ -56,6 +59,10 @@ pub struct SampleArgs {
 }
 
 impl SampleArgs {
+    /// Draws the samples and writes them.
+    ///
+    /// # Errors
+    /// Fails if an option, the card or the noise are wrong, or if a file cannot be written.
     pub fn execute(self) -> Result<Exit> {
         let mut sampler: Sampler = parse_spec("--sampler", &self.sampler)?;
         if let Some(steps) = self.steps {
@@ -147,7 +154,8 @@ impl SampleArgs {
                 .chain(&png)
                 .find(|out| out.is_stdout()),
             format_args!(
-                "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, {}: {}",
+                "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, \
+                 {}: {}",
                 card.shape,
                 each(&drawn.evaluations),
                 each(&drawn.products),
@@ -161,13 +169,16 @@ impl SampleArgs {
             .filter(|r| r.iter().any(|v| !v.is_finite()))
             .count();
         if broken > 0 {
-            errln!("flowgauge: {broken} of {count} samples are not finite");
+            errln!("flowgauge: {broken} of {count} samples are not finite (NaN or infinite)");
             return Ok(Exit::Failed);
         }
         Ok(Exit::Success)
     }
 
-    /// The states at the prior end that a file holds, in the card's order of axes.
+    /// Reads the states at the prior end from a file, in the card's order of axes.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read, or if its shape does not fit the model.
     fn read_initial_states(&self, file: &Path, model: &Model) -> Result<Dataset> {
         let noise = Dataset::read(file)?.with_layout(
             self.layout.as_ref().map(RequestedLayout::unconditional),

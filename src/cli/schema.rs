@@ -1,4 +1,4 @@
-//! `flowgauge schema config|card|claims`
+//! `flowgauge schema config|card|claims`: prints a JSON Schema.
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -9,21 +9,30 @@ use crate::gate::claims::Claims;
 use crate::model::card::Card;
 use crate::yaml;
 
+/// The arguments of `flowgauge schema`.
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
-    /// Which kind of file
+    /// The kind of file
     #[arg(value_enum)]
     file: SchemaFile,
 }
 
+/// The files that have a schema.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SchemaFile {
+    /// The config of `flowgauge run`
     Config,
+    /// The card of a model
     Card,
+    /// The published numbers of `flowgauge gate`
     Claims,
 }
 
 impl SchemaArgs {
+    /// Prints the JSON Schema.
+    ///
+    /// # Errors
+    /// Fails if the schema cannot be written as JSON.
     pub fn execute(self) -> Result<Exit> {
         let schema = match self.file {
             SchemaFile::Config => yaml::standard_schema::<Config>(),

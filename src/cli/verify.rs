@@ -1,4 +1,4 @@
-//! `flowgauge verify DIR`
+//! `flowgauge verify DIR`: recomputes a part of a run's rows.
 
 use std::path::PathBuf;
 
@@ -14,17 +14,18 @@ use crate::verify::{
     RowVerdict, RunToVerify, VerifiedRow, VerifyCsvRow, VerifyOptions, verify_run,
 };
 
+/// The arguments of `flowgauge verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// The run directory
     dir: PathBuf,
-    /// The part of every kind of row that is recomputed, above 0 and at most 1
+    /// The fraction of each kind of row to recompute, above 0 and at most 1
     #[arg(long, default_value_t = 0.05, value_parser = parse_fraction)]
     fraction: f64,
-    /// Which rows: another seed recomputes others
+    /// The seed that selects the rows
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Writes the verdict of every row to this table instead of standard output
+    /// Write the verdict of every row to this table instead of standard output
     #[arg(long, value_name = "CSV")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -32,6 +33,11 @@ pub struct VerifyArgs {
 }
 
 impl VerifyArgs {
+    /// Prints a verdict for each recomputed row. The exit status tells whether a row is a mismatch.
+    ///
+    /// # Errors
+    /// Fails if the directory is not a run with finished trials, or if a model or an array is
+    /// missing or changed.
     pub fn execute(self) -> Result<Exit> {
         let opened = RunToVerify::read(&self.dir)?;
         let out = self
@@ -65,26 +71,26 @@ impl VerifyArgs {
                 .filter(|c| c.comparison.verdict == verdict)
                 .count()
         };
-        let [same, drift, other] =
+        let [matches, drift, mismatches] =
             [RowVerdict::Match, RowVerdict::Drift, RowVerdict::Mismatch].map(count);
         let in_rows = |c: &&VerifiedRow| {
             c.file.starts_with("rows/") && !c.file.ends_with(".steps.csv") && c.line.is_some()
         };
-        let of_rows = checked.iter().filter(in_rows).count();
-        let others = checked.len() - of_rows;
+        let verified = checked.iter().filter(in_rows).count();
+        let others = checked.len() - verified;
         print_summary(
             out.as_ref(),
             format_args!(
-                "{of_rows} of {rows} rows verified, and {others} others (samples, steps, tables): \
-             {same} match, {drift} drift, {other} mismatch"
+                "{verified} of {rows} rows verified, and {others} others (samples, steps, tables): \
+                 {matches} match, {drift} drift, {mismatches} mismatch"
             ),
         );
         if !self.runtime_args.quiet {
             let there: Vec<&str> = opened.journal.runtime_fingerprints().into_keys().collect();
             let (here, there) = (runtime_fingerprint(runtime, machine), there.join(" | "));
-            errln!("flowgauge: the run: {there}; here: {here}");
+            errln!("flowgauge: the run was computed with {there}; it was verified with {here}");
         }
-        Ok(if other > 0 {
+        Ok(if mismatches > 0 {
             Exit::Failed
         } else {
             Exit::Success
@@ -92,6 +98,8 @@ impl VerifyArgs {
     }
 }
 
+/// Prints one line: the verdict, the place of the row and, unless it matches, the column that
+/// differs.
 fn print_row_verdict(row: &VerifiedRow) {
     let VerifyCsvRow {
         verdict,
@@ -121,7 +129,8 @@ fn print_row_verdict(row: &VerifiedRow) {
     outln!("{verdict:<9} {place}  {what}{detail}");
 }
 
+/// Parses a number above 0 and at most 1.
 fn parse_fraction(text: &str) -> Result<f64, String> {
-    let right = text.parse().ok().filter(|f: &f64| *f > 0.0 && *f <= 1.0);
-    right.ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
+    let fraction = text.parse().ok().filter(|f: &f64| *f > 0.0 && *f <= 1.0);
+    fraction.ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }

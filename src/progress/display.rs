@@ -1,4 +1,5 @@
-//! Progress on standard error: one line that stays in its place on a terminal, a line a minute elsewhere.
+//! Shows progress on standard error: one line that is redrawn on a terminal, else a new line every
+//! minute.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -10,24 +11,26 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Meter, RunningWorkload, TimeLeftEstimator, Workload};
 
-/// Where work stands.
+/// How far some work is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ProgressStatus {
-    /// Seconds of work that are done, those of earlier sessions included.
+    /// Seconds of finished work, including earlier sessions.
     pub seconds_done: f64,
-    /// Seconds that are left; nothing where that is not known.
+    /// Estimated seconds that are left; `None` if they are not known.
     pub seconds_left: Option<f64>,
-    /// What is at work.
+    /// The work in progress.
     pub label: String,
 }
 
 impl ProgressStatus {
+    /// The finished fraction, in [0, 1]; `None` if it is not known.
     fn fraction_done(&self) -> Option<f64> {
         let left = self.seconds_left?;
         Some(self.seconds_done / (self.seconds_done + left)).filter(|s| s.is_finite())
     }
 
-    /// `[====>    ]  34 %, about 2 min left  digits: …`; without numbers where they are not known.
+    /// The line on a terminal: `[====>    ]  34 %, about 2 min left  digits: …`. If the time left
+    /// is not known, it shows the `elapsed` seconds.
     fn bar(&self, elapsed: f64) -> String {
         const WIDTH: usize = 16;
         let full = self
@@ -57,7 +60,7 @@ impl ProgressStatus {
         }
     }
 
-    /// `34 % after 2 min, about 4 min left: digits: …`
+    /// The line in a log: `34 % after 2 min, about 4 min left: digits: …`.
     fn sentence(&self, elapsed: f64) -> String {
         let after = format_duration(elapsed);
         match self.fraction_done().zip(self.seconds_left) {
@@ -74,21 +77,24 @@ impl ProgressStatus {
     }
 }
 
-/// Shows where some work stands until it is dropped.
+/// Shows how far some work is, until the display is dropped.
 pub struct ProgressDisplay {
+    /// The line on a terminal.
     bar: Option<ProgressBar>,
+    /// The thread that updates the line. It ends when the sender is dropped.
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
-/// Between looks, on a terminal and elsewhere.
+/// The time between two updates on a terminal.
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(300);
+/// The time between two lines in a log.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 impl ProgressDisplay {
-    /// Looks at `standing` from time to time and shows it; nothing with `quiet`.
+    /// Calls `status` regularly and shows the result. With `quiet`, nothing is shown.
     pub fn new(
         quiet: bool,
-        standing: impl Fn() -> ProgressStatus + Send + Sync + 'static,
+        status: impl Fn() -> ProgressStatus + Send + Sync + 'static,
     ) -> ProgressDisplay {
         if quiet {
             return ProgressDisplay {
@@ -96,36 +102,36 @@ impl ProgressDisplay {
                 ticker: None,
             };
         }
-        let standing = Arc::new(standing);
+        let status = Arc::new(status);
         let began = Instant::now();
         let (stop, stopped) = channel();
-        let every = |pause: Duration, look: Box<dyn Fn() + Send>| {
+        let every = |interval: Duration, update: Box<dyn Fn() + Send>| {
             std::thread::spawn(move || {
-                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                    look();
+                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                    update();
                 }
             })
         };
         if !std::io::stderr().is_terminal() {
-            let look = move || {
+            let update = move || {
                 errln!(
                     "flowgauge: {}",
-                    standing().sentence(began.elapsed().as_secs_f64())
+                    status().sentence(began.elapsed().as_secs_f64())
                 )
             };
             return ProgressDisplay {
                 bar: None,
-                ticker: Some((stop, every(LOG_INTERVAL, Box::new(look)))),
+                ticker: Some((stop, every(LOG_INTERVAL, Box::new(update)))),
             };
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        // A wide message is cut to the terminal's width, whatever that is by then.
+        // `wide_msg` cuts the line to the present width of the terminal, which the user may change.
         bar.set_style(
             ProgressStyle::with_template("{wide_msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner()),
         );
         let shown = bar.clone();
-        let look = move || {
+        let update = move || {
             let stopping = if crate::stop::requested() {
                 "stopping: "
             } else {
@@ -133,24 +139,26 @@ impl ProgressDisplay {
             };
             shown.set_message(format!(
                 "{stopping}{}",
-                standing().bar(began.elapsed().as_secs_f64())
+                status().bar(began.elapsed().as_secs_f64())
             ));
             shown.tick();
         };
         ProgressDisplay {
             bar: Some(bar),
-            ticker: Some((stop, every(TERMINAL_INTERVAL, Box::new(look)))),
+            ticker: Some((stop, every(TERMINAL_INTERVAL, Box::new(update)))),
         }
     }
 
-    /// Shows how far one piece of work is, whose rows a meter counts from here on.
+    /// Shows how far one piece of work is. `meter` is restarted and counts its `rows` rows; `what`
+    /// names the work.
     pub fn for_rows(quiet: bool, meter: Arc<Meter>, rows: usize, what: &str) -> ProgressDisplay {
         meter.begin(rows);
         let what = what.to_owned();
         ProgressDisplay::for_meter(quiet, meter, move || what.clone())
     }
 
-    /// Shows how far the work is that a meter counts, one piece after the other, under the name that `what` has for it.
+    /// Shows how far the work is that `meter` counts, one piece of work after the other. `what`
+    /// names the present one.
     pub fn for_meter(
         quiet: bool,
         meter: Arc<Meter>,
@@ -177,7 +185,7 @@ impl ProgressDisplay {
         })
     }
 
-    /// Says something on standard error without tearing the line in two.
+    /// Calls `say`, which prints on standard error, while the line is cleared.
     pub fn suspend(&self, say: impl FnOnce()) {
         match &self.bar {
             Some(bar) => bar.suspend(say),
@@ -190,7 +198,7 @@ impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         if let Some((stop, ticker)) = self.ticker.take() {
             drop(stop);
-            // A ticker that has panicked has nothing more to show.
+            // If the thread has panicked, there is nothing more to show.
             let _ = ticker.join();
         }
         if let Some(bar) = &self.bar {
@@ -199,7 +207,8 @@ impl Drop for ProgressDisplay {
     }
 }
 
-/// `45 s`, `3 min`, `2 h 10 min`, `3 days`: two digits are as much as an estimate knows.
+/// A duration in words: `45 s`, `3 min`, `2 h 10 min` or `3 days`. Estimates are not more accurate
+/// than about two digits.
 pub fn format_duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     let minutes = (seconds / 60.0).round();

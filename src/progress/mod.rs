@@ -1,4 +1,5 @@
-//! How far long work is: counted where it is done, its time left estimated from what was measured, and shown.
+//! Progress of long work: meters count the finished rows, an estimator predicts the time left from
+//! measured times, and a display shows both.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
@@ -9,27 +10,32 @@ mod time_left;
 pub use display::{ProgressDisplay, ProgressStatus, format_duration};
 pub use time_left::{RunningWorkload, TimeLeftEstimator, Workload};
 
-/// Counts the rows of one piece of work as batches of them begin and end.
+/// Counts the rows of one piece of work, as their batches start and finish. Several threads may use
+/// one meter.
 #[derive(Debug)]
 pub struct Meter(Mutex<MeterState>);
 
+/// What a meter knows.
 #[derive(Debug)]
 struct MeterState {
+    /// When the work began.
     began: Instant,
-    /// All rows of the work, where whoever does it has said.
+    /// The number of rows of the whole work, if it is known.
     total: Option<usize>,
+    /// The number of rows of finished batches.
     done: usize,
+    /// The number of rows of batches that have started and not finished.
     in_progress: usize,
-    /// At the end of the batch that ended last.
+    /// The state when the latest batch finished.
     last_batch: Option<MeterReading>,
 }
 
-/// What a meter has seen of its work.
+/// How far a piece of work was at one time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MeterReading {
-    /// Rows that are done, and half of those that were at work at the time.
+    /// The number of finished rows, plus half of those that were in progress.
     pub rows: f64,
-    /// Seconds from the beginning to that time.
+    /// Seconds from the beginning of the work to that time.
     pub seconds: f64,
 }
 
@@ -46,11 +52,12 @@ impl Default for Meter {
 }
 
 impl Meter {
+    /// The state. If another thread has panicked with the lock, the counts are still usable.
     fn state(&self) -> MutexGuard<'_, MeterState> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Begins another piece of work.
+    /// Begins another piece of work, of an unknown number of rows.
     pub fn restart(&self) {
         *self.state() = MeterState {
             began: Instant::now(),
@@ -61,23 +68,23 @@ impl Meter {
         };
     }
 
-    /// Begins another piece of work of so many rows.
+    /// Begins another piece of work, of `rows` rows.
     pub fn begin(&self, rows: usize) {
         self.restart();
         self.state().total = Some(rows);
     }
 
-    /// All rows of the work at hand, where they are known.
+    /// The number of rows of the present work, if it is known.
     pub fn total(&self) -> Option<usize> {
         self.state().total
     }
 
-    /// A batch of so many rows begins.
+    /// Counts a batch of `rows` rows that starts.
     pub fn batch_started(&self, rows: usize) {
         self.state().in_progress += rows;
     }
 
-    /// A batch of so many rows has ended.
+    /// Counts a batch of `rows` rows that has finished.
     pub fn batch_finished(&self, rows: usize) {
         let mut count = self.state();
         count.in_progress = count.in_progress.saturating_sub(rows);
@@ -94,7 +101,7 @@ impl Meter {
         self.state().began.elapsed().as_secs_f64()
     }
 
-    /// How far the work was when its last batch ended; nothing before the first.
+    /// How far the work was when the latest batch finished; `None` before the first.
     pub fn last_reading(&self) -> Option<MeterReading> {
         self.state().last_batch
     }

@@ -1,42 +1,45 @@
-//! The time that is left, from what finished work has taken.
+//! Estimates the time left from the time that finished work has taken.
 //!
-//! A load is known in units: seconds of one thread, as a few calls of its networks suggest. What a unit takes is
-//! measured on work that is done, for kinds of work from the narrowest (the same model, solver and estimators) to the
-//! widest, and the narrowest kind that was measured tells.
+//! The size of a workload is given in units: seconds of one thread, estimated from a few calls of
+//! its networks. The seconds per unit are measured on finished work, for several kinds of work:
+//! from the narrowest (the same model, solver and estimators) to the widest. The narrowest kind
+//! that was measured gives the estimate.
 
 use std::collections::BTreeMap;
 
 use super::MeterReading;
 
-/// One piece of work before it is done.
+/// The size of one piece of work.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workload {
-    /// The kinds it belongs to, the narrowest first.
+    /// The kinds of work it belongs to, the narrowest first.
     pub kinds: Vec<String>,
-    /// Its size.
+    /// The size in units.
     pub units: f64,
-    /// Rows that go through its networks; none where they cannot be counted.
+    /// The number of rows that go through its networks; `None` if they cannot be counted.
     pub rows: Option<f64>,
 }
 
-/// The load that is at work.
+/// The workload in progress.
 #[derive(Debug, Clone, Copy)]
 pub struct RunningWorkload<'a> {
+    /// The workload.
     pub load: &'a Workload,
-    /// Which part of it was done, in [0, 1], when `at` seconds had passed; nothing where that cannot be told.
+    /// The finished fraction, in [0, 1], and the seconds after which it was measured; `None` if it
+    /// is not known.
     pub progress: Option<(f64, f64)>,
-    /// Seconds since it began.
+    /// Seconds since the workload began.
     pub elapsed: f64,
 }
 
 impl<'a> RunningWorkload<'a> {
-    /// A load whose rows a meter counts.
+    /// A workload whose rows a meter counts. `reached` is the latest reading of the meter.
     pub fn new(
         load: &'a Workload,
         reached: Option<MeterReading>,
         elapsed: f64,
     ) -> RunningWorkload<'a> {
-        // A count that was too small is no reason to be done.
+        // The number of rows is an estimate: if it is too small, the work is still not finished.
         let part = |r: MeterReading| {
             load.rows
                 .filter(|rows| *rows > 0.0)
@@ -50,10 +53,10 @@ impl<'a> RunningWorkload<'a> {
     }
 }
 
-/// Less than so many seconds of work say nothing: opening sessions weighs more.
+/// The least measured time, in seconds, for an estimate. In less time, opening sessions dominates.
 const MIN_MEASURED_SECONDS: f64 = 1.0;
 
-/// Measured work: units and seconds.
+/// The units of measured work, and the seconds it took.
 #[derive(Debug, Clone, Copy, Default)]
 struct WorkRate {
     units: f64,
@@ -61,6 +64,7 @@ struct WorkRate {
 }
 
 impl WorkRate {
+    /// Adds a measurement.
     fn add(self, units: f64, seconds: f64) -> WorkRate {
         WorkRate {
             units: self.units + units,
@@ -68,41 +72,45 @@ impl WorkRate {
         }
     }
 
+    /// Seconds per unit; `None` if nothing was measured.
     fn per_unit(self) -> Option<f64> {
         Some(self.seconds / self.units).filter(|r| r.is_finite())
     }
 }
 
-/// What kinds of work have taken, in this session and in those before it.
+/// Measured times of each kind of work, from which the time left is estimated.
 #[derive(Debug, Clone, Default)]
 pub struct TimeLeftEstimator {
+    /// Measurements of this session, by kind of work.
     this_session: BTreeMap<String, WorkRate>,
+    /// Measurements of earlier sessions, by kind of work.
     earlier_sessions: BTreeMap<String, WorkRate>,
-    /// Seconds of all measured work.
+    /// The seconds of all measured work.
     measured_seconds: f64,
 }
 
 impl TimeLeftEstimator {
-    /// A load was done in so many seconds.
+    /// Records that a workload has finished after `seconds`.
     pub fn record(&mut self, load: &Workload, seconds: f64) {
         add_to_rates(&mut self.this_session, load, load.units, seconds);
         self.measured_seconds += seconds;
     }
 
-    /// A load was done in an earlier session, which may have been on another machine: it tells where this session
-    /// has measured nothing of the kind.
+    /// Records a workload of an earlier session. That session may have run on another machine, so
+    /// that it counts only for kinds of work that this session has not measured.
     pub fn record_earlier_session(&mut self, load: &Workload, seconds: f64) {
         add_to_rates(&mut self.earlier_sessions, load, load.units, seconds);
         self.measured_seconds += seconds;
     }
 
-    /// Seconds until the running load and all of `rest` are done; nothing before anything was measured.
+    /// Seconds until the running workload and all of `rest` are finished; `None` if too little was
+    /// measured.
     pub fn seconds_left<'a>(
         &self,
         running: Option<RunningWorkload>,
         rest: impl IntoIterator<Item = &'a Workload>,
     ) -> Option<f64> {
-        // The part that is done is a measurement like any other.
+        // The finished part of the running workload is a measurement like any other.
         let mut known = self.clone();
         if let Some(RunningWorkload {
             load,
@@ -119,7 +127,7 @@ impl TimeLeftEstimator {
         let now = running.map_or(0.0, |r| {
             let whole = known.estimated_seconds(r.load);
             match r.progress {
-                // What has passed since then is part of what was left.
+                // The time since the measurement has already been spent on the remaining part.
                 Some((part, at)) => ((1.0 - part) * whole - (r.elapsed - at)).max(0.0),
                 None => (whole - r.elapsed).max(0.0),
             }
@@ -132,7 +140,8 @@ impl TimeLeftEstimator {
         )
     }
 
-    /// What a load takes by the narrowest of its kinds that was measured; a unit is a second where none was.
+    /// Seconds for a workload, by the narrowest of its kinds that was measured. If none was
+    /// measured, a unit counts as a second.
     fn estimated_seconds(&self, load: &Workload) -> f64 {
         let rate = |kind: &String| {
             let of =
@@ -143,6 +152,7 @@ impl TimeLeftEstimator {
     }
 }
 
+/// Adds a measurement to every kind of a workload.
 fn add_to_rates(rates: &mut BTreeMap<String, WorkRate>, load: &Workload, units: f64, seconds: f64) {
     for kind in &load.kinds {
         let rate = rates.entry(kind.clone()).or_default();
@@ -154,13 +164,13 @@ fn add_to_rates(rates: &mut BTreeMap<String, WorkRate>, load: &Workload, units: 
 mod tests {
     use super::*;
 
-    /// A trial with what it takes in truth.
+    /// A trial and its true duration.
     struct Trial {
         load: Workload,
         seconds: f64,
     }
 
-    /// `units` are off by the factor `off` in the kind's own way: the true seconds.
+    /// A trial whose true duration is `units` times `off`.
     fn trial(kinds: [&str; 4], units: f64, off: f64) -> Trial {
         let kinds = kinds.iter().map(|k| (*k).to_owned()).collect();
         Trial {
@@ -173,7 +183,7 @@ mod tests {
         }
     }
 
-    /// What is said to be left of a run when a share of its seconds has passed, and what is left in truth.
+    /// The estimated and the true time left of a run after a fraction of its time.
     fn at(share: f64, trials: &[Trial], counted: bool) -> (Option<f64>, f64) {
         let total: f64 = trials.iter().map(|t| t.seconds).sum();
         let (mut clock, mut passed) = (TimeLeftEstimator::default(), 0.0);
@@ -185,7 +195,7 @@ mod tests {
                 continue;
             }
             let elapsed = now - passed;
-            // Four batches, each of which ends when it does.
+            // Each trial has four batches of equal duration.
             let batches = (4.0 * elapsed / trial.seconds).floor();
             let rows = 32.0 * batches;
             let reached = MeterReading {
@@ -206,7 +216,7 @@ mod tests {
     fn within(factor: f64, trials: &[Trial], counted: bool, what: &str) {
         for share in [0.25, 0.5, 0.75] {
             let (left, truth) = at(share, trials, counted);
-            let left = left.unwrap_or_else(|| panic!("{what}: nothing is said at {share}"));
+            let left = left.unwrap_or_else(|| panic!("{what}: no estimate at {share}"));
             assert!(
                 (1.0 / factor..=factor).contains(&(left / truth)),
                 "{what} at {share}: {left:.0} s, truth {truth:.0} s"
@@ -214,8 +224,8 @@ mod tests {
         }
     }
 
-    /// Chunks of one model, then of another a hundred times quicker, then of one whose steps are chosen, then samples and
-    /// statistics: costs of many sizes.
+    /// Trials of very different costs: chunks of one model, of a much faster one, and of one with
+    /// adaptive steps, then samples and statistics.
     fn mixed() -> Vec<Trial> {
         let digits = [
             "digits: likelihoods: heun",
@@ -272,7 +282,7 @@ mod tests {
             .collect();
         within(1.1, &alike, true, "one kind, the long trial last");
         within(1.1, &[trial(kinds, 100.0, 7.0)], true, "one trial");
-        // A guess that is ten times too small is mended by the first trial of its kind.
+        // The first trial of a kind corrects an estimate that is ten times too small.
         let chosen = [
             "b: likelihoods: dopri5",
             "b: likelihoods",
@@ -329,7 +339,7 @@ mod tests {
             Some(2.0),
             "another machine"
         );
-        // A load that takes longer than thought has nothing negative left.
+        // The time left is not negative if a workload takes longer than estimated.
         let long = load(1.0);
         assert_eq!(
             clock.seconds_left(Some(RunningWorkload::new(&long, None, 100.0)), []),

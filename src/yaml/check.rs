@@ -1,7 +1,9 @@
-//! A tree held against a schema: every fault at once, and canonical names in the place of others.
+//! Checks a tree against a schema: finds every fault at once, and replaces aliases by canonical
+//! names.
 //!
-//! What is at fault is taken out of the tree, so that the rest can be read and checked further: a key that may be
-//! absent, an entry of a list; `Moved` says where the entries behind it stood.
+//! Optional keys and list entries that have faults are removed from the tree, so that the rest can
+//! be read and checked further. [`RemovedEntries`] records the original indices of the remaining
+//! list entries.
 
 use serde_json::Value as Json;
 
@@ -11,18 +13,21 @@ use super::label;
 use super::node::{MapEntry, Node, ScalarValue, Value, YamlScalar};
 use super::schema_type::{AliasedName, FamilyKind, ObjectKeys, SchemaForm, SchemaType};
 
-/// A list that lost entries: its key, and where those that are left stood before.
+/// A list from which entries were removed: its key, and the original index of each remaining entry.
 pub type RemovedEntries = (String, Vec<usize>);
 
-/// What a check found.
+/// The result of a check.
 pub struct CheckResult {
+    /// The faults, in the order in which they were found.
     pub faults: Vec<Fault>,
+    /// The lists that have lost entries, inner lists before the lists around them.
     pub removed_entries: Vec<RemovedEntries>,
-    /// Whether the rest can be read.
+    /// Whether the rest of the tree can be deserialized.
     pub usable: bool,
 }
 
-/// Finds every fault of a tree, and rewrites aliases, labels and spellings of keys to what the type reads.
+/// Finds every fault of a tree. Aliases, labels and other spellings are replaced by the names that
+/// the type reads.
 pub fn check_against_schema(schema: &Json, root: &mut Node) -> CheckResult {
     let mut check = SchemaChecker {
         root: schema,
@@ -37,20 +42,23 @@ pub fn check_against_schema(schema: &Json, root: &mut Node) -> CheckResult {
     }
 }
 
+/// The state of a check.
 struct SchemaChecker<'a> {
+    /// The whole schema, in which references (`$ref`) are resolved.
     root: &'a Json,
     faults: Vec<Fault>,
     removed_entries: Vec<RemovedEntries>,
 }
 
 impl<'a> SchemaChecker<'a> {
+    /// Records a fault at a node. Returns false: the node cannot be read.
     fn report_fault(&mut self, key: &str, node: &Node, message: String) -> bool {
         self.faults
             .push(Fault::new(key, message).at_position(node.position));
         false
     }
 
-    /// Whether what is left of a node can be read.
+    /// Checks a node. Returns whether the rest of it, without its faults, can be read.
     fn check_node(&mut self, schema: &'a Json, node: &mut Node, key: &str) -> bool {
         let shape = SchemaType::from_schema(self.root, schema);
         if node.value == Value::Null && shape.nullable {
@@ -104,8 +112,8 @@ impl<'a> SchemaChecker<'a> {
                         format!("{count} entries, expected {}", shape.describe(self.root)),
                     );
                 }
-                let left = self.check_list(item, items, key);
-                left == count || left >= *least
+                let remaining = self.check_list(item, items, key);
+                remaining == count || remaining >= *least
             }
             (SchemaForm::Map(inner), Value::Map(entries)) => {
                 entries.retain_mut(|entry| {
@@ -133,23 +141,25 @@ impl<'a> SchemaChecker<'a> {
         }
     }
 
-    /// Entries that are left.
+    /// Checks the entries of a list and removes those that cannot be read. Returns how many remain.
     fn check_list(&mut self, item: &'a Json, items: &mut Vec<Node>, key: &str) -> usize {
         let count = items.len();
-        let mut left = Vec::new();
+        let mut remaining = Vec::new();
         let mut number = 0;
         items.retain_mut(|inner| {
             let usable = self.check_node(item, inner, &join_keys(key, &number.to_string()));
-            left.extend(usable.then_some(number));
+            remaining.extend(usable.then_some(number));
             number += 1;
             usable
         });
-        if left.len() < count {
-            self.removed_entries.push((key.to_owned(), left.clone()));
+        if remaining.len() < count {
+            self.removed_entries
+                .push((key.to_owned(), remaining.clone()));
         }
-        left.len()
+        remaining.len()
     }
 
+    /// Checks the keys of an object. Returns whether every required key can be read.
     fn check_object(&mut self, keys: &ObjectKeys<'a>, node: &mut Node, key: &str) -> bool {
         let place = node.position;
         let Value::Map(entries) = &mut node.value else {
@@ -203,6 +213,7 @@ impl<'a> SchemaChecker<'a> {
         usable
     }
 
+    /// Records a key that the type does not have.
     fn report_unknown_key(&mut self, keys: &ObjectKeys, entry: &MapEntry, key: &str) {
         let names = || keys.known.iter().map(|(name, _)| *name);
         let message = match keys.known.is_empty() {
@@ -213,6 +224,7 @@ impl<'a> SchemaChecker<'a> {
             .push(Fault::new(key, message).at_position(entry.position));
     }
 
+    /// Checks an entry of a family: a bare name, a label, or `{name: {…}}`.
     fn check_family(&mut self, kinds: &[FamilyKind<'a>], node: &mut Node, key: &str) -> bool {
         let place = node.position;
         if let Value::Scalar(YamlScalar { text, .. }) = &node.value {
@@ -275,6 +287,7 @@ impl<'a> SchemaChecker<'a> {
         usable
     }
 
+    /// Checks an object whose key `tag` names its kind.
     fn check_tagged(
         &mut self,
         tag: &str,
@@ -309,7 +322,9 @@ impl<'a> SchemaChecker<'a> {
         }
     }
 
-    /// The alternative that fits; else the faults of the one that was probably meant.
+    /// Checks a node against several schemas and takes the first that fits. If none fits, the
+    /// faults are those of the first schema with the form of the node, which the user probably
+    /// meant.
     fn check_any_of(
         &mut self,
         schemas: &[&'a Json],
@@ -361,12 +376,12 @@ impl<'a> SchemaChecker<'a> {
     }
 }
 
-/// Whether a key is meant; `_` and `-` make no difference.
+/// Whether `written` is the key `name`; `_` and `-` are equal.
 fn same_key(name: &str, written: &str) -> bool {
     name == written || name.replace('_', "-") == written.replace('_', "-")
 }
 
-/// A word that is read as text whatever it looks like.
+/// A scalar that is read as text, even if it looks like a number.
 fn text_scalar(text: &str) -> YamlScalar {
     YamlScalar {
         text: text.to_owned(),
@@ -374,18 +389,20 @@ fn text_scalar(text: &str) -> YamlScalar {
     }
 }
 
+/// The names of the kinds, with their aliases.
 fn kind_names<'a>(kinds: &[FamilyKind<'a>]) -> Vec<AliasedName<'a>> {
     kinds.iter().map(|k| k.name.clone()).collect()
 }
 
-/// Names of the field for several kinds together.
+/// Common names for several metrics together, and the metrics they stand for.
 const COMBINED_METRICS: [(&str, &[&str]); 3] = [
     ("prc", &["precision", "recall"]),
     ("precision-recall", &["precision", "recall"]),
     ("prdc", &["precision", "recall", "density", "coverage"]),
 ];
 
-/// As [`unknown_message`], with a guess by the aliases too.
+/// The message for an unknown name. In addition to [`unknown_message`], it guesses by the aliases,
+/// and explains common names for several metrics.
 fn unknown_name_message(what: &str, written: &str, names: &[AliasedName]) -> String {
     let several = COMBINED_METRICS.iter().find(|(name, parts)| {
         *name == crate::registry::normalize_name(written)
@@ -395,7 +412,7 @@ fn unknown_name_message(what: &str, written: &str, names: &[AliasedName]) -> Str
     });
     if let Some((_, parts)) = several {
         return format!(
-            "unknown {what} `{written}`: it is {}, each an entry of its own",
+            "unknown {what} `{written}`: it stands for {}, each an entry of its own",
             parts.join(", ")
         );
     }
@@ -415,7 +432,7 @@ fn unknown_name_message(what: &str, written: &str, names: &[AliasedName]) -> Str
     }
 }
 
-/// What stands there, in words.
+/// Describes a node in words; a long text is cut.
 fn describe_node(node: &Node) -> String {
     match &node.value {
         Value::Null => "nothing".to_owned(),
@@ -430,7 +447,7 @@ fn describe_node(node: &Node) -> String {
     }
 }
 
-/// An entry whose key and value are of the same place.
+/// A map entry whose key has the position of its value.
 pub(super) fn entry_at_node_position(key: &str, node: Node) -> MapEntry {
     MapEntry {
         key: key.to_owned(),

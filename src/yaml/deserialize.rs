@@ -1,4 +1,5 @@
-//! A type made of a tree. Whatever its own checks refuse has the key and the line.
+//! Deserializes a type from a tree. An error of the type's own checks carries the key and the
+//! position.
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
@@ -9,12 +10,14 @@ use serde::de::{IntoDeserializer, Unexpected, VariantAccess, Visitor};
 use super::fault::Fault;
 use super::node::{MapEntry, Node, ScalarValue, Value, YamlScalar};
 
-/// A scalar read as one type, by the rules of YAML for that type.
+/// A scalar read as a given type, by the rules of YAML for that type; `None` if it is not of that
+/// type.
 pub fn parse_scalar<T: DeserializeOwned>(scalar: &YamlScalar) -> Option<T> {
     serde_yaml::from_str(&scalar.text).ok()
 }
 
 impl Node {
+    /// The scalar, if the node is one.
     fn scalar(&self) -> Option<&YamlScalar> {
         match &self.value {
             Value::Scalar(scalar) => Some(scalar),
@@ -22,6 +25,7 @@ impl Node {
         }
     }
 
+    /// What the node is, for serde's messages.
     fn unexpected(&self) -> Unexpected<'_> {
         match &self.value {
             Value::Null => Unexpected::Unit,
@@ -31,7 +35,10 @@ impl Node {
         }
     }
 
-    /// The scalar as a type, given to a visitor.
+    /// Parses the scalar as `T` and gives it to the visitor by `visit`.
+    ///
+    /// # Errors
+    /// Fails if the node is not a scalar of this type, or if the visitor refuses the value.
     fn visit_scalar<'de, T: DeserializeOwned, V: Visitor<'de>>(
         &self,
         visitor: V,
@@ -200,7 +207,7 @@ impl<'de> Deserializer<'de> for &'de Node {
             }),
             _ => Err(Fault::invalid_type(
                 self.unexpected(),
-                &"one name, or one `name: …`",
+                &"a name, or one entry `name: …`",
             )),
         }
         .map_err(|f| f.at_position(self.position))
@@ -211,6 +218,7 @@ impl<'de> Deserializer<'de> for &'de Node {
     }
 }
 
+/// The entries of a list, from the index `next`.
 struct NodeSeqAccess<'de> {
     items: &'de [Node],
     next: usize,
@@ -238,6 +246,7 @@ impl<'de> SeqAccess<'de> for NodeSeqAccess<'de> {
     }
 }
 
+/// The entries of a map, from the index `next`.
 struct NodeMapAccess<'de> {
     entries: &'de [MapEntry],
     next: usize,
@@ -267,7 +276,7 @@ impl<'de> MapAccess<'de> for NodeMapAccess<'de> {
     }
 }
 
-/// A name of a kind, with what stands below it.
+/// The name of an enum variant, with the node below it if there is one.
 struct NodeEnumAccess<'de> {
     name: &'de str,
     content: Option<&'de Node>,
@@ -284,9 +293,17 @@ impl<'de> EnumAccess<'de> for NodeEnumAccess<'de> {
 }
 
 impl<'de> NodeEnumAccess<'de> {
+    /// The node below the name.
+    ///
+    /// # Errors
+    /// Fails if there is only the name.
     fn content(&self) -> Result<&'de Node, Fault> {
-        self.content
-            .ok_or_else(|| Fault::new("", format!("`{0}` alone, expected {{{0}: …}}", self.name)))
+        self.content.ok_or_else(|| {
+            Fault::new(
+                "",
+                format!("`{0}` without parameters, expected {{{0}: …}}", self.name),
+            )
+        })
     }
 }
 
@@ -301,7 +318,7 @@ impl<'de> VariantAccess<'de> for NodeEnumAccess<'de> {
             }) => Ok(()),
             Some(_) => Err(Fault::new(
                 "",
-                format!("`{0}: …`, expected `{0}` alone", self.name),
+                format!("`{0}: …`, expected `{0}` without parameters", self.name),
             )),
         }
     }

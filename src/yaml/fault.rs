@@ -1,20 +1,23 @@
-//! Faults of what a user wrote, each with its key, its line and what would be right.
+//! Faults in a text that a user wrote. Each fault has its key, its line and what would be right.
 
 use std::fmt::{Display, Formatter, Result as Written};
 
 use super::node::SourcePosition;
 
-/// One thing that is wrong.
+/// One fault.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
-    /// Where it is: `likelihood.0.estimators.1.hutchinson.probes`; empty for the whole.
+    /// The key at fault, such as `likelihood.0.estimators.1.hutchinson.probes`; empty for the whole
+    /// text.
     pub key: String,
+    /// The position of the key in the text, if it is known.
     pub position: Option<SourcePosition>,
     /// What is wrong and what would be right.
     pub message: String,
 }
 
 impl Fault {
+    /// A fault without a position.
     pub fn new(key: impl Into<String>, message: impl Into<String>) -> Fault {
         Fault {
             key: key.into(),
@@ -23,10 +26,10 @@ impl Fault {
         }
     }
 
-    /// A sentence that may begin with its key: `path: need …`.
+    /// A fault from a message that may begin with its key, such as `path: expected …`.
     pub fn from_message(message: impl Into<String>) -> Fault {
         let message = message.into();
-        // The name of a file is no key.
+        // A message may also begin with the name of a file, which is not a key.
         let file = |key: &str| FILE_SUFFIXES.iter().any(|ending| key.ends_with(ending));
         let plain = |key: &str| {
             key.chars()
@@ -39,6 +42,7 @@ impl Fault {
         }
     }
 
+    /// The same fault at a position, unless it has one already.
     pub fn at_position(self, place: Option<SourcePosition>) -> Fault {
         Fault {
             position: self.position.or(place),
@@ -46,7 +50,7 @@ impl Fault {
         }
     }
 
-    /// The same fault, seen from one level further out.
+    /// The same fault with `outer` in front of its key.
     pub fn under_key(self, outer: &str) -> Fault {
         Fault {
             key: join_keys(outer, &self.key),
@@ -55,7 +59,7 @@ impl Fault {
     }
 }
 
-/// Endings of the files that messages begin with.
+/// Suffixes of files with which messages begin.
 const FILE_SUFFIXES: [&str; 8] = [
     ".npy",
     ".npz",
@@ -67,7 +71,7 @@ const FILE_SUFFIXES: [&str; 8] = [
     ".gz",
 ];
 
-/// One key below another.
+/// The key `outer.inner`; an empty part is left out.
 pub fn join_keys(outer: &str, inner: &str) -> String {
     match (outer.is_empty(), inner.is_empty()) {
         (true, _) => inner.to_owned(),
@@ -76,7 +80,7 @@ pub fn join_keys(outer: &str, inner: &str) -> String {
     }
 }
 
-/// `line 3, column 5: key: message`.
+/// Writes `line 3, column 5: key: message`.
 impl Display for Fault {
     fn fmt(&self, f: &mut Formatter) -> Written {
         if let Some(place) = self.position {
@@ -129,12 +133,12 @@ impl serde::de::Error for Fault {
     fn duplicate_field(name: &'static str) -> Fault {
         Fault::new(
             "",
-            format!("key `{name}` is there twice, expected each key once"),
+            format!("key `{name}` is given twice, expected each key once"),
         )
     }
 }
 
-/// What a value is, in the words of a user.
+/// Describes a value in the words of a user rather than of serde.
 fn describe_unexpected(found: serde::de::Unexpected) -> String {
     use serde::de::Unexpected as U;
     match found {
@@ -149,12 +153,13 @@ fn describe_unexpected(found: serde::de::Unexpected) -> String {
             "`key: value` entries".to_owned()
         }
         U::Unit | U::Option => "nothing".to_owned(),
-        U::UnitVariant => "a name alone".to_owned(),
+        U::UnitVariant => "a name without parameters".to_owned(),
         other => other.to_string(),
     }
 }
 
-/// ``unknown key `probs`, expected probes, …; did you mean `probes`?``
+/// The message for an unknown name: ``unknown key `probs`, expected one of probes, distribution;
+/// did you mean `probes`?``
 pub fn unknown_message<'a>(
     what: &str,
     name: &str,
@@ -166,7 +171,7 @@ pub fn unknown_message<'a>(
     format!("unknown {what} `{name}`, expected {list}{guess}")
 }
 
-/// `a`, `one of a, b`; what no one reads to its end is cut.
+/// Lists names: `a`, or `one of a, b`.
 pub fn one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     match names.as_slice() {
@@ -176,7 +181,8 @@ pub fn one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// The known name that was probably meant.
+/// The known name that was probably meant: the nearest by Damerau–Levenshtein distance, if at most
+/// a third of the letters differ.
 pub fn nearest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = crate::registry::normalize_name(name);
     let near = known.map(|k| {
@@ -191,25 +197,28 @@ pub fn nearest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Opt
     near.min_by_key(|(distance, _)| *distance).map(|(_, k)| k)
 }
 
-/// All that is wrong with one text.
+/// All faults of one text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Faults {
+    /// The faults, in the order of the text.
     pub list: Vec<Fault>,
-    /// The line of each fault, where it is known.
+    /// The source line of each fault, if it is known.
     lines: Vec<Option<String>>,
 }
 
-/// More of them would bury the first.
+/// The largest number of faults that a message shows. More would hide the first ones.
 const MAX_SHOWN_FAULTS: usize = 20;
 
 impl Faults {
+    /// Sorts the faults by their position.
     pub fn new(mut list: Vec<Fault>) -> Faults {
         list.sort_by_key(|f| f.position.map_or((usize::MAX, 0), |p| (p.line, p.column)));
         let lines = vec![None; list.len()];
         Faults { list, lines }
     }
 
-    /// With the lines of the text that they are in, where the text has several.
+    /// Adds the source line of each fault. A text of one line is shown by the fault itself, so that
+    /// its positions are removed.
     pub(super) fn with_source_lines(mut self, text: &str) -> Faults {
         let lines: Vec<&str> = text.lines().collect();
         if lines.len() < 2 {
@@ -226,7 +235,7 @@ impl Faults {
     }
 }
 
-/// One fault as it is; several below their number.
+/// Writes one fault in the same line, or the number of faults and one fault per line.
 impl Display for Faults {
     fn fmt(&self, f: &mut Formatter) -> Written {
         let one = |f: &mut Formatter, fault: &Fault, line: &Option<String>, indent: &str| {
@@ -252,7 +261,8 @@ impl Display for Faults {
     }
 }
 
-/// The line, with a caret under the column; of a long line only what is near.
+/// Writes a source line with a caret under the column. A long line is cut to the part near the
+/// column.
 fn write_excerpt(f: &mut Formatter, line: &str, place: SourcePosition, indent: &str) -> Written {
     const WIDTH: usize = 90;
     let characters: Vec<char> = line

@@ -1,7 +1,8 @@
-//! A kind's label, as tables print it, read back: the inverse of [`crate::registry::label`].
+//! Reads a label, as tables show it, back into an entry: the inverse of
+//! [`crate::registry::kind_label`].
 //!
-//! `dopri5(rtol=1e-6 atol=1e-6)` is `{dopri5: {rtol: 1e-6, atol: 1e-6}}`; what a label gives without a name,
-//! `learned(stad)`, is the parameter that the schema names `x-first`.
+//! `dopri5(rtol=1e-6 atol=1e-6)` becomes `{dopri5: {rtol: 1e-6, atol: 1e-6}}`. A value without a
+//! name, as in `learned(stad)`, belongs to the parameter that the schema names in `x-first`.
 
 use serde_json::Value as Json;
 
@@ -9,7 +10,7 @@ use super::check::entry_at_node_position;
 use super::node::{self, Node, SourcePosition, Value};
 use super::schema_type::{FamilyKind, ObjectKeys, SchemaForm, SchemaType};
 
-/// The entry that a label stands for; none where it is no label of these kinds.
+/// The entry that a label stands for; `None` if the text is not a label of one of these kinds.
 pub fn parse_label(
     root: &Json,
     kinds: &[FamilyKind],
@@ -26,6 +27,7 @@ pub fn parse_label(
     Some(Node::single_entry(kind.name.name, parameters, place))
 }
 
+/// The parameters between the parentheses of a label; `None` if one of them is unknown.
 fn parse_parameters(
     root: &Json,
     keys: &ObjectKeys,
@@ -42,7 +44,7 @@ fn parse_parameters(
         });
         match (named, found.last_mut()) {
             (Some((key, value)), _) => found.push((key, value.to_owned())),
-            // A name with spaces.
+            // The value of the preceding parameter has a space.
             (None, Some((_, value))) => *value = format!("{value} {token}"),
             (None, None) => found.push((keys.positional?, token.to_owned())),
         }
@@ -59,7 +61,7 @@ fn parse_parameters(
     })
 }
 
-/// The value of one parameter.
+/// The value of one parameter; `None` if it is not valid.
 fn parse_parameter_value(
     root: &Json,
     schema: &Json,
@@ -81,7 +83,8 @@ fn parse_parameter_value(
     Some(parsed)
 }
 
-/// `0.5 with prior`: the first key's value, then the flags that are set; the others are not.
+/// A value with flags, such as `0.5 with prior`: the value of the first key, then the flags that
+/// are set. All other flags are false.
 fn parse_value_with_flags(
     keys: &ObjectKeys,
     text: &str,
@@ -101,7 +104,7 @@ fn parse_value_with_flags(
     })
 }
 
-/// Parts divided by spaces that no bracket or quote holds together.
+/// Splits a text at spaces that are outside of brackets and quotes.
 fn split_tokens(text: &str) -> Vec<&str> {
     let (mut found, mut from, mut depth, mut quoted) = (Vec::new(), 0, 0i32, false);
     for (i, c) in text.char_indices() {

@@ -1,56 +1,75 @@
-//! YAML as a tree that knows where in its text each part stands.
+//! YAML as a tree in which each part knows its position in the text.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::{DefaultMessageFormatter, Error, MessageFormatter, Spanned};
 
 use super::fault::Fault;
 
-/// A line and a column, each from 1.
+/// A position in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourcePosition {
+    /// The number of the line, from 1.
     pub line: usize,
+    /// The number of the character in the line, from 1.
     pub column: usize,
 }
 
-/// A value with its place; none where it is not of the text.
+/// A value with its position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
+    /// The value.
     pub value: Value,
+    /// The position; `None` if the value is not part of the text, as for a `--set` change.
     pub position: Option<SourcePosition>,
 }
 
+/// A YAML value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
+    /// Nothing, `~` or `null`.
     Null,
+    /// A text, a number, or true or false.
     Scalar(YamlScalar),
+    /// A list.
     List(Vec<Node>),
+    /// `key: value` entries, in the order of the text.
     Map(Vec<MapEntry>),
 }
 
-/// A scalar as it was written, and what it is read as where nothing else is asked for.
+/// A scalar.
 #[derive(Debug, Clone, PartialEq)]
 pub struct YamlScalar {
+    /// The text as it was written. A type that expects a string reads this text, even if it looks
+    /// like a number.
     pub text: String,
+    /// The value for a type that accepts any scalar.
     pub value: ScalarValue,
 }
 
+/// The value of a scalar by the rules of YAML.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ScalarValue {
     Bool(bool),
     Unsigned(u64),
     Signed(i64),
     Float(f64),
+    /// A text; [`YamlScalar::text`] has it.
     Text,
 }
 
+/// One `key: value` entry of a map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MapEntry {
+    /// The key.
     pub key: String,
+    /// The position of the key.
     pub position: Option<SourcePosition>,
+    /// The value.
     pub node: Node,
 }
 
 impl Node {
+    /// A text.
     pub fn from_text(text: &str, place: Option<SourcePosition>) -> Node {
         Node {
             value: Value::Scalar(YamlScalar {
@@ -61,6 +80,7 @@ impl Node {
         }
     }
 
+    /// A truth value.
     pub fn from_bool(set: bool, place: Option<SourcePosition>) -> Node {
         Node {
             value: Value::Scalar(YamlScalar {
@@ -71,7 +91,7 @@ impl Node {
         }
     }
 
-    /// One entry.
+    /// A map of one entry.
     pub fn single_entry(key: &str, node: Node, place: Option<SourcePosition>) -> Node {
         Node {
             value: Value::Map(vec![MapEntry {
@@ -83,7 +103,7 @@ impl Node {
         }
     }
 
-    /// Gives all of it one place.
+    /// Sets the position of this node and of every node below it.
     pub fn set_position(&mut self, place: Option<SourcePosition>) {
         self.position = place;
         match &mut self.value {
@@ -96,6 +116,7 @@ impl Node {
         }
     }
 
+    /// The value of a key of a map, or of an index of a list.
     pub fn get(&self, key: &str) -> Option<&Node> {
         match &self.value {
             Value::Map(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.node),
@@ -104,12 +125,13 @@ impl Node {
         }
     }
 
-    /// Where a key stands: `likelihood.0.samples`, or as much of it as is there.
+    /// The position of a key such as `likelihood.0.samples`. If the key is missing, it is the
+    /// position of the part of the key that exists; `None` if no part exists.
     pub fn position_of(&self, key: &str) -> Option<SourcePosition> {
         let (mut at, mut place) = (self, None);
         let mut rest = key;
         while !rest.is_empty() {
-            // A name may hold points itself: the longest that is there counts.
+            // A name may contain dots itself, so that the longest name that exists is taken.
             let mut ends = rest.match_indices('.').map(|(i, _)| i).chain([rest.len()]);
             let Some(end) = ends.rfind(|end| at.get(&rest[..*end]).is_some()) else {
                 break;
@@ -130,10 +152,10 @@ impl Node {
     }
 }
 
-/// Reads one document.
+/// Parses one YAML document.
 ///
 /// # Errors
-/// Where it is no YAML, by line and column.
+/// Fails if the text is not valid YAML. The fault has the line and the column.
 pub fn parse_tree(text: &str) -> Result<Node, Fault> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = LineIndex::new(body);
@@ -146,13 +168,14 @@ pub fn parse_tree(text: &str) -> Result<Node, Fault> {
     Ok(lines.build_node(raw))
 }
 
-/// A text with the byte at which each of its lines begins.
+/// A text and the index of the byte at which each line begins.
 struct LineIndex<'a> {
     text: &'a str,
     starts: Vec<usize>,
 }
 
 impl<'a> LineIndex<'a> {
+    /// Finds the lines of a text.
     fn new(text: &'a str) -> LineIndex<'a> {
         let starts = std::iter::once(0)
             .chain(text.match_indices('\n').map(|(i, _)| i + 1))
@@ -160,7 +183,8 @@ impl<'a> LineIndex<'a> {
         LineIndex { text, starts }
     }
 
-    /// By the byte, since lines as the parser counts them are not everywhere those of an editor.
+    /// The position of a location of the parser. It is computed from the byte offset, because the
+    /// parser does not count lines exactly as editors do.
     fn position(&self, location: serde_yaml::Location) -> SourcePosition {
         let Some(byte) = location.span().byte_offset() else {
             return SourcePosition {
@@ -176,6 +200,7 @@ impl<'a> LineIndex<'a> {
         }
     }
 
+    /// The largest character boundary that is at most `byte`.
     fn boundary(&self, byte: usize) -> usize {
         (0..=byte.min(self.text.len()))
             .rev()
@@ -183,7 +208,7 @@ impl<'a> LineIndex<'a> {
             .unwrap_or(0)
     }
 
-    /// What stands there.
+    /// The text at a location of the parser; empty if it is not known.
     fn source_text(&self, location: serde_yaml::Location) -> &'a str {
         let span = location.span();
         let Some((from, length)) = span.byte_offset().zip(span.byte_len()) else {
@@ -196,6 +221,7 @@ impl<'a> LineIndex<'a> {
         self.text[from..to.max(from)].trim()
     }
 
+    /// The tree of a value of the parser.
     fn build_node(&self, raw: Spanned<RawNode>) -> Node {
         let (referenced, defined) = (raw.referenced, raw.defined);
         let scalar = |read: ScalarValue, otherwise: String| {
@@ -237,7 +263,7 @@ impl<'a> LineIndex<'a> {
     }
 }
 
-/// What the parser gives, with its own places.
+/// A value of the parser, with the parser's locations.
 enum RawNode {
     Null,
     Bool(bool),
@@ -297,12 +323,12 @@ impl<'de> Deserialize<'de> for RawNode {
     }
 }
 
-/// The parser's complaint in the words of a user.
+/// The fault for an error of the parser, in the words of a user.
 fn parser_fault(error: &Error, lines: &LineIndex) -> Fault {
     let inner = error.without_snippet();
     let message = match inner {
         Error::MultipleDocuments { .. } => {
-            "several documents, divided by `---`, expected one; use one file for each".to_owned()
+            "several documents, separated by `---`, expected one; use one file for each".to_owned()
         }
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("duplicate key `{key}`, expected each key once")
@@ -311,19 +337,22 @@ fn parser_fault(error: &Error, lines: &LineIndex) -> Fault {
             "duplicate key, expected each key once".to_owned()
         }
         Error::NullIntoString { .. } => {
-            "nothing stands for a key, expected a name before the `:`".to_owned()
+            "a key is missing, expected a name before the `:`".to_owned()
         }
-        Error::UnknownAnchor { .. } => "`*name` stands for no earlier `&name`".to_owned(),
+        Error::UnknownAnchor { .. } => "`*name` without an earlier `&name`".to_owned(),
         Error::Eof { .. } => {
             "the text ends too early; a bracket or a quote may be unclosed".to_owned()
         }
         other => {
             let message = DefaultMessageFormatter.format_message(other).into_owned();
             let words = [
-                ("alias replay limit exceeded", "`*names` stand for too much"),
+                (
+                    "alias replay limit exceeded",
+                    "`*names` expand to too much text",
+                ),
                 (
                     "alias expansion limit exceeded",
-                    "`*names` stand for too much",
+                    "`*names` expand to too much text",
                 ),
                 ("unexpected end of plain scalar", "a value ends in a `:`"),
                 ("simple key expected ':'", "expected a `:` after a key"),
@@ -337,7 +366,7 @@ fn parser_fault(error: &Error, lines: &LineIndex) -> Fault {
                 ),
                 (
                     "tabs disallowed in this context",
-                    "a tab stands here, expected spaces",
+                    "a tab is not allowed here, expected spaces",
                 ),
                 (
                     "tab cannot be used as indentation",

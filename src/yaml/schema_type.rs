@@ -1,56 +1,65 @@
-//! What a JSON schema of ours allows at one place.
+//! What a JSON schema of this program allows at one place.
 //!
-//! Two keywords of our own say what the standard ones cannot: `x-kinds` lists the kinds of a family with their
-//! aliases, and `x-aliases` the other names of a choice. `x-first` names the parameter that a label gives without
-//! its name.
+//! Three extension keywords say what the standard keywords cannot. `x-kinds` lists the kinds of a
+//! family with their aliases. `x-aliases` lists the aliases of a choice. `x-first` names the
+//! parameter that a label gives without its name.
 
 use serde_json::Value as Json;
 
-/// What may stand at one place.
+/// What a schema allows at one place.
 pub struct SchemaType<'a> {
+    /// The form of the value.
     pub form: SchemaForm<'a>,
-    /// Whether nothing may stand there too.
+    /// Whether the value may also be null.
     pub nullable: bool,
 }
 
-/// The forms of our types.
+/// The forms of values.
 pub enum SchemaForm<'a> {
+    /// Any value.
     Any,
+    /// True or false.
     Bool,
+    /// A number.
     Number,
-    Integer {
-        least: i128,
-        most: i128,
-    },
+    /// A whole number from `least` to `most`, both included.
+    Integer { least: i128, most: i128 },
+    /// A text.
     Text,
+    /// One of several words.
     Choice(Vec<AliasedName<'a>>),
+    /// A list of `least` to `most` entries with the schema `item`.
     List {
         item: &'a Json,
         least: usize,
         most: usize,
     },
-    /// Entries under any names.
+    /// Entries under any names, whose values have this schema.
     Map(&'a Json),
+    /// Entries under given keys.
     Object(ObjectKeys<'a>),
     /// A name, or `{name: {…}}`.
     Family(Vec<FamilyKind<'a>>),
-    /// `{kind: name, …}`.
+    /// An object whose key `tag` names its kind: `{kind: name, …}`.
     Tagged {
         tag: &'a str,
         kinds: Vec<FamilyKind<'a>>,
     },
+    /// A value that fits one of several schemas.
     AnyOf(Vec<&'a Json>),
 }
 
-/// A name with its other names.
+/// A name with its aliases.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AliasedName<'a> {
+    /// The canonical name.
     pub name: &'a str,
+    /// The other names.
     pub aliases: Vec<&'a str>,
 }
 
 impl AliasedName<'_> {
-    /// Whether a user means it: case, `_` and spaces make no difference.
+    /// Whether `written` is the name or an alias. Case is ignored, and `_` and spaces equal `-`.
     pub fn matches(&self, written: &str) -> bool {
         let plain = crate::registry::normalize_name(written);
         std::iter::once(&self.name)
@@ -59,17 +68,20 @@ impl AliasedName<'_> {
     }
 }
 
-/// The keys of a type.
+/// The keys of an object.
 pub struct ObjectKeys<'a> {
+    /// The keys with the schemas of their values.
     pub known: Vec<(&'a str, &'a Json)>,
+    /// The keys that must be present.
     pub required: Vec<&'a str>,
-    /// Whether there are no others.
+    /// Whether other keys are faults.
     pub closed: bool,
-    /// The key whose value a label gives without its name.
+    /// The key whose value a label gives without its name (`x-first`).
     pub positional: Option<&'a str>,
 }
 
 impl<'a> ObjectKeys<'a> {
+    /// The schema of the value of a key.
     pub fn get(&self, key: &str) -> Option<&'a Json> {
         self.known
             .iter()
@@ -78,17 +90,18 @@ impl<'a> ObjectKeys<'a> {
     }
 }
 
-/// A kind with the schema of its parameters.
+/// A kind of a family.
 pub struct FamilyKind<'a> {
+    /// The name of the kind.
     pub name: AliasedName<'a>,
-    /// None where it has none and stands alone.
+    /// The schema of the parameters; `None` if the kind has no parameters.
     pub parameters: Option<&'a Json>,
-    /// Whether the type takes the bare name.
+    /// Whether the type can be read from the bare name.
     pub bare: bool,
 }
 
 impl<'a> SchemaType<'a> {
-    /// Reads a schema that is part of `root`.
+    /// Interprets a schema that is part of `root`, in which references are resolved.
     pub fn from_schema(root: &'a Json, schema: &'a Json) -> SchemaType<'a> {
         let Some(keywords) = schema.as_object() else {
             return SchemaType {
@@ -161,6 +174,7 @@ impl<'a> SchemaType<'a> {
         SchemaType { form, nullable }
     }
 
+    /// Interprets the alternatives of `anyOf` or `oneOf`.
     fn from_alternatives(
         root: &'a Json,
         schema: &'a Json,
@@ -182,7 +196,8 @@ impl<'a> SchemaType<'a> {
         SchemaType { form, nullable }
     }
 
-    /// What would be right, in words: `a whole number of at least 1`.
+    /// Describes the allowed values in words, such as `a whole number of at least 1`, to follow
+    /// `expected`.
     pub fn describe(&self, root: &'a Json) -> String {
         match &self.form {
             SchemaForm::Any => "a value".to_owned(),
@@ -237,7 +252,8 @@ impl<'a> SchemaType<'a> {
     }
 }
 
-/// Names with those aliases that their schema lists.
+/// Names with the aliases that `x-aliases` of their schema lists. Words that are aliases are left
+/// out.
 fn names_with_aliases<'a>(
     schema: &'a Json,
     words: impl Iterator<Item = &'a str>,
@@ -265,7 +281,7 @@ fn names_with_aliases<'a>(
         .collect()
 }
 
-/// Alternatives that are all words.
+/// The choice among alternatives that are all words; `None` if one is not.
 fn choice_form<'a>(schema: &'a Json, alternatives: &[&'a Json]) -> Option<SchemaForm<'a>> {
     let mut found: Vec<&str> = Vec::new();
     for one in alternatives {
@@ -284,7 +300,7 @@ fn choice_form<'a>(schema: &'a Json, alternatives: &[&'a Json]) -> Option<Schema
     )))
 }
 
-/// Alternatives that are all told apart by one key with a fixed word.
+/// The tagged form of alternatives that all have one key with a fixed word; `None` if they do not.
 fn tagged_form<'a>(schema: &'a Json, alternatives: &[&'a Json]) -> Option<SchemaForm<'a>> {
     let word = |property: &'a Json| {
         let first = property
@@ -319,7 +335,7 @@ fn tagged_form<'a>(schema: &'a Json, alternatives: &[&'a Json]) -> Option<Schema
     })
 }
 
-/// One entry of `x-kinds`.
+/// The kind that an entry of `x-kinds` describes.
 fn parse_family_kind(entry: &Json) -> Option<FamilyKind<'_>> {
     let aliases = entry
         .get("aliases")
@@ -337,8 +353,10 @@ fn parse_family_kind(entry: &Json) -> Option<FamilyKind<'_>> {
     })
 }
 
+/// The keywords of a schema.
 type Keywords = serde_json::Map<String, Json>;
 
+/// The bounds of an integer, from `minimum`, `maximum` and `format`.
 fn integer_form<'a>(keywords: &Keywords) -> SchemaForm<'a> {
     let limit = |key: &str| {
         keywords
@@ -363,6 +381,7 @@ fn integer_form<'a>(keywords: &Keywords) -> SchemaForm<'a> {
     }
 }
 
+/// The item schema and the length of a list.
 fn list_form<'a>(keywords: &'a Keywords) -> SchemaForm<'a> {
     let limit = |key: &str| keywords.get(key).and_then(Json::as_u64).map(|n| n as usize);
     let item = keywords.get("items").unwrap_or(&Json::Bool(true));
@@ -373,6 +392,7 @@ fn list_form<'a>(keywords: &'a Keywords) -> SchemaForm<'a> {
     }
 }
 
+/// The keys of an object, or a map if the schema lists no keys.
 fn object_form<'a>(keywords: &'a Keywords) -> SchemaForm<'a> {
     let others = keywords
         .get("additionalProperties")

@@ -1355,7 +1355,7 @@ fn configs_at_fault_are_refused_by_line_or_key() {
             format!("{text}---\nname: b\n").into_bytes(),
             &["documents.yaml", "documents"],
         ),
-        ("nothing", b"name: a\n".to_vec(), &["asks for nothing"]),
+        ("nothing", b"name: a\n".to_vec(), &["nothing to measure"]),
         (
             "deep",
             format!("name: {}", "[".repeat(50_000)).into_bytes(),

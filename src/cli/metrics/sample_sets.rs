@@ -1,4 +1,5 @@
-//! The arrays of one call: read, put into one order of axes, and held against each other as shapes.
+//! The sets of samples of `flowgauge metrics`: they are read, put into one order of axes, and their
+//! shapes are compared.
 
 use std::path::Path;
 
@@ -12,19 +13,24 @@ use crate::metric::frechet;
 use crate::num::shape::{self, AxisLayout, AxisLayouts, RequestedLayout, ShapeMismatch};
 use crate::num::source::RowSource;
 
-/// The sets of samples that a call may name, as `--layout` names them.
+/// The names of the sets, as `--layout` takes them.
 pub(super) const SET_NAMES: [&str; 5] = ["generated", "reference", "floor", "train", "test"];
 
-/// What `--layout` says: one layout for all sets that need it, or `SET=LETTERS` for some.
-pub(super) fn parse_layouts(written: &[String]) -> Result<Option<AxisLayouts>> {
+/// Parses the values of `--layout`: one layout for all sets that need it, or `SET=LETTERS` for
+/// some. `None` if there are no values.
+///
+/// # Errors
+/// Fails if a layout or the name of a set is wrong.
+pub(super) fn parse_layouts(values: &[String]) -> Result<Option<AxisLayouts>> {
     let parsed = |text: &str| text.parse::<AxisLayout>().map_err(|e| anyhow!("--{e}"));
-    let each = written.iter().map(|text| match text.split_once('=') {
+    let each = values.iter().map(|text| match text.split_once('=') {
         Some((set, layout)) => Ok((set.to_owned(), parsed(layout)?)),
         None => bail!(
-            "--layout {text}: it is there with others; expected SET=LETTERS, such as reference=NHWC"
+            "--layout {text}: there are several layouts; expected SET=LETTERS for each, \
+             such as reference=NHWC"
         ),
     });
-    let layouts = match written {
+    let layouts = match values {
         [] => return Ok(None),
         [one] if !one.contains('=') => AxisLayouts::All(parsed(one)?),
         _ => AxisLayouts::Each(each.collect::<Result<_>>()?),
@@ -33,16 +39,21 @@ pub(super) fn parse_layouts(written: &[String]) -> Result<Option<AxisLayouts>> {
     Ok(Some(layouts))
 }
 
-/// What a file holds, before features are taken.
+/// The content of a file, before features are extracted.
 pub(super) enum SetFile {
-    /// Rows of a large file, which stay there.
+    /// The file's name, and rows that stay in the file until they are used.
     Stored(String, NpyRows),
+    /// Samples in memory.
     Data(Dataset),
+    /// A mean and a covariance without samples.
     Statistics(FeatureStatistics),
 }
 
 impl SetFile {
-    /// Reads a file; `whole` where its rows may not stay in it.
+    /// Opens a file. `whole` means that its rows must be read into memory.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read.
     pub(super) fn open(path: &Path, whole: bool) -> Result<SetFile> {
         if !whole && let Some(stored) = NpyRows::open(path)? {
             return Ok(SetFile::Stored(path.display().to_string(), stored));
@@ -53,6 +64,7 @@ impl SetFile {
         })
     }
 
+    /// The name of the file, as the user wrote it.
     fn name(&self) -> &str {
         match self {
             SetFile::Stored(name, _) => name,
@@ -61,7 +73,7 @@ impl SetFile {
         }
     }
 
-    /// The shape of the array, samples first; none of statistics.
+    /// The shape of the array, with samples as the first axis; `None` for statistics.
     fn shape(&self) -> Option<Vec<usize>> {
         match self {
             SetFile::Stored(_, stored) => Some([&[stored.shape().0], &stored.shape[..]].concat()),
@@ -70,25 +82,35 @@ impl SetFile {
         }
     }
 
-    /// As a layout says, in an order that an extractor takes, or channels first.
+    /// The array with its axes rearranged from the requested layout to the order of the extractor's
+    /// input `port`, or to channels first without a port.
+    ///
+    /// # Errors
+    /// Fails if the layout does not fit the shape.
     pub(super) fn with_layout(
         self,
-        said: Option<RequestedLayout>,
+        requested: Option<RequestedLayout>,
         port: Option<&[i64]>,
     ) -> Result<SetFile> {
-        let Some(said) = said else { return Ok(self) };
+        let Some(requested) = requested else {
+            return Ok(self);
+        };
         Ok(match self {
             SetFile::Data(data)
-                if port.is_none_or(|port| said.applies(data.values.shape(), port)) =>
+                if port.is_none_or(|port| requested.applies(data.values.shape(), port)) =>
             {
-                SetFile::Data(data.rearranged(said.layout, port)?)
+                SetFile::Data(data.rearranged(requested.layout, port)?)
             }
             other => other,
         })
     }
 }
 
-/// The sets in the layouts that were said, refused where two cannot be compared number by number.
+/// The sets with their axes rearranged by `layouts`, so that they can be compared number by number.
+///
+/// # Errors
+/// Fails if the shape of a set does not fit the reference. The message names a layout that would
+/// fit, if there is one.
 pub(super) fn arrange_comparable_sets<'a>(
     files: Vec<(&'a str, SetFile)>,
     layouts: Option<&AxisLayouts>,
@@ -96,7 +118,7 @@ pub(super) fn arrange_comparable_sets<'a>(
     let shapes: Vec<Vec<usize>> = files.iter().filter_map(|(_, file)| file.shape()).collect();
     let mut sets = Vec::new();
     for (set, file) in files {
-        let said = match layouts {
+        let requested = match layouts {
             Some(AxisLayouts::All(layout)) => file
                 .shape()
                 .is_some_and(|s| needs_layout(&s, layout, &shapes))
@@ -106,7 +128,7 @@ pub(super) fn arrange_comparable_sets<'a>(
         };
         sets.push((
             set,
-            file.with_layout(said.map(RequestedLayout::unconditional), None)?,
+            file.with_layout(requested.map(RequestedLayout::unconditional), None)?,
         ));
     }
     let arrays: Vec<SetShape> = sets
@@ -120,17 +142,17 @@ pub(super) fn arrange_comparable_sets<'a>(
         .iter()
         .find(|a| !shape::shapes_comparable(sample_shape(&a.shape), sample_shape(&reference.shape)))
     {
-        // Of two orders the unusual one is named.
+        // The message names the set whose order is unusual: the one that is not channels first.
         let swapped = other.is_channels_first_order_of(reference);
         let (one, against) = if swapped {
             (reference, other)
         } else {
             (other, reference)
         };
-        let mut misfit = ShapeMismatch::for_shape(&one.shape, sample_shape(&against.shape));
-        // Another layout would be one of what is read already.
-        misfit.layout = misfit.layout.filter(|_| layouts.is_none());
-        let told = misfit.message(&format!("those of {} have", against.name), |l| {
+        let mut mismatch = ShapeMismatch::for_shape(&one.shape, sample_shape(&against.shape));
+        // With --layout the axes are already rearranged, so that another layout would mislead.
+        mismatch.layout = mismatch.layout.filter(|_| layouts.is_none());
+        let explanation = mismatch.message(&format!("those of {} have", against.name), |l| {
             format!("`--layout {}={l}`", one.set)
         });
         let read = if layouts.is_some() {
@@ -138,20 +160,21 @@ pub(super) fn arrange_comparable_sets<'a>(
         } else {
             ""
         };
-        bail!("{}: {}{read} {told}", one.name, one.set);
+        bail!("{}: {}{read} {explanation}", one.name, one.set);
     }
     Ok(sets)
 }
 
-/// What messages say of a set.
+/// The name and shape of a set, for messages.
 struct SetShape<'a> {
     set: &'a str,
     name: String,
-    /// Samples first.
+    /// The shape of the array, with samples as the first axis.
     shape: Vec<usize>,
 }
 
 impl<'a> SetShape<'a> {
+    /// The shape of a file; `None` if the file holds statistics.
     fn from_file(set: &'a str, file: &SetFile) -> Option<SetShape<'a>> {
         Some(SetShape {
             set,
@@ -160,7 +183,8 @@ impl<'a> SetShape<'a> {
         })
     }
 
-    /// Whether it has the axes of the other in another order, and that is the usual one: channels first.
+    /// Whether the set has the axes of `other` in another order, and its own order is channels
+    /// first.
     fn is_channels_first_order_of(&self, other: &SetShape) -> bool {
         let layout = ShapeMismatch::for_shape(&self.shape, sample_shape(&other.shape)).layout;
         layout.is_some_and(|l| {
@@ -169,8 +193,9 @@ impl<'a> SetShape<'a> {
     }
 }
 
-/// Whether one of several arrays is meant by a layout that is said of all that need it: there is one shape that all
-/// of them have, some of them in that layout.
+/// Whether `array` must be rearranged by a layout that is given for all sets that need it. This is
+/// so if the rearranged shape is the one that all sets have, some of them only after they are
+/// rearranged too.
 fn needs_layout(array: &[usize], layout: &AxisLayout, all: &[Vec<usize>]) -> bool {
     let read = |array: &[usize]| layout.channels_first(array);
     let Some(mine) = read(array) else {
@@ -186,26 +211,30 @@ fn needs_layout(array: &[usize], layout: &AxisLayout, all: &[Vec<usize>]) -> boo
     common.is_none_or(|common| common == mine)
 }
 
+/// The shape of one sample: the shape of the array without its first axis.
 fn sample_shape(array: &[usize]) -> &[usize] {
     array.get(1..).unwrap_or_default()
 }
 
-/// One set of samples or of their features, or what is known of one.
+/// One set of samples or features, or only its statistics.
 pub(super) struct SampleSet {
-    /// As the user named it.
+    /// The name of the file, as the user wrote it.
     pub(super) name: String,
     contents: SetContents,
+    /// Whether the file holds integers.
     pub(super) is_integer: bool,
 }
 
+/// The values of a set.
 enum SetContents {
+    /// Samples or features, and logits of shape (samples, classes) if the extractor has them.
     Samples(Box<dyn RowSource + Send>, Option<Array2<f64>>),
-    /// Their mean and their covariance alone.
+    /// The mean and the covariance only.
     Statistics(Array1<f64>, Array2<f64>),
 }
 
 impl SampleSet {
-    /// The numbers themselves.
+    /// A set of samples whose raw numbers are compared.
     pub(super) fn from_rows(
         name: String,
         rows: Box<dyn RowSource + Send>,
@@ -218,7 +247,7 @@ impl SampleSet {
         }
     }
 
-    /// Features, and logits where there are classes.
+    /// A set of features, with logits if the extractor has them.
     pub(super) fn from_features(name: String, of: ExtractedFeatures, integer: bool) -> SampleSet {
         SampleSet {
             name,
@@ -227,6 +256,7 @@ impl SampleSet {
         }
     }
 
+    /// A set of which only the statistics are known.
     pub(super) fn from_statistics(of: FeatureStatistics) -> SampleSet {
         SampleSet {
             name: of.name,
@@ -235,10 +265,10 @@ impl SampleSet {
         }
     }
 
-    /// Its samples, in the order that statistics ask for.
+    /// The samples, sorted in the order in which statistics sum them.
     ///
     /// # Errors
-    /// Where there are none, or some are not finite.
+    /// Fails if only statistics are known, or if a value is not finite.
     pub(super) fn sorted_sample(&self) -> Result<FeatureSet<'_>> {
         let SetContents::Samples(rows, logits) = &self.contents else {
             bail!("{}: it holds statistics, and not samples", self.name);
@@ -247,7 +277,7 @@ impl SampleSet {
         Ok(sample.with_logits(logits.as_ref().map(|l| l.view())))
     }
 
-    /// How many samples; none where only their statistics are known.
+    /// The number of samples; `None` if only statistics are known.
     pub(super) fn count(&self) -> Option<usize> {
         match &self.contents {
             SetContents::Samples(rows, _) => Some(rows.shape().0),
@@ -255,11 +285,12 @@ impl SampleSet {
         }
     }
 
+    /// Whether the set has class logits.
     pub(super) fn has_logits(&self) -> bool {
         matches!(&self.contents, SetContents::Samples(_, Some(_)))
     }
 
-    /// Numbers of one sample, or features behind the statistics.
+    /// The number of values per sample, or of features in the statistics.
     pub(super) fn dim(&self) -> usize {
         match &self.contents {
             SetContents::Samples(rows, _) => rows.shape().1,
@@ -267,10 +298,10 @@ impl SampleSet {
         }
     }
 
-    /// The normal law of the samples.
+    /// The normal distribution with the mean and covariance of the set.
     ///
     /// # Errors
-    /// Where samples cannot be read, or what is given as a covariance is none.
+    /// Fails if samples cannot be read, or if the given matrix is not a covariance.
     pub(super) fn gaussian(&self) -> Result<frechet::GaussianFit> {
         let law = match &self.contents {
             SetContents::Samples(..) => frechet::GaussianFit::fit_all_rows(&self.sorted_sample()?),
