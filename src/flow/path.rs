@@ -61,8 +61,8 @@ pub enum ProbabilityPath {
         /// The time of the data end (default: 1e-5).
         #[serde(default = "d::t_min")]
         t_min: f64,
-        /// The time of the prior end (default: 0.9946, as in DPM-Solver). It must be below 1, because
-        /// α is 0 at time 1 and a noise prediction does not determine the denoiser there.
+        /// The time of the prior end (default: 0.9946, as in DPM-Solver). It must be below 1,
+        /// because α is 0 at time 1 and a noise prediction does not determine the denoiser there.
         #[serde(default = "d::cosine_max")]
         t_max: f64,
     },

@@ -295,7 +295,6 @@ pub(super) fn outputs_identical(outputs: &[Vec<ArrayD<f64>>]) -> Option<bool> {
 pub(super) fn check_time_dependence(
     time: &TimeInput,
     time_dependent: Option<bool>,
-    heeded: Option<bool>,
     inputs: &str,
     file: &str,
     key: &str,
