@@ -1,7 +1,8 @@
-//! ONNX graphs and their derivatives, by the crate `onnx-autodiff`.
+//! ONNX graphs and their derivatives, from the crate `onnx-autodiff`.
 //!
-//! The crate knows ONNX alone. What is added here is advice: a file that is no ONNX model by its first bytes (a
-//! checkpoint, a web page, a pointer of git-lfs) is refused with what to do about it.
+//! That crate knows only ONNX. This module adds advice for files that are not ONNX: a file whose
+//! first bytes show another format (a checkpoint, a web page, a pointer of Git LFS) is refused with
+//! a message that says what to do about it.
 
 use std::collections::BTreeSet;
 use std::io::Read;

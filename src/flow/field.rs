@@ -47,7 +47,7 @@ pub struct Evaluation {
     /// The velocity dx/dt, rows × dim.
     pub velocity: Batch,
     /// The divergence that an adaptive solver compares with its tolerance; `None` if the steps are
-    /// controlled by the state alone.
+    /// controlled only by the state.
     pub divergence: Option<Vec<f64>>,
     /// The Jacobian products that the estimators share; `None` if they were not requested or are
     /// not computed together with the velocity.

@@ -34,10 +34,12 @@ pub enum Preconditioning {
     },
 }
 
+/// The default σ_d of [`Preconditioning::Edm`].
 fn default_edm_sigma_data() -> f64 {
     0.5
 }
 
+/// The default σ_d of [`Preconditioning::ScaledInput`].
 fn default_scaled_input_sigma_data() -> f64 {
     1.0
 }

@@ -86,8 +86,8 @@ impl Truncation {
         };
         format!(
             "from t = {} (sigma {}, alpha {}, SNR {}): log-densities are of data with that noise; \
-             to t = {} (sigma {}, alpha {}, SNR {}), where KL(p_T || prior) is {} nats/dim for data \
-             N(0, I), and at most {} for any data of mean square 1{assumed}",
+             to t = {} (sigma {}, alpha {}, SNR {}), where KL(p_T || prior) is {} nats/dim for \
+             data N(0, I), and at most {} for any data of mean square 1{assumed}",
             d.t,
             format_four_digits(d.sigma),
             format_four_digits(d.alpha),

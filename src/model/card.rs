@@ -501,12 +501,17 @@ impl Card {
         };
         // A fault that follows from one already found would only repeat it.
         let known: Vec<String> = faults.iter().map(|f| f.key.clone()).collect();
-        let news = |fault: &Fault| {
+        let independent = |fault: &Fault| {
             !known
                 .iter()
                 .any(|key| key.starts_with(&fault.key) && !fault.key.is_empty())
         };
-        faults.extend(document.locate(card.check()).into_iter().filter(news));
+        faults.extend(
+            document
+                .locate(card.check())
+                .into_iter()
+                .filter(independent),
+        );
         if faults.is_empty() {
             Ok(card)
         } else {

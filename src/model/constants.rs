@@ -170,7 +170,7 @@ fn accepted_values(format: TensorFormat) -> &'static str {
     }
 }
 
-/// The message for a single number where the input takes more values: what it takes, and how the
+/// The message for a single number if the input takes more values: what it takes, and how the
 /// card can give it.
 fn tensor_expected_message(port: &SessionPort, sizes: &[i64], batched: bool) -> String {
     let (shape, each) = (
@@ -273,7 +273,7 @@ mod tests {
                 .shape(),
             [1, 7]
         );
-        // A dynamic axis behind the batch takes what the file has.
+        // A dynamic axis behind the batch axis takes any size that the file has.
         assert_eq!(
             ConstantInput::new(&port(TensorFormat::F32, &[-1, -1]), array(&[7]))
                 .expect("tokens")

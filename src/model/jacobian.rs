@@ -453,13 +453,14 @@ mod tests {
 
     #[test]
     fn tangent_call_size_fits_cache() {
-        // A perceptron: all directions, and rows that fit; one probe, as many rows as there are.
+        // A perceptron: a call takes all directions, and as many rows as fit into the cache.
         assert_eq!(tangent_call_size(64, 64, 256), (16, 64));
         assert_eq!(tangent_call_size(1, 64, 256), (1024, 1));
-        // A U-Net: few rows, and directions that pay for the network.
+        // A U-Net: a call takes few rows, and enough directions to make the cost of the network
+        // small.
         assert_eq!(tangent_call_size(16, 3072, 1 << 16), (4, 16));
         assert_eq!(tangent_call_size(3072, 3072, 1 << 16), (4, 16));
-        // States so large that one direction fills a call.
+        // A single direction of very large states fills a call.
         assert_eq!(tangent_call_size(8, 1 << 20, 1 << 22), (1, 1));
     }
 }

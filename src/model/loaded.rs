@@ -41,7 +41,7 @@ pub struct SessionOptions {
     pub threads: usize,
 }
 
-/// The number of f32 values that fit into the cache of one core beside the weights in use.
+/// The number of f32 values that fit into the cache of one core in addition to the weights in use.
 pub(super) const CORE_CACHE_VALUES: u64 = 1 << 18;
 
 /// The largest number of trace terms for which a trace graph is used. An exact trace with more

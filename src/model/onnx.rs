@@ -286,7 +286,7 @@ impl Runtime {
             // Memory patterns keep the buffers of every batch size. On tangent graphs they double
             // the peak memory.
             .with_memory_pattern(false)?
-            // At higher levels, products with four-bit weights round the state to eight bits.
+            // Without this, products with four-bit weights may round the state to eight bits.
             .with_config_entry("session.qdq_matmulnbits_accuracy_level", "1")?
             // `All` is accepted by all supported libraries; before 1.23 they refuse `Level3`.
             .with_optimization_level(GraphOptimizationLevel::All)?;
