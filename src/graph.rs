@@ -1,7 +1,8 @@
-//! ONNX graphs and their derivatives, by the crate `onnx-autodiff`.
+//! ONNX graphs and their derivatives, from the crate `onnx-autodiff`.
 //!
-//! The crate knows ONNX alone. What is added here is advice: a file that is no ONNX model by its first bytes (a
-//! checkpoint, a web page, a pointer of git-lfs) is refused with what to do about it.
+//! That crate knows only ONNX. This module adds advice for files that are not ONNX: a file whose
+//! first bytes show another format (a checkpoint, a web page, a pointer of Git LFS) is refused with
+//! a message that says what to do about it.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -15,36 +16,39 @@ pub use onnx_autodiff::{
 
 use crate::signature::{self, ExpectedFile};
 
-/// This much of a file tells what it is, also of an archive by the first names in it.
+/// The number of bytes at the start of a file that are enough to identify its format. An archive is
+/// identified by the first names in it.
 const SIGNATURE_BYTES: u64 = 1 << 16;
 
-/// Reads a model and the external data beside it.
+/// Reads a model and its external data.
 ///
 /// # Errors
-/// Where the file cannot be read or is no ONNX model.
+/// Fails if a file cannot be read or is not an ONNX model.
 pub fn load_onnx(path: &Path) -> Result<Model, GraphError> {
     check_file_signature(path)?;
     Model::load(path)
 }
 
-/// Reads a model of whatever size to be looked at: weights that lie in other files stay there.
+/// Reads a model of any size for inspection, without the weights in external files.
 ///
 /// # Errors
-/// As [`load_onnx`].
+/// Fails if the file cannot be read or is not an ONNX model.
 pub fn skim_onnx(path: &Path) -> Result<Model, GraphError> {
     check_file_signature(path)?;
     Model::skim(path)
 }
 
-/// The files beside a model that hold its data, relative to its folder; `name` stands for it in messages.
+/// Returns the external data files of the model in `bytes`, relative to the model's folder. `name`
+/// stands for the model in messages.
 ///
 /// # Errors
-/// Where the bytes are no model, or a file would lie outside the folder.
+/// Fails if the bytes are not an ONNX model, or if a file would lie outside the folder.
 pub fn external_files(name: &str, bytes: &[u8]) -> Result<BTreeSet<PathBuf>, GraphError> {
     check_onnx_signature(name, bytes)?;
     onnx_autodiff::external_files(name, bytes)
 }
 
+/// Refuses a file whose first bytes show another format than ONNX.
 fn check_file_signature(path: &Path) -> Result<(), GraphError> {
     let unreadable = |source| GraphError::Read {
         path: path.to_path_buf(),
@@ -59,8 +63,9 @@ fn check_file_signature(path: &Path) -> Result<(), GraphError> {
     check_onnx_signature(&path.display().to_string(), &head)
 }
 
+/// Refuses bytes that show another format than ONNX.
 fn check_onnx_signature(name: &str, bytes: &[u8]) -> Result<(), GraphError> {
-    // Of an empty file the crate itself says so.
+    // An empty file has no format; the crate `onnx-autodiff` reports that it is empty.
     match signature::explain_mismatch(bytes, ExpectedFile::Onnx) {
         Some(reason) if !bytes.is_empty() => Err(GraphError::Malformed {
             file: name.to_owned(),

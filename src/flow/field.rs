@@ -1,17 +1,20 @@
-//! What a model offers: velocities, Jacobian products and scalars, per row.
+//! The traits that a model implements: velocities, Jacobian products and scalars.
+//!
+//! All methods take a batch of states, rows × dim, and one time per row. The result of a row does
+//! not depend on the other rows.
 
 use ndarray::{Array2, Axis};
 
 use crate::num::key::SampleId;
 use crate::num::{Batch, TangentBatch};
 
-/// A model that could not be evaluated.
+/// The reasons why a model cannot be evaluated.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EvalError {
-    /// The runtime refused a call.
+    /// ONNX Runtime refused the call of a network.
     #[error("{file}: the network could not be run: {message}")]
     Runtime { file: String, message: String },
-    /// The network's output does not have the shape that the card promises.
+    /// The network's output does not have the shape that the card declares.
     #[error("{file}: output `{output}` has shape {found:?}, expected {expected:?}")]
     Shape {
         file: String,
@@ -19,45 +22,50 @@ pub enum EvalError {
         found: Vec<usize>,
         expected: Vec<usize>,
     },
-    /// Something this program was asked for and the model does not have.
+    /// The caller needs something that the model does not provide.
     #[error("{0}")]
+    /// The message for the user.
     Missing(String),
-    /// A signal has asked the program to stop.
+    /// A signal asked the program to stop.
     #[error("stopped by a signal")]
     Stopped,
 }
 
-/// What is wanted of an evaluation beside the velocity.
+/// What a caller needs from an evaluation besides the velocity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EvaluationPurpose {
-    /// The divergence that holds the steps to their tolerance.
+    /// The caller needs the divergence that the step control compares with the tolerance.
     StepControl,
-    /// That, and the products that estimators share: the place becomes a node of the path if its step is accepted.
+    /// The caller needs the divergence for the step control and the Jacobian products that the
+    /// estimators share. The state becomes a node of the path if its step is accepted.
     QuadratureNode,
 }
 
-/// A velocity with what came along with it, row by row.
+/// A velocity and the quantities that were computed in the same calls, row by row.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
-    /// dx/dt, rows × dim.
+    /// The velocity dx/dt, rows × dim.
     pub velocity: Batch,
-    /// The divergence that an adaptive solver also holds to its tolerance, where there is one.
+    /// The divergence that an adaptive solver compares with its tolerance; `None` if the steps are
+    /// controlled only by the state.
     pub divergence: Option<Vec<f64>>,
-    /// Products that estimators share, where they were wanted and came along.
+    /// The Jacobian products that the estimators share; `None` if they were not requested or are
+    /// not computed together with the velocity.
     pub products: Option<JacobianProducts>,
 }
 
-/// Products with the Jacobians of some rows that several estimators take their values from.
+/// Jacobian products of some rows, from which several estimators compute their values.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JacobianProducts {
-    /// zᵀJz of planned directions, directions × rows; or terms of the trace of J, where that alone was planned.
+    /// The quadratic forms zᵀJz of the planned directions, directions × rows. If only the exact
+    /// trace is planned, these are terms whose sum is the trace of J, terms × rows.
     QuadraticForms(Array2<f64>),
-    /// J·e of every unit vector, dim × rows × dim: all of J.
+    /// The products J·e with every unit vector e, dim × rows × dim; together they are the whole J.
     Jacobian(TangentBatch),
 }
 
 impl JacobianProducts {
-    /// Those of some rows.
+    /// Returns the products of the given rows, in the given order.
     pub fn select(&self, rows: &[usize]) -> JacobianProducts {
         match self {
             JacobianProducts::QuadraticForms(forms) => {
@@ -69,7 +77,10 @@ impl JacobianProducts {
         }
     }
 
-    /// Puts a row of others of the same kind in the place of one of these.
+    /// Replaces the products of `row` by those of the row `from` of `other`.
+    ///
+    /// # Panics
+    /// Panics if `self` and `other` are different variants.
     pub fn replace_row(&mut self, row: usize, other: &JacobianProducts, from: usize) {
         match (self, other) {
             (JacobianProducts::QuadraticForms(own), JacobianProducts::QuadraticForms(other)) => {
@@ -84,7 +95,8 @@ impl JacobianProducts {
     }
 }
 
-/// Jacobians that are known, as whoever multiplies by them sees them.
+/// A Jacobian operator that multiplies by stored Jacobians, dim × rows × dim: entry `[j, i, ..]` is
+/// J·e_j of row i. It ignores the time and the state.
 pub struct KnownJacobian<'a>(pub &'a TangentBatch);
 
 impl JacobianOperator for KnownJacobian<'_> {
@@ -124,18 +136,24 @@ impl JacobianOperator for KnownJacobian<'_> {
     }
 }
 
-/// dx/dt of the probability-flow ODE in the card's own time.
+/// The velocity dx/dt of the probability-flow ODE in the card's own time.
 pub trait VectorField: Send {
+    /// The number of components of a state.
     fn dim(&self) -> usize;
 
-    /// dx/dt; one time per row, so that no sample feels its batch.
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
-
-    /// dx/dt with what comes along with it from the same calls. The divergence depends on the sample's number, the time
-    /// and the state alone, so that no estimator reaches the steps.
+    /// Returns dx/dt, rows × dim, for one time per row.
     ///
     /// # Errors
-    /// As [`VectorField::velocity`].
+    /// Fails if the model cannot be evaluated.
+    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+
+    /// Returns dx/dt with the quantities that the same calls compute.
+    ///
+    /// The divergence depends only on the sample's number, the time and the state. Therefore the
+    /// choice of estimators does not change the steps.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated.
     fn evaluate(
         &mut self,
         _: &[SampleId],
@@ -150,20 +168,31 @@ pub trait VectorField: Send {
         })
     }
 
-    /// Whether that divergence is known to be continuous along a path, as that of a network without kinks is.
+    /// Whether the divergence is known to be continuous along a path, as it is for a network
+    /// without kinks.
     fn is_smooth(&self) -> bool {
         false
     }
 }
 
-/// Products with the Jacobian ∂v/∂x of a velocity.
+/// Products with the Jacobian J = ∂v/∂x of a velocity v.
+///
+/// Directions have the shape k × rows × dim: k directions per row. Every method fails if the model
+/// cannot be evaluated.
 pub trait JacobianOperator: Send {
+    /// The number of components of a state.
     fn dim(&self) -> usize;
 
-    /// J·z for each row's k directions, z of shape k × rows × dim.
+    /// Returns the Jacobian products (JVPs) J·z, k × rows × dim.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated.
     fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
 
-    /// zᵀJz for each row's k directions, k × rows.
+    /// Returns the quadratic forms zᵀJz, k × rows.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated.
     fn quadratic_form(
         &mut self,
         t: &[f64],
@@ -174,10 +203,11 @@ pub trait JacobianOperator: Send {
         Ok((&products * z).sum_axis(ndarray::Axis(2)))
     }
 
-    /// v and zᵀJz for each row's k directions from the same calls, or `None` where the model gives them apart.
+    /// Returns v and zᵀJz (k × rows) from the same calls, or `None` if the model has no graph that
+    /// computes both.
     ///
     /// # Errors
-    /// As [`JacobianOperator::jvp`].
+    /// Fails if the model cannot be evaluated.
     fn velocity_and_quadratic_form(
         &mut self,
         _t: &[f64],
@@ -187,10 +217,11 @@ pub trait JacobianOperator: Send {
         Ok(None)
     }
 
-    /// v and J·z for each row's k directions from the same calls, or `None` where the model gives them apart.
+    /// Returns v and J·z (k × rows × dim) from the same calls, or `None` if the model has no graph
+    /// that computes both.
     ///
     /// # Errors
-    /// As [`JacobianOperator::jvp`].
+    /// Fails if the model cannot be evaluated.
     fn velocity_and_jvp(
         &mut self,
         _t: &[f64],
@@ -200,18 +231,20 @@ pub trait JacobianOperator: Send {
         Ok(None)
     }
 
-    /// Terms whose sum is the trace of J, terms × rows, or `None` where it is to be had from products alone.
+    /// Returns terms whose sum is the trace of J, terms × rows, or `None` if the model computes
+    /// the trace only from Jacobian products.
     ///
     /// # Errors
-    /// As [`JacobianOperator::jvp`].
+    /// Fails if the model cannot be evaluated.
     fn trace_terms(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
         Ok(None)
     }
 
-    /// v and those terms from the same calls.
+    /// Returns v and the terms of [`trace_terms`](JacobianOperator::trace_terms) from the same
+    /// calls, or `None` if the model has no graph that computes both.
     ///
     /// # Errors
-    /// As [`JacobianOperator::jvp`].
+    /// Fails if the model cannot be evaluated.
     fn velocity_and_trace_terms(
         &mut self,
         _t: &[f64],
@@ -220,10 +253,11 @@ pub trait JacobianOperator: Send {
         Ok(None)
     }
 
-    /// Jᵀ·w for each row's k directions, or `None` where the model has no reverse mode.
+    /// Returns the Jacobian products (VJPs) Jᵀ·w, k × rows × dim, or `None` if the model has no
+    /// reverse mode.
     ///
     /// # Errors
-    /// As [`JacobianOperator::jvp`].
+    /// Fails if the model cannot be evaluated.
     fn vjp(
         &mut self,
         _t: &[f64],
@@ -234,32 +268,43 @@ pub trait JacobianOperator: Send {
     }
 }
 
-/// A scalar of state and time: a learned divergence, a closed-form log-density.
+/// A scalar function of state and time, such as a learned divergence or a closed-form log-density.
 pub trait ScalarField: Send {
+    /// Returns one value per row.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated.
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError>;
 
-    /// Whether its derivatives are known to be continuous.
+    /// Whether the derivatives of the function are known to be continuous.
     fn is_smooth(&self) -> bool {
         false
     }
 }
 
-/// What a flow does on average between two times, per row: the averages over \[from, to\] of dx/dt
-/// and of its divergence along the flow's own path, in the card's own time.
+/// The averages over \[from, to\] of dx/dt and of its divergence along the flow's own path, per row
+/// and in the card's own time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FlowMapAverages {
-    /// (x_to − x_from) / (to − from), rows × dimension.
+    /// The average velocity u = (x_to − x_from) / (to − from), rows × dim.
     pub velocity: Batch,
-    /// +∫ div v dt / (to − from); absent where the map was not trained to give it.
+    /// The average divergence D = ∫ div v dt / (to − from), one per row; `None` if the map has no
+    /// divergence output.
     pub divergence: Option<Vec<f64>>,
 }
 
-/// A flow map X(x, from, to) = x + (to − from)·u(x, from, to), with the divergence along it (F2D2, Ai et al.,
-/// arXiv 2512.02636). At from = to the averages are the velocity and the divergence themselves.
+/// A flow map X(x, from, to) = x + (to − from)·u(x, from, to) with the divergence D along it.
+///
+/// Source: F2D2 (Ai et al., arXiv 2512.02636). At from = to the averages u and D are the velocity
+/// and the divergence themselves.
 pub trait FlowMap: Send {
+    /// The number of components of a state.
     fn dim(&self) -> usize;
 
-    /// u and D at x; one pair of times per row, so that no sample feels its batch.
+    /// Returns the averages u and D at x, for one pair of times per row.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be evaluated.
     fn averages(
         &mut self,
         from: &[f64],
@@ -267,7 +312,11 @@ pub trait FlowMap: Send {
         x: &Batch,
     ) -> Result<FlowMapAverages, EvalError>;
 
-    /// D with its gradient in x, by reverse mode: the cost of about two evaluations.
+    /// Returns D and its gradient with respect to x, by reverse mode. The cost is that of about two
+    /// evaluations.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be evaluated, has no divergence, or was opened without the gradient.
     fn divergence_gradient(
         &mut self,
         from: &[f64],
@@ -275,7 +324,10 @@ pub trait FlowMap: Send {
         x: &Batch,
     ) -> Result<(Vec<f64>, Batch), EvalError>;
 
-    /// ∂u/∂x · z for each row's k directions, z of shape k × rows × dim.
+    /// Returns the Jacobian products ∂u/∂x · z for each row's k directions, k × rows × dim.
+    ///
+    /// # Errors
+    /// Fails if the map cannot be evaluated or was opened without its Jacobian.
     fn jvp(
         &mut self,
         from: &[f64],

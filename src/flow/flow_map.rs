@@ -1,4 +1,4 @@
-//! Few steps along a flow map: the walk that few-step likelihoods and few-step samples share.
+//! Few steps along a flow map, as few-step likelihoods and few-step samples both take them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,20 +9,23 @@ use super::path::{PathCurve, ProbabilityPath};
 use crate::num::Batch;
 use crate::registry;
 
-/// How the averages of a map become a step.
+/// How the averages of a flow map become a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum FlowMapStepRule {
-    /// u and D over \[t, t'\] carry the state from t to t': exact for an exact map, in any number of steps.
+    /// The averages over the step from t to t' carry the state from t to t'. This rule is exact for
+    /// an exact flow map, for any number of steps.
     #[default]
     TwoTime,
-    /// What the authors' `nll.py` does: the averages over the interval of the same length on the *data's* side
-    /// of t carry the state away from the data. Biased by O(1/N) even for an exact map; for comparison only.
+    /// The averages over an interval of the same length on the data side of t carry the state away
+    /// from the data, as in the F2D2 authors' `nll.py`. This rule has a bias of O(1/steps) even for
+    /// an exact flow map. Use it only for comparison with that code.
     ForwardAverage,
 }
 
 impl FlowMapStepRule {
+    /// Returns the name of the rule in configs and labels.
     pub fn as_str(self) -> &'static str {
         match self {
             FlowMapStepRule::TwoTime => "two-time",
@@ -31,18 +34,20 @@ impl FlowMapStepRule {
     }
 }
 
-/// Few steps of a card's map, as estimators and samplers name them.
+/// A number of steps along one of the card's flow maps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("x-first" = "map"))]
 pub struct FewSteps {
-    /// The name under the card's `flow_maps`.
+    /// The name of the flow map under the card's `flow_maps` (default: `f2d2`).
     pub map: String,
+    /// The number of steps (default: 8); each step evaluates the flow map once.
     pub steps: usize,
-    /// Karras for edm and ve, uniform in the card's time otherwise, unless named.
+    /// The spacing of the times of the steps. Default: `karras` on the paths `edm` and `ve`,
+    /// `uniform` on the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid: Option<GridSpacing>,
-    /// The card's own unless named.
+    /// The rule by which averages become steps. Default: the rule of the card's flow map.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<FlowMapStepRule>,
 }
@@ -59,7 +64,8 @@ impl Default for FewSteps {
 }
 
 impl FewSteps {
-    /// `flow-map(f2d2 steps=8)`, with a grid that was named and with the compatibility rule.
+    /// Returns the label, such as `flow-map(f2d2 steps=8)`. It contains the grid if one is given,
+    /// and the rule if it is `forward-average`.
     pub fn label(&self) -> String {
         let grid = self
             .grid
@@ -73,19 +79,22 @@ impl FewSteps {
         format!("flow-map({} steps={}{grid}{rule})", self.map, self.steps)
     }
 
-    /// `steps` + 1 times from the data end to the prior end.
+    /// Returns `steps` + 1 times from the data end to the prior end.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if `steps` is out of bounds or the grid is not defined on the path. The message names
+    /// the key and what is expected.
     pub fn times(&self, curve: &PathCurve) -> Result<Vec<f64>, String> {
         flow_map_times(curve, self.grid, self.steps)
     }
 }
 
-/// `steps` + 1 times from the data end to the prior end, on the path's natural grid unless one is named.
+/// Returns `steps` + 1 times from the data end to the prior end. Without a `grid`, the spacing is
+/// [`GridSpacing::Karras`] on the paths `edm` and `ve`, and [`GridSpacing::Uniform`] on the others.
 ///
 /// # Errors
-/// A sentence with the key and what would be right.
+/// Fails if `steps` is not between 1 and 1,000,000, or if the grid is not defined on the path. The
+/// message names the key and what is expected.
 pub fn flow_map_times(
     curve: &PathCurve,
     grid: Option<GridSpacing>,
@@ -99,18 +108,22 @@ pub fn flow_map_times(
     grid::grid_times(curve, grid.unwrap_or(natural), steps, 7.0)
 }
 
-/// Where a walk ended, and the signed ∫div dt along it where the map gives divergences.
+/// The states after the last step along a flow map, and the divergence integral along the steps.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FlowMapEndState {
+    /// The states, rows × dim.
     pub x: Batch,
+    /// The signed integral ∫ div v dt, one per row; `None` if the map has no divergence.
     pub divergence_integral: Option<Vec<f64>>,
 }
 
-/// Carries every row of `x` along `times`, in either direction, with one evaluation of the map per step:
-/// x ← x + (t' − t)·u and ∫div ← ∫div + (t' − t)·D (F2D2, few-step rule).
+/// Moves every row of `x` along `times` with one evaluation of the flow map per step. The times may
+/// increase or decrease.
+///
+/// Each step sets x ← x + (t' − t)·u and ∫div ← ∫div + (t' − t)·D (F2D2, few-step rule).
 ///
 /// # Errors
-/// Where the map cannot be evaluated.
+/// Fails if the map cannot be evaluated.
 pub fn apply_flow_map_steps(
     map: &mut dyn FlowMap,
     curve: &PathCurve,
@@ -119,7 +132,7 @@ pub fn apply_flow_map_steps(
     x: Batch,
 ) -> Result<FlowMapEndState, EvalError> {
     let rows = x.nrows();
-    let mut walked = FlowMapEndState {
+    let mut end_state = FlowMapEndState {
         x,
         divergence_integral: Some(vec![0.0; rows]),
     };
@@ -128,8 +141,9 @@ pub fn apply_flow_map_steps(
         let (from, to) = match rule {
             FlowMapStepRule::TwoTime => (pair[0], pair[1]),
             FlowMapStepRule::ForwardAverage => {
-                // The authors clamp t to [1e-9, 1] and hand on the length unclamped: at the data end the
-                // map is asked beyond it, where it was never trained. That is part of what is compared.
+                // The authors clamp t to [1e-9, 1] and pass on the unclamped length. At the data
+                // end the map is therefore evaluated beyond that end, in a region where it was not
+                // trained. A comparison with their code must reproduce this.
                 let ends = [curve.data_end(), curve.prior_end()];
                 let from = pair[0].clamp(ends[0].min(ends[1]).max(1e-9), ends[0].max(ends[1]));
                 (from, from - step)
@@ -138,10 +152,10 @@ pub fn apply_flow_map_steps(
         let FlowMapAverages {
             velocity,
             divergence,
-        } = map.averages(&vec![from; rows], &vec![to; rows], &walked.x)?;
-        walked.x.scaled_add(step, &velocity);
-        walked.divergence_integral =
-            walked
+        } = map.averages(&vec![from; rows], &vec![to; rows], &end_state.x)?;
+        end_state.x.scaled_add(step, &velocity);
+        end_state.divergence_integral =
+            end_state
                 .divergence_integral
                 .zip(divergence)
                 .map(|(mut sum, d)| {
@@ -149,5 +163,5 @@ pub fn apply_flow_map_steps(
                     sum
                 });
     }
-    Ok(walked)
+    Ok(end_state)
 }

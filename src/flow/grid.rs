@@ -1,25 +1,25 @@
-//! Time grids between a path's two ends.
+//! Grids of times between the two ends of a path.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::path::PathCurve;
 
-/// How fixed steps are spread.
+/// The spacing of the times of fixed steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[("log-snr", &["logsnr", "lambda", "exponential"])]))]
 pub enum GridSpacing {
-    /// Equal steps in the card's own time.
+    /// Steps of equal length in the card's own time.
     Uniform,
-    /// Equal steps in (σ/α)^(1/ρ), ρ = 7 by default (Karras et al. 2022, Eq. 5).
+    /// Steps of equal length in (σ/α)^(1/ρ), with ρ = 7 by default (Karras et al. 2022, Eq. 5).
     Karras,
-    /// Equal steps in ln(α/σ).
+    /// Steps of equal length in ln(α/σ), half the logarithm of the signal-to-noise ratio.
     LogSnr,
 }
 
 impl GridSpacing {
-    /// As configs and labels name it.
+    /// Returns the name of the spacing in configs and labels.
     pub fn as_str(self) -> &'static str {
         match self {
             GridSpacing::Uniform => "uniform",
@@ -29,10 +29,11 @@ impl GridSpacing {
     }
 }
 
-/// `steps` + 1 times from the data end to the prior end, both exactly included.
+/// Returns `steps` + 1 times from the data end to the prior end; both ends are included exactly.
+/// Only [`GridSpacing::Karras`] uses `rho`.
 ///
 /// # Errors
-/// Where the spacing is not defined at an end of the path (σ = 0, or α = 0).
+/// Fails if the spacing is not defined at an end of the path, because σ = 0 or α = 0 there.
 pub fn grid_times(
     curve: &PathCurve,
     spacing: GridSpacing,
@@ -47,8 +48,9 @@ pub fn grid_times(
     let (first, last) = (ratio(start), ratio(end));
     if spacing != GridSpacing::Uniform && !(first > 0.0 && last.is_finite()) {
         return Err(format!(
-            "grid: {} needs sigma > 0 at the data end and alpha > 0 at the prior end, \
-             but sigma/alpha is {first} and {last} there; use `uniform`, or cut the path with t_min and t_max",
+            "grid: {} needs sigma > 0 at the data end and alpha > 0 at the prior end, but \
+             sigma/alpha is {first} and {last} there; use `uniform`, or cut the path off with \
+             t_min and t_max",
             spacing.as_str()
         ));
     }

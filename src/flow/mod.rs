@@ -1,8 +1,9 @@
-//! Continuous-time flows: paths, what networks predict on them, priors and time grids.
+//! Continuous-time flows: probability paths, the predictions of networks on them, priors and time
+//! grids.
 //!
-//! Times are the card's own throughout; an integral from the data end to the prior end is
-//! signed. With that, d log p_t(x_t)/dt = −div v holds in either direction of time, and
-//! log p(data end) = log p(prior end) + ∫ div v dt from the data end to the prior end.
+//! All times are the card's own, and integrals over time are signed. Along a trajectory of the
+//! probability-flow ODE d log p_t(x_t)/dt = −div v holds in both directions of time. Therefore
+//! log p(data end) = log p(prior end) + ∫ div v dt, integrated from the data end to the prior end.
 
 pub mod field;
 pub mod flow_map;

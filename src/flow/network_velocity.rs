@@ -1,7 +1,8 @@
-//! A network seen as a velocity: predictions, and scalings outside the graph, turned into dx/dt and its Jacobian.
+//! A network as a velocity: its prediction, and the scalings outside its graph, become dx/dt and
+//! the Jacobian of dx/dt.
 //!
-//! All of it is affine in x and in the network's output F, with scalars of time alone:
-//! v = a·x + b·F(c·x), so ∂v/∂x = a·I + b·c·J_F(c·x).
+//! Both are affine in the state x and the network's output F, with scalars that depend only on
+//! time: v = a·x + b·F(c·x). Therefore ∂v/∂x = a·I + b·c·J_F(c·x).
 
 use ndarray::{Array2, Axis};
 
@@ -11,11 +12,15 @@ use super::preconditioning::{Preconditioning, PreconditioningScales};
 use super::prediction::{Affine, Prediction};
 use crate::num::{Batch, TangentBatch};
 
-/// A network's plain output.
+/// A network that is called without derivatives.
 pub trait ForwardNetwork: Send {
+    /// The number of components of a state.
     fn dim(&self) -> usize;
 
-    /// F(x, t), rows × dim; one time per row.
+    /// Returns the network's output F(x, t), rows × dim, for one time per row.
+    ///
+    /// # Errors
+    /// Fails if the network cannot be run.
     fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
 
     /// Whether the derivatives of F are known to be continuous.
@@ -24,14 +29,23 @@ pub trait ForwardNetwork: Send {
     }
 }
 
-/// Products with the Jacobian J_F of a network's output.
+/// Products with the Jacobian J_F of a network's output F with respect to its input x.
+///
+/// Directions have the shape k × rows × dim: k directions per row.
 pub trait NetworkJacobianOperator: Send {
+    /// The number of components of a state.
     fn dim(&self) -> usize;
 
-    /// J_F·z for each row's k directions, k × rows × dim.
+    /// Returns the Jacobian products (JVPs) J_F·z, k × rows × dim.
+    ///
+    /// # Errors
+    /// Fails if the network cannot be run.
     fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
 
-    /// zᵀJ_F z for each row's k directions, k × rows.
+    /// Returns the quadratic forms zᵀJ_F z, k × rows.
+    ///
+    /// # Errors
+    /// Fails if the network cannot be run.
     fn quadratic_form(
         &mut self,
         t: &[f64],
@@ -42,10 +56,11 @@ pub trait NetworkJacobianOperator: Send {
         Ok((&products * z).sum_axis(Axis(2)))
     }
 
-    /// F and zᵀJ_F z from the same calls, or `None` where they are not to be had together.
+    /// Returns F and zᵀJ_F z (k × rows) from the same calls, or `None` if the network has no graph
+    /// that computes both.
     ///
     /// # Errors
-    /// As [`NetworkJacobianOperator::jvp`].
+    /// Fails if the network cannot be run.
     fn output_and_quadratic_form(
         &mut self,
         _t: &[f64],
@@ -55,10 +70,11 @@ pub trait NetworkJacobianOperator: Send {
         Ok(None)
     }
 
-    /// F and J_F·z from the same calls, or `None` where they are not to be had together.
+    /// Returns F and J_F·z (k × rows × dim) from the same calls, or `None` if the network has no
+    /// graph that computes both.
     ///
     /// # Errors
-    /// As [`NetworkJacobianOperator::jvp`].
+    /// Fails if the network cannot be run.
     fn output_and_jvp(
         &mut self,
         _t: &[f64],
@@ -68,18 +84,20 @@ pub trait NetworkJacobianOperator: Send {
         Ok(None)
     }
 
-    /// Terms whose sum is the trace of J_F, terms × rows, or `None` where it is to be had from products alone.
+    /// Returns terms whose sum is the trace of J_F, terms × rows, or `None` if the network has no
+    /// graph for the trace. Each term is the sum over the same number of unit vectors.
     ///
     /// # Errors
-    /// As [`NetworkJacobianOperator::jvp`].
+    /// Fails if the network cannot be run.
     fn trace_terms(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
         Ok(None)
     }
 
-    /// F and those terms from the same calls.
+    /// Returns F and the terms of [`trace_terms`](NetworkJacobianOperator::trace_terms) from the
+    /// same calls, or `None` if the network has no graph that computes both.
     ///
     /// # Errors
-    /// As [`NetworkJacobianOperator::jvp`].
+    /// Fails if the network cannot be run.
     fn output_and_trace_terms(
         &mut self,
         _t: &[f64],
@@ -88,7 +106,11 @@ pub trait NetworkJacobianOperator: Send {
         Ok(None)
     }
 
-    /// J_Fᵀ·w, or `None` where reverse mode is not to be had.
+    /// Returns the Jacobian products (VJPs) J_Fᵀ·w, k × rows × dim, or `None` if the network has no
+    /// reverse mode.
+    ///
+    /// # Errors
+    /// Fails if the network cannot be run.
     fn vjp(
         &mut self,
         t: &[f64],
@@ -97,15 +119,18 @@ pub trait NetworkJacobianOperator: Send {
     ) -> Result<Option<TangentBatch>, EvalError>;
 }
 
-/// What a network's output stands for.
+/// The meaning of a network's output: what it predicts, on which path, with which scalings.
 #[derive(Debug, Clone)]
 pub struct Parameterization {
+    /// The path on which the network was trained.
     pub curve: PathCurve,
+    /// The quantity that the scaled output estimates.
     pub prediction: Prediction,
+    /// The scalings outside the graph, if there are any.
     pub preconditioning: Option<Preconditioning>,
 }
 
-/// `a`·x + `b`·F(`input`·x).
+/// A function `a`·x + `b`·F(`input`·x) of the state x, in which F is the graph.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct NetworkAffine {
     a: f64,
@@ -114,6 +139,8 @@ struct NetworkAffine {
 }
 
 impl Parameterization {
+    /// Returns the coefficients of the quantity that `view` selects (velocity or denoiser) at time
+    /// `t`, with the preconditioning included.
     fn network_affine(
         &self,
         t: f64,
@@ -134,7 +161,7 @@ impl Parameterization {
         }
     }
 
-    /// a·x + b·F from x and F.
+    /// Returns a·x + b·F for each row, from the states `x` and the network's outputs `f`.
     fn combine_with_output(
         &self,
         t: &[f64],
@@ -150,7 +177,7 @@ impl Parameterization {
         f
     }
 
-    /// The state as the network takes it.
+    /// Returns the states, scaled as the network's graph takes them.
     pub fn network_input<'x>(&self, t: &[f64], x: &'x Batch) -> std::borrow::Cow<'x, Batch> {
         let Some(p) = self.preconditioning else {
             return std::borrow::Cow::Borrowed(x);
@@ -164,21 +191,25 @@ impl Parameterization {
     }
 }
 
-/// A network as a velocity, or, for `N` differentiated, as a velocity's Jacobian.
+/// A network as a velocity. If `N` provides Jacobian products, it is also the velocity's Jacobian.
 pub struct NetworkVelocity<N> {
+    /// The network.
     pub network: N,
+    /// The meaning of the network's output.
     pub parameterization: Parameterization,
 }
 
 impl<N: ForwardNetwork> NetworkVelocity<N> {
-    /// E\[x₀ | x\], for samplers that end in a denoised state.
+    /// Returns the denoiser, the conditional mean of x₀ given x, rows × dim. Samplers that end with
+    /// a denoising step use it.
     ///
     /// # Errors
-    /// As [`VectorField::velocity`].
+    /// Fails if the network cannot be run.
     pub fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         self.evaluate_affine(t, x, Prediction::denoised)
     }
 
+    /// Calls the network once and returns the quantity that `view` selects.
     fn evaluate_affine(
         &mut self,
         t: &[f64],
@@ -207,7 +238,7 @@ impl<N: ForwardNetwork> VectorField for NetworkVelocity<N> {
 }
 
 impl<N: NetworkJacobianOperator> NetworkVelocity<N> {
-    /// From products with J_F to products with a·I + b·c·J_F.
+    /// Turns Jacobian products with J_F into products with a·I + b·c·J_F.
     fn jvp_from_network(
         &self,
         t: &[f64],
@@ -225,7 +256,7 @@ impl<N: NetworkJacobianOperator> NetworkVelocity<N> {
         products
     }
 
-    /// The same for zᵀJ_F z.
+    /// Turns zᵀJ_F z into zᵀ(a·I + b·c·J_F)z.
     fn quadratic_form_from_network(
         &self,
         t: &[f64],
@@ -244,7 +275,8 @@ impl<N: NetworkJacobianOperator> NetworkVelocity<N> {
         quadratic
     }
 
-    /// The same for terms of the trace of J_F: each is of as many unit vectors.
+    /// Turns terms of the trace of J_F into terms of the trace of a·I + b·c·J_F. Each term is the
+    /// sum over the same number of unit vectors, so each gets the same share of a·tr I.
     fn trace_terms_from_network(&self, t: &[f64], mut terms: Array2<f64>) -> Array2<f64> {
         let share = self.network.dim() as f64 / terms.nrows().max(1) as f64;
         for (t, mut column) in t.iter().zip(terms.columns_mut()) {

@@ -1,79 +1,103 @@
-//! Paths x_t = α(t) x₀ + σ(t) ε: the schedules of the field, with their derivatives.
+//! Probability paths x_t = α(t) x₀ + σ(t) ε: the coefficients α and σ with their derivatives.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A path with its parameters, as a card's `path:` gives it.
-///
-/// Sources: `edm` Karras et al. 2022 (time is σ); `ve`, `vp`, `sub-vp` Song et al. 2021
-/// (t in \[0, 1\]); `cosine` Nichol & Dhariwal 2021; `flow-matching` Lipman et al. 2023;
-/// `discrete` Ho et al. 2020, interpolated in log α as DPM-Solver does.
+/// A probability path x_t = α(t) x₀ + σ(t) ε with its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(transform = crate::registry::Aliases(&[("ve", &["vesde", "ve-sde", "smld"]), ("vp", &["vpsde", "vp-sde"]), ("sub-vp", &["subvp", "subvpsde", "sub-vpsde", "sub-vp-sde"]), ("flow-matching", &["flow", "ot", "rectified-flow", "linear"]), ("discrete", &["ddpm"])]))]
 pub enum ProbabilityPath {
+    /// α = 1 and σ = t (Karras et al. 2022). The time is σ, from `sigma_min` to `sigma_max`.
     Edm {
+        /// σ at the data end (default: 0.002).
         #[serde(default = "d::edm_min")]
         sigma_min: f64,
+        /// σ at the prior end (default: 80).
         #[serde(default = "d::edm_max")]
         sigma_max: f64,
     },
+    /// The variance-exploding path (Song et al. 2021): α = 1 and σ = σ_min·(σ_max/σ_min)^t, with t
+    /// from 0 to 1.
     Ve {
+        /// σ at the data end (default: 0.01).
         #[serde(default = "d::ve_min")]
         sigma_min: f64,
+        /// σ at the prior end (default: 50).
         #[serde(default = "d::ve_max")]
         sigma_max: f64,
     },
+    /// The variance-preserving path (Song et al. 2021) with β linear in time:
+    /// ln α = −t²·(β_max − β_min)/4 − t·β_min/2 and σ² = 1 − α², with t from `t_min` to 1.
     Vp {
+        /// β at time 0 (default: 0.1).
         #[serde(default = "d::beta_min")]
         beta_min: f64,
+        /// β at time 1 (default: 20).
         #[serde(default = "d::beta_max")]
         beta_max: f64,
+        /// The time of the data end (default: 1e-5).
         #[serde(default = "d::t_min")]
         t_min: f64,
     },
+    /// The sub-VP path (Song et al. 2021): α as on the path `vp`, and σ = 1 − α².
     SubVp {
+        /// β at time 0 (default: 0.1).
         #[serde(default = "d::beta_min")]
         beta_min: f64,
+        /// β at time 1 (default: 20).
         #[serde(default = "d::beta_max")]
         beta_max: f64,
+        /// The time of the data end (default: 1e-5).
         #[serde(default = "d::t_min")]
         t_min: f64,
     },
+    /// The cosine path (Nichol & Dhariwal 2021): α = cos(π/2·(t + s)/(1 + s)) / cos(π/2·s/(1 + s))
+    /// and σ² = 1 − α², with t from `t_min` to `t_max`.
     Cosine {
+        /// The offset s of the cosine (default: 0.008).
         #[serde(default = "d::cosine_s")]
         s: f64,
+        /// The time of the data end (default: 1e-5).
         #[serde(default = "d::t_min")]
         t_min: f64,
-        /// α(1) = 0, so a noise or v prediction has no denoised view there; DPM-Solver's cut is the default.
+        /// The time of the prior end (default: 0.9946, as in DPM-Solver). It must be below 1,
+        /// because α is 0 at time 1 and a noise prediction does not determine the denoiser there.
         #[serde(default = "d::cosine_max")]
         t_max: f64,
     },
+    /// The straight path of flow matching (Lipman et al. 2023), with t from `t_min` to `t_max`.
     FlowMatching {
-        /// The time at which the data are: 0 (α = 1 − t, σ = t) or 1 (α = t, σ = 1 − t).
+        /// The time of the data: 0 (α = 1 − t, σ = t) or 1 (α = t, σ = 1 − t). The default is 0.
         #[serde(default)]
         data_at: u8,
+        /// The lowest time (default: 0).
         #[serde(default)]
         t_min: f64,
+        /// The highest time (default: 1).
         #[serde(default = "d::one")]
         t_max: f64,
     },
+    /// The path of DDPM (Ho et al. 2020) with `steps` discrete times. Between them ln α is
+    /// interpolated linearly, as in DPM-Solver. The time is t = (index + 1)/`steps`.
     Discrete {
+        /// The β schedule (default: linear from 1e-4 to 0.02).
         #[serde(default)]
         betas: Betas,
+        /// The number of discrete times (default: 1000).
         #[serde(default = "d::steps")]
         steps: usize,
     },
 }
 
-/// The β schedule of a discrete (DDPM) path.
+/// The β schedule of a discrete (DDPM) path: the first and the last β.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Betas {
-    /// Equally spaced from the first to the last.
+    /// β is equally spaced from the first to the last value.
     Linear([f64; 2]),
-    /// Squares of equally spaced roots (latent diffusion).
+    /// √β is equally spaced from the first to the last value, as for latent diffusion models.
     ScaledLinear([f64; 2]),
 }
 
@@ -83,6 +107,7 @@ impl Default for Betas {
     }
 }
 
+/// The default parameters of the paths.
 mod d {
     pub fn edm_min() -> f64 {
         0.002
@@ -119,35 +144,39 @@ mod d {
     }
 }
 
-/// α, σ and their derivatives with respect to the card's time.
+/// The coefficients of a path at one time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PathCoefficients {
+    /// α, the scale of the data.
     pub alpha: f64,
+    /// σ, the standard deviation of the noise.
     pub sigma: f64,
+    /// dα/dt in the card's time.
     pub alpha_dot: f64,
+    /// dσ/dt in the card's time.
     pub sigma_dot: f64,
 }
 
 impl PathCoefficients {
-    /// λ = ln(α/σ), half the log signal-to-noise ratio.
+    /// Returns λ = ln(α/σ), half the logarithm of the signal-to-noise ratio.
     pub fn half_log_snr(&self) -> f64 {
         (self.alpha / self.sigma).ln()
     }
 }
 
-/// A path ready for use: `discrete` has its table, the rest nothing but themselves.
+/// A path whose parameters are checked, with the table of ln α that a `discrete` path needs.
 #[derive(Debug, Clone)]
 pub struct PathCurve {
     path: ProbabilityPath,
-    /// ln α at t_i = (i + 1)/N, for `discrete`.
+    /// ln α at the times t_i = (i + 1)/N of a `discrete` path; empty for the others.
     log_alpha: Vec<f64>,
 }
 
 impl ProbabilityPath {
-    /// Checks the parameters and prepares the curve.
+    /// Checks the parameters and returns the curve.
     ///
     /// # Errors
-    /// A sentence that names the key and what would be right.
+    /// Fails if a parameter is out of its range. The message names the key and what is expected.
     pub fn curve(&self) -> Result<PathCurve, String> {
         self.check()?;
         let log_alpha = match self {
@@ -160,7 +189,7 @@ impl ProbabilityPath {
         })
     }
 
-    /// The kind as a card names it.
+    /// Returns the kind as a card names it.
     pub fn kind(&self) -> &'static str {
         match self {
             ProbabilityPath::Edm { .. } => "edm",
@@ -173,7 +202,7 @@ impl ProbabilityPath {
         }
     }
 
-    /// All kinds with their default parameters.
+    /// Returns every kind of path with its default parameters.
     pub fn defaults() -> Vec<ProbabilityPath> {
         vec![
             ProbabilityPath::Edm {
@@ -216,6 +245,10 @@ impl ProbabilityPath {
         ]
     }
 
+    /// Checks that every parameter is in its range.
+    ///
+    /// # Errors
+    /// Fails if one is not. The message names the key and what is expected.
     fn check(&self) -> Result<(), String> {
         let ordered = |low: (&str, f64), high: (&str, f64), floor: f64| {
             let fine = low.1 >= floor && low.1 < high.1 && high.1.is_finite();
@@ -284,12 +317,14 @@ impl ProbabilityPath {
 }
 
 impl Betas {
+    /// Returns the first and the last β.
     fn ends(&self) -> [f64; 2] {
         match self {
             Betas::Linear(ends) | Betas::ScaledLinear(ends) => *ends,
         }
     }
 
+    /// Returns ln α = ½ Σ ln(1 − β) after each of the `steps` discrete times.
     fn log_alpha(&self, steps: usize) -> Vec<f64> {
         let [first, last] = self.ends();
         let line = |a: f64, b: f64, i: usize| a + (b - a) * i as f64 / (steps - 1) as f64;
@@ -308,11 +343,12 @@ impl Betas {
 }
 
 impl PathCurve {
+    /// The path with its parameters.
     pub fn path(&self) -> &ProbabilityPath {
         &self.path
     }
 
-    /// The time at which the data are.
+    /// Returns the time of the data end, at which a likelihood's integral begins.
     pub fn data_end(&self) -> f64 {
         match self.path {
             ProbabilityPath::Edm { sigma_min, .. } => sigma_min,
@@ -335,7 +371,7 @@ impl PathCurve {
         }
     }
 
-    /// The time at which the state follows the prior.
+    /// Returns the time of the prior end, at which the state follows the prior approximately.
     pub fn prior_end(&self) -> f64 {
         match self.path {
             ProbabilityPath::Edm { sigma_max, .. } => sigma_max,
@@ -355,7 +391,7 @@ impl PathCurve {
         }
     }
 
-    /// The standard deviation of the prior where the card names none.
+    /// Returns the prior's standard deviation if the card names none.
     pub fn prior_std(&self) -> f64 {
         match self.path {
             ProbabilityPath::Edm { sigma_max, .. } | ProbabilityPath::Ve { sigma_max, .. } => {
@@ -365,7 +401,8 @@ impl PathCurve {
         }
     }
 
-    /// The index that a discrete-time network is fed: 0 at the first β, fractional in between.
+    /// Returns the index t·N − 1 that a discrete-time network gets as its time. The index is 0 at
+    /// the first β and fractional between two discrete times. On other paths it is `t` itself.
     pub fn discrete_time_index(&self, t: f64) -> f64 {
         match self.path {
             ProbabilityPath::Discrete { steps, .. } => t * steps as f64 - 1.0,
@@ -373,7 +410,7 @@ impl PathCurve {
         }
     }
 
-    /// α, σ and their derivatives at time `t`.
+    /// Returns α, σ and their derivatives at time `t`.
     pub fn at(&self, t: f64) -> PathCoefficients {
         match self.path {
             ProbabilityPath::Edm { .. } => PathCoefficients {
@@ -440,9 +477,9 @@ impl PathCurve {
         }
     }
 
-    /// The time at which σ/α = `ratio`, clamped to the path's two ends.
+    /// Returns the time at which σ/α = `ratio`, clamped to the path's two ends.
     ///
-    /// σ/α is monotone on every path, so bisection finds it to the last bits.
+    /// σ/α is monotone on every path, so bisection finds the time to floating-point precision.
     pub fn time_of_ratio(&self, ratio: f64) -> f64 {
         let (mut low, mut high) = (self.data_end(), self.prior_end());
         let excess = |t: f64| {
@@ -470,7 +507,7 @@ impl PathCurve {
     }
 }
 
-/// ln α of the linear-β variance-preserving path, and its slope.
+/// Returns ln α of the variance-preserving path with linear β, and its derivative.
 fn vp_log_alpha(beta_min: f64, beta_max: f64, t: f64) -> (f64, f64) {
     let gap = beta_max - beta_min;
     (
@@ -479,7 +516,7 @@ fn vp_log_alpha(beta_min: f64, beta_max: f64, t: f64) -> (f64, f64) {
     )
 }
 
-/// The schedule with α² + σ² = 1; `exp_m1` keeps σ exact near the data end.
+/// Returns the coefficients with α² + σ² = 1; `exp_m1` keeps σ accurate near the data end.
 fn variance_preserving(log_alpha: f64, slope: f64) -> PathCoefficients {
     let alpha = log_alpha.exp();
     let sigma = (-(2.0 * log_alpha).exp_m1()).sqrt();

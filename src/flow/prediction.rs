@@ -1,39 +1,42 @@
-//! What a network predicts, as affine views of one another.
+//! What a network predicts, and how velocity and denoiser follow from it.
 //!
-//! On a path x = α x₀ + σ ε every prediction F fixes the conditional means of x₀ and ε, and
-//! v = α' x₀ + σ' ε. So velocity = a·x + b·F and denoised = a·x + b·F with scalars of time
-//! alone, and tr J_v = a·D + b·tr J_F.
+//! On a path x = α x₀ + σ ε every prediction F determines the conditional means of x₀ and ε, and
+//! v = α' x₀ + σ' ε. Velocity and denoiser are therefore both of the form a·x + b·F, with scalars a
+//! and b that depend only on time. For data of d dimensions, tr J_v = a·d + b·tr J_F.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::path::PathCoefficients;
 
-/// The quantity that a network's output estimates.
+/// The quantity that a network's output estimates, on the path x = α x₀ + σ ε.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[("denoised", &["sample", "x0", "x-0", "x-start", "xstart", "pred-x0", "pred-xstart"]), ("noise", &["epsilon", "eps"]), ("velocity", &["flow", "flow-prediction", "vector-field"]), ("v", &["v-prediction"])]))]
 pub enum Prediction {
-    /// E\[x₀ | x\]
+    /// The clean data: the conditional mean of x₀ given x.
     Denoised,
-    /// E\[ε | x\]
+    /// The noise: the conditional mean of ε given x.
     Noise,
-    /// dx/dt in the card's own time.
+    /// The velocity dx/dt in the card's own time.
     Velocity,
-    /// ∇ log p_t(x)
+    /// The score ∇ log p_t(x).
     Score,
-    /// α ε − σ x₀ (Salimans & Ho 2022).
+    /// The v-prediction α ε − σ x₀ (Salimans & Ho 2022).
     V,
 }
 
-/// `a`·x + `b`·F.
+/// A function `a`·x + `b`·F of the state x and the network's output F.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {
+    /// The factor of the state x.
     pub a: f64,
+    /// The factor of the network's output F.
     pub b: f64,
 }
 
 impl Prediction {
+    /// Every prediction.
     pub const ALL: [Prediction; 5] = [
         Prediction::Denoised,
         Prediction::Noise,
@@ -42,7 +45,7 @@ impl Prediction {
         Prediction::V,
     ];
 
-    /// dx/dt from x and the prediction.
+    /// Returns dx/dt as a function of x and the prediction.
     pub fn velocity(self, s: &PathCoefficients) -> Affine {
         // With q = α' σ − σ' α: v = (σ'/σ) x + (q/σ) x₀ = (α'/α) x − (q/α) ε.
         let q = s.alpha_dot * s.sigma - s.sigma_dot * s.alpha;
@@ -70,7 +73,8 @@ impl Prediction {
         }
     }
 
-    /// E\[x₀ | x\] from x and the prediction.
+    /// Returns the denoiser, the conditional mean of x₀ given x, as a function of x and the
+    /// prediction.
     pub fn denoised(self, s: &PathCoefficients) -> Affine {
         let q = s.alpha_dot * s.sigma - s.sigma_dot * s.alpha;
         match self {
@@ -103,7 +107,7 @@ mod tests {
     use super::*;
     use crate::flow::path::ProbabilityPath;
 
-    /// The prediction of a standard normal x₀ (D = αx/(α²+σ²)) in each view, from its closed forms.
+    /// The exact prediction of each kind for a standard normal x₀, for which D = αx/(α² + σ²).
     fn prediction(kind: Prediction, s: &PathCoefficients, x: f64) -> f64 {
         let variance = s.alpha * s.alpha + s.sigma * s.sigma;
         let (x0, eps) = (s.alpha * x / variance, s.sigma * x / variance);

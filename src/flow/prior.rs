@@ -1,17 +1,18 @@
-//! The law of the state at the prior end: N(0, std²·I).
+//! The prior: the distribution N(0, std²·I) of the state at the prior end.
 
 use ndarray::Axis;
 
 use crate::num::Batch;
 
-/// An isotropic normal law around zero.
+/// An isotropic normal distribution with mean zero.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prior {
+    /// The prior's standard deviation.
     pub std: f64,
 }
 
 impl Prior {
-    /// Log-density of each row in nats.
+    /// Returns the log-density of each row in nats.
     pub fn log_density(&self, x: &Batch) -> Vec<f64> {
         let d = x.ncols() as f64;
         let constant = -0.5 * d * (2.0 * std::f64::consts::PI).ln() - d * self.std.ln();

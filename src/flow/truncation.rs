@@ -1,8 +1,8 @@
-//! Where a path is cut off, and what that costs a log-likelihood.
+//! The two ends at which a path is cut off, and the effect on a log-likelihood.
 //!
-//! A likelihood integrates from the path's data end, where σ is small and not zero, to its prior end, where α is
-//! small and not zero: it is the log-density of data with that much noise, under a prior that the state does not
-//! quite follow.
+//! A likelihood integrates from the path's data end, where σ is small but not zero, to its prior
+//! end, where α is small but not zero. The result is therefore the log-density of data with a small
+//! amount of noise, under a prior that the state follows only approximately.
 
 use super::path::PathCurve;
 use super::prediction::Prediction;
@@ -11,27 +11,34 @@ use super::prior::Prior;
 /// One end of a path.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Endpoint {
+    /// The card's time.
     pub t: f64,
+    /// The scale α of the data.
     pub alpha: f64,
+    /// The standard deviation σ of the noise.
     pub sigma: f64,
 }
 
 impl Endpoint {
-    /// (α/σ)²; infinite where no noise is left.
+    /// Returns the signal-to-noise ratio (α/σ)²; it is infinite at σ = 0.
     pub fn snr(&self) -> f64 {
         (self.alpha / self.sigma).powi(2)
     }
 }
 
-/// Both ends of a path under a prior.
+/// Both ends of a path, with the prior at the prior end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Truncation {
+    /// The data end.
     pub data: Endpoint,
+    /// The prior end.
     pub prior: Endpoint,
+    /// The prior's standard deviation.
     prior_std: f64,
 }
 
 impl Truncation {
+    /// Returns the two ends of `curve` under `prior`.
     pub fn new(curve: &PathCurve, prior: Prior) -> Truncation {
         let end = |t: f64| {
             let s = curve.at(t);
@@ -48,8 +55,8 @@ impl Truncation {
         }
     }
 
-    /// KL(p_T ‖ π) in nats per dimension for data N(0, c²I): by so much does a mean log-likelihood fall short of
-    /// that of the right prior.
+    /// Returns KL(p_T ‖ π) in nats per dimension for data N(0, c²I). The mean log-likelihood under
+    /// the prior π is lower by this amount than under the exact marginal p_T.
     pub fn gaussian_prior_kl(&self, c: f64) -> f64 {
         gaussian_kl(
             (self.prior.alpha * c).powi(2) + self.prior.sigma.powi(2),
@@ -57,27 +64,30 @@ impl Truncation {
         )
     }
 
-    /// A bound on KL(p_T ‖ π) in nats per dimension for any data of that mean square per number: KL is convex, so
-    /// that of a mixture of N(αx₀, σ²I) is at most the mean of theirs.
+    /// Returns an upper bound on KL(p_T ‖ π) in nats per dimension, for any data whose components
+    /// have the given mean square. KL is convex, so the KL of a mixture of N(αx₀, σ²I) is at most
+    /// the mean of the KLs of the components.
     pub fn prior_kl_bound(&self, mean_square: f64) -> f64 {
         gaussian_kl(self.prior.sigma.powi(2), self.prior_std)
             + 0.5 * mean_square * (self.prior.alpha / self.prior_std).powi(2)
     }
 
-    /// Both ends in one sentence. Noise and mismatch are those of the path, and the network's where it follows the
-    /// path: a denoiser does so by what it predicts, an arbitrary velocity need not.
+    /// Describes both ends in one sentence for the user.
+    ///
+    /// The noise and the KL are properties of the path. They apply to the model if the network
+    /// follows the path. A denoiser does so by its definition; an arbitrary velocity need not.
     pub fn describe(&self, prediction: Prediction) -> String {
         let (d, p) = (self.data, self.prior);
         let assumed = match prediction {
             Prediction::Velocity => {
-                "; both hold if the velocity is of this path, which cannot be told from it"
+                "; both hold only if the velocity belongs to this path, which cannot be verified"
             }
-            _ => "; both are of the path, which the network is taken to have learned",
+            _ => "; both describe the path, and the network is assumed to have learned it",
         };
         format!(
             "from t = {} (sigma {}, alpha {}, SNR {}): log-densities are of data with that noise; \
-             to t = {} (sigma {}, alpha {}, SNR {}), where KL(p_T || prior) is {} nats/dim for data \
-             N(0, I), and at most {} for any data of mean square 1{assumed}",
+             to t = {} (sigma {}, alpha {}, SNR {}), where KL(p_T || prior) is {} nats/dim for \
+             data N(0, I), and at most {} for any data of mean square 1{assumed}",
             d.t,
             format_four_digits(d.sigma),
             format_four_digits(d.alpha),
@@ -92,7 +102,7 @@ impl Truncation {
     }
 }
 
-/// Four significant digits, written out where that is short.
+/// Formats a number with four significant digits, without an exponent if it is of moderate size.
 fn format_four_digits(value: f64) -> String {
     let rounded: f64 = format!("{value:.3e}").parse().unwrap_or(value);
     if (1e-4..1e6).contains(&rounded.abs()) || rounded == 0.0 {
@@ -102,7 +112,7 @@ fn format_four_digits(value: f64) -> String {
     }
 }
 
-/// KL(N(0, v) ‖ N(0, s²)).
+/// Returns KL(N(0, v) ‖ N(0, s²)) in nats, for the variance `v` and the standard deviation `s`.
 fn gaussian_kl(v: f64, s: f64) -> f64 {
     let ratio = v / (s * s);
     0.5 * (ratio - 1.0 - ratio.ln())
@@ -149,7 +159,8 @@ mod tests {
         }
     }
 
-    /// On edm σ_T is the prior's width, so N(0, c²I) is off by ½(c²/σ² − ln(1 + c²/σ²)).
+    /// On the path edm σ_T is the prior's standard deviation. The KL of data N(0, c²I) is therefore
+    /// ½(c²/σ² − ln(1 + c²/σ²)).
     #[test]
     fn edm_prior_kl_of_a_gaussian_matches_formula() {
         let curve = ProbabilityPath::Edm {
@@ -165,11 +176,11 @@ mod tests {
         assert!(
             sentence.contains("t = 0.02")
                 && sentence.contains("t = 2")
-                && sentence.contains("taken to have")
+                && sentence.contains("assumed to have learned")
         );
         assert!(
             ends.describe(Prediction::Velocity)
-                .contains("if the velocity is of this path")
+                .contains("if the velocity belongs to this path")
         );
     }
 }

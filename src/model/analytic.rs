@@ -1,4 +1,4 @@
-//! Models whose answers are known: oracles for tests and for `doctor`.
+//! Analytic models with known answers, for tests and for `flowgauge doctor`.
 
 use std::f64::consts::TAU;
 
@@ -15,21 +15,24 @@ use crate::flow::preconditioning::{Preconditioning, PreconditioningScales};
 use crate::flow::prediction::Prediction;
 use crate::num::{Batch, TangentBatch};
 
-/// A Gaussian mixture with isotropic components, carried along any path: score, velocity,
-/// Jacobian and log-density at every time in closed form (T5 of the project's test cases).
+/// A Gaussian mixture with isotropic components, moved along any path. Its score, velocity,
+/// Jacobian and log-density have closed forms at all times (T5 of the project's test cases).
 ///
 /// At time t component k is N(α m_k, V_k I) with V_k = α² c_k + σ².
 #[derive(Debug, Clone)]
 pub struct AnalyticMixture {
+    /// The path.
     pub curve: PathCurve,
+    /// The weights of the components; their sum is 1.
     pub weights: Vec<f64>,
-    /// Components × dimension.
+    /// The means m_k of the components, components × dimension.
     pub means: Array2<f64>,
+    /// The variances c_k of the components.
     pub variances: Vec<f64>,
 }
 
 impl AnalyticMixture {
-    /// What each component says at (t, x), and how much it is responsible.
+    /// Returns the quantities of every component at time `t` and state `x`.
     fn component_terms(&self, t: f64, x: ArrayView1<f64>) -> AnalyticMixtureTerms {
         let PathCoefficients { alpha, sigma, .. } = self.curve.at(t);
         let d = x.len() as f64;
@@ -70,32 +73,44 @@ impl AnalyticMixture {
         }
     }
 
-    /// log p_t(x) in nats.
+    /// Returns log p_t(x) in nats.
     pub fn log_density(&self, t: f64, x: ArrayView1<f64>) -> f64 {
         self.component_terms(t, x).log_density
     }
 }
 
-/// The components' scores g_k, denoised means D_k, variances V_k and gains α c_k / V_k.
+/// The quantities of a mixture's components at one time and state.
 struct AnalyticMixtureTerms {
+    /// The posterior probabilities r_k of the components.
     responsibilities: Array1<f64>,
+    /// The variances V_k.
     variances: Vec<f64>,
+    /// The gains α c_k / V_k.
     gains: Vec<f64>,
+    /// The components' scores g_k, components × dimension.
     scores: Array2<f64>,
+    /// The components' denoised means D_k, components × dimension.
     denoised: Array2<f64>,
+    /// The score s = Σ r_k g_k of the mixture.
     score: Array1<f64>,
+    /// log p_t(x) in nats.
     log_density: f64,
 }
 
-/// A quantity p_d·D + p_s·s of denoised state and score: what every prediction is.
+/// The weights of a quantity p_d·D + p_s·s of the denoiser D and the score s. Every prediction is
+/// of this form.
 #[derive(Debug, Clone, Copy)]
 struct PredictionWeights {
+    /// The weight p_d of the denoiser.
     denoised: f64,
+    /// The weight p_s of the score.
     score: f64,
 }
 
-/// The quantity that `prediction` stands for, from ε = −σs and v = α'D − σ'σs; finite at both ends of every
-/// path, where one view turned into another divides by zero.
+/// Returns the weights of a prediction, from ε = −σs and v = α'D − σ'σs.
+///
+/// They are finite at both ends of every path. A conversion from one prediction to another would
+/// divide by zero there.
 fn prediction_weights(prediction: Prediction, s: &PathCoefficients) -> PredictionWeights {
     let (denoised, score) = match prediction {
         Prediction::Denoised => (1.0, 0.0),
@@ -108,6 +123,7 @@ fn prediction_weights(prediction: Prediction, s: &PathCoefficients) -> Predictio
 }
 
 impl AnalyticMixture {
+    /// Returns a prediction for each row, rows × dim.
     fn predict(&self, prediction: Prediction, t: &[f64], x: &Batch) -> Batch {
         let mut out = Batch::zeros(x.raw_dim());
         for (i, row) in x.rows().into_iter().enumerate() {
@@ -123,7 +139,10 @@ impl AnalyticMixture {
         out
     }
 
-    /// With dr_k = r_k (g_k − s)·z: dD = Σ r_k gain_k z + Σ dr_k D_k, ds = −Σ r_k/V_k z + Σ dr_k g_k.
+    /// Returns products with the Jacobian of a prediction, k × rows × dim.
+    ///
+    /// With dr_k = r_k (g_k − s)·z the products are dD = Σ r_k gain_k z + Σ dr_k D_k and
+    /// ds = −Σ r_k/V_k z + Σ dr_k g_k.
     fn prediction_jvp(
         &self,
         prediction: Prediction,
@@ -180,7 +199,7 @@ impl JacobianOperator for AnalyticMixture {
         Ok(self.prediction_jvp(Prediction::Velocity, t, x, z))
     }
 
-    /// The velocity is a gradient, so its Jacobian is symmetric.
+    /// Returns Jᵀ·w = J·w: the velocity is a gradient, so its Jacobian is symmetric.
     fn vjp(
         &mut self,
         t: &[f64],
@@ -191,15 +210,18 @@ impl JacobianOperator for AnalyticMixture {
     }
 }
 
-/// The mixture as the graph of a card: F with P(x) = skip·x + out·F(input·x), P being the prediction of `form`.
+/// The mixture as a network F. Its prediction is P(x) = skip·x + out·F(input·x), with the scalings
+/// of the parameterization.
 #[derive(Debug, Clone)]
 pub struct AnalyticNetwork {
+    /// The mixture.
     pub mixture: AnalyticMixture,
+    /// The prediction of the network and the scalings around it.
     pub parameterization: Parameterization,
 }
 
 impl AnalyticNetwork {
-    /// The mixture in one of its views.
+    /// Returns the velocity of a network with the given prediction and scalings.
     pub fn as_velocity(
         mixture: AnalyticMixture,
         prediction: Prediction,
@@ -219,6 +241,7 @@ impl AnalyticNetwork {
         }
     }
 
+    /// Returns the scalings at time `t`.
     fn scales(&self, t: f64) -> PreconditioningScales {
         let plain = PreconditioningScales {
             skip: 0.0,
@@ -230,7 +253,7 @@ impl AnalyticNetwork {
             .map_or(plain, |p| p.at(&self.mixture.curve.at(t)))
     }
 
-    /// The state that was scaled to `fed`.
+    /// Returns the states whose scaled values are `fed`.
     fn unscaled_state(&self, t: &[f64], fed: &Batch) -> Batch {
         let mut x = fed.clone();
         x.rows_mut()
@@ -269,7 +292,7 @@ impl NetworkJacobianOperator for AnalyticNetwork {
         self.mixture.means.ncols()
     }
 
-    /// J_F = (J_P − skip·I)/(out·input).
+    /// Returns J_F·z with J_F = (J_P − skip·I)/(out·input).
     fn jvp(&mut self, t: &[f64], fed: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let mut products = self.mixture.prediction_jvp(
             self.parameterization.prediction,
@@ -296,7 +319,7 @@ impl NetworkJacobianOperator for AnalyticNetwork {
     }
 }
 
-/// The true log-density at any time, as a scalar field.
+/// The exact log-density at any time, as a scalar field.
 impl ScalarField for AnalyticMixture {
     fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
         Ok(x.rows()
@@ -307,22 +330,28 @@ impl ScalarField for AnalyticMixture {
     }
 }
 
-/// Gaussian data N(m, diag c) carried along any path, with its flow map in closed form (T1, T2, T13):
+/// Gaussian data N(m, diag c) moved along any path, with the flow map in closed form (T1, T2 and
+/// T13 of the project's test cases).
 ///
-/// X(x, t, s) = α_s m + (S_s/S_t)^½ (x − α_t m) and ∫div = ½ ln det S_s/det S_t, with S = α² c + σ².
+/// X(x, t, s) = α_s m + (S_s/S_t)^½ (x − α_t m) and ∫div = ½ ln(det S_s/det S_t), with
+/// S = α² c + σ².
 #[derive(Debug, Clone)]
 pub struct AnalyticGaussian {
+    /// The path.
     pub curve: PathCurve,
+    /// The mean m of the data.
     pub mean: Array1<f64>,
+    /// The variances c of the data's components.
     pub variance: Array1<f64>,
 }
 
 impl AnalyticGaussian {
+    /// Returns the diagonal of S for the given α and σ.
     fn variance_at(&self, s: &PathCoefficients) -> Array1<f64> {
         &self.variance * (s.alpha * s.alpha) + s.sigma * s.sigma
     }
 
-    /// ∂u/∂x, which is diagonal, and the same at both ends of every path.
+    /// Returns the diagonal of ∂u/∂x. The matrix is diagonal and does not depend on x.
     fn jacobian_diagonal(&self, from: f64, to: f64) -> Array1<f64> {
         let (a, b) = (self.curve.at(from), self.curve.at(to));
         let (first, last) = (self.variance_at(&a), self.variance_at(&b));
@@ -331,7 +360,8 @@ impl AnalyticGaussian {
             return rate / first;
         }
         let stretch = (&last / &first).mapv(f64::sqrt);
-        // √(S_s/S_t) − 1 without the cancellation of near times.
+        // The form (S_s − S_t)/(S_t(√(S_s/S_t) + 1)) avoids the cancellation of √(S_s/S_t) − 1 for
+        // times that are close to each other.
         (last - &first) / (first * (stretch + 1.0)) / (to - from)
     }
 }
@@ -372,7 +402,7 @@ impl FlowMap for AnalyticGaussian {
         })
     }
 
-    /// The divergence is the same everywhere.
+    /// Returns D and a gradient of zero, because the divergence does not depend on x.
     fn divergence_gradient(
         &mut self,
         from: &[f64],
@@ -398,7 +428,8 @@ impl FlowMap for AnalyticGaussian {
     }
 }
 
-/// T2: N(m, C) with m = (.5, −1, 0), C = diag(.25, 1, 4).
+/// Returns T2 of the project's test cases: data N(m, C) with m = (.5, −1, 0) and
+/// C = diag(.25, 1, 4).
 pub fn example_gaussian(curve: PathCurve) -> AnalyticGaussian {
     let (mean, variance) = (
         ndarray::array![0.5, -1.0, 0.0],
@@ -411,7 +442,7 @@ pub fn example_gaussian(curve: PathCurve) -> AnalyticGaussian {
     }
 }
 
-/// A small mixture in `d` dimensions on a path.
+/// Returns a mixture of three components in `d` dimensions.
 pub fn example_mixture(curve: PathCurve, d: usize) -> AnalyticMixture {
     let means = Array2::from_shape_fn((3, d), |(k, j)| {
         ((k as f64 + 1.0) * (j as f64 + 0.7)).sin() * 1.2

@@ -1,4 +1,5 @@
-//! Axes that exporters leave open (heights, widths, channels), fixed by what a card says before anything is derived.
+//! Sizes that exporters leave open (heights, widths, channels), fixed from the card before a graph
+//! is differentiated.
 
 use std::collections::BTreeMap;
 
@@ -6,26 +7,32 @@ use super::constants::Constant;
 use super::loaded::Model;
 use crate::graph::{self, Dim, KnownPort, Port};
 
-/// What a card says of the ports of one network.
+/// What a card declares about the inputs and outputs of one network.
 pub(super) struct CardPorts<'a> {
-    /// The card's key of the network's file, under which the files of its constants are found.
+    /// The card's key of the network's file, such as `network.file`.
     pub key: &'a str,
-    /// Inputs and outputs that have the state's shape.
+    /// The inputs and outputs that have the shape of the state.
     pub state_ports: Vec<&'a str>,
-    /// Inputs and outputs of one number per sample.
+    /// The inputs and outputs with one number per sample.
     pub scalar_ports: Vec<&'a str>,
+    /// The values of further inputs, by the input's name.
     pub constants: &'a BTreeMap<String, Constant>,
 }
 
 impl Model {
-    /// A graph of this card, with its open axes fixed as far as the card tells them; the batch stays open.
-    pub(super) fn with_known_axes(&self, graph: graph::Model, said: &CardPorts) -> graph::Model {
+    /// Returns the graph with its open axes fixed as far as the card declares their sizes. The
+    /// batch axis stays open.
+    pub(super) fn with_known_axes(
+        &self,
+        graph: graph::Model,
+        declared: &CardPorts,
+    ) -> graph::Model {
         let ports: Vec<Port> = graph.inputs().into_iter().chain(graph.outputs()).collect();
         let state: Vec<Option<usize>> = std::iter::once(None)
             .chain(self.card.shape.iter().copied().map(Some))
             .collect();
         let mut known: Vec<KnownPort> = Vec::new();
-        for name in &said.state_ports {
+        for name in &declared.state_ports {
             known.push(KnownPort {
                 name: (*name).to_owned(),
                 axes: state.clone(),
@@ -33,7 +40,7 @@ impl Model {
         }
         for port in ports
             .iter()
-            .filter(|port| said.scalar_ports.contains(&port.name.as_str()))
+            .filter(|port| declared.scalar_ports.contains(&port.name.as_str()))
         {
             let axes = [None, Some(1)].into_iter().take(port.dims.len()).collect();
             known.push(KnownPort {
@@ -41,9 +48,11 @@ impl Model {
                 axes,
             });
         }
-        for (name, constant) in said.constants {
+        for (name, constant) in declared.constants {
             let port = ports.iter().find(|port| port.name == *name);
-            let values = constant.values(self.constant_bytes(said.key, name)).ok();
+            let values = constant
+                .values(self.constant_bytes(declared.key, name))
+                .ok();
             if let (Some(port), Some(values)) = (port, values)
                 && let Some(axes) = constant_axes(port, values.shape())
             {
@@ -57,7 +66,8 @@ impl Model {
     }
 }
 
-/// The axes of an input that is given one array for every sample; an open first axis is the batch.
+/// Returns the sizes of an input that takes a constant of shape `values`; `None` stands for the
+/// batch axis, an open first axis. The result is `None` if the shapes do not fit.
 fn constant_axes(port: &Port, values: &[usize]) -> Option<Vec<Option<usize>>> {
     let sizes = || values.iter().copied().map(Some);
     let batched = !matches!(port.dims.first(), Some(Dim::Fixed(_)) | None);

@@ -1,4 +1,4 @@
-//! Model cards: what a user says about ONNX files, checked before anything runs.
+//! Model cards: the user's description of a model and its ONNX files, checked before anything runs.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path as FilePath, PathBuf};
@@ -15,75 +15,101 @@ use crate::flow::prediction::Prediction;
 use crate::signature::{self, ExpectedFile};
 use crate::yaml::{Document, Fault, Node};
 
-/// `card.yaml`: one model with its network, path, data convention and learned heads.
+/// A model card (`card.yaml`): one model with its network, its path, the scale of its data, its
+/// learned divergence heads and its flow maps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
+    /// The model's name: letters, digits, spaces and any of `_-.,()[]+`, beginning with a letter, a
+    /// digit or `_`, at most 100 bytes.
     pub name: String,
-    /// One sample, without the batch axis.
+    /// The shape of one sample, without the batch axis.
     pub shape: Vec<usize>,
+    /// The network from which the velocity is computed.
     pub network: NetworkSpec,
+    /// The probability path on which the network was trained.
     pub path: ProbabilityPath,
+    /// The prior at the prior end. By default its standard deviation is `sigma_max` on the paths
+    /// `edm` and `ve`, and 1 on the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prior: Option<PriorSpec>,
+    /// The range and the number of levels of the data; needed for bits/dim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSpec>,
+    /// Learned divergence heads, by names that estimators refer to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub divergence_heads: BTreeMap<String, DivergenceHeadSpec>,
+    /// Flow maps, by names that estimators and samplers refer to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub flow_maps: BTreeMap<String, FlowMapSpec>,
-    /// The model's true log-density at any time, for models whose answer is known.
+    /// The exact log-density of the model at any time, for models for which it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_form: Option<ClosedFormSpec>,
+    /// Free notes on the origin of the files. If a file is missing, the message quotes `source`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub provenance: BTreeMap<String, serde_json::Value>,
 }
 
-/// The network behind the velocity.
+/// The network from which the velocity is computed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
+    /// The ONNX file, relative to the card's folder; it must lie in that folder or below it.
     pub file: PathBuf,
+    /// The expected SHA-256 hash of the file, in hexadecimal digits. A file with another hash is
+    /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The graph's names of the state and the time.
     pub inputs: NetworkInputs,
-    /// Values of further inputs, the same for every sample.
+    /// Values of further inputs; every sample gets the same values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
+    /// The name of the graph's output.
     pub output: String,
+    /// The quantity that the output estimates.
     pub prediction: Prediction,
-    /// Scalings around the graph that are not in it; none unless given.
+    /// Scalings of input and output that are not part of the graph (default: none).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preconditioning: Option<Preconditioning>,
+    /// The values that the time input gets (default: see `feed`, `scale` and `offset`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeInputSpec>,
 }
 
-/// This program's roles and the graph's names for them.
+/// The names of a graph's inputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkInputs {
+    /// The input that takes the state.
     pub x: String,
+    /// The input that takes the time. Default: the graph has no time input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<String>,
 }
 
-/// What the graph's time input is given: `feed`(t) · `scale` + `offset`.
+/// The values that a graph's time input gets: `feed`(t) · `scale` + `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimeInputSpec {
-    /// The path's index on a `discrete` path and t on others, unless named.
+    /// The function of the card's time t: `t`, `sigma`, `log-sigma-over-4` or `index`. Default:
+    /// `log-sigma-over-4` for a network with `preconditioning: edm`, `index` on a `discrete` path,
+    /// and `t` otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feed: Option<TimeVariable>,
+    /// The factor of the function (default: 1).
     #[serde(default = "unit_scale")]
     pub scale: f64,
+    /// The number that is added to the scaled function (default: 0).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub offset: f64,
-    /// For an input of whole numbers: between two of them both are evaluated and mixed (true), or what asks for such
-    /// a time is refused (false); times are rounded unless it is said.
+    /// The treatment of a time between two whole numbers, for an input of integers. `true`: the
+    /// network is evaluated at both and the results are interpolated. `false`: such a time is an
+    /// error. Default: the time is rounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interpolate: Option<bool>,
-    /// The output does not depend on time, and need not.
+    /// Whether the output does not depend on time (default: false). Without `ignored: true` such a
+    /// network is refused, or reported if its field may be independent of time.
     #[serde(default, skip_serializing_if = "is_false")]
     pub ignored: bool,
 }
@@ -100,28 +126,34 @@ impl Default for TimeInputSpec {
     }
 }
 
+/// Whether `v` is 0, the default, which is not written.
 fn is_zero(v: &f64) -> bool {
     *v == 0.0
 }
 
+/// Whether `v` is false, the default, which is not written.
 fn is_false(v: &bool) -> bool {
     !v
 }
 
-/// A function of the card's time.
+/// A function of the card's time t.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[("t", &["time"]), ("log-sigma-over-4", &["c-noise"]), ("index", &["timestep", "timesteps"])]))]
 pub enum TimeVariable {
+    /// The card's time t itself.
     T,
+    /// The noise level σ(t).
     Sigma,
+    /// ln(σ(t))/4, the noise conditioning of EDM networks.
     #[serde(rename = "log-sigma-over-4")]
     LogSigmaOver4,
+    /// The index t·N − 1 on a `discrete` path with N steps; it is 0 at the first β.
     Index,
 }
 
 impl TimeVariable {
-    /// As a card names it.
+    /// Returns the name of the function in a card.
     pub fn as_str(self) -> &'static str {
         match self {
             TimeVariable::T => "t",
@@ -132,110 +164,136 @@ impl TimeVariable {
     }
 }
 
-/// N(0, std²·I) at the prior end.
+/// The prior N(0, std²·I) at the prior end.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriorSpec {
+    /// The prior's standard deviation.
     pub std: f64,
 }
 
-/// The data's range in the model's coordinates, and how many levels they were quantized to.
+/// The range of the data in the model's coordinates, and the number of levels that they were
+/// quantized to.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSpec {
+    /// The lowest and the highest value of the data.
     pub range: [f64; 2],
+    /// The number of levels that the data were quantized to, such as 256 for bytes; at least 2.
+    /// Default: the data are continuous, and bits/dim are not defined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub levels: Option<u32>,
 }
 
-/// A learned divergence: +div of dx/dt in the card's own time, after `scale`, or what it follows from.
+/// A learned divergence head. Its scaled output is the divergence of dx/dt in the card's own time,
+/// or the trace of the denoiser's Jacobian.
 ///
-/// A head whose file, inputs and time are the network's own is an output of the same graph: it is evaluated
-/// in the velocity's call and costs none of its own.
+/// If the file, inputs, constants and time of a head are those of the network, the head is another
+/// output of the same graph. It is then evaluated in the velocity's calls, at no extra cost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DivergenceHeadSpec {
+    /// The ONNX file, relative to the card's folder; it must lie in that folder or below it.
     pub file: PathBuf,
+    /// The expected SHA-256 hash of the file, in hexadecimal digits. A file with another hash is
+    /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The graph's names of the state and the time.
     pub inputs: NetworkInputs,
-    /// Values of further inputs, the same for every sample.
+    /// Values of further inputs; every sample gets the same values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
+    /// The name of the graph's output: one number per sample.
     pub output: String,
+    /// The factor of the graph's output (default: 1); it must not be 0.
     #[serde(default = "unit_scale")]
     pub scale: f64,
+    /// The values that the time input gets. Default: those of the network's time input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeInputSpec>,
+    /// The quantity that the scaled output estimates (default: `divergence`).
     #[serde(default, skip_serializing_if = "is_divergence")]
     pub parametrization: HeadParametrization,
 }
 
-/// What a head's output stands for, after `scale`.
+/// The quantity that the scaled output of a divergence head estimates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum HeadParametrization {
-    /// +div of dx/dt in the card's own time.
+    /// The divergence of dx/dt, +div, in the card's own time.
     #[default]
     Divergence,
-    /// The trace of the denoiser's Jacobian ∂E\[x₀ | x\]/∂x, between 0 and d for an ideal denoiser where α is 1.
+    /// The trace of the Jacobian of the denoiser E(x₀ | x) with respect to x. For an ideal denoiser
+    /// and α = 1 it lies between 0 and the dimension.
     DenoiserTrace,
 }
 
+/// Whether `p` is the default, which is not written.
 fn is_divergence(p: &HeadParametrization) -> bool {
     *p == HeadParametrization::Divergence
 }
 
-/// A few-step flow map: the average velocity, and the average +div, of dx/dt between two times, in the
-/// card's own time and after the scale.
+/// A flow map for few steps: the averages between two times of the velocity dx/dt and of its
+/// divergence, in the card's own time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowMapSpec {
+    /// The ONNX file, relative to the card's folder; it must lie in that folder or below it.
     pub file: PathBuf,
+    /// The expected SHA-256 hash of the file, in hexadecimal digits. A file with another hash is
+    /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The graph's names of the state and the two times.
     pub inputs: FlowMapInputs,
-    /// Values of further inputs, the same for every sample.
+    /// Values of further inputs; every sample gets the same values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
+    /// The graph's names of the average velocity and the average divergence.
     pub outputs: FlowMapOutputs,
+    /// The factor of the graph's divergence output (default: 1); it must not be 0.
     #[serde(default = "unit_scale")]
     pub divergence_scale: f64,
-    /// What the graph's times are given as; the network's own feed unless named.
+    /// The values that the two time inputs get. Default: `network.time`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeInputSpec>,
-    /// Which way the map was trained to go.
+    /// The direction in which the map was trained (default: `both`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<FlowMapDirection>,
+    /// The rule by which averages become steps of a likelihood (default: `two-time`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<FlowMapStepRule>,
 }
 
-/// The roles of a flow map's inputs: state, time to start from, and one of three ways to say where to.
+/// The names of a flow map's inputs: `x`, `from`, and exactly one of `to`, `step` and `duration`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowMapInputs {
+    /// The input that takes the state.
     pub x: String,
+    /// The input that takes the time at which the step begins.
     pub from: String,
-    /// The other time (two-time maps; MeanFlow's r).
+    /// The input that takes the time at which the step ends (MeanFlow's r).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// feed(to) − feed(from), signed.
+    /// The input that takes the signed difference feed(to) − feed(from).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// |feed(to) − feed(from)| (Shortcut's dt): such a map goes one way only.
+    /// The input that takes the absolute difference |feed(to) − feed(from)| (Shortcut's dt). Such a
+    /// map needs a `direction` of `to-noise` or `to-data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<String>,
 }
 
 impl FlowMapInputs {
-    /// The graph's names for the two times.
+    /// Returns the graph's names of the two time inputs.
     pub fn time_names(&self) -> impl Iterator<Item = &str> {
         self.time_roles().into_iter().map(|(_, name)| name)
     }
 
-    /// The roles of the two times with the graph's names for them.
+    /// Returns the roles of the two time inputs with the graph's names.
     pub fn time_roles(&self) -> Vec<(&'static str, &str)> {
         let second = [
             ("to", &self.to),
@@ -251,84 +309,98 @@ impl FlowMapInputs {
     }
 }
 
-/// The roles of a flow map's outputs.
+/// The names of a flow map's outputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowMapOutputs {
+    /// The output with the average velocity. It is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub velocity: Option<String>,
+    /// The output with the average divergence. Default: the map has none, and gives samples but no
+    /// likelihood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub divergence: Option<String>,
 }
 
-/// Which way a flow map was trained to go.
+/// The direction in which a flow map was trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum FlowMapDirection {
+    /// From data to noise and from noise to data.
     Both,
+    /// From data to noise only.
     ToNoise,
+    /// From noise to data only.
     ToData,
 }
 
 impl FlowMapSpec {
-    /// Both ways unless the card says otherwise.
+    /// Returns the direction, [`FlowMapDirection::Both`] by default.
     pub fn direction(&self) -> FlowMapDirection {
         self.direction.unwrap_or(FlowMapDirection::Both)
     }
 
-    /// The rule that likelihoods follow unless the estimator names one.
+    /// Returns the rule for likelihoods whose estimator names no rule.
     pub fn rule(&self) -> FlowMapStepRule {
         self.rule.unwrap_or_default()
     }
 
-    /// What stands between this map and few-step likelihoods under a rule.
+    /// Checks that the map supports few-step likelihoods with the given rule.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if it does not. The message names the key and what is expected.
     pub fn check_supports_likelihood(&self, rule: FlowMapStepRule) -> Result<(), String> {
         self.check_has_divergence()?;
         match (rule, self.direction()) {
-            (FlowMapStepRule::TwoTime, FlowMapDirection::ToData) => {
-                Err("direction is to-data, but a likelihood goes from data to noise; \
-                 a map trained towards data alone gives densities of its own samples (`density: true` of the \
-                 sampler), or the biased `rule: forward-average`"
-                    .to_owned())
-            }
-            (FlowMapStepRule::ForwardAverage, FlowMapDirection::ToNoise) => {
-                Err("direction is to-noise, but `rule: forward-average` asks the map towards data".to_owned())
-            }
+            (FlowMapStepRule::TwoTime, FlowMapDirection::ToData) => Err(
+                "direction is to-data, but a likelihood goes from data to noise; expected \
+                     `density: true` of a sampler for the densities of the map's own samples, \
+                     or the biased `rule: forward-average`"
+                    .to_owned(),
+            ),
+            (FlowMapStepRule::ForwardAverage, FlowMapDirection::ToNoise) => Err(
+                "direction is to-noise, but `rule: forward-average` evaluates the map \
+                     towards data; expected `rule: two-time`"
+                    .to_owned(),
+            ),
             _ => Ok(()),
         }
     }
 
-    /// What stands between this map and few-step samples.
+    /// Checks that the map supports few-step samples.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if it does not. The message names the key and what is expected.
     pub fn check_supports_sampling(&self) -> Result<(), String> {
         match self.direction() {
-            FlowMapDirection::ToNoise => {
-                Err("direction is to-noise, but samples go from noise to data; expected a map trained that way"
-                    .to_owned())
-            }
+            FlowMapDirection::ToNoise => Err(
+                "direction is to-noise, but samples go from noise to data; expected a map \
+                     that was trained from noise to data"
+                    .to_owned(),
+            ),
             _ => Ok(()),
         }
     }
 
-    /// Refuses a map without a divergence output.
+    /// Checks that the map has a divergence output.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if it has none. The message names the key and what is expected.
     pub fn check_has_divergence(&self) -> Result<(), String> {
         (self.outputs.divergence.is_some())
             .then_some(())
             .ok_or_else(|| {
-                "outputs name no `divergence`: such a map gives samples, but no likelihood"
+                "outputs name no `divergence`; a map without that output gives samples, but no \
+                 likelihood"
                     .to_owned()
             })
     }
 
+    /// Checks the map's inputs, outputs and direction.
+    ///
+    /// # Errors
+    /// Fails if they contradict each other. The message names the key and what is expected.
     fn check(&self) -> Result<(), String> {
         let ends = [&self.inputs.to, &self.inputs.step, &self.inputs.duration];
         if ends.iter().filter(|e| e.is_some()).count() != 1 {
@@ -339,8 +411,8 @@ impl FlowMapSpec {
         }
         if self.outputs.velocity.is_none() {
             return Err(
-                "outputs: expected `velocity`, and `divergence` where the map has one; \
-                 without a velocity no step can be taken"
+                "outputs: expected `velocity`, and `divergence` if the map has one; \
+                 no step can be taken without the velocity"
                     .to_owned(),
             );
         }
@@ -348,7 +420,8 @@ impl FlowMapSpec {
             && matches!(self.direction, None | Some(FlowMapDirection::Both))
         {
             return Err(
-                "direction: expected to-noise or to-data, since `duration` does not say which way"
+                "direction: expected to-noise or to-data, because `duration` does not contain \
+                 the direction"
                     .to_owned(),
             );
         }
@@ -356,27 +429,34 @@ impl FlowMapSpec {
     }
 }
 
-/// A scalar of state and time.
+/// The exact log-density of the model at any time, as the output of an ONNX file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClosedFormSpec {
+    /// The ONNX file, relative to the card's folder; it must lie in that folder or below it.
     pub file: PathBuf,
+    /// The expected SHA-256 hash of the file, in hexadecimal digits. A file with another hash is
+    /// refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The graph's names of the state and the time.
     pub inputs: NetworkInputs,
-    /// Values of further inputs, the same for every sample.
+    /// Values of further inputs; every sample gets the same values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
+    /// The name of the graph's output: one log-density in nats per sample.
     pub output: String,
+    /// The values that the time input gets. Default: those of the network's time input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeInputSpec>,
 }
 
+/// The default of a scale.
 fn unit_scale() -> f64 {
     1.0
 }
 
-/// What a file is whose keys are those of another kind of file.
+/// Explains why the file is not a card, if its keys are those of another kind of file.
 fn not_a_card_reason(root: &Node) -> Option<String> {
     let has = |key: &str| root.get(key).is_some();
     if has("network") || has("shape") || has("path") {
@@ -384,7 +464,8 @@ fn not_a_card_reason(root: &Node) -> Option<String> {
     }
     if has("likelihood") || has("samples") || has("maps") {
         return Some(
-            "it is a config, expected a model card; a config goes to `flowgauge run` or `plan`"
+            "it is a config, expected a model card; configs are for `flowgauge run` and \
+             `flowgauge plan`"
                 .to_owned(),
         );
     }
@@ -392,16 +473,22 @@ fn not_a_card_reason(root: &Node) -> Option<String> {
 }
 
 impl Card {
-    /// Reads and checks a card; `path` names it in messages.
+    /// Reads and checks the card at `path`.
     ///
     /// # Errors
-    /// One message that names the file, and every fault with its line and key.
+    /// Fails if the file cannot be read or is not a valid card. One message names the file and
+    /// lists all faults with their lines and keys.
     pub fn read(path: &FilePath) -> Result<Card> {
         let text = signature::read_yaml_text(path, ExpectedFile::Card)
             .map_err(|e| anyhow!("{}: {e}", path.display()))?;
         Card::parse(&text).with_context(|| path.display().to_string())
     }
 
+    /// Parses and checks the text of a card.
+    ///
+    /// # Errors
+    /// Fails if the text is not a valid card. One message lists all faults with their lines and
+    /// keys.
     fn parse(text: &str) -> Result<Card> {
         let mut document = Document::parse(text)?;
         if let Some(other) = not_a_card_reason(&document.root) {
@@ -412,14 +499,19 @@ impl Card {
         let Some(card) = card else {
             return Err(document.report_faults(faults).into());
         };
-        // What follows from a fault is no news.
+        // A fault that follows from one already found would only repeat it.
         let known: Vec<String> = faults.iter().map(|f| f.key.clone()).collect();
-        let news = |fault: &Fault| {
+        let independent = |fault: &Fault| {
             !known
                 .iter()
                 .any(|key| key.starts_with(&fault.key) && !fault.key.is_empty())
         };
-        faults.extend(document.locate(card.check()).into_iter().filter(news));
+        faults.extend(
+            document
+                .locate(card.check())
+                .into_iter()
+                .filter(independent),
+        );
         if faults.is_empty() {
             Ok(card)
         } else {
@@ -427,20 +519,22 @@ impl Card {
         }
     }
 
-    /// Numbers in one sample.
+    /// Returns the number of values in one sample.
     pub fn dim(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// log₂ of levels per unit of range, which turns nats per dimension into bits per dimension.
+    /// Returns log₂ of the number of levels per unit of the data's range. This offset is added to
+    /// −log₂ of the density per dimension, which gives bits/dim.
     ///
-    /// `None` where the card names no `levels`: a density of continuous data has no bits/dim.
+    /// The result is `None` if the card names no `levels`: bits/dim are not defined for continuous
+    /// data.
     pub fn bits_offset(&self) -> Option<f64> {
         let data = self.data?;
         Some((f64::from(data.levels?) / (data.range[1] - data.range[0])).log2())
     }
 
-    /// Everything that is wrong, whatever its files hold.
+    /// Returns all faults that can be found without the card's files.
     fn check(&self) -> Vec<Fault> {
         let mut found = Vec::new();
         let mut fault = |key: &str, message: String| found.push(Fault::new(key, message));
@@ -530,7 +624,7 @@ impl Card {
         found
     }
 
-    /// What the card says of times, with the key of the network that it says it of.
+    /// Returns every `time` of the card, with the key of its network.
     fn time_specs(&self) -> Vec<(String, TimeInputSpec)> {
         let mut found: Vec<_> = self
             .network
@@ -556,6 +650,10 @@ impl Card {
         found
     }
 
+    /// Checks one `time` of the card.
+    ///
+    /// # Errors
+    /// Fails if it is not valid. The message names the key and what is expected.
     fn check_time_spec(&self, time: TimeInputSpec) -> Result<(), String> {
         if !time.scale.is_finite() || time.scale == 0.0 {
             return Err(format!(
@@ -569,15 +667,16 @@ impl Card {
         match (&self.path, time.feed) {
             (ProbabilityPath::Discrete { .. }, _) => Ok(()),
             (other, Some(TimeVariable::Index)) => Err(format!(
-                "feed: index, but the path `{}` has no indices; expected t, sigma or log-sigma-over-4, such as \
-                 `{{feed: t, scale: 999}}` for a network of indices 0 to 999, or a path of kind discrete",
+                "feed: index, but the path `{}` has no indices; expected t, sigma or \
+                 log-sigma-over-4, such as `{{feed: t, scale: 999}}` for a network with indices \
+                 0 to 999, or a path of kind discrete",
                 other.kind()
             )),
             _ => Ok(()),
         }
     }
 
-    /// Whether a head is an output of the velocity's own graph, evaluated in the same call.
+    /// Whether a head is an output of the velocity's own graph and is evaluated in the same calls.
     pub fn is_joint(&self, head: &str) -> bool {
         let network = &self.network;
         self.divergence_heads.get(head).is_some_and(|h| {
@@ -589,7 +688,7 @@ impl Card {
         })
     }
 
-    /// Every file that the card names, with its key.
+    /// Returns every file that the card names, with its key.
     pub fn files(&self) -> Vec<(String, &FilePath)> {
         let mut files = vec![("network.file".to_owned(), self.network.file.as_path())];
         files.extend(
@@ -616,7 +715,7 @@ impl Card {
         files
     }
 
-    /// Fixed inputs, with the key of the network that they are for.
+    /// Returns the constants of every network, with the network's key.
     pub(super) fn constants(&self) -> Vec<(String, &BTreeMap<String, Constant>)> {
         let mut found = vec![("network".to_owned(), &self.network.constants)];
         found.extend(
@@ -638,7 +737,10 @@ impl Card {
     }
 }
 
-/// Refuses a name that could not be a file's name, or that would be live in a table or a page.
+/// Checks that a name can be a file's name, and has no special meaning in a table or a page.
+///
+/// # Errors
+/// Fails if the name contains characters that are not allowed, or is too long.
 pub fn check_plain_name(name: &str) -> Result<(), String> {
     let starts_well = name
         .chars()
@@ -647,14 +749,14 @@ pub fn check_plain_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_alphanumeric() || " _-.,()[]+".contains(c);
     if !starts_well || name.len() > 100 || !name.chars().all(allowed) || name.contains("..") {
         return Err(format!(
-            "{name:?} is no plain name; expected letters, digits, spaces and any of _-.,()[]+, \
-             beginning with a letter or digit, at most 100 bytes"
+            "{name:?} is not a plain name; expected letters, digits, spaces and any of \
+             _-.,()[]+, beginning with a letter or digit, at most 100 bytes"
         ));
     }
     Ok(())
 }
 
-/// Refuses a path that is absolute or climbs out of the card's folder.
+/// Checks that a path is relative and stays inside the card's folder.
 fn check_inside_card_folder(file: &FilePath) -> Result<(), String> {
     let plain = file
         .components()
@@ -672,8 +774,10 @@ fn check_inside_card_folder(file: &FilePath) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    const CARD: &str = "name: toy\nshape: [2]\nnetwork: {file: v.onnx, inputs: {x: x, time: t}, output: v, \
-                        prediction: velocity}\npath: {kind: flow-matching, data_at: 1}\n";
+    const CARD: &str = "name: toy\nshape: [2]\n\
+                        network: {file: v.onnx, inputs: {x: x, time: t}, output: v, \
+                        prediction: velocity}\n\
+                        path: {kind: flow-matching, data_at: 1}\n";
 
     fn read(text: &str) -> Result<Card> {
         Card::parse(text)

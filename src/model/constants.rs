@@ -1,4 +1,5 @@
-//! Further inputs of a network, which a card fixes: class labels, embeddings of a text, sizes of an image.
+//! Constants: further inputs of a network with values from the card, such as class labels, text
+//! embeddings or image sizes.
 
 use std::path::{Path, PathBuf};
 
@@ -12,21 +13,26 @@ use super::onnx::{SessionPort, TensorFormat};
 use crate::num::npy::parse_npy;
 use crate::num::shape::{self, ShapeMismatch};
 
-/// What a card writes for one input: every sample is given the same.
+/// The value of a further input; every sample gets the same value. It is a number, `true` or
+/// `false`, a list of numbers, or the name of a `.npy` file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "expected a number, true, false, a list of numbers or the name of a .npy file"
 )]
 pub enum Constant {
+    /// A flag: `true` or `false`.
     Flag(bool),
+    /// One number.
     Number(f64),
+    /// A list of numbers.
     List(Vec<f64>),
+    /// The name of a `.npy` file, relative to the card's folder.
     File(PathBuf),
 }
 
 impl Constant {
-    /// The file that holds the values, where they are not in the card.
+    /// Returns the file with the values, if they are not in the card itself.
     pub fn file(&self) -> Option<&Path> {
         match self {
             Constant::File(file) => Some(file),
@@ -34,10 +40,11 @@ impl Constant {
         }
     }
 
-    /// The values: no axes for one number. `bytes` are those of the file.
+    /// Returns the values as an array; a single number has no axes. `bytes` is the content of the
+    /// file, if there is one.
     ///
     /// # Errors
-    /// Where the file is no array.
+    /// Fails if the file is not a `.npy` array.
     pub fn values(&self, bytes: &[u8]) -> Result<ArrayD<f64>> {
         Ok(match self {
             Constant::Flag(flag) => ArrayD::from_elem(IxDyn(&[]), f64::from(u8::from(*flag))),
@@ -52,20 +59,23 @@ impl Constant {
     }
 }
 
-/// A constant that fits its input.
+/// The values of a constant in the shape that its input takes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConstantInput {
+    /// The name of the graph's input.
     pub name: String,
+    /// The values for one sample, without the batch axis.
     values: ArrayD<f64>,
     /// Whether the input has a batch axis, along which the values are repeated.
     has_batch_axis: bool,
 }
 
 impl ConstantInput {
-    /// Holds values against the input that they are for; an input whose first axis is dynamic has a batch axis.
+    /// Checks the values against the input `port` that takes them, and gives them its shape. An
+    /// input whose first axis is dynamic has a batch axis.
     ///
     /// # Errors
-    /// Where shape or range do not fit the input.
+    /// Fails if the shape does not fit the input, or if its type cannot represent a value.
     pub fn new(port: &SessionPort, values: ArrayD<f64>) -> Result<ConstantInput> {
         if let Some(bad) = values.iter().find(|v| !can_represent(port.format, **v)) {
             bail!(
@@ -79,7 +89,8 @@ impl ConstantInput {
             _ => (false, &port.shape[..]),
         };
         let shape = values.shape().to_vec();
-        // Rows may be meant for samples: no constant is read row by row.
+        // Several rows may be meant as one row per sample, but a constant is the same for all
+        // samples. Such an array is refused instead of being reshaped to one axis.
         let rows = sizes.len() == 1 && shape.iter().filter(|n| **n != 1).count() > 1;
         let taken = shape::shape_at_port(&shape, sizes).filter(|_| !rows);
         let values = match &shape[..] {
@@ -93,7 +104,7 @@ impl ConstantInput {
             _ => {
                 let taken = taken.ok_or_else(|| {
                     let each = if batched {
-                        " for each sample (a batch axis of 1 in front is as good)"
+                        " for each sample (with or without a leading batch axis of length 1)"
                     } else {
                         ""
                     };
@@ -121,7 +132,7 @@ impl ConstantInput {
         })
     }
 
-    /// What the input is given for a batch of `rows` samples.
+    /// Returns the input's tensor for a batch of `rows` samples.
     pub fn batch_values(&self, rows: usize) -> ArrayD<f64> {
         if !self.has_batch_axis {
             return self.values.clone();
@@ -136,7 +147,7 @@ impl ConstantInput {
     }
 }
 
-/// Whether a format can hold a number.
+/// Whether a tensor format can represent a number.
 fn can_represent(format: TensorFormat, v: f64) -> bool {
     match format {
         TensorFormat::F16 => f16::from_f64(v).is_finite(),
@@ -148,6 +159,7 @@ fn can_represent(format: TensorFormat, v: f64) -> bool {
     }
 }
 
+/// Describes the numbers that a tensor format can represent.
 fn accepted_values(format: TensorFormat) -> &'static str {
     match format {
         TensorFormat::F16 => "finite numbers of at most 65504 (float16)",
@@ -158,7 +170,8 @@ fn accepted_values(format: TensorFormat) -> &'static str {
     }
 }
 
-/// What an input takes that is wider than one number, and the ways to give it.
+/// The message for a single number if the input takes more values: what it takes, and how the
+/// card can give it.
 fn tensor_expected_message(port: &SessionPort, sizes: &[i64], batched: bool) -> String {
     let (shape, each) = (
         describe_sizes(sizes),
@@ -166,18 +179,21 @@ fn tensor_expected_message(port: &SessionPort, sizes: &[i64], batched: bool) -> 
     );
     let form = match sizes {
         [n] if *n > 0 => format!(
-            "a list of {n} numbers (for a class in one-hot form, 1 at its place and 0 elsewhere)"
+            "a list of {n} numbers (for a class in one-hot form: 1 for the class and 0 for the \
+             others)"
         ),
         [_] => "a list of numbers".to_owned(),
         _ => format!("the name of a .npy file of shape {shape}"),
     };
     let one = if batched { "[N] or [N, 1]" } else { "[1]" };
     format!(
-        "input `{}` takes {shape}{each}; expected {form}, or a graph whose input takes one number, {one}",
+        "input `{}` takes {shape}{each}; expected {form}, or a graph whose input takes one number, \
+         {one}",
         port.name
     )
 }
 
+/// Describes the sizes of an input without its batch axis; an open axis is `any`.
 fn describe_sizes(sizes: &[i64]) -> String {
     let sizes: Vec<String> = sizes
         .iter()
@@ -257,7 +273,7 @@ mod tests {
                 .shape(),
             [1, 7]
         );
-        // A dynamic axis behind the batch takes what the file has.
+        // A dynamic axis behind the batch axis takes any size that the file has.
         assert_eq!(
             ConstantInput::new(&port(TensorFormat::F32, &[-1, -1]), array(&[7]))
                 .expect("tokens")

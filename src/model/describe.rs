@@ -1,4 +1,5 @@
-//! What a card gives to its networks besides the state, in words: for plans, pages and `inspect`.
+//! Descriptions of the inputs that a card gives to its networks besides the state, for plans, pages
+//! and `flowgauge inspect`.
 
 use anyhow::{Context, Result};
 
@@ -8,14 +9,15 @@ use super::files::FileContent;
 use super::loaded::Model;
 use super::time::{TimeInput, tensor_format_of};
 
-/// Numbers of a list that are shown.
+/// The largest number of list values that a description shows.
 const MAX_LISTED_VALUES: usize = 12;
 
 impl Model {
-    /// Every fixed input with its value, or with file, shape and hash: `network.constants.label` and `3`.
+    /// Describes every constant, such as `network.constants.label` and `3`. For a constant in a
+    /// file the description has the file's name, shape and hash.
     ///
     /// # Errors
-    /// Where the file of one is no array.
+    /// Fails if the file of a constant is not a `.npy` array.
     pub fn describe_constants(&self) -> Result<Vec<(String, String)>> {
         let mut found = Vec::new();
         for (key, constants) in self.card.constants() {
@@ -29,6 +31,7 @@ impl Model {
         Ok(found)
     }
 
+    /// Describes one constant; `key` is the card's key of it.
     fn describe_constant(&self, key: &str, constant: &Constant) -> Result<String> {
         Ok(match constant {
             Constant::Flag(flag) => flag.to_string(),
@@ -41,7 +44,7 @@ impl Model {
                     .map(f64::to_string)
                     .collect();
                 format!(
-                    "[{}, …], {} numbers with the sum {}",
+                    "[{}, …], {} numbers whose sum is {}",
                     first.join(", "),
                     list.len(),
                     list.iter().sum::<f64>()
@@ -61,10 +64,11 @@ impl Model {
         })
     }
 
-    /// What every time input is given, with its key: `network.inputs.time` and `index (int64), from 0 to 999; …`.
+    /// Describes the values of every time input, with the card's key of the input. An example is
+    /// `network.inputs.time` and `index (int64), from 0 to 999; …`.
     ///
     /// # Errors
-    /// Where a file is no ONNX model, or an input cannot take what it is given.
+    /// Fails if a file is not an ONNX model, or if an input cannot take its values.
     pub fn describe_times(&self) -> Result<Vec<(String, String)>> {
         let mut found = Vec::new();
         for (network, roles, time) in self.card.time_inputs() {
@@ -85,7 +89,7 @@ impl Model {
                 }
                 let words = match role {
                     "step" | "duration" => {
-                        format!("differences of what `from` is given ({})", port.elem)
+                        format!("differences between two values of `from` ({})", port.elem)
                     }
                     _ => time.description(&port, &self.curve),
                 };
@@ -96,11 +100,12 @@ impl Model {
     }
 }
 
-/// Roles of inputs, and the graph's names for them.
+/// The roles of inputs, with the graph's names.
 type RoleNames<'a> = Vec<(&'static str, &'a str)>;
 
 impl Card {
-    /// The time inputs of every network, by its key: their roles, their names in the graph, and what they are given.
+    /// Returns the time inputs of every network with the network's key: the roles of its inputs,
+    /// their names in the graph, and the values that they get.
     fn time_inputs(&self) -> Vec<(String, RoleNames<'_>, TimeInput)> {
         fn time_role(inputs: &NetworkInputs) -> Option<RoleNames<'_>> {
             inputs.time.as_deref().map(|name| vec![("time", name)])

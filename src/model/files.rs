@@ -1,4 +1,4 @@
-//! The files of a card: read, hashed, held against what the card says of them.
+//! The files of a card: they are read, hashed and compared with the hashes in the card.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,21 +10,23 @@ use super::card::Card;
 use super::library::hex;
 use crate::graph;
 
-/// One file of a card.
+/// A file that belongs to a card.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelFile {
-    /// The card's key: `network.file`, `divergence_heads.stad.file`.
+    /// The card's key of the file, such as `network.file` or `divergence_heads.stad.file`.
     pub key: String,
-    /// As the card names it.
+    /// The file's path in the card, relative to the card's folder.
     pub name: PathBuf,
+    /// The SHA-256 hash of the file in hexadecimal digits.
     pub sha256: String,
+    /// The content that the model computes with.
     pub(super) content: FileContent,
-    /// What the file holds, where `content` computes in another floating-point type.
+    /// The content of the file, if `content` was converted to another floating-point type.
     pub(super) original_content: Option<FileContent>,
 }
 
 impl ModelFile {
-    /// Whether it is an ONNX model, and not an array or the weights of one.
+    /// Whether the file is an ONNX model, and not an array or external data of a model.
     pub fn is_network(&self) -> bool {
         !matches!(
             self.content,
@@ -33,20 +35,24 @@ impl ModelFile {
     }
 }
 
-/// What is kept of a file.
+/// The content of a file as it is stored in memory.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum FileContent {
-    /// A model as one message, with the data of the files beside it.
+    /// A serialized ONNX model that includes its external data.
     Network(Arc<Vec<u8>>),
-    /// A model of more than a message holds: it is opened where it lies.
+    /// A model that is too large for one message. It is opened from its file.
     OversizedNetwork,
-    /// External data of a model.
+    /// External data of a model. Its bytes are part of the model's content.
     ExternalData,
-    /// The values of a constant.
+    /// The bytes of a `.npy` file with the values of a constant.
     ConstantArray(Vec<u8>),
 }
 
-/// The external data of the model in `bytes`, which lies at `at` and is called `name` in the card.
+/// Returns the external data files of the model in `bytes`. The model lies at the path `at`. In the
+/// card it has the name `name` and the key `key`.
+///
+/// # Errors
+/// Fails if the model cannot be parsed or an external data file cannot be read.
 pub(super) fn external_data_files(
     key: &str,
     name: &Path,
@@ -59,7 +65,7 @@ pub(super) fn external_data_files(
         let file = folder(at).join(&location);
         let refused = || format!("{}: the model's external data", file.display());
         if !file.metadata().with_context(refused)?.is_file() {
-            bail!("{}: it is no file", refused());
+            bail!("{}: it is not a regular file", refused());
         }
         let mut hash = Sha256::new();
         std::io::copy(
@@ -79,7 +85,10 @@ pub(super) fn external_data_files(
     Ok(found)
 }
 
-/// A model with its external data, as one message where it fits into one.
+/// Reads a model with its external data. The content is one message if it fits into one.
+///
+/// # Errors
+/// Fails if a file cannot be read or is not an ONNX model.
 pub(super) fn load_content(at: &Path) -> Result<FileContent> {
     let message = graph::load_onnx(at).and_then(|model| model.to_bytes());
     match message {
@@ -89,12 +98,13 @@ pub(super) fn load_content(at: &Path) -> Result<FileContent> {
     }
 }
 
-/// Why a card's file cannot be read and, where the card knows, how one comes by it.
+/// Explains why a file of the card cannot be read. If the file is missing, the message quotes the
+/// card's `provenance.source`.
 pub(super) fn unreadable_file_message(card: &Card, file: &Path, error: &std::io::Error) -> String {
     let source = card.provenance.get("source").and_then(|s| s.as_str());
     match source.filter(|_| error.kind() == std::io::ErrorKind::NotFound) {
         Some(source) => format!(
-            "{} is not there; {}",
+            "{} does not exist; {}",
             file.display(),
             printable_excerpt(source)
         ),
@@ -102,7 +112,8 @@ pub(super) fn unreadable_file_message(card: &Card, file: &Path, error: &std::io:
     }
 }
 
-/// A card's words in a message: nothing that would move a terminal's cursor, and not a page of it.
+/// Returns at most 300 characters of a text from a card, without control characters, which could
+/// move a terminal's cursor.
 fn printable_excerpt(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -110,6 +121,7 @@ fn printable_excerpt(text: &str) -> String {
         .collect()
 }
 
+/// Returns the SHA-256 hash that the card declares for the file at `key`, if it declares one.
 pub(super) fn expected_sha256<'a>(card: &'a Card, key: &str) -> Option<&'a str> {
     let named = |prefix: &str| {
         key.strip_prefix(prefix)

@@ -1,4 +1,4 @@
-//! A card's flow map as a session: average velocity and divergence between two times.
+//! A card's flow map as a session: the average velocity and divergence between two times.
 
 use std::sync::Arc;
 
@@ -18,40 +18,50 @@ use crate::flow::path::PathCurve;
 use crate::graph::{self, Mode};
 use crate::num::{Batch, TangentBatch, shape};
 
-/// What a map is opened for besides its averages.
+/// The derivatives that are needed of a flow map besides its averages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FlowMapDerivatives {
-    /// ∇D, by reverse mode: self-guidance.
+    /// Whether the gradient of D is needed, by reverse mode. Self-guidance uses it.
     pub divergence_gradient: bool,
-    /// ∂u/∂x, by forward mode: the log-determinant of the map.
+    /// Whether products with ∂u/∂x are needed, by forward mode. The map's log-determinant uses
+    /// them.
     pub jacobian: bool,
 }
 
 /// An opened flow map.
 pub struct OnnxFlowMap {
+    /// The session of the map itself.
     session: Session,
+    /// The session of the gradient of D, if it was requested.
     gradient: Option<Session>,
+    /// The session of the Jacobian products, if they were requested.
     tangent: Option<Session>,
+    /// The roles of the map's inputs and outputs.
     ports: FlowMapPorts,
 }
 
-/// The roles of the map's ports, and what its times become.
+/// The roles of a flow map's inputs and outputs, and the values of its time inputs.
 struct FlowMapPorts {
+    /// The card's entry.
     spec: FlowMapSpec,
-    /// The output that carries u.
+    /// The name of the output with u.
     velocity: String,
+    /// The values that the time inputs get.
     time_input: TimeInput,
+    /// The shape of one state, without the batch axis.
     shape: Vec<usize>,
+    /// The path, from which the values of the time inputs are computed.
     curve: PathCurve,
-    /// Further inputs, whose values the card gives.
+    /// Further inputs, with values from the card.
     constants: Vec<ConstantInput>,
 }
 
 impl Model {
-    /// The map under `flow_maps.name`, with the derivatives that are wanted of it.
+    /// Opens the flow map `flow_maps.name`, with the given derivatives.
     ///
     /// # Errors
-    /// Where the card has no such map, its ports are not what the card says, or an operator cannot be differentiated.
+    /// Fails if the card has no such map, or if its inputs and outputs are not those that the card
+    /// declares. Fails also if an operator cannot be differentiated.
     pub fn flow_map(
         &self,
         name: &str,
@@ -112,10 +122,11 @@ impl Model {
         Ok(map)
     }
 
-    /// The graph of a map whose open axes are those of the card: what is differentiated.
+    /// Returns the graph of a flow map with its open axes fixed from the card. This graph is
+    /// differentiated.
     ///
     /// # Errors
-    /// Where the card has no such map.
+    /// Fails if the card has no such map.
     pub fn flow_map_graph_with_known_axes(
         &self,
         name: &str,
@@ -127,7 +138,7 @@ impl Model {
             constants,
             ..
         } = self.flow_map_spec(name)?;
-        let said = CardPorts {
+        let declared = CardPorts {
             key: &format!("flow_maps.{name}.file"),
             state_ports: std::iter::once(inputs.x.as_str())
                 .chain(outputs.velocity.as_deref())
@@ -138,13 +149,13 @@ impl Model {
                 .collect(),
             constants,
         };
-        Ok(self.with_known_axes(graph, &said))
+        Ok(self.with_known_axes(graph, &declared))
     }
 
-    /// The card's entry of that name.
+    /// Returns the card's entry of the flow map `name`.
     ///
     /// # Errors
-    /// A message with the card and the maps that it has.
+    /// Fails if there is none. The message names the card and the maps that it has.
     pub fn flow_map_spec(&self, name: &str) -> Result<&FlowMapSpec> {
         self.card.flow_maps.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.card.flow_maps.keys().map(String::as_str).collect();
@@ -162,7 +173,10 @@ impl Model {
 }
 
 impl FlowMapPorts {
-    /// Holds the session's ports against the card.
+    /// Checks the session's inputs and outputs against the card.
+    ///
+    /// # Errors
+    /// Fails if an input or output is missing, has another shape, or has no role.
     fn check(&self, session: &Session, file: &str) -> Result<()> {
         let (inputs, outputs) = (&self.spec.inputs, &self.spec.outputs);
         check_state_shape(
@@ -196,7 +210,8 @@ impl FlowMapPorts {
                 .chain(self.times())
                 .collect();
             bail!(
-                "{file}: input `{0}` has no role in the card; expected only {1}, or a value for it: `constants: {{{0}: …}}`",
+                "{file}: input `{0}` has no role in the card; expected only {1}, or a value for \
+                 it: `constants: {{{0}: …}}`",
                 other.name,
                 roles.join(", ")
             );
@@ -204,7 +219,10 @@ impl FlowMapPorts {
         Ok(())
     }
 
-    /// Refuses inputs that cannot take the times that they are given.
+    /// Checks that the time inputs can take their values over the path.
+    ///
+    /// # Errors
+    /// Fails if one of them cannot; see [`TimeInput::check_flow_map`].
     fn check_times(&self, session: &Session, name: &str) -> Result<()> {
         let key = format!("flow_maps.{name}");
         let mut ports = self.times().filter_map(|name| session.input(name));
@@ -214,12 +232,12 @@ impl FlowMapPorts {
         })
     }
 
-    /// The graph's names for the two times.
+    /// The graph's names of the two time inputs.
     fn times(&self) -> impl Iterator<Item = &str> {
         self.spec.inputs.time_names()
     }
 
-    /// What the two time inputs are given between `from` and `to`.
+    /// Returns the values of the two time inputs for a step from `from` to `to`.
     fn time_values(&self, from: f64, to: f64) -> [f64; 2] {
         let inputs = &self.spec.inputs;
         let (start, end) = (
@@ -234,7 +252,9 @@ impl FlowMapPorts {
         [start, second]
     }
 
-    /// Where time itself is fed, its difference loses nothing to rounding of the two ends.
+    /// Returns the difference between the values of the two times. If the function of time is t
+    /// itself, the difference is computed from the times, so that no rounding of the two values
+    /// enters it.
     fn time_difference(&self, from: f64, to: f64, difference: f64) -> f64 {
         if self.time_input.feed == TimeVariable::T {
             (to - from) * self.time_input.scale
@@ -244,10 +264,12 @@ impl FlowMapPorts {
     }
 }
 
-/// An input of a derived graph: its name, a row for each sample, and the axis of these rows.
+/// An additional input of a derived graph: its name, its values for each sample, and the axis of
+/// the samples.
 type FlowMapExtraInput<'a> = (&'a str, ArrayD<f64>, Axis);
 
-/// Calls a session of the map; filled up to a multiple of four rows with copies, as networks are (see `Network::call`).
+/// Calls a session of the map. Rows are added up to a multiple of four, as in
+/// [`Network::call_padded`](super::network::Network::call_padded).
 fn call_flow_map(
     ports: &FlowMapPorts,
     session: &mut Session,
@@ -265,7 +287,7 @@ fn call_flow_map(
     call(&filled).map_err(|error| add_batch_size_hint(error, rows, |rows| call(rows).is_ok()))
 }
 
-/// One call with the given rows of everything.
+/// Calls a session of the map once, with a selection of the rows of all inputs.
 fn call_flow_map_rows(
     ports: &FlowMapPorts,
     session: &mut Session,
@@ -291,7 +313,8 @@ fn call_flow_map_rows(
         let port = session.input(name);
         let one = port.is_some_and(is_scalar_port);
         if one && pairs.windows(2).any(|w| w[0] != w[1]) {
-            let message = format!("`{name}` takes one time for all samples, but theirs differ");
+            let message =
+                format!("`{name}` takes one time for all samples, but the samples' times differ");
             return Err(EvalError::Runtime {
                 file: session.file.clone(),
                 message,
@@ -327,8 +350,14 @@ fn call_flow_map_rows(
 }
 
 impl OnnxFlowMap {
-    /// Evaluates the map between a few times, and refuses one whose output does not depend on them. Where the second
-    /// input is a step, a field that does not depend on time gives a map that the first changes nothing of.
+    /// Evaluates the map between a few times, and checks that its output depends on both time
+    /// inputs.
+    ///
+    /// The first input is not tested if the second is a step or a duration. If the velocity does
+    /// not depend on time, such a map depends only on the length of the step.
+    ///
+    /// # Errors
+    /// Fails if the dependence on time contradicts the card.
     fn check_time_dependence(&mut self, map: &str) -> Result<()> {
         let (mut times, x) = time::time_test_points(&self.ports.curve, FlowMap::dim(self));
         if self.ports.spec.direction() == FlowMapDirection::ToData {
@@ -353,14 +382,14 @@ impl OnnxFlowMap {
         };
         let whole = between(first, last).ok();
         let (begun, ended) = (between(first, middle).ok(), between(middle, last).ok());
-        let heeded = |other: Option<Vec<ArrayD<f64>>>| {
+        let depends = |other: Option<Vec<ArrayD<f64>>>| {
             let outputs: Vec<_> = whole.iter().cloned().chain(other).collect();
             time::outputs_identical(&outputs).map(|same| !same)
         };
-        let (to, from) = (heeded(begun), heeded(ended));
+        let (to, from) = (depends(begun), depends(ended));
         let needed = self.ports.spec.inputs.to.is_some();
         let names: Vec<&str> = self.ports.times().collect();
-        let (heeded, name) = match (to, from) {
+        let (time_dependent, name) = match (to, from) {
             (Some(false), _) => (to, names[1]),
             (_, Some(false)) if needed => (from, names[0]),
             _ => (to, names[1]),
@@ -368,7 +397,7 @@ impl OnnxFlowMap {
         let key = format!("flow_maps.{map}");
         time::check_time_dependence(
             &self.ports.time_input,
-            heeded,
+            time_dependent,
             &format!("input `{name}`"),
             &self.session.file,
             &key,
@@ -376,6 +405,7 @@ impl OnnxFlowMap {
         )
     }
 
+    /// The error for an output whose shape is not the expected one.
     fn shape_error(&self, output: &str, found: &[usize], expected: Vec<usize>) -> EvalError {
         EvalError::Shape {
             file: self.session.file.clone(),
@@ -385,7 +415,8 @@ impl OnnxFlowMap {
         }
     }
 
-    /// The first rows of an output whose rows fit a shape: see [`shape::check_fits`].
+    /// Checks the shape of an output and removes the rows that were added for the call. Each row
+    /// must fit `shape` up to axes of length 1; see [`shape::fits`].
     fn unpad_rows(
         &self,
         name: &str,
@@ -408,6 +439,7 @@ impl OnnxFlowMap {
         Ok(values.slice(ndarray::s![..x.nrows(), ..]).to_owned())
     }
 
+    /// Returns the divergence, one value per row, from an output of the graph.
     fn scaled_divergence(
         &self,
         name: &str,
@@ -422,6 +454,10 @@ impl OnnxFlowMap {
             .collect())
     }
 
+    /// Returns the name of the divergence output.
+    ///
+    /// # Errors
+    /// Fails if the map has none.
     fn divergence_name(&self) -> Result<String, EvalError> {
         let missing = || {
             EvalError::Missing(format!(
@@ -547,5 +583,6 @@ impl FlowMap for OnnxFlowMap {
     }
 }
 
-/// Graphs that were derived from a card's files, made once and shared by all workers.
+/// The graphs derived from a card's files, by the file's key and the kind of derivative. They are
+/// derived once and shared by all workers.
 pub type DerivedGraphCache = std::collections::BTreeMap<(String, graph::Mode), Arc<Vec<u8>>>;

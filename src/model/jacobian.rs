@@ -1,4 +1,4 @@
-//! Jacobian products of a network, from the graphs that were derived from it.
+//! Jacobian products of a network, from graphs that are derived from it by differentiation.
 
 use std::borrow::Cow;
 
@@ -10,17 +10,22 @@ use crate::flow::field::EvalError;
 use crate::flow::network_velocity::NetworkJacobianOperator;
 use crate::num::{Batch, TangentBatch};
 
-/// Numbers of tangents in one call of the tangent graph: bounds memory, and changes no result.
+/// The largest number of tangent values in one call. It limits the memory and does not change
+/// results.
 const MAX_TANGENT_VALUES: usize = 1 << 18;
 
-/// Directions in one call below which what it computes of the network itself is a noticeable part of it.
+/// With fewer directions per call, the network's own evaluation is a noticeable part of the cost.
 const FEW_DIRECTIONS: usize = 16;
 
-/// Directions in one call beyond which that part is nothing.
+/// With this many directions per call, the cost of the network's own evaluation is negligible.
 const MANY_DIRECTIONS: usize = 64;
 
-/// Rows and directions of one call of a tangent graph, for so many directions in all: as many directions as pay for the
-/// network itself, and as many rows, in fours, as then stay in a core's cache.
+/// Returns the numbers of rows and of directions in one call of a tangent graph.
+///
+/// The network itself is evaluated once per call. A call should therefore have enough directions to
+/// make that cost small, and then as many rows, in multiples of four, as stay in a core's cache.
+/// `directions` is the total number of directions, `widest` the size of the largest tensor per
+/// sample.
 fn tangent_call_size(directions: usize, dim: usize, widest: u64) -> (usize, usize) {
     let cached = |count: usize| (CORE_CACHE_VALUES / (count.max(1) as u64 * widest)) as usize;
     let many = directions.min(MANY_DIRECTIONS);
@@ -33,7 +38,8 @@ fn tangent_call_size(directions: usize, dim: usize, widest: u64) -> (usize, usiz
     (rows, width.min(MAX_TANGENT_VALUES / (rows * dim)).max(1))
 }
 
-/// Rows of one call with so many directions: as many, in fours, as stay in a core's cache.
+/// Returns the number of rows in one call with `width` directions: as many as stay in a core's
+/// cache, in multiples of four.
 fn rows_per_call(width: usize, dim: usize, widest: u64) -> usize {
     let cached = (CORE_CACHE_VALUES / (width.max(1) as u64 * widest)) as usize;
     (cached / 4 * 4)
@@ -41,12 +47,16 @@ fn rows_per_call(width: usize, dim: usize, widest: u64) -> usize {
         .min((MAX_TANGENT_VALUES / dim).max(1))
 }
 
-/// A network's tangent graph, and what else of its derivatives was asked for.
+/// The tangent graph of a network, and the other derived graphs that were requested.
 pub struct DerivedNetworks {
+    /// The graph of Jacobian products J·z.
     pub(super) tangent: Network,
-    /// For quadratic forms alone, where a part of them depends on the directions alone and is kept along a path.
+    /// The graph of quadratic forms, split so that the part that depends only on the directions is
+    /// cached along a path. It is `None` if there is no such part; then the tangent graph is used.
     pub(super) quadratic_forms: Option<Network>,
+    /// The graph of Jacobian products Jᵀ·w, if it was requested.
     pub(super) cotangent: Option<Network>,
+    /// The graph of the exact trace, if it was requested and has few enough terms.
     pub(super) trace: Option<Network>,
 }
 
@@ -125,16 +135,22 @@ impl NetworkJacobianOperator for DerivedNetworks {
 }
 
 impl Network {
-    /// J_F·z, k × rows × dim.
+    /// Returns J_F·z, k × rows × dim, from the tangent graph.
     fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let mut out = TangentBatch::zeros(z.raw_dim());
-        self.call_tangent_graph(t, x, z, &["tangent"], |block, rows, mut said, network| {
-            network.store_products(block, rows, said.remove(0), &mut out)
-        })?;
+        self.call_tangent_graph(
+            t,
+            x,
+            z,
+            &["tangent"],
+            |block, rows, mut outputs, network| {
+                network.store_products(block, rows, outputs.remove(0), &mut out)
+            },
+        )?;
         Ok(out)
     }
 
-    /// zᵀJ_F z, k × rows, summed inside the graph.
+    /// Returns zᵀJ_F z, k × rows. The graph itself sums over the components.
     fn quadratic_forms(
         &mut self,
         t: &[f64],
@@ -142,13 +158,19 @@ impl Network {
         z: &TangentBatch,
     ) -> Result<Array2<f64>, EvalError> {
         let mut out = Array2::zeros((z.shape()[0], z.shape()[1]));
-        self.call_tangent_graph(t, x, z, &["quadratic"], |block, rows, mut said, network| {
-            network.store_row_values(block, rows, said.remove(0), &mut out)
-        })?;
+        self.call_tangent_graph(
+            t,
+            x,
+            z,
+            &["quadratic"],
+            |block, rows, mut outputs, network| {
+                network.store_row_values(block, rows, outputs.remove(0), &mut out)
+            },
+        )?;
         Ok(out)
     }
 
-    /// F and zᵀJ_F z: the tangent graph gives what it was derived from beside the products.
+    /// Returns F and zᵀJ_F z. The tangent graph outputs both, because it contains the network.
     fn value_and_quadratic_forms(
         &mut self,
         t: &[f64],
@@ -162,16 +184,16 @@ impl Network {
             x,
             z,
             &["", "quadratic"],
-            |block, rows, mut said, network| {
-                let quadratic = said.remove(1);
-                network.store_values(rows, said.remove(0), &mut values)?;
+            |block, rows, mut outputs, network| {
+                let quadratic = outputs.remove(1);
+                network.store_values(rows, outputs.remove(0), &mut values)?;
                 network.store_row_values(block, rows, quadratic, &mut out)
             },
         )?;
         Ok((values, out))
     }
 
-    /// F and J_F·z.
+    /// Returns F and J_F·z from the same calls of the tangent graph.
     fn value_and_jvp(
         &mut self,
         t: &[f64],
@@ -185,26 +207,26 @@ impl Network {
             x,
             z,
             &["", "tangent"],
-            |block, rows, mut said, network| {
-                let products = said.remove(1);
-                network.store_values(rows, said.remove(0), &mut values)?;
+            |block, rows, mut outputs, network| {
+                let products = outputs.remove(1);
+                network.store_values(rows, outputs.remove(0), &mut values)?;
                 network.store_products(block, rows, products, &mut out)
             },
         )?;
         Ok((values, out))
     }
 
-    /// Terms whose sum is the trace of J_F, terms × rows, from a trace graph.
+    /// Returns terms whose sum is the trace of J_F, terms × rows, from a trace graph.
     fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Array2<f64>, EvalError> {
         let terms = self.trace_term_count();
         let mut out = Array2::zeros((terms, x.nrows()));
-        self.call_trace_graph(t, x, &["trace_terms"], |rows, mut said, network| {
-            network.store_row_values(0..terms, rows, said.remove(0), &mut out)
+        self.call_trace_graph(t, x, &["trace_terms"], |rows, mut outputs, network| {
+            network.store_row_values(0..terms, rows, outputs.remove(0), &mut out)
         })?;
         Ok(out)
     }
 
-    /// F and those terms.
+    /// Returns F and the trace terms from the same calls of a trace graph.
     fn value_and_trace_terms(
         &mut self,
         t: &[f64],
@@ -213,15 +235,15 @@ impl Network {
         let terms = self.trace_term_count();
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = Array2::zeros((terms, x.nrows()));
-        self.call_trace_graph(t, x, &["", "trace_terms"], |rows, mut said, network| {
-            let diagonal = said.remove(1);
-            network.store_values(rows, said.remove(0), &mut values)?;
+        self.call_trace_graph(t, x, &["", "trace_terms"], |rows, mut outputs, network| {
+            let diagonal = outputs.remove(1);
+            network.store_values(rows, outputs.remove(0), &mut values)?;
             network.store_row_values(0..terms, rows, diagonal, &mut out)
         })?;
         Ok((values, out))
     }
 
-    /// How many terms a trace graph gives.
+    /// Returns the number of terms that a trace graph outputs.
     fn trace_term_count(&self) -> usize {
         let port = self
             .session
@@ -232,6 +254,7 @@ impl Network {
             .unwrap_or_default()
     }
 
+    /// Stores outputs in the given rows of `out`, after a check of their shape.
     fn store_values(
         &self,
         rows: &[usize],
@@ -251,6 +274,7 @@ impl Network {
         Ok(())
     }
 
+    /// Stores products in the given directions and rows of `out`, after a check of their shape.
     fn store_products(
         &self,
         block: std::ops::Range<usize>,
@@ -274,6 +298,7 @@ impl Network {
         Ok(())
     }
 
+    /// Stores one value per direction and row in `out`, after a check of their shape.
     fn store_row_values(
         &self,
         block: std::ops::Range<usize>,
@@ -294,7 +319,8 @@ impl Network {
         Ok(())
     }
 
-    /// J_Fᵀ·w, k × rows × dim, from the cotangent graph: one cotangent per row of a call.
+    /// Returns J_Fᵀ·w, k × rows × dim, from the cotangent graph. Each row of a call takes one
+    /// cotangent, so a state with k cotangents fills k rows.
     fn vjp(&mut self, t: &[f64], x: &Batch, w: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let wanted = [format!("{}_cotangent", self.x_name)];
         let mut out = TangentBatch::zeros(w.raw_dim());
@@ -332,7 +358,8 @@ impl Network {
         Ok(out)
     }
 
-    /// The outputs whose names end so; without an end it is the output that was differentiated.
+    /// Returns the names of outputs with the given suffixes. The empty suffix stands for the output
+    /// that was differentiated.
     fn suffixed_output_names(&self, suffixes: &[&str]) -> Vec<String> {
         let named = |suffix: &&str| match *suffix {
             "" => self.output_name.clone(),
@@ -341,7 +368,8 @@ impl Network {
         suffixes.iter().map(named).collect()
     }
 
-    /// Calls the trace graph in blocks of rows, for the outputs whose names end so.
+    /// Calls the trace graph in blocks of rows. `take` gets the rows and the outputs with the given
+    /// suffixes.
     fn call_trace_graph(
         &mut self,
         t: &[f64],
@@ -350,9 +378,9 @@ impl Network {
         mut take: impl FnMut(&[usize], Vec<ArrayD<f64>>, &Network) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
         let wanted = self.suffixed_output_names(suffixes);
-        let most = rows_per_call(self.trace_term_count(), x.ncols(), self.max_activation_size);
+        let max_rows = rows_per_call(self.trace_term_count(), x.ncols(), self.max_activation_size);
         for group in self.call_groups(t) {
-            for rows in group.chunks(most) {
+            for rows in group.chunks(max_rows) {
                 let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
                 let all = rows.len() == t.len();
                 let part = if all {
@@ -360,15 +388,16 @@ impl Network {
                 } else {
                     Cow::Owned(x.select(Axis(0), rows))
                 };
-                let said = self.call_padded(&times, &part, DerivativeSeed::Nothing, &wanted)?;
-                take(rows, said, self)?;
+                let outputs = self.call_padded(&times, &part, DerivativeSeed::Nothing, &wanted)?;
+                take(rows, outputs, self)?;
             }
         }
         Ok(())
     }
 
-    /// Calls the tangent graph in blocks of directions, and in blocks of rows for very many numbers, for the outputs
-    /// whose names end so; without an end it is the output that was differentiated.
+    /// Calls the tangent graph in blocks of rows and of directions. `take` gets the directions, the
+    /// rows and the outputs with the given suffixes. The empty suffix stands for the output that
+    /// was differentiated.
     fn call_tangent_graph(
         &mut self,
         t: &[f64],
@@ -384,11 +413,11 @@ impl Network {
     ) -> Result<(), EvalError> {
         let wanted = self.suffixed_output_names(suffixes);
         for group in self.call_groups(t) {
-            let (most, width) =
+            let (max_rows, width) =
                 tangent_call_size(z.shape()[0], x.ncols(), self.max_activation_size);
-            for rows in group.chunks(most) {
+            for rows in group.chunks(max_rows) {
                 let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-                // All rows together need no copies.
+                // If one call takes all rows, no copy is needed.
                 let all = rows.len() == t.len();
                 let part = if all {
                     Cow::Borrowed(x)
@@ -404,13 +433,13 @@ impl Network {
                                 .select(Axis(1), rows),
                         ),
                     };
-                    let said = self.call_padded(
+                    let outputs = self.call_padded(
                         &times,
                         &part,
                         DerivativeSeed::Tangents(&tangents),
                         &wanted,
                     )?;
-                    take(block, rows, said, self)?;
+                    take(block, rows, outputs, self)?;
                 }
             }
         }
@@ -424,13 +453,14 @@ mod tests {
 
     #[test]
     fn tangent_call_size_fits_cache() {
-        // A perceptron: all directions, and rows that fit; one probe, as many rows as there are.
+        // A perceptron: a call takes all directions, and as many rows as fit into the cache.
         assert_eq!(tangent_call_size(64, 64, 256), (16, 64));
         assert_eq!(tangent_call_size(1, 64, 256), (1024, 1));
-        // A U-Net: few rows, and directions that pay for the network.
+        // A U-Net: a call takes few rows, and enough directions to make the cost of the network
+        // small.
         assert_eq!(tangent_call_size(16, 3072, 1 << 16), (4, 16));
         assert_eq!(tangent_call_size(3072, 3072, 1 << 16), (4, 16));
-        // States so large that one direction fills a call.
+        // A single direction of very large states fills a call.
         assert_eq!(tangent_call_size(8, 1 << 20, 1 << 22), (1, 1));
     }
 }

@@ -1,8 +1,9 @@
-//! Heads that share the network's own file: one call gives the velocity and the divergence.
+//! Heads in the network's own file: one call computes the velocity and the divergence.
 //!
-//! A solver asks for the velocity at a node and, once the step is accepted, for the divergence there. The
-//! network remembers what it said beside the velocity for long enough, so that the second question costs
-//! no call. A head asked where no velocity was is evaluated by a session of its own.
+//! A solver needs the velocity at a node first, and the divergence there only once the step is
+//! accepted. The network therefore stores the extra outputs of its recent calls, so that the
+//! divergence costs no further call. At states without a stored value the head is evaluated by a
+//! session of its own.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,13 +16,14 @@ use crate::flow::field::{EvalError, ScalarField};
 use crate::flow::network_velocity::Parameterization;
 use crate::num::Batch;
 
-/// Calls that are remembered. A step has at most 13 stages, and a row that is rejected keeps its first
-/// slope while it shrinks its step, which ends after some thirty attempts.
+/// The number of calls whose outputs are stored. A step has at most 13 stages. A rejected row keeps
+/// its first slope while its step shrinks, which ends after about thirty attempts.
 const MAX_CACHED_CALLS: usize = 512;
 
-/// 128 bits of a time and a state as the network took them.
+/// A 128-bit hash of a time and of a state as the network's input.
 type OutputCacheKey = [u64; 2];
 
+/// Returns the key of the time `t` and the network's input `fed`.
 fn output_cache_key(t: f64, fed: ArrayView1<f64>) -> OutputCacheKey {
     [0u8, 1].map(|salt| {
         let mut hasher = DefaultHasher::new();
@@ -32,45 +34,51 @@ fn output_cache_key(t: f64, fed: ArrayView1<f64>) -> OutputCacheKey {
     })
 }
 
-/// What a network said beside its main output, by output and place.
+/// The stored extra outputs of a network. Clones share one store.
 #[derive(Debug, Clone, Default)]
 pub struct OutputCache(Arc<Mutex<OutputCacheEntries>>);
 
+/// The content of an [`OutputCache`].
 #[derive(Debug, Default)]
 struct OutputCacheEntries {
+    /// The values by output name, for each time and state.
     values: HashMap<OutputCacheKey, BTreeMap<String, f64>>,
+    /// The keys of each call; the oldest call is first.
     calls: VecDeque<Vec<OutputCacheKey>>,
 }
 
 impl OutputCache {
-    /// Keeps one call's values, output by output, and forgets the oldest call.
+    /// Stores the values of one call, with one value per row for each named output. The oldest call
+    /// is dropped if there are too many.
     pub fn insert_call(&self, t: &[f64], fed: &Batch, outputs: &[(String, Vec<f64>)]) {
-        let mut said = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let marks: Vec<OutputCacheKey> = fed
+        let mut entries = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let keys: Vec<OutputCacheKey> = fed
             .rows()
             .into_iter()
             .zip(t)
             .map(|(row, t)| output_cache_key(*t, row))
             .collect();
-        for (i, mark) in marks.iter().enumerate() {
-            let place = said.values.entry(*mark).or_default();
-            place.extend(
+        for (i, key) in keys.iter().enumerate() {
+            let values_at_key = entries.values.entry(*key).or_default();
+            values_at_key.extend(
                 outputs
                     .iter()
                     .map(|(name, values)| (name.clone(), values[i])),
             );
         }
-        said.calls.push_back(marks);
-        if said.calls.len() > MAX_CACHED_CALLS {
-            for old in said.calls.pop_front().into_iter().flatten() {
-                said.values.remove(&old);
+        entries.calls.push_back(keys);
+        if entries.calls.len() > MAX_CACHED_CALLS {
+            for old in entries.calls.pop_front().into_iter().flatten() {
+                entries.values.remove(&old);
             }
         }
     }
 
+    /// Returns the stored value of an output at a time and a network input.
     fn get(&self, output: &str, t: f64, fed: ArrayView1<f64>) -> Option<f64> {
-        let said = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        said.values
+        let entries = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        entries
+            .values
             .get(&output_cache_key(t, fed))?
             .get(output)
             .copied()
@@ -79,11 +87,15 @@ impl OutputCache {
 
 /// A head that is an output of the velocity's own graph.
 pub struct JointHead {
+    /// The name of the output.
     pub output: String,
+    /// The outputs that the velocity's calls have stored.
     pub output_cache: OutputCache,
+    /// The meaning of the network's output, from which the network's input follows.
     pub parameterization: Parameterization,
+    /// The conversion of the output into the divergence.
     pub transform: HeadTransform,
-    /// For places that the velocity was never asked about.
+    /// The head with a session of its own, for states at which the velocity was not evaluated.
     pub standalone: ScalarNetwork,
 }
 
@@ -108,10 +120,13 @@ impl ScalarField for JointHead {
             .collect();
         if !unknown.is_empty() {
             let times: Vec<f64> = unknown.iter().map(|i| t[*i]).collect();
-            let asked = self
+            let computed = self
                 .standalone
                 .eval(&times, &fed.select(ndarray::Axis(0), &unknown))?;
-            unknown.iter().zip(asked).for_each(|(i, v)| values[*i] = v);
+            unknown
+                .iter()
+                .zip(computed)
+                .for_each(|(i, v)| values[*i] = v);
         }
         Ok(values)
     }

@@ -1,4 +1,5 @@
-//! Whether the derivatives of a card's networks may jump, which decides what adaptive steps must look for.
+//! Whether the derivatives of a model's networks may jump. If they may, adaptive solvers look for
+//! jumps.
 
 use anyhow::Result;
 
@@ -6,11 +7,13 @@ use super::loaded::Model;
 use crate::graph::Kink;
 
 impl Model {
-    /// Where derivatives of the network at `key` (`network`, `divergence_heads.a`) by state and time may jump; `None`
-    /// where they are continuous. Times of an input of whole numbers are rounded or interpolated, which has kinks too.
+    /// Returns the first operator of the network at `key` (such as `network` or
+    /// `divergence_heads.a`) at which a derivative with respect to state or time may jump. The
+    /// result is `None` if all derivatives are continuous. A time input of whole numbers counts as
+    /// a kink, because its times are rounded or interpolated.
     ///
     /// # Errors
-    /// Where the file is no ONNX model.
+    /// Fails if the file is not an ONNX model.
     pub fn kink(&self, key: &str) -> Result<Option<Kink>> {
         let mut known = self.kinks.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(found) = known.get(key) {
@@ -21,6 +24,7 @@ impl Model {
         Ok(found)
     }
 
+    /// Searches for the kink that [`Model::kink`] returns.
     fn find_kink(&self, key: &str) -> Result<Option<Kink>> {
         let file = format!("{key}.file");
         let (x, time, output) = self.state_time_output_names(&file);
@@ -41,10 +45,11 @@ impl Model {
         Ok(graph.kink(&varies, output)?)
     }
 
-    /// What the networks that control adaptive steps are: smooth, or with a kink, by their keys.
+    /// Describes the network and every head for the user: smooth, or with the first kink. Each
+    /// description has the card's key of the network.
     ///
     /// # Errors
-    /// As [`Model::kink`].
+    /// Fails if a file is not an ONNX model.
     pub fn describe_kinks(&self) -> Result<Vec<(String, String)>> {
         let heads = self
             .card
@@ -53,10 +58,11 @@ impl Model {
             .map(|name| format!("divergence_heads.{name}"));
         let words = |key: String| {
             let words = match self.kink(&key)? {
-                None => "smooth: the derivative of no operator jumps".to_owned(),
+                None => "smooth: no operator has a derivative that jumps".to_owned(),
                 Some(Kink { node, op }) => {
                     format!(
-                        "its derivative may jump, first at `{node}` ({op}): adaptive steps look for jumps"
+                        "its derivative may jump, first at `{node}` ({op}); adaptive steps look \
+                         for jumps"
                     )
                 }
             };

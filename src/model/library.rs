@@ -1,11 +1,11 @@
-//! Finds ONNX Runtime, and fetches it once where there is none.
+//! Finds the shared library of ONNX Runtime, and fetches it once if there is none.
 //!
-//! Order: `--ort-lib`, `ORT_DYLIB_PATH`, the active Python environment, this user's cache, the
-//! system; at last `pip download` of the pinned official wheel into the cache. A library that
-//! the user named must work; one that was merely found and does not is passed over with a
-//! line on standard error, and one that lacks the execution provider that was asked for in
-//! silence. Every candidate is opened and asked for its version here, because the binding
-//! panics or hangs on libraries that are missing, broken or too old.
+//! The order of the search is: `--ort-lib`, `ORT_DYLIB_PATH`, the active Python environment, this
+//! user's cache, the system, and at last `pip download` of the pinned official wheel into the
+//! cache. A library that the user names must work. A library that the search finds is skipped with
+//! a line on standard error if it does not work, and silently if it lacks the requested execution
+//! provider. Every candidate is opened here and its version is read, because the binding panics or
+//! hangs on libraries that are missing, broken or too old.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::io::Read;
@@ -17,23 +17,27 @@ use sha2::{Digest, Sha256};
 
 use super::provider::Provider;
 
-/// The version that is fetched.
+/// The version of ONNX Runtime that is fetched.
 pub const PINNED_VERSION: &str = "1.31.1";
 
-/// The version that is fetched where OpenVINO is asked for; its wheel brings OpenVINO 2025.4.1 with it.
+/// The version of ONNX Runtime that is fetched for the provider OpenVINO. Its wheel contains
+/// OpenVINO 2025.4.1.
 pub const PINNED_OPENVINO_VERSION: &str = "1.24.1";
 
-/// Oldest minor version whose C interface this program speaks, which wheels carry as a shared library.
+/// The oldest supported minor version: older versions lack the C API that flowgauge uses.
 const OLDEST_MINOR: u32 = 19;
 
-/// A package whose wheels hold a library of ONNX Runtime, pinned.
+/// A pinned Python package whose wheels contain the library of ONNX Runtime.
 struct RuntimePackage {
+    /// The name of the package.
     name: &'static str,
+    /// The version of the package.
     version: &'static str,
-    /// Wheels by operating system and machine: their platforms' tags, and their SHA-256 as published.
+    /// The wheels: operating system, machine, platform tag, and published SHA-256 hash.
     wheels: &'static [(&'static str, &'static str, &'static str, &'static str)],
 }
 
+/// The package for all providers that need no library of their own.
 const ONNXRUNTIME_PACKAGE: RuntimePackage = RuntimePackage {
     name: "onnxruntime",
     version: PINNED_VERSION,
@@ -65,6 +69,7 @@ const ONNXRUNTIME_PACKAGE: RuntimePackage = RuntimePackage {
     ],
 };
 
+/// The package for OpenVINO.
 const ONNXRUNTIME_OPENVINO_PACKAGE: RuntimePackage = RuntimePackage {
     name: "onnxruntime-openvino",
     version: PINNED_OPENVINO_VERSION,
@@ -77,7 +82,8 @@ const ONNXRUNTIME_OPENVINO_PACKAGE: RuntimePackage = RuntimePackage {
 };
 
 impl RuntimePackage {
-    /// What is fetched for a provider; nothing for a GPU's, which need more than a wheel brings.
+    /// Returns the package that is fetched for a provider. For GPU providers it is `None`,
+    /// because they need more than a wheel contains.
     fn for_provider(provider: Provider) -> Option<&'static RuntimePackage> {
         match provider {
             Provider::Cpu => Some(&ONNXRUNTIME_PACKAGE),
@@ -86,35 +92,40 @@ impl RuntimePackage {
         }
     }
 
-    /// Where its library lies in the cache.
+    /// Returns the cache folder of the package's library.
+    ///
+    /// # Errors
+    /// Fails if the user has no cache folder.
     fn cache_folder(&self) -> Result<PathBuf> {
         Ok(user_cache_folder()?.join(format!("{}-{}", self.name, self.version)))
     }
 }
 
-/// A library that answered with its version.
+/// A library of ONNX Runtime that was opened successfully.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RuntimeLibrary {
+    /// The path of the library.
     pub path: PathBuf,
-    /// As the library itself says it: `1.31.1`.
+    /// The version that the library reports, such as `1.31.1`.
     pub version: String,
-    /// Which rule found it.
+    /// The step of the search that found the library.
     pub origin: &'static str,
 }
 
-/// Finds a usable ONNX Runtime, fetching it if need be.
+/// Finds a usable library of ONNX Runtime, and fetches it if there is none.
 ///
 /// # Errors
-/// Where a named library does not work, or where none is found and none can be fetched.
+/// Fails if the library in `named` does not work, or if none is found and none can be fetched.
 pub fn find_library(named: Option<&Path>) -> Result<RuntimeLibrary> {
     find_library_with_provider(named, Provider::Cpu)
 }
 
-/// As [`find_library`], passing over libraries that come without the provider. Where a provider cannot be fetched, the first
-/// library without it is given: whoever asked says what is missing.
+/// Finds a library like [`find_library`], and skips libraries without the provider. If no package
+/// with the provider can be fetched, the first library without it is returned. The caller then
+/// reports what is missing.
 ///
 /// # Errors
-/// As [`find_library`].
+/// Fails if the library in `named` does not work, or if none is found and none can be fetched.
 pub fn find_library_with_provider(
     named: Option<&Path>,
     provider: Provider,
@@ -129,7 +140,7 @@ pub fn find_library_with_provider(
             .with_context(|| format!("ORT_DYLIB_PATH={}", path.display()));
     }
     let found = library_candidates(provider);
-    let (fitting, others): (Vec<_>, Vec<_>) = found
+    let (with_provider, others): (Vec<_>, Vec<_>) = found
         .into_iter()
         .partition(|(path, _)| provider.is_installed_beside(path));
     let package = RuntimePackage::for_provider(provider);
@@ -138,11 +149,11 @@ pub fn find_library_with_provider(
     } else {
         others
     };
-    for (path, origin) in fitting.into_iter().chain(others) {
+    for (path, origin) in with_provider.into_iter().chain(others) {
         match probe_library(&path, origin) {
             Ok(library) => return Ok(library),
             Err(error) => errln!(
-                "flowgauge: passing over {} ({origin}): {error:#}",
+                "flowgauge: skipping {} ({origin}): {error:#}",
                 path.display()
             ),
         }
@@ -164,7 +175,7 @@ pub fn find_library_with_provider(
     probe_library(&path, "fetched into the user's cache")
 }
 
-/// Libraries that are there, in the order in which they are tried, and which rule found each.
+/// Returns the libraries that exist, in the order of the search, with the step that found each.
 fn library_candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
     let found = python_libraries()
         .into_iter()
@@ -180,12 +191,16 @@ fn library_candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
     found.chain(cached).chain(system).collect()
 }
 
-/// Opens a library and asks for its version.
+/// Opens a library and checks its version.
+///
+/// # Errors
+/// Fails if the file does not exist, is not ONNX Runtime, or is too old.
 fn probe_library(path: &Path, origin: &'static str) -> Result<RuntimeLibrary> {
     let bare = path.components().count() == 1 && origin == "the system";
     if !bare && !path.is_file() {
         bail!(
-            "there is no such file; expected the ONNX Runtime shared library, such as libonnxruntime.so.{PINNED_VERSION}"
+            "there is no such file; expected the ONNX Runtime shared library, such as \
+             libonnxruntime.so.{PINNED_VERSION}"
         );
     }
     let version = library_version(path)?;
@@ -200,17 +215,25 @@ fn probe_library(path: &Path, origin: &'static str) -> Result<RuntimeLibrary> {
             origin,
         }),
         _ => bail!(
-            "it is ONNX Runtime {version}, expected 1.{OLDEST_MINOR} or newer (tested: 1.20 to {PINNED_VERSION})"
+            "it is ONNX Runtime {version}, expected 1.{OLDEST_MINOR} or newer (tested: 1.20 to \
+             {PINNED_VERSION})"
         ),
     }
 }
 
+/// The entry point of ONNX Runtime's C API.
 #[repr(C)]
 struct OrtApiBase {
+    /// Returns the API of the given version.
     get_api: extern "C" fn(u32) -> *const c_void,
+    /// Returns the version of the library.
     version: extern "C" fn() -> *const c_char,
 }
 
+/// Opens a library and returns the version that it reports.
+///
+/// # Errors
+/// Fails if the file is not a shared library of ONNX Runtime.
 fn library_version(path: &Path) -> Result<String> {
     // SAFETY: opening runs the library's initialisers, which is what using it will do as well.
     let library = unsafe { libloading::Library::new(path) }
@@ -224,19 +247,20 @@ fn library_version(path: &Path) -> Result<String> {
             })?;
         let base = base()
             .as_ref()
-            .ok_or_else(|| anyhow!("it gives no interface"))?;
+            .ok_or_else(|| anyhow!("it provides no API"))?;
         let text = (base.version)();
         if text.is_null() {
-            bail!("it does not say its version");
+            bail!("it does not report its version");
         }
         CStr::from_ptr(text).to_string_lossy().into_owned()
     };
-    // Unloading a runtime that has started threads is unsafe on some systems; it stays.
+    // Unloading a runtime that has started threads is unsafe on some systems, so it stays loaded.
     std::mem::forget(library);
     Ok(version)
 }
 
-/// Libraries of the environment that `python3` would use, without importing anything from it.
+/// Returns the libraries of the Python environment that `python3` would use, without importing
+/// anything from it.
 fn python_libraries() -> Vec<PathBuf> {
     let roots = ["VIRTUAL_ENV", "CONDA_PREFIX"]
         .iter()
@@ -262,6 +286,7 @@ fn python_libraries() -> Vec<PathBuf> {
     found
 }
 
+/// Returns the libraries in the system's folders and on `LD_LIBRARY_PATH`.
 fn system_libraries() -> Vec<PathBuf> {
     let folders = [
         "/usr/local/lib",
@@ -281,7 +306,8 @@ fn system_libraries() -> Vec<PathBuf> {
     found
 }
 
-/// ONNX Runtime libraries in a folder; wheels put the whole version into the name.
+/// Returns the libraries of ONNX Runtime in a folder. In wheels their names contain the whole
+/// version.
 fn libraries_in(folder: &Path) -> Vec<PathBuf> {
     let mut found = sorted_entries(folder);
     found.retain(|path| {
@@ -292,13 +318,14 @@ fn libraries_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a file of that name is the runtime, and not a library beside it.
+/// Whether a file name is that of the runtime itself, and not that of a library beside it.
 fn is_runtime_library(name: &str) -> bool {
     let linux = name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.");
     let mac = name.starts_with("libonnxruntime.") && name.ends_with(".dylib");
     linux || mac || name == "onnxruntime.dll"
 }
 
+/// Returns the paths in a folder, sorted; none if the folder does not exist.
 fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .into_iter()
@@ -310,10 +337,10 @@ fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The folder of this program's cache: `FLOWGAUGE_CACHE`, or the user's cache folder.
+/// Returns the folder of flowgauge's cache: `FLOWGAUGE_CACHE`, or a folder in the user's cache.
 ///
 /// # Errors
-/// Where neither that nor a home folder is known.
+/// Fails if the environment names neither a cache folder nor a home folder.
 pub fn user_cache_folder() -> Result<PathBuf> {
     let set = |name: &str| {
         std::env::var_os(name)
@@ -326,8 +353,9 @@ pub fn user_cache_folder() -> Result<PathBuf> {
     if let Some(folder) = set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")) {
         return Ok(folder.join("flowgauge"));
     }
-    let home = set("HOME")
-        .ok_or_else(|| anyhow!("no cache folder: set FLOWGAUGE_CACHE, XDG_CACHE_HOME or HOME"))?;
+    let home = set("HOME").ok_or_else(|| {
+        anyhow!("there is no cache folder; set FLOWGAUGE_CACHE, XDG_CACHE_HOME or HOME")
+    })?;
     Ok(if cfg!(target_os = "macos") {
         home.join("Library/Caches/flowgauge")
     } else {
@@ -335,7 +363,11 @@ pub fn user_cache_folder() -> Result<PathBuf> {
     })
 }
 
-/// `pip download` of the pinned wheel, its hash held against ours, its library unpacked into the cache.
+/// Fetches the pinned wheel with `pip download`, checks its hash, and unpacks its library into the
+/// cache. Returns the path of the library.
+///
+/// # Errors
+/// Fails if no wheel is pinned for this machine, if pip fails, or if the hash differs.
 fn fetch_package(package: &RuntimePackage) -> Result<PathBuf> {
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let what = format!("{} {}", package.name, package.version);
@@ -347,7 +379,7 @@ fn fetch_package(package: &RuntimePackage) -> Result<PathBuf> {
     let folder = package.cache_folder()?;
     let root = user_cache_folder()?;
     std::fs::create_dir_all(&root)
-        .with_context(|| format!("{}: the cache cannot be made", root.display()))?;
+        .with_context(|| format!("{}: the cache folder cannot be created", root.display()))?;
     errln!(
         "flowgauge: fetching {what} once with pip, into {}",
         folder.display()
@@ -360,7 +392,7 @@ fn fetch_package(package: &RuntimePackage) -> Result<PathBuf> {
     let wheel = sorted_entries(work.path())
         .into_iter()
         .find(|p| p.extension().is_some_and(|e| e == "whl"))
-        .ok_or_else(|| anyhow!("pip left no wheel"))?;
+        .ok_or_else(|| anyhow!("pip downloaded no wheel"))?;
     let bytes = std::fs::read(&wheel)?;
     let found = hex(&Sha256::digest(&bytes));
     if found != *expected {
@@ -369,7 +401,7 @@ fn fetch_package(package: &RuntimePackage) -> Result<PathBuf> {
     let unpacked = work.path().join("library");
     std::fs::create_dir(&unpacked)?;
     let name = unpack_wheel(&bytes, &unpacked)?;
-    // Another process may have been faster: its folder is as good as ours.
+    // Another process may have been faster; the folder that it made is equally good.
     let moved = std::fs::rename(&unpacked, &folder);
     if moved.is_err() && !folder.join(&name).is_file() {
         let _ = std::fs::remove_dir_all(&folder);
@@ -378,6 +410,10 @@ fn fetch_package(package: &RuntimePackage) -> Result<PathBuf> {
     Ok(folder.join(name))
 }
 
+/// Downloads the wheel of a package for a platform into the folder `into`.
+///
+/// # Errors
+/// Fails if no `pip` can download it. The message contains the reason of each `pip`.
 fn pip_download(package: &RuntimePackage, platform: &str, into: &Path) -> Result<()> {
     let requirement = format!("{}=={}", package.name, package.version);
     let options = [
@@ -431,7 +467,10 @@ fn pip_download(package: &RuntimePackage, platform: &str, into: &Path) -> Result
     )
 }
 
-/// Writes the wheel's shared libraries into `folder`; the name of the runtime itself.
+/// Writes the wheel's shared libraries into `folder`, and returns the file name of the runtime.
+///
+/// # Errors
+/// Fails if the wheel cannot be read, or contains no library of ONNX Runtime.
 fn unpack_wheel(wheel: &[u8], folder: &Path) -> Result<String> {
     let mut archive =
         zip::ZipArchive::new(std::io::Cursor::new(wheel)).context("the wheel is not a zip file")?;
@@ -451,10 +490,11 @@ fn unpack_wheel(wheel: &[u8], folder: &Path) -> Result<String> {
             runtime = Some(name);
         }
     }
-    runtime.ok_or_else(|| anyhow!("the wheel holds no ONNX Runtime library"))
+    runtime.ok_or_else(|| anyhow!("the wheel contains no ONNX Runtime library"))
 }
 
-/// Why a library cannot be loaded, in the words of ONNX Runtime; nothing where it can.
+/// Explains why a library cannot be loaded, in the form of ONNX Runtime's messages; `None` if it
+/// can be loaded.
 pub fn library_load_error(path: &Path) -> Option<String> {
     // SAFETY: the runtime has run the library's initialisers already, or failed at it.
     let error = unsafe { libloading::Library::new(path) }.err()?;
@@ -465,22 +505,22 @@ pub fn library_load_error(path: &Path) -> Option<String> {
     ))
 }
 
-/// The library that comes with NVIDIA's driver.
+/// The library that is part of NVIDIA's driver.
 pub const CUDA_DRIVER_LIBRARY: &str = if cfg!(windows) {
     "nvcuda.dll"
 } else {
     "libcuda.so.1"
 };
 
-/// How many GPUs the driver of NVIDIA knows.
+/// Returns the number of GPUs that NVIDIA's driver reports.
 ///
 /// # Errors
-/// Where there is no driver, or it does not work, in words.
+/// Fails if there is no driver or it does not work. The message says which.
 pub fn cuda_device_count() -> Result<usize, String> {
     let name = CUDA_DRIVER_LIBRARY;
-    // SAFETY: opening the driver's library runs its initialisers, which is what using it will do as well.
+    // SAFETY: opening the driver's library runs its initialisers, as any use of the driver does.
     let driver = unsafe { libloading::Library::new(name) }
-        .map_err(|_| format!("{name} is missing, so no driver of NVIDIA is installed"))?;
+        .map_err(|_| format!("{name} is missing, so NVIDIA's driver is not installed"))?;
     // SAFETY: both functions have had these signatures since CUDA 2.0.
     let (status, count) = unsafe {
         let init = driver
@@ -495,26 +535,26 @@ pub fn cuda_device_count() -> Result<usize, String> {
         };
         (status, found)
     };
-    // Unloading a driver that has started threads is unsafe on some systems; it stays.
+    // Unloading a driver that has started threads is unsafe on some systems, so it stays loaded.
     std::mem::forget(driver);
     match status {
         0 => Ok(usize::try_from(count).unwrap_or(0)),
         CUDA_ERROR_NO_DEVICE => Ok(0),
         status => Err(format!(
-            "{name} is there, but does not start (CUDA error {status})"
+            "{name} exists, but does not start (CUDA error {status})"
         )),
     }
 }
 
-/// CUDA's error where no device is there.
+/// CUDA's error code for the absence of any device.
 const CUDA_ERROR_NO_DEVICE: i32 = 100;
 
-/// Lower-case hexadecimal.
+/// Formats bytes as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The processor's name where the system tells it.
+/// Returns the processor's name, or `unknown` if the system does not report it.
 pub fn processor_name() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| {

@@ -1,4 +1,4 @@
-//! A card with its files: hashed, checked, and ready to give fields to as many workers as wanted.
+//! A card with its files, hashed and checked. It opens the networks for any number of workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,58 +32,71 @@ use crate::flow::prior::Prior;
 use crate::graph;
 use crate::signature::{self, ExpectedFile};
 
-/// How sessions are opened.
+/// The options with which sessions of ONNX Runtime are opened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SessionOptions {
+    /// The execution provider.
     pub provider: Provider,
-    /// Threads inside one call of a network.
+    /// The number of threads inside one call of a network.
     pub threads: usize,
 }
 
-/// Numbers of single precision that the cache of one core holds beside the weights in use.
+/// The number of f32 values that fit into the cache of one core in addition to the weights in use.
 pub(super) const CORE_CACHE_VALUES: u64 = 1 << 18;
 
-/// Directions beyond which a trace is taken in several calls with directions given to them.
+/// The largest number of trace terms for which a trace graph is used. An exact trace with more
+/// terms is computed from Jacobian products in several calls.
 const MAX_TRACE_TERMS: u64 = 128;
 
-/// Rows beyond which a call of a small network gains nothing.
+/// The largest default batch size. Calls of a small network with more rows are not faster per row.
 const MAX_BATCH_ROWS: u64 = 128;
 
-/// What is wanted of a network's derivatives beside products with its Jacobian.
+/// The derivatives that are needed of a network besides its Jacobian products J·z.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct JacobianOptions {
-    /// Products with the transpose.
+    /// Whether Jacobian products Jᵀ·w (VJPs) are needed.
     pub vjp: bool,
-    /// The exact trace, from a graph of its own.
+    /// Whether the exact trace is needed, from a graph of its own.
     pub exact_trace: bool,
 }
 
-/// A card whose files are there and match their hashes.
+/// A model: a card whose files exist and match their hashes.
 pub struct Model {
+    /// The card.
     pub card: Card,
-    /// The card's own file.
+    /// The path of the card's own file.
     pub path: PathBuf,
+    /// The SHA-256 hash of the card's own file, in hexadecimal digits.
     pub card_sha256: String,
+    /// The probability path.
     pub curve: PathCurve,
+    /// The prior at the prior end.
     pub prior: Prior,
+    /// The files that the card names, and the external data of its models.
     pub files: Vec<ModelFile>,
-    /// What its networks compute in, where that is not the type of their files.
+    /// The floating-point type in which the networks compute, if it is not that of their files.
     pub precision: Option<NetworkPrecision>,
+    /// The graph of Jacobian products J·z, or the reason why there is none.
     jvp_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    /// The graph of Jacobian products Jᵀ·w, or the reason why there is none.
     vjp_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    /// The graph of the exact trace, or the reason why there is none.
     trace_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
-    /// The graph of quadratic forms in two parts, what depends on the directions alone first; none where nothing does.
+    /// The graph of quadratic forms in two parts: first the part that depends only on the
+    /// directions. It is `None` if there is no such part.
     quadratic_forms: OnceLock<Option<[Arc<Vec<u8>>; 2]>>,
-    /// How many directions the exact trace takes.
+    /// The number of terms of the exact trace; `None` if the file does not determine it.
     trace_terms: OnceLock<Option<u64>>,
+    /// Graphs derived from other files than the network's, such as flow maps.
     derived_graphs: Mutex<DerivedGraphCache>,
-    /// Keys of the networks that were seen to heed their times.
+    /// The keys of the networks whose dependence on time was tested.
     time_checked: Mutex<BTreeSet<String>>,
-    /// The kinks that were looked for, by the network's key.
+    /// The kinks that were searched for so far, by the key of the network.
     pub(super) kinks: Mutex<BTreeMap<String, Option<graph::Kink>>>,
-    /// Numbers in the network's largest value, for one sample.
+    /// The number of values in the largest tensor that the network computes for one sample.
     max_activation_size: OnceLock<u64>,
-    /// Whether rows of the network, and of what was derived from it, are free of their company.
+    /// Whether small calls of the network and of its derived graphs give the same bytes per row as
+    /// larger ones, by the kind of graph (`None` for the network itself).
     batch_invariance: Mutex<BTreeMap<Option<graph::Mode>, bool>>,
 }
 
@@ -91,15 +104,17 @@ impl Model {
     /// Reads a card and every file that it names.
     ///
     /// # Errors
-    /// One message that names the card, the key or the file.
+    /// Fails if the card is not valid, or if a file cannot be read or has another hash. The message
+    /// names the card, the key and the file.
     pub fn open(path: &Path) -> Result<Model> {
         Model::open_with_precision(path, None)
     }
 
-    /// The same, with networks that compute in another floating-point type than their files.
+    /// Reads a model like [`Model::open`]. With a `precision`, its networks compute in that
+    /// floating-point type instead of the type of their files.
     ///
     /// # Errors
-    /// Also where a network cannot be computed in that type.
+    /// Fails if the model cannot be read, or if a network cannot be computed in that type.
     pub fn open_with_precision(path: &Path, precision: Option<NetworkPrecision>) -> Result<Model> {
         let model = Model::read(path)?;
         match precision {
@@ -110,6 +125,7 @@ impl Model {
         }
     }
 
+    /// Reads a card and its files without a change of precision.
     fn read(path: &Path) -> Result<Model> {
         let card = Card::read(path)?;
         let curve = card
@@ -125,7 +141,7 @@ impl Model {
             let at = folder.join(name);
             let named = || format!("{}: {key}: {}", path.display(), at.display());
             if at.exists() && !at.is_file() {
-                bail!("{}: it is no file", named());
+                bail!("{}: it is not a regular file", named());
             }
             if let Some(why) = signature::explain_missing(&at) {
                 bail!("{}: {why}", named());
@@ -142,8 +158,8 @@ impl Model {
                 expected_sha256(&card, &key).filter(|e| !e.eq_ignore_ascii_case(&sha256))
             {
                 bail!(
-                    "{} has SHA-256 {sha256}, but the card says {expected}: \
-                     it is another file than the card describes",
+                    "{} has SHA-256 {sha256}, but the card says {expected}: it is not the file \
+                     that the card describes",
                     named()
                 );
             }
@@ -185,7 +201,7 @@ impl Model {
         ))
     }
 
-    /// A model of which nothing was derived yet.
+    /// Returns a model without any derived graphs.
     fn from_parts(
         card: Card,
         path: PathBuf,
@@ -215,10 +231,11 @@ impl Model {
         }
     }
 
-    /// The same model with all its networks in float64; none where they are so already, or where there are none.
+    /// Returns the same model with all its networks in float64. The result is `None` if they are in
+    /// float64 already or if the model has no networks.
     ///
     /// # Errors
-    /// Where a network cannot be computed in it.
+    /// Fails if a network cannot be computed in float64.
     pub fn to_float64(&self) -> Result<Option<Model>> {
         if self.precision == Some(NetworkPrecision::Float64)
             || !self.files.iter().any(ModelFile::is_network)
@@ -241,11 +258,13 @@ impl Model {
         copy.with_precision(NetworkPrecision::Float64).map(Some)
     }
 
+    /// The number of values in one sample.
     pub fn dim(&self) -> usize {
         self.card.dim()
     }
 
-    /// Numbers in the largest value that the network makes of one sample, the state included.
+    /// Returns the number of values in the largest tensor that the network computes for one sample,
+    /// the state included.
     pub fn max_activation_size(&self) -> u64 {
         let dim = self.dim() as u64;
         *self.max_activation_size.get_or_init(|| {
@@ -257,12 +276,13 @@ impl Model {
         })
     }
 
-    /// Whether one sample is work enough for a call of the network.
+    /// Whether a single sample is enough work for a call of the network.
     fn is_large(&self) -> bool {
         self.max_activation_size() >= CORE_CACHE_VALUES / 16
     }
 
-    /// Whether calls may have fewer than four rows: of a large network of which nothing else was seen.
+    /// Whether calls may have fewer than four rows. This holds for a large network unless a test
+    /// showed that small calls give other bytes.
     pub fn allows_unpadded_calls(&self) -> bool {
         self.is_large()
             && self
@@ -273,14 +293,15 @@ impl Model {
                 .all(|free| *free)
     }
 
-    /// Samples for one call of the network on a CPU, where nobody says: as many as keep what it makes of them in a
-    /// core's cache, in fours, since the runtime rounds otherwise where vectors are not full.
+    /// Returns the default number of samples in one call of the network on a CPU. As many are used
+    /// as keep the network's tensors in a core's cache, in multiples of four, because ONNX Runtime
+    /// rounds differently if vector units are not full.
     pub fn default_batch_size(&self) -> usize {
         ((CORE_CACHE_VALUES / self.max_activation_size()).clamp(4, MAX_BATCH_ROWS) as usize)
             .next_multiple_of(4)
     }
 
-    /// The card's own file and those that it names, with the weights beside them.
+    /// Returns the paths of the card and of all its files, external data included.
     pub fn file_paths(&self) -> Vec<PathBuf> {
         let named = self
             .files
@@ -289,21 +310,27 @@ impl Model {
         std::iter::once(self.path.clone()).chain(named).collect()
     }
 
-    /// The network as a graph.
+    /// Returns the graph of the network.
     ///
     /// # Errors
-    /// Where the file is no ONNX model.
+    /// Fails if the file is not an ONNX model.
     pub fn network_graph(&self) -> Result<graph::Model> {
         self.graph_at("network.file")
     }
 
-    /// The file at a key as a graph.
+    /// Returns the graph of the file at `key`.
+    ///
+    /// # Errors
+    /// Fails if there is no such file or it is not an ONNX model.
     pub(super) fn graph_at(&self, key: &str) -> Result<graph::Model> {
         let file = self.file(key)?;
         self.read_graph(file, &file.content)
     }
 
-    /// The same as the file has it, in whatever type its networks compute now.
+    /// Returns the graph of the file at `key` in the file's own floating-point type.
+    ///
+    /// # Errors
+    /// Fails if there is no such file or it is not an ONNX model.
     pub(super) fn original_graph_at(&self, key: &str) -> Result<graph::Model> {
         let file = self.file(key)?;
         self.read_graph(
@@ -312,12 +339,14 @@ impl Model {
         )
     }
 
+    /// Parses one content of a file as a graph.
     fn read_graph(&self, file: &ModelFile, content: &FileContent) -> Result<graph::Model> {
         match content {
             FileContent::Network(bytes) => {
                 Ok(graph::Model::from_bytes(&self.display_path(file), bytes)?)
             }
-            // Its weights stay where they are, and what is derived from it names them there.
+            // Weights that do not fit into one message stay in their files. A derived graph refers
+            // to them there.
             FileContent::OversizedNetwork => {
                 Ok(graph::skim_onnx(Path::new(&self.display_path(file)))?)
             }
@@ -325,18 +354,19 @@ impl Model {
         }
     }
 
-    /// Numbers that the network stores.
+    /// Returns the number of values that the network stores as weights.
     ///
     /// # Errors
-    /// Where the file is no ONNX model.
+    /// Fails if the file is not an ONNX model.
     pub fn parameter_count(&self) -> Result<u64> {
         Ok(self.network_graph()?.parameters())
     }
 
-    /// dx/dt from the network.
+    /// Opens the network as the velocity dx/dt.
     ///
     /// # Errors
-    /// Where the network's ports are not what the card says.
+    /// Fails if the network cannot be opened, or if its inputs and outputs are not those that the
+    /// card declares.
     pub fn velocity(&self, runtime: &Runtime, options: SessionOptions) -> Result<Velocity> {
         Ok(NetworkVelocity {
             network: self.open_network("network.file", runtime, options, None)?,
@@ -344,6 +374,7 @@ impl Model {
         })
     }
 
+    /// Returns the meaning of the network's output.
     fn parameterization(&self) -> Parameterization {
         let network = &self.card.network;
         Parameterization {
@@ -353,10 +384,12 @@ impl Model {
         }
     }
 
-    /// Products with the velocity's Jacobian, from the differentiated graph, and what else is wanted of it.
+    /// Opens the derived graphs for products with the velocity's Jacobian, and the other
+    /// derivatives in `wanted`.
     ///
     /// # Errors
-    /// Where an operator cannot be differentiated, by its node's name.
+    /// Fails if an operator of the network cannot be differentiated; the message names its node.
+    /// Fails also if a derived graph cannot be opened.
     pub fn jacobian(
         &self,
         runtime: &Runtime,
@@ -387,8 +420,8 @@ impl Model {
         })
     }
 
-    /// The graph of quadratic forms, where a part of it depends on the directions alone. One whose weights fit in no message
-    /// is left whole.
+    /// Opens the graph of quadratic forms if a part of it depends only on the directions. A model
+    /// whose weights do not fit into one message is not split.
     fn open_quadratic_forms(
         &self,
         runtime: &Runtime,
@@ -423,8 +456,9 @@ impl Model {
         .map(Some)
     }
 
-    /// How many directions the exact trace of the network's Jacobian takes: the dimension, or fewer where the graph shows
-    /// that the Jacobian is block diagonal; none where the file does not tell.
+    /// Returns the number of terms of the exact trace of the network's Jacobian: the dimension, or
+    /// fewer if the graph shows that the Jacobian is block diagonal. The result is `None` if the
+    /// file does not determine it.
     pub fn trace_terms(&self) -> Option<u64> {
         let role = &self.card.network;
         *self.trace_terms.get_or_init(|| {
@@ -435,13 +469,17 @@ impl Model {
         })
     }
 
-    /// The bytes of the differentiated graph, made once.
+    /// Returns the bytes of a differentiated graph. It is derived once and then shared.
+    ///
+    /// # Errors
+    /// Fails if an operator cannot be differentiated; the message names its node.
     fn differentiated_bytes(&self, mode: graph::Mode) -> Result<Arc<Vec<u8>>> {
         let slot = match mode {
             graph::Mode::Jvp => &self.jvp_graph,
             graph::Mode::Vjp => &self.vjp_graph,
             graph::Mode::Trace => &self.trace_graph,
-            // They are made in two parts, by [`Model::open_quadratic_forms`].
+            // The graph of quadratic forms has two parts; [`Model::open_quadratic_forms`] shares
+            // it.
             graph::Mode::Quadratic => return self.differentiate_network(mode).map(Arc::new),
         };
         let made = slot.get_or_init(|| {
@@ -452,6 +490,10 @@ impl Model {
         made.clone().map_err(|e| anyhow!("{e}"))
     }
 
+    /// Differentiates the network and checks that the output has the shape of the state.
+    ///
+    /// # Errors
+    /// Fails if an operator cannot be differentiated, or if the shapes differ.
     fn differentiate_network(&self, mode: graph::Mode) -> Result<Vec<u8>> {
         let role = &self.card.network;
         let graph = self.network_graph_with_known_axes()?;
@@ -466,7 +508,7 @@ impl Model {
                 .find(|port| port.name == name)
         };
         if mode == graph::Mode::Jvp && port(&role.output, "quadratic").is_none() {
-            // Tangents have the shapes that the operators give, behind an axis of directions.
+            // The shapes behind the axis of directions are those that the operators infer.
             let shape = |of: &str| {
                 graph::listed(
                     port(of, "tangent")
@@ -477,7 +519,8 @@ impl Model {
                 )
             };
             bail!(
-                "{}: output `{}` has shape {} where input `{}` has {}: expected the same for both, [N, …] of the card's shape",
+                "{}: output `{}` has shape {} but input `{}` has shape {}; expected the same for \
+                 both, [N, …] with the card's shape",
                 graph.file(),
                 role.output,
                 shape(&role.output),
@@ -488,32 +531,35 @@ impl Model {
         Ok(derived.to_bytes()?)
     }
 
-    /// The network as a graph whose open axes are those of the card: what is differentiated.
+    /// Returns the graph of the network with its open axes fixed from the card. This graph is
+    /// differentiated.
     ///
     /// # Errors
-    /// Where the file is no ONNX model.
+    /// Fails if the file is not an ONNX model.
     pub fn network_graph_with_known_axes(&self) -> Result<graph::Model> {
         let role = &self.card.network;
-        let said = CardPorts {
+        let declared = CardPorts {
             key: "network.file",
             state_ports: vec![&role.inputs.x, &role.output],
             scalar_ports: role.inputs.time.iter().map(String::as_str).collect(),
             constants: &role.constants,
         };
-        Ok(self.with_known_axes(self.network_graph()?, &said))
+        Ok(self.with_known_axes(self.network_graph()?, &declared))
     }
 
-    /// Why the velocity's Jacobian cannot be multiplied from the left; `None` where it can.
+    /// Returns the reason why the model has no Jacobian products Jᵀ·w; `None` if it has them.
     pub fn vjp_unsupported(&self) -> Option<String> {
         self.differentiated_bytes(graph::Mode::Vjp)
             .err()
             .map(|e| e.to_string())
     }
 
-    /// A learned divergence, after its scale: +div of dx/dt in the card's own time.
+    /// Opens a learned divergence head. Its values are the divergence +div of dx/dt in the card's
+    /// own time, with scale and parametrization applied.
     ///
     /// # Errors
-    /// Where the card has no head of that name, or its ports are not what the card says.
+    /// Fails if the card has no head of that name, or if the file's inputs and outputs are not
+    /// those that the card declares.
     pub fn head(
         &self,
         name: &str,
@@ -549,6 +595,7 @@ impl Model {
         })
     }
 
+    /// Returns the conversion of the head's output into the divergence.
     fn head_transform(&self, head: &DivergenceHeadSpec) -> HeadTransform {
         let traces = head.parametrization == HeadParametrization::DenoiserTrace;
         HeadTransform {
@@ -557,10 +604,12 @@ impl Model {
         }
     }
 
-    /// A head that is an output of the velocity's own graph: from now on `velocity` remembers what it says of it.
+    /// Opens a head that is an output of the velocity's own graph. From now on `velocity` stores
+    /// the head's output of each call.
     ///
     /// # Errors
-    /// As [`Model::head`].
+    /// Fails if the card has no head of that name, or if the file's inputs and outputs are not
+    /// those that the card declares.
     pub fn joint_head(
         &self,
         name: &str,
@@ -568,7 +617,7 @@ impl Model {
         runtime: &Runtime,
         options: SessionOptions,
     ) -> Result<JointHead> {
-        let alone = self.head(name, runtime, options)?;
+        let standalone = self.head(name, runtime, options)?;
         let head = &self.card.divergence_heads[name];
         if !velocity.network.extra_outputs.contains(&head.output) {
             velocity.network.extra_outputs.push(head.output.clone());
@@ -578,14 +627,15 @@ impl Model {
             output_cache: velocity.network.output_cache.clone(),
             parameterization: self.parameterization(),
             transform: self.head_transform(head),
-            standalone: alone,
+            standalone,
         })
     }
 
-    /// The true log-density at any time, where the card has one.
+    /// Opens the exact log-density at any time.
     ///
     /// # Errors
-    /// Where the card has none, or its ports are not what the card says.
+    /// Fails if the card has none, or if the file's inputs and outputs are not those that the card
+    /// declares.
     pub fn closed_form(&self, runtime: &Runtime, options: SessionOptions) -> Result<ScalarNetwork> {
         if self.card.closed_form.is_none() {
             bail!("{}: the card has no `closed_form`", self.path.display());
@@ -599,6 +649,10 @@ impl Model {
         })
     }
 
+    /// Returns the file at `key`.
+    ///
+    /// # Errors
+    /// Fails if the card has no such file.
     pub(super) fn file(&self, key: &str) -> Result<&ModelFile> {
         self.files
             .iter()
@@ -606,7 +660,10 @@ impl Model {
             .ok_or_else(|| anyhow!("{}: no {key}", self.path.display()))
     }
 
-    /// The name and the bytes of the file at a key.
+    /// Returns the path and the bytes of the file at `key`.
+    ///
+    /// # Errors
+    /// Fails if the card has no such file, or if the file is too large for one message.
     pub(super) fn network_bytes(&self, key: &str) -> Result<(String, Arc<Vec<u8>>)> {
         let file = self.file(key)?;
         match &file.content {
@@ -618,7 +675,11 @@ impl Model {
         }
     }
 
-    /// A graph derived from a file, made by the first who asks.
+    /// Returns the graph that `make` derives from the file at `key`. It is derived once and then
+    /// shared.
+    ///
+    /// # Errors
+    /// Fails if `make` fails.
     pub(super) fn derived_graph_bytes(
         &self,
         key: &str,
@@ -638,6 +699,7 @@ impl Model {
         Ok(bytes)
     }
 
+    /// Returns the path of a file as messages show it.
     fn display_path(&self, file: &ModelFile) -> String {
         self.path
             .parent()
@@ -647,7 +709,8 @@ impl Model {
             .to_string()
     }
 
-    /// Opens the file at `key`, or what was derived from it, and holds its ports against the card.
+    /// Opens the file at `key`, or a graph derived from it, and checks its inputs and outputs
+    /// against the card.
     fn open_network(
         &self,
         key: &str,
@@ -658,7 +721,8 @@ impl Model {
         self.open_network_with_directions(key, runtime, options, derived, None)
     }
 
-    /// The same, with the session that makes its inputs from directions where there is one.
+    /// Opens a network like [`Model::open_network`]. `directions` is the session that computes a
+    /// derived graph's inputs from directions, if there is one.
     fn open_network_with_directions(
         &self,
         key: &str,
@@ -754,9 +818,12 @@ impl Model {
         Ok(network)
     }
 
-    /// Whether the true output of this network can be the same at all times. A velocity, a score and a `v` can, and so
-    /// can their divergence: for N(0, I) on a variance-preserving path the score is −x throughout. A log-density can
-    /// as well. A denoiser and a noise prediction depend on the noise level.
+    /// Whether the exact output of the network at `key` can be the same at all times.
+    ///
+    /// A velocity, a score and a v-prediction can be constant in time, and so can their
+    /// divergences: for N(0, I) on a variance-preserving path the score is −x at all times. A
+    /// log-density can be constant too. A denoiser and a noise prediction always depend on the
+    /// noise level.
     fn may_be_time_independent(&self, key: &str) -> bool {
         let card = &self.card;
         let head = key
@@ -771,7 +838,11 @@ impl Model {
         key == "closed_form" || steady && (key == "network" || divergence)
     }
 
-    /// Asks a network once, whoever opens it first, whether it heeds its times.
+    /// Runs the test of a network's dependence on time, `ask`, when the network is first opened.
+    /// After a success it is not repeated.
+    ///
+    /// # Errors
+    /// Fails if the test fails.
     pub(super) fn check_time_dependence_once(
         &self,
         key: &str,
@@ -785,6 +856,7 @@ impl Model {
         Ok(())
     }
 
+    /// Returns what the card declares about the inputs and outputs of the network at `key`.
     fn network_roles(&self, key: &str) -> NetworkRoles<'_> {
         let card = &self.card;
         if let Some(name) = key
@@ -838,13 +910,18 @@ impl Model {
         }
     }
 
-    /// The graph's names for a network's state, time and output.
+    /// Returns the graph's names of the state, the time and the output of the network at `key`.
     pub(super) fn state_time_output_names(&self, key: &str) -> (&str, Option<&str>, &str) {
         let NetworkRoles { inputs, output, .. } = self.network_roles(key);
         (&inputs.x, inputs.time.as_deref(), output)
     }
 
-    /// The fixed inputs of the network at `key`, held against the graph's; `taken` have roles already.
+    /// Returns the constants of the network at `key`, checked against the graph's inputs. `taken`
+    /// lists the inputs that have another role.
+    ///
+    /// # Errors
+    /// Fails if a constant names an input with another role or no input of the graph, or if its
+    /// values do not fit the input.
     pub(super) fn constant_inputs(
         &self,
         key: &str,
@@ -858,7 +935,7 @@ impl Model {
             let bytes = self.constant_bytes(key, name);
             if taken.contains(&name.as_str()) {
                 bail!(
-                    "{}: {place}: input `{name}` is the state or the time already",
+                    "{}: {place}: input `{name}` already takes the state or the time",
                     self.path.display()
                 );
             }
@@ -871,7 +948,8 @@ impl Model {
         named.iter().map(fixed).collect()
     }
 
-    /// The file of a constant of the network at `key`; nothing where the card holds its values.
+    /// Returns the bytes of the file of a constant; they are empty if the card itself holds the
+    /// values.
     pub(super) fn constant_bytes(&self, key: &str, name: &str) -> &[u8] {
         let place = constant_key(key, name);
         match self
@@ -886,8 +964,13 @@ impl Model {
     }
 }
 
-/// The file uses none of the names that its derivative adds: those would be numbered, and whoever asks for one of them
-/// would be given the file's own value.
+/// Checks that the graph uses none of the names that its derivative adds.
+///
+/// If it does, the derivative's own inputs and outputs get numbered names. A caller that reads an
+/// output by its usual name would then get a value of the original graph.
+///
+/// # Errors
+/// Fails if a name is used; the message says which one.
 pub fn check_derived_names(graph: &graph::Model, derived: &graph::Model) -> Result<()> {
     let (inputs, outputs) = (graph.inputs().len(), graph.outputs().len());
     let mut new = derived
@@ -910,7 +993,7 @@ pub fn check_derived_names(graph: &graph::Model, derived: &graph::Model) -> Resu
     }
 }
 
-/// The card's key of a constant of the network at `key`.
+/// Returns the card's key of a constant of the network at `key`.
 fn constant_key(key: &str, name: &str) -> String {
     format!(
         "{}.constants.{name}",
@@ -918,16 +1001,20 @@ fn constant_key(key: &str, name: &str) -> String {
     )
 }
 
-/// What a card says of one network's ports.
+/// What a card declares about the inputs and outputs of one network.
 struct NetworkRoles<'a> {
+    /// The names of the state and the time.
     inputs: &'a NetworkInputs,
+    /// The name of the output.
     output: &'a str,
+    /// The values that the time input gets.
     time_input: TimeInput,
+    /// The values of further inputs.
     constants: &'a BTreeMap<String, Constant>,
 }
 
-/// dx/dt of a card's network.
+/// The velocity dx/dt of a card's network.
 pub type Velocity = NetworkVelocity<Network>;
 
-/// Products with the Jacobian of a card's velocity.
+/// The operator of products with the Jacobian of a card's velocity.
 pub type VelocityJacobian = NetworkVelocity<DerivedNetworks>;

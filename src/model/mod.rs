@@ -1,4 +1,4 @@
-//! Models: cards, the networks behind them, and the runtime that runs those.
+//! Models: their cards, their networks, and the ONNX Runtime that runs the networks.
 
 pub mod analytic;
 mod axes;

@@ -1,4 +1,4 @@
-//! Calls of an opened network: states and times in, one output out.
+//! An opened network with its roles, and the calls that turn states and times into outputs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,44 +19,59 @@ use crate::graph;
 use crate::num::key::{Purpose, RngKey};
 use crate::num::{Batch, TangentBatch};
 
-/// What a differentiated graph is given besides the original inputs.
+/// The seed of a differentiated graph: its input besides the inputs of the original graph.
 #[derive(Clone, Copy)]
 pub(super) enum DerivativeSeed<'a> {
+    /// There is no seed, as for an original graph or a trace graph.
     Nothing,
-    /// k × rows × dim.
+    /// The seeds are directions of Jacobian products, k × rows × dim.
     Tangents(&'a TangentBatch),
-    /// rows × dim.
+    /// The seeds are cotangents, rows × dim.
     Cotangents(&'a Batch),
 }
 
-/// An opened network with its roles: states and times in, one output out.
+/// An opened network with its roles: states and times are inputs, and one output is read.
 pub struct Network {
+    /// The session of ONNX Runtime that computes the graph.
     pub(super) session: Session,
+    /// The graph's name of the state.
     pub(super) x_name: String,
+    /// The graph's name of the time; `None` if it has no time input.
     pub(super) time_name: Option<String>,
+    /// The graph's name of the output.
     pub(super) output_name: String,
+    /// The values that the time input gets.
     pub(super) time_input: TimeInput,
-    /// Further inputs, whose values the card gives.
+    /// Further inputs, with values from the card.
     pub(super) constants: Vec<ConstantInput>,
     /// Whether the graph takes one time for the whole batch.
     pub(super) scalar_time: bool,
-    /// Numbers in the largest value that it makes of one sample.
+    /// The number of values in the largest tensor that the graph computes for one sample.
     pub(super) max_activation_size: u64,
-    /// Whether calls of fewer than four rows were seen to give each row the same bytes.
+    /// Whether a test showed that calls with fewer than four rows give the same bytes per row.
     pub(super) batch_invariant: bool,
-    /// Whether its derivatives by state and time are known to be continuous.
+    /// Whether the output's derivatives with respect to state and time are known to be continuous.
     pub(super) smooth: bool,
+    /// The shape of one state, without the batch axis.
     pub(super) shape: Vec<usize>,
+    /// The path, from which the values of the time input are computed.
     pub(super) curve: PathCurve,
-    /// Other outputs that a call also gives, kept for the heads that they are.
+    /// Other outputs of the same calls, which are stored for the heads that read them.
     pub(super) extra_outputs: Vec<String>,
+    /// The stored values of those outputs.
     pub(super) output_cache: OutputCache,
-    /// What makes inputs from directions, where the graph takes those instead of the directions themselves.
+    /// Computes the inputs that depend only on the directions and the weights, for a graph that
+    /// takes such inputs instead of the directions; `None` for other graphs.
     pub(super) probe_cache: Option<ProbeCache>,
 }
 
 impl Network {
-    /// Holds the ports against the card.
+    /// Checks that the graph's inputs and outputs are those that the card declares. `scalar`
+    /// networks have one output value per sample; `seed` names the additional input of a
+    /// differentiated graph.
+    ///
+    /// # Errors
+    /// Fails if an input or output is missing, has another shape, or has no role.
     pub(super) fn check(&self, file: &str, scalar: bool, seed: Option<&str>) -> Result<()> {
         let x = find_port(&self.session.inputs, &self.x_name, file, "input")?;
         check_state_shape(x, &self.shape, file, "input")?;
@@ -84,7 +99,8 @@ impl Network {
         };
         if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
             bail!(
-                "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or a value for it: `constants: {{{0}: …}}`",
+                "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or a value \
+                 for it: `constants: {{{0}: …}}`",
                 other.name,
                 self.x_name,
                 self.time_name
@@ -96,14 +112,18 @@ impl Network {
         Ok(())
     }
 
-    /// The input that times are given to.
+    /// Returns the input that takes the time.
     pub(super) fn time_port(&self) -> Option<&SessionPort> {
         self.session.input(self.time_name.as_deref()?)
     }
 
-    /// Evaluates the network at a few times, and refuses one whose output does not depend on them; `key` is the
-    /// card's. Where the true output may not depend on time (`may_ignore`), that is said instead. What cannot be
-    /// evaluated is left to whoever needs it.
+    /// Evaluates the network at a few times and checks that its output depends on the time as the
+    /// card declares. `key` is the card's key of the network. If the exact output may be
+    /// independent of time (`may_ignore`), an undeclared independence is only reported. A network
+    /// that cannot be evaluated passes; its first user gets the error.
+    ///
+    /// # Errors
+    /// Fails if the output's dependence on time contradicts the card.
     pub(super) fn check_time_dependence(&mut self, key: &str, may_ignore: bool) -> Result<()> {
         let Some(name) = self.time_name.clone() else {
             return Ok(());
@@ -113,10 +133,10 @@ impl Network {
         let outputs = times
             .map(|t| self.call_padded(&vec![t; x.nrows()], &x, DerivativeSeed::Nothing, &wanted));
         let outputs: Vec<Vec<ArrayD<f64>>> = outputs.into_iter().flatten().collect();
-        let heeded = time::outputs_identical(&outputs).map(|same| !same);
+        let time_dependent = time::outputs_identical(&outputs).map(|same| !same);
         time::check_time_dependence(
             &self.time_input,
-            heeded,
+            time_dependent,
             &format!("input `{name}`"),
             &self.session.file,
             key,
@@ -124,7 +144,8 @@ impl Network {
         )
     }
 
-    /// Rows that can share one call: all of them, or those of equal time where the graph takes one time.
+    /// Returns groups of rows that can share one call: all rows, or the rows of equal time if the
+    /// graph takes one time for the whole batch.
     pub(super) fn call_groups(&self, t: &[f64]) -> Vec<Vec<usize>> {
         if !self.scalar_time || t.windows(2).all(|w| w[0] == w[1]) {
             return vec![(0..t.len()).collect()];
@@ -136,7 +157,7 @@ impl Network {
         groups.into_values().collect()
     }
 
-    /// What the time input is given, `fed` being one value per row.
+    /// Returns the tensor for the time input; `fed` has one value per row.
     fn time_tensor(&self, fed: &[f64]) -> ArrayD<f64> {
         let axes = self.time_port().map_or(0, |p| p.shape.len());
         if self.scalar_time {
@@ -150,16 +171,18 @@ impl Network {
         ArrayD::from_shape_vec(IxDyn(&shape), fed.to_vec()).expect("one time per row")
     }
 
+    /// Returns the shape of states behind the given leading axes.
     pub(super) fn with_state_shape(&self, leading: &[usize]) -> Vec<usize> {
         leading.iter().chain(&self.shape).copied().collect()
     }
 
-    /// One call.
+    /// Calls the network once, with rows added if their number is not a multiple of four.
     ///
-    /// The runtime rounds differently where a batch does not fill its vector units. Filled up to a
-    /// multiple of four with copies, a sample's last bits hardly ever depend on its company: bit-identical
-    /// on `digits` and `moons`, to 1e-7 in a few rows of `mixture`; three rows at most are wasted. A large network, of
-    /// which a row is work enough for a call, is not filled up where it was seen not to need it.
+    /// ONNX Runtime rounds differently if a batch does not fill the processor's vector units. With
+    /// rows added (copies of the first row), the last bits of a sample's output hardly ever depend
+    /// on the rest of the batch. They were identical on `digits` and `moons`; on `mixture` a few
+    /// rows differed by 1e-7. At most three rows are wasted. For a large network one row is enough
+    /// work for a call, so no rows are added if a test showed that none are needed.
     pub(super) fn call_padded(
         &mut self,
         t: &[f64],
@@ -189,15 +212,17 @@ impl Network {
         Ok(out.into_iter().zip(wanted).map(cut).collect())
     }
 
-    /// The axis of an output that is the samples': what a graph was derived from has no axis of directions.
+    /// Returns the axis of samples in an output. Products of a tangent graph and trace terms have
+    /// an axis of directions in front of it; the original output has none.
     fn sample_axis(&self, name: &str, seed: DerivativeSeed) -> Axis {
         let traced = name.strip_prefix(self.output_name.as_str()) == Some("_trace_terms");
         let leads = traced || matches!(seed, DerivativeSeed::Tangents(_));
         Axis(usize::from(leads && name != self.output_name))
     }
 
-    /// Whether one row alone, and two, get the bytes that they get among four; `seeded` with what a derived graph is
-    /// given. A network that cannot be called so is left to whoever needs it.
+    /// Whether one row, and two rows, get the same bytes in a call of their own as in a call with
+    /// four rows. `mode` is the kind of derived graph, `None` for the original one. The result is
+    /// `false` if the calls fail; the first user of the network gets the error.
     pub(super) fn is_batch_invariant(&mut self, mode: Option<graph::Mode>) -> bool {
         let dim = ForwardNetwork::dim(self);
         let draws = |place: u64| RngKey { seed: 0 }.normal(Purpose::Check, place, 0, 4 * dim);
@@ -242,15 +267,18 @@ impl Network {
                 .zip(&part)
                 .zip(&wanted)
                 .all(|((whole, part), name)| {
-                    let of = whole.select(self.sample_axis(name, seed), rows);
-                    of.shape() == part.shape()
-                        && of.iter().zip(part).all(|(a, b)| a.to_bits() == b.to_bits())
+                    let expected = whole.select(self.sample_axis(name, seed), rows);
+                    expected.shape() == part.shape()
+                        && expected
+                            .iter()
+                            .zip(part)
+                            .all(|(a, b)| a.to_bits() == b.to_bits())
                 })
         };
         same(&[3]) && same(&[1, 2])
     }
 
-    /// One call with the given rows of everything.
+    /// Calls the network once with a selection of the rows of all inputs.
     fn call_rows(
         &mut self,
         rows: &[usize],
@@ -278,7 +306,7 @@ impl Network {
         }
     }
 
-    /// What the runtime said of a call that failed, and that the batch size is the cause where it is.
+    /// Adds a hint to the error of a failed call if the batch size is the cause.
     fn with_batch_size_hint(
         &mut self,
         error: EvalError,
@@ -291,8 +319,9 @@ impl Network {
         add_batch_size_hint(error, x.nrows(), works)
     }
 
-    /// One call, or two where whole numbers are fed and the time lies between two of them: all outputs are mixed,
-    /// and so are derivatives.
+    /// Calls the network at whole-number times if the card sets `interpolate` for an input of whole
+    /// numbers. If a time lies between two of them, both are evaluated, and all outputs and
+    /// derivatives are interpolated linearly.
     fn call_interpolated(
         &mut self,
         t: &[f64],
@@ -310,7 +339,7 @@ impl Network {
         let (true, Some(interpolate)) = (whole, self.time_input.interpolate) else {
             return self.call_session(&fed, x, seed, wanted);
         };
-        // What is whole up to rounding has no neighbour.
+        // An index such as 499.9999999 is a whole number up to rounding and needs no interpolation.
         let near = |v: f64| (v - v.round()).abs() < 1e-6;
         let fed: Vec<f64> = fed
             .into_iter()
@@ -343,11 +372,12 @@ impl Network {
         Ok(mixed)
     }
 
+    /// The error for a time between two indices if the card sets `interpolate: false`.
     fn fractional_index_error(&self, value: f64) -> EvalError {
         let name = self.time_name.as_deref().unwrap_or_default();
         let message = format!(
-            "`{name}` takes whole numbers alone, as the card says (`interpolate: false`), but is to be given {value}; \
-             expected steps from one index to another, or `interpolate: true`"
+            "`{name}` takes only whole numbers, because the card sets `interpolate: false`, but \
+             the time is {value}; expected steps from one index to another, or `interpolate: true`"
         );
         EvalError::Runtime {
             file: self.session.file.clone(),
@@ -355,6 +385,7 @@ impl Network {
         }
     }
 
+    /// Calls the session once, with the values `fed` of the time input.
     fn call_session(
         &mut self,
         fed: &[f64],
@@ -370,7 +401,7 @@ impl Network {
             DerivativeSeed::Tangents(z) => {
                 let name = format!("{}_tangent", self.x_name);
                 let shape = self.with_state_shape(&[z.shape()[0], z.shape()[1]]);
-                // What is made of the directions can take their place.
+                // A graph may take tensors computed from the directions instead of the directions.
                 let taken = self.session.input(&name).is_some();
                 taken.then(|| {
                     (
@@ -411,6 +442,7 @@ impl Network {
         self.session.run_with(feeds, &ready, &wanted)
     }
 
+    /// The error for an output whose shape is not the expected one.
     pub(super) fn shape_error(&self, found: &[usize], expected: Vec<usize>) -> EvalError {
         EvalError::Shape {
             file: self.session.file.clone(),
@@ -420,7 +452,7 @@ impl Network {
         }
     }
 
-    /// The plain output, rows × dim.
+    /// Returns the network's output, rows × dim, and stores the extra outputs of the same calls.
     fn evaluate(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
         let mut out = Batch::zeros(x.raw_dim());
         let wanted: Vec<String> = std::iter::once(&self.output_name)
@@ -429,7 +461,7 @@ impl Network {
             .collect();
         for rows in self.call_groups(t) {
             let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-            // All rows together need no copy.
+            // If one call takes all rows, no copy is needed.
             let part = if rows.len() == t.len() {
                 Cow::Borrowed(x)
             } else {
@@ -451,7 +483,7 @@ impl Network {
         Ok(out)
     }
 
-    /// Keeps what a call said beside its main output.
+    /// Stores the extra outputs of a call for the heads that read them.
     fn cache_extra_outputs(
         &self,
         t: &[f64],
@@ -461,19 +493,20 @@ impl Network {
         if self.extra_outputs.is_empty() {
             return Ok(());
         }
-        let mut said = Vec::new();
+        let mut stored = Vec::new();
         for (name, values) in self.extra_outputs.iter().zip(outputs) {
             if values.len() != t.len() {
                 return Err(self.shape_error(values.shape(), vec![t.len()]));
             }
-            said.push((name.clone(), values.iter().copied().collect()));
+            stored.push((name.clone(), values.iter().copied().collect()));
         }
-        self.output_cache.insert_call(t, fed, &said);
+        self.output_cache.insert_call(t, fed, &stored);
         Ok(())
     }
 }
 
-/// An error of the runtime, and that the batch size is its cause where `works` with one row alone and not with two.
+/// Adds a hint on the batch size to an error of ONNX Runtime, if a call with one row succeeds and a
+/// call with two rows fails. `works` tries a call with the given rows.
 pub(super) fn add_batch_size_hint(
     error: EvalError,
     rows: usize,
@@ -481,7 +514,8 @@ pub(super) fn add_batch_size_hint(
 ) -> EvalError {
     match error {
         EvalError::Runtime { file, message } if rows > 0 && works(&[0]) && !works(&[0, 0]) => {
-            let cause = "one sample alone works: the batch size 1 is baked into the graph; export it with a dynamic first axis";
+            let cause = "a single sample works: the batch size 1 is baked into the graph; \
+                         export it with a dynamic first axis";
             EvalError::Runtime {
                 file,
                 message: format!("{message} ({cause})"),

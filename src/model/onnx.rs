@@ -1,4 +1,5 @@
-//! ONNX Runtime sessions: the only place where networks run and where f64 meets f32.
+//! Sessions of ONNX Runtime. This is the only module in which networks run and in which numbers are
+//! converted between f64 and f32.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,35 +20,45 @@ pub use super::provider::Provider;
 use crate::flow::field::EvalError;
 use crate::{graph, stop};
 
-/// The loaded runtime: one per process.
+/// The loaded ONNX Runtime; a process has only one.
 pub struct Runtime {
+    /// The environment in which sessions are opened.
     environment: Environment,
+    /// The shared library of the runtime.
     pub library: RuntimeLibrary,
+    /// The results of the first calls so far.
     placement_cache: Arc<PlacementCache>,
 }
 
-/// What first calls showed of graphs on other providers than the CPU.
+/// The placements of graphs that were called on providers other than the CPU.
 type PlacementCache = Mutex<BTreeMap<PlacementKey, Placement>>;
 
-/// A provider, a file's name, and a hash of its graph: derived ones bear the name of what they were derived from.
+/// A provider, the name of a file, and a hash of its graph. The hash is needed because a derived
+/// graph has the name of the file from which it was derived.
 type PlacementKey = (Provider, String, u64);
 
+/// The process's runtime, once it is started.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+/// A lock that lets only one thread start the runtime.
 static STARTUP_LOCK: Mutex<()> = Mutex::new(());
 
 impl Runtime {
-    /// The process's runtime, found and started on first use.
+    /// Returns the process's runtime. It is found or fetched, and started, on first use.
+    /// `named` is the library that the user names, if any.
     ///
     /// # Errors
-    /// As [`library::find_library`], or where the library refuses to start.
+    /// Fails if no usable library is found and none can be fetched, or if the library does not
+    /// start.
     pub fn get(named: Option<&Path>) -> Result<&'static Runtime> {
         Runtime::get_with_provider(named, Provider::Cpu)
     }
 
-    /// As [`Runtime::get`], of a library that has the provider where there is one.
+    /// Returns the process's runtime like [`Runtime::get`], preferably from a library that has the
+    /// provider.
     ///
     /// # Errors
-    /// As [`Runtime::get`].
+    /// Fails if no usable library is found and none can be fetched, or if the library does not
+    /// start.
     pub fn get_with_provider(named: Option<&Path>, provider: Provider) -> Result<&'static Runtime> {
         let _guard = STARTUP_LOCK.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(runtime) = RUNTIME.get() {
@@ -74,22 +85,22 @@ impl Runtime {
         }))
     }
 
-    /// Refuses a provider that cannot be used here, before any model is opened.
+    /// Checks, before any model is opened, that a provider can be used.
     ///
     /// # Errors
-    /// One message with what is missing.
+    /// Fails if it cannot. The message says what is missing.
     pub fn check(&self, provider: Provider) -> Result<()> {
-        let said = self.builder(provider, 1).err();
-        provider.check(&self.library, said.as_ref().map(|e| e.message()))
+        let error = self.builder(provider, 1).err();
+        provider.check(&self.library, error.as_ref().map(|e| e.message()))
     }
 
-    /// What is to be said of a provider here: whether it is in the library, and what is missing of it.
+    /// Describes for the user whether the library has a provider, and what is missing to use it.
     pub fn availability(&self, provider: Provider) -> String {
         if !provider.is_built_in() {
             return format!("not in this library{}", provider.install_hint());
         }
-        let said = self.builder(provider, 1).err();
-        match provider.missing_requirements(&self.library, said.as_ref().map(|e| e.message())) {
+        let error = self.builder(provider, 1).err();
+        match provider.missing_requirements(&self.library, error.as_ref().map(|e| e.message())) {
             missing if missing.is_empty() => "available".to_owned(),
             missing => format!(
                 "in this library, but it cannot be used here; {}",
@@ -98,7 +109,7 @@ impl Runtime {
         }
     }
 
-    /// Where the nodes of each graph ran that was called so far on a provider other than the CPU.
+    /// Returns the placement of each graph that was called so far on a provider other than the CPU.
     pub fn placements(&self) -> Vec<Placement> {
         self.placement_cache
             .lock()
@@ -108,10 +119,10 @@ impl Runtime {
             .collect()
     }
 
-    /// Opens a model held in memory; `file` names it in messages.
+    /// Opens a model in memory; `file` names it in messages.
     ///
     /// # Errors
-    /// Where the provider is not there or the runtime cannot load the model.
+    /// Fails if the provider cannot be used or ONNX Runtime cannot load the model.
     pub fn open(
         &self,
         file: &str,
@@ -130,11 +141,11 @@ impl Runtime {
         )
     }
 
-    /// Opens a model held in memory whose weights lie in files of a folder: what was derived from one that is too large
-    /// for one message.
+    /// Opens a model in memory whose weights are in files in a folder. Such a model is derived from
+    /// one that is too large for one message.
     ///
     /// # Errors
-    /// As [`Runtime::open`].
+    /// Fails if the provider cannot be used or ONNX Runtime cannot load the model.
     pub fn open_with_external_data(
         &self,
         file: &str,
@@ -162,10 +173,11 @@ impl Runtime {
         )
     }
 
-    /// Opens a model where it lies, with the external data beside it: for what is too large for one message.
+    /// Opens a model from its file, with its external data beside it. This is for models that are
+    /// too large for one message.
     ///
     /// # Errors
-    /// As [`Runtime::open`].
+    /// Fails if the provider cannot be used or ONNX Runtime cannot load the model.
     pub fn open_file(&self, path: &Path, provider: Provider, threads: usize) -> Result<Session> {
         self.open_source(
             &path.display().to_string(),
@@ -178,6 +190,8 @@ impl Runtime {
         )
     }
 
+    /// Opens a model. On a provider other than the CPU, the first session of a graph also checks
+    /// its first call.
     fn open_source(
         &self,
         file: &str,
@@ -196,12 +210,12 @@ impl Runtime {
                 Some(first_call) => Ok(builder.with_profiling(first_call.profile.prefix())?),
                 None => Ok(builder),
             });
-        let apart = if provider.needs_separate_weights() {
+        let separate = if provider.needs_separate_weights() {
             source.with_separate_weights(file)
         } else {
             None
         };
-        let source = apart.as_deref().map_or(*source, |bytes| ModelSource {
+        let source = separate.as_deref().map_or(*source, |bytes| ModelSource {
             bytes: Some(bytes),
             location: None,
         });
@@ -213,6 +227,8 @@ impl Runtime {
             Session::new(file, inner)
         };
         let mut session = opened(builder.clone())?;
+        // The number format is known only once the session is open. A float64 graph is opened again
+        // without the optimizer that rounds to float32.
         if session
             .inputs
             .iter()
@@ -228,7 +244,8 @@ impl Runtime {
         Ok(session)
     }
 
-    /// What a first call is to show, where no session of this graph has shown it yet.
+    /// Returns the check for the first call of a graph, unless a session of this graph has passed
+    /// it already.
     fn first_call_check(
         &self,
         file: &str,
@@ -245,7 +262,7 @@ impl Runtime {
         {
             return Ok(None);
         }
-        // What the CPU cannot run is held against nothing.
+        // A graph that the CPU cannot run is not compared with anything.
         let plain = self
             .builder(Provider::Cpu, threads)
             .and_then(|b| source.commit(b))
@@ -260,45 +277,50 @@ impl Runtime {
         }))
     }
 
+    /// Returns the options of a session that do not depend on the model.
     fn builder(&self, provider: Provider, threads: usize) -> ort::Result<SessionBuilder> {
         let plain = OrtSession::builder(&self.environment)?
             .with_intra_threads(threads.max(1))?
-            // Spinning threads halve the speed of a machine that others use as well.
+            // Spinning threads halve the speed if other processes use the machine as well.
             .with_intra_op_spinning(false)?
-            // Patterns keep every batch's buffers: on tangent graphs they double the peak memory.
+            // Memory patterns keep the buffers of every batch size. On tangent graphs they double
+            // the peak memory.
             .with_memory_pattern(false)?
-            // Products with weights of four bits would round the state to eight.
+            // Without this, products with four-bit weights may round the state to eight bits.
             .with_config_entry("session.qdq_matmulnbits_accuracy_level", "1")?
-            // `All` and not `Level3`: libraries before 1.23 refuse the latter.
+            // `All` is accepted by all supported libraries; before 1.23 they refuse `Level3`.
             .with_optimization_level(GraphOptimizationLevel::All)?;
         Ok(plain.with_execution_providers(provider.execution_providers(threads))?)
     }
 }
 
-/// The entry with the runtime's optimizers that are left out.
+/// The session option that lists the optimizers of ONNX Runtime to be disabled.
 const DISABLED_OPTIMIZERS_ENTRY: &str = "optimization.disable_specified_optimizers";
 
-/// It moves a number into the product that it scales, as an attribute in float32: in float64 that costs 3e-9.
+/// The optimizer that moves a scale factor into a matrix product, as a float32 attribute. For
+/// float64 models it causes an error of 3e-9.
 const ROUNDING_OPTIMIZER: &str = "MatMulScaleFusion";
 
+/// The error of a model that ONNX Runtime cannot load.
 fn session_load_error(file: &str, provider: Provider, error: &ort::Error) -> anyhow::Error {
-    let (with, said) = (
+    let (with, reason) = (
         provider.message_suffix(),
         provider.provider_message(error.message()),
     );
-    anyhow!("{file}: ONNX Runtime cannot load it{with}: {said}")
+    anyhow!("{file}: ONNX Runtime cannot load it{with}: {reason}")
 }
 
-/// A model as it is given to the runtime.
+/// The source from which ONNX Runtime loads a model.
 #[derive(Clone, Copy)]
 struct ModelSource<'a> {
-    /// The model, where it is held in memory.
+    /// The serialized model, if it is in memory.
     bytes: Option<&'a [u8]>,
-    /// The folder of its weights, or its own file where it is not held in memory.
+    /// The folder of the weights if the model is in memory, otherwise the model's own file.
     location: Option<&'a Path>,
 }
 
 impl ModelSource<'_> {
+    /// Opens a session of the model.
     fn commit(&self, mut builder: SessionBuilder) -> ort::Result<OrtSession> {
         match (self.bytes, self.location) {
             (Some(bytes), None) => {
@@ -315,14 +337,15 @@ impl ModelSource<'_> {
         }
     }
 
+    /// Returns a hash of the serialized model.
     fn hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.bytes.hash(&mut hasher);
         hasher.finish()
     }
 
-    /// The model with a copy of its weights for every way in which they are taken; nothing where it is as well as it is,
-    /// or too large to be looked through.
+    /// Returns the model with a copy of its weights for each way in which they are used. The result
+    /// is `None` if no copies are needed, or if the model is too large to be inspected.
     fn with_separate_weights(&self, file: &str) -> Option<Vec<u8>> {
         let (Some(bytes), None) = (self.bytes, self.location) else {
             return None;
@@ -334,7 +357,8 @@ impl ModelSource<'_> {
             .ok()
     }
 
-    /// The spacing of the coarsest numbers in it; single precision's where it cannot be looked through.
+    /// Returns the distance between 1 and the next number in the coarsest number format of the
+    /// model. If the model cannot be inspected, it is that of float32.
     fn coarsest_spacing(&self, file: &str) -> f64 {
         let graph = match (self.bytes, self.location) {
             (Some(bytes), None) => graph::Model::from_bytes(file, bytes),
@@ -345,18 +369,26 @@ impl ModelSource<'_> {
     }
 }
 
-/// What the first call of a graph on another provider than the CPU is to show.
+/// The check of the first call of a graph on a provider other than the CPU.
 struct FirstCallCheck {
+    /// The key under which the result is stored.
     key: PlacementKey,
+    /// The store of results, shared with the runtime.
     placement_cache: Arc<PlacementCache>,
+    /// The profile of the session that makes the call.
     profile: SessionProfile,
-    /// The same graph on the CPU, where that can run it.
+    /// A session of the same graph on the CPU, if the CPU can run it.
     cpu_session: Option<OrtSession>,
+    /// The lowest precision of the graph's numbers.
     precision: Precision,
 }
 
 impl FirstCallCheck {
-    /// Counts the nodes of the call that gave `found`, and holds its outputs against the CPU's.
+    /// Counts the nodes of the call with the outputs `found`, and compares these with the CPU's.
+    ///
+    /// # Errors
+    /// Fails if no node ran on the provider, if the outputs differ too much, or if there is no
+    /// profile.
     fn run(
         mut self,
         session: &mut OrtSession,
@@ -397,40 +429,57 @@ impl FirstCallCheck {
     }
 }
 
-/// Number formats of a network's ports that this program feeds and reads.
+/// The number formats of inputs and outputs that are supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TensorFormat {
+    /// float16.
     F16,
+    /// bfloat16.
     Bf16,
+    /// float32.
     F32,
+    /// float64.
     F64,
+    /// int32.
     I32,
+    /// int64.
     I64,
+    /// bool.
     Bool,
 }
 
-/// One input or output of a session.
+/// An input or output of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionPort {
+    /// The graph's name of it.
     pub name: String,
+    /// Its number format.
     pub format: TensorFormat,
-    /// −1 where the size is dynamic.
+    /// The sizes of its axes; −1 stands for a dynamic size.
     pub shape: Vec<i64>,
 }
 
 /// An opened network.
 pub struct Session {
+    /// The name of the file in messages.
     pub file: String,
+    /// The graph's inputs.
     pub inputs: Vec<SessionPort>,
+    /// The graph's outputs.
     pub outputs: Vec<SessionPort>,
+    /// The session of the binding to ONNX Runtime.
     inner: OrtSession,
-    /// What its first call is to show, until it has.
+    /// The check of the first call, until that call is made.
     first_call: Option<FirstCallCheck>,
-    /// Why its first call was refused.
+    /// The reason why the check of the first call failed.
     rejected: Option<String>,
 }
 
 impl Session {
+    /// Reads the inputs and outputs of an opened session.
+    ///
+    /// # Errors
+    /// Fails if one of them is not a tensor in a supported format.
     fn new(file: &str, inner: OrtSession) -> Result<Session> {
         let ports = |outlets: &[ort::value::Outlet]| -> Result<Vec<SessionPort>> {
             outlets
@@ -449,15 +498,17 @@ impl Session {
         })
     }
 
-    /// The input of that name.
+    /// Returns the input with the given name.
     pub fn input(&self, name: &str) -> Option<&SessionPort> {
         self.inputs.iter().find(|p| p.name == name)
     }
 
-    /// Runs the network; f64 in, f64 out, the network's own format in between.
+    /// Runs the network on the inputs `feeds` and returns the outputs `wanted`. Inputs and outputs
+    /// are f64; they are converted from and to the network's own formats.
     ///
     /// # Errors
-    /// Where the runtime refuses the call or an output is not there, and where a signal has asked the program to stop.
+    /// Fails if ONNX Runtime refuses the call, if an output does not exist, if the check of the
+    /// first call fails, or if a signal asked the program to stop.
     pub fn run(
         &mut self,
         feeds: Vec<(&str, ArrayViewD<f64>)>,
@@ -466,10 +517,12 @@ impl Session {
         self.run_with(feeds, &[], wanted)
     }
 
-    /// The same, with further inputs that are in the network's format already.
+    /// Runs the network like [`Session::run`], with additional inputs `ready` that are in the
+    /// network's formats already.
     ///
     /// # Errors
-    /// As [`Session::run`].
+    /// Fails if ONNX Runtime refuses the call, if an output does not exist, if the check of the
+    /// first call fails, or if a signal asked the program to stop.
     pub fn run_with(
         &mut self,
         feeds: Vec<(&str, ArrayViewD<f64>)>,
@@ -508,13 +561,14 @@ impl Session {
         }
     }
 
-    /// Whether a first call has still to show where its nodes run.
+    /// Whether the check of the first call is still to come.
     pub fn awaits_first_call(&self) -> bool {
         self.first_call.is_some()
     }
 }
 
-/// Which derivative a graph computes, by what differentiation adds.
+/// Describes the kind of derivative that a graph computes, from the names that differentiation
+/// adds.
 fn derivative_description(inputs: &[SessionPort], outputs: &[SessionPort]) -> &'static str {
     let adds = |suffix: &str| inputs.iter().any(|p| p.name.ends_with(suffix));
     let gives = |suffix: &str| outputs.iter().any(|p| p.name.ends_with(suffix));
@@ -526,24 +580,24 @@ fn derivative_description(inputs: &[SessionPort], outputs: &[SessionPort]) -> &'
     }
 }
 
-/// The outputs of one call in f64, or what the runtime said.
+/// Calls a session once and returns its outputs in f64, or the error message of ONNX Runtime.
 fn run_session(
     session: &mut OrtSession,
     fed: &[(&str, &InputTensor)],
     wanted: &[&str],
 ) -> Result<Vec<ArrayD<f64>>, String> {
-    let said = |e: ort::Error| e.message().to_owned();
+    let message = |e: ort::Error| e.message().to_owned();
     let mut inputs: Vec<(&str, SessionInputValue)> = Vec::with_capacity(fed.len());
     for (name, fed) in fed {
-        inputs.push((name, fed.to_ort_value().map_err(said)?));
+        inputs.push((name, fed.to_ort_value().map_err(message)?));
     }
-    let outputs = session.run(inputs).map_err(said)?;
+    let outputs = session.run(inputs).map_err(message)?;
     wanted
         .iter()
         .map(|name| {
             let value = outputs
                 .get(name)
-                .ok_or_else(|| format!("it gave no output `{name}`"))?;
+                .ok_or_else(|| format!("the graph has no output `{name}`"))?;
             let read = match tensor_element_type(value.dtype()) {
                 Some(TensorElementType::Float64) => {
                     value.try_extract_array::<f64>().map(|a| a.to_owned())
@@ -565,24 +619,31 @@ fn run_session(
                     .map(|a| a.mapv(|v| f64::from(u8::from(v)))),
                 _ => value.try_extract_array::<f32>().map(|a| a.mapv(f64::from)),
             };
-            read.map_err(said)
+            read.map_err(message)
         })
         .collect()
 }
 
-/// An input array in the network's format.
+/// An input array in the network's number format.
 pub enum InputTensor {
+    /// float16.
     F16(ArrayD<f16>),
+    /// bfloat16.
     Bf16(ArrayD<bf16>),
+    /// float32.
     F32(ArrayD<f32>),
+    /// float64.
     F64(ArrayD<f64>),
+    /// int32.
     I32(ArrayD<i32>),
+    /// int64.
     I64(ArrayD<i64>),
+    /// bool.
     Bool(ArrayD<bool>),
 }
 
 impl InputTensor {
-    /// The numbers rounded to a format.
+    /// Rounds numbers to a format.
     pub fn new(values: &ArrayViewD<f64>, format: TensorFormat) -> InputTensor {
         match format {
             TensorFormat::F16 => {
@@ -616,6 +677,7 @@ impl InputTensor {
         }
     }
 
+    /// Returns a value of the binding that borrows the array.
     fn to_ort_value(&self) -> ort::Result<SessionInputValue<'_>> {
         Ok(match self {
             InputTensor::F16(a) => TensorRef::from_array_view(a.view())?.into(),
@@ -629,6 +691,7 @@ impl InputTensor {
     }
 }
 
+/// Returns the element type of a tensor; `None` if the value is not a tensor.
 fn tensor_element_type(value: &ValueType) -> Option<TensorElementType> {
     match value {
         ValueType::Tensor { ty, .. } => Some(*ty),
@@ -636,6 +699,10 @@ fn tensor_element_type(value: &ValueType) -> Option<TensorElementType> {
     }
 }
 
+/// Reads an input or output of a session.
+///
+/// # Errors
+/// Fails if it is not a tensor in a supported format.
 fn session_port(outlet: &ort::value::Outlet) -> Result<SessionPort> {
     let name = outlet.name().to_owned();
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
@@ -679,7 +746,8 @@ mod tests {
             .first_call_check("fallen.onnx", &source, Provider::Openvino, 1)
             .expect("a check")
             .expect("a first one");
-        // As where a provider's library is listed and cannot be set up: the session has no provider but the CPU's.
+        // This is the case of a library that lists a provider and cannot load it: only the CPU is
+        // left in the session.
         let builder = runtime
             .builder(Provider::Cpu, 1)
             .and_then(|b| Ok(b.with_profiling(first_call.profile.prefix())?));
@@ -700,15 +768,15 @@ mod tests {
                     &["denoised"],
                 )
                 .expect_err("refused");
-            let said = refused.to_string();
+            let message = refused.to_string();
             for word in [
                 "fallen.onnx: --provider openvino",
                 "none of its nodes runs there",
                 "OpenVINOExecutionProvider: 0",
             ] {
-                assert!(said.contains(word), "{said}");
+                assert!(message.contains(word), "{message}");
             }
-            assert!(!said.contains("CPUExecutionProvider: 0"), "{said}");
+            assert!(!message.contains("CPUExecutionProvider: 0"), "{message}");
         }
         assert!(
             runtime

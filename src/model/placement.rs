@@ -1,10 +1,12 @@
-//! Where a network's nodes run, from the runtime's own profile of a first call, and whether what comes out there is what
-//! the CPU gives.
+//! The placement of a graph: the execution providers on which its nodes run, and whether its
+//! outputs agree with those of the CPU.
 //!
-//! A provider can be listed, register without an error, and still run nothing: ONNX Runtime leaves to the CPU, in silence,
-//! what a provider cannot load or does not take. It can also compute something else: OpenVINO 2025.4 takes one matrix for
-//! another where a weight is used both as it is and transposed. So the first session of each graph is opened with a
-//! profile, and its first call is held against the CPU's.
+//! An execution provider can be listed and register without an error, and still run nothing. ONNX
+//! Runtime silently leaves nodes to the CPU if a provider cannot be loaded or does not support
+//! them. A provider can also compute something else. OpenVINO 2025.4, for example, confuses two
+//! matrices if a weight is used both as it is and transposed. Therefore the first session of each
+//! graph is profiled during its first call, and the outputs of that call are compared with the
+//! CPU's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,21 +18,23 @@ use serde::Deserialize;
 
 use super::provider::Provider;
 
-/// How many nodes of one graph ran on each provider, by the runtime's names.
+/// The number of nodes of one graph that ran on each provider, by ONNX Runtime's provider names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeCounts(BTreeMap<String, usize>);
 
-/// What a first call showed of one graph.
+/// The result of the check of a graph's first call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Placement {
-    /// The graph's file, and which derivative of it.
+    /// The path of the graph's file, and the kind of derivative if the graph is derived.
     pub graph: String,
+    /// The number of nodes that ran on each provider.
     pub counts: NodeCounts,
-    /// The largest difference from what the CPU gives, in units of the largest value; none where the CPU cannot run it.
+    /// The largest difference from the CPU's outputs, relative to the largest value; `None` if the
+    /// CPU cannot run the graph.
     pub max_difference: Option<f64>,
 }
 
-/// An event of a profile, as far as it is read.
+/// The fields of a profile's event that are read.
 #[derive(Deserialize)]
 struct ProfileEvent {
     #[serde(default)]
@@ -41,6 +45,7 @@ struct ProfileEvent {
     args: ProfileEventArgs,
 }
 
+/// The fields of an event's arguments that are read.
 #[derive(Default, Deserialize)]
 struct ProfileEventArgs {
     #[serde(default)]
@@ -52,11 +57,11 @@ struct ProfileEventArgs {
 }
 
 impl NodeCounts {
-    /// Reads a profile: an event for each run of each node's kernel. Copies between memories compute nothing and are not
-    /// counted.
+    /// Counts the nodes in a profile, which has one event for each run of each node's kernel.
+    /// Copies between the memories of devices compute nothing and are not counted.
     ///
     /// # Errors
-    /// Where it is no profile.
+    /// Fails if the bytes are not a profile of ONNX Runtime.
     pub fn from_profile(json: &[u8]) -> Result<NodeCounts> {
         let events: Vec<ProfileEvent> =
             serde_json::from_slice(json).context("the runtime's profile")?;
@@ -85,14 +90,15 @@ impl NodeCounts {
         Ok(NodeCounts(counts))
     }
 
-    /// Nodes on a provider.
+    /// Returns the number of nodes that ran on a provider.
     pub fn on_provider(&self, provider: Provider) -> usize {
         self.0.get(provider.runtime_name()).copied().unwrap_or(0)
     }
 
-    /// The counts in words, with those of the provider that was asked for and of the CPU also where they are 0.
-    pub fn describe(&self, asked: Provider) -> String {
-        let mut order = vec![asked.runtime_name(), Provider::Cpu.runtime_name()];
+    /// Describes the counts for the user. The requested provider and the CPU are listed even if no
+    /// node ran on them.
+    pub fn describe(&self, requested: Provider) -> String {
+        let mut order = vec![requested.runtime_name(), Provider::Cpu.runtime_name()];
         order.dedup();
         let others = self
             .0
@@ -106,40 +112,44 @@ impl NodeCounts {
 }
 
 impl Placement {
-    /// The graph by its file and the folder of that, which stays the same where a model is moved.
+    /// Returns the names of the graph's file and of its folder. They stay the same if the model is
+    /// moved.
     pub fn short_name(&self) -> String {
         let names: Vec<&str> = self.graph.rsplit(['/', '\\']).take(2).collect();
         names.into_iter().rev().collect::<Vec<_>>().join("/")
     }
 
-    /// The counts and the difference from the CPU in words.
-    pub fn describe(&self, asked: Provider) -> String {
+    /// Describes the counts and the difference from the CPU for the user.
+    pub fn describe(&self, requested: Provider) -> String {
         let gap = self
             .max_difference
             .map(|gap| format!("; first call within {gap:.1e} of the CPU's"))
             .unwrap_or_default();
-        format!("{}{gap}", self.counts.describe(asked))
+        format!("{}{gap}", self.counts.describe(requested))
     }
 
-    /// Refuses a graph that ran elsewhere than asked, or gave other numbers than `precision` explains.
+    /// Checks that the graph ran on the requested provider and agrees with the CPU as far as
+    /// `precision` permits.
     ///
     /// # Errors
-    /// One message with the file, what was asked and what was found.
-    pub fn check(&self, asked: Provider, precision: Precision) -> Result<(), String> {
-        let (graph, name) = (&self.graph, asked.name());
-        if self.counts.on_provider(asked) == 0 {
+    /// Fails if no node ran on that provider or if the outputs differ more. The message names the
+    /// file, the requested provider and the result.
+    pub fn check(&self, requested: Provider, precision: Precision) -> Result<(), String> {
+        let (graph, name) = (&self.graph, requested.name());
+        if self.counts.on_provider(requested) == 0 {
             return Err(format!(
-                "{graph}: --provider {name}: none of its nodes runs there ({}); expected at least one on {}; either its \
-                 library could not be set up, or it takes none of the graph's operators in their number format; \
-                 --provider cpu runs it",
-                self.counts.describe(asked),
-                asked.runtime_name()
+                "{graph}: --provider {name}: none of its nodes runs there ({}); expected at least \
+                 one on {}. Either the provider's library cannot be loaded, or it supports none of \
+                 the graph's operators in their number format. --provider cpu runs the graph",
+                self.counts.describe(requested),
+                requested.runtime_name()
             ));
         }
         match self.max_difference {
             Some(gap) if gap.is_nan() || gap > precision.tolerance() => Err(format!(
-                "{graph}: --provider {name}: a first call differs from the CPU's by {gap:.1e} of the largest value, where \
-                 {precision} differ by less than {:.0e}; its numbers are not the network's; --provider cpu runs it",
+                "{graph}: --provider {name}: the first call differs from the CPU's by {gap:.1e} of \
+                 the largest value, but {precision} differ by less than {:.0e}. The provider's \
+                 results are wrong; --provider cpu runs the graph",
                 precision.tolerance()
             )),
             _ => Ok(()),
@@ -147,17 +157,19 @@ impl Placement {
     }
 }
 
-/// What numbers a graph computes in, and so by how much two providers may differ.
+/// The lowest precision of a graph's numbers. It determines how much two providers may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
+    /// float64.
     Double,
+    /// float32.
     Single,
-    /// Half precision, or quantized numbers.
+    /// float16, bfloat16 or quantized numbers.
     Reduced,
 }
 
 impl Precision {
-    /// That of a format by the distance from 1 to its next number.
+    /// Returns the precision of a number format, from the distance between 1 and the next number.
     pub fn from_spacing(spacing: f64) -> Precision {
         match spacing {
             s if s < 1e-12 => Precision::Double,
@@ -166,7 +178,8 @@ impl Precision {
         }
     }
 
-    /// The difference, in units of the largest value, that rounding may make of a first call.
+    /// Returns the largest difference in a first call that rounding may cause, relative to the
+    /// largest value.
     fn tolerance(self) -> f64 {
         match self {
             Precision::Double => 1e-9,
@@ -186,11 +199,13 @@ impl fmt::Display for Precision {
     }
 }
 
-/// Outputs below this size are held to an absolute difference: at a place where they vanish, rounding is all that is left.
+/// The smallest scale to which differences are relative. If all outputs are close to zero, only
+/// rounding is left of them, and a relative difference would be meaningless.
 const MIN_OUTPUT_SCALE: f64 = 1e-3;
 
-/// The largest difference between the outputs of two calls, each in units of its output's largest value. Numbers that are
-/// not finite must be so in both.
+/// Returns the largest difference between the outputs of two calls. The difference of each output
+/// is relative to its largest value. The result is NaN if a number is finite in only one of the
+/// calls, or if the shapes differ.
 pub fn max_output_difference(found: &[ArrayD<f64>], expected: &[ArrayD<f64>]) -> f64 {
     let one = |(a, b): (&ArrayD<f64>, &ArrayD<f64>)| {
         if a.shape() != b.shape() {
@@ -210,6 +225,7 @@ pub fn max_output_difference(found: &[ArrayD<f64>], expected: &[ArrayD<f64>]) ->
     found.iter().zip(expected).map(one).fold(0.0, nan_max)
 }
 
+/// Returns the larger number, or NaN if one of them is NaN.
 fn nan_max(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() {
         f64::NAN
@@ -218,12 +234,17 @@ fn nan_max(a: f64, b: f64) -> f64 {
     }
 }
 
-/// The profile of a session, written into a folder of its own that goes with it.
+/// The profile of a session, in a temporary folder that is removed with it.
 pub(super) struct SessionProfile {
+    /// The temporary folder.
     folder: tempfile::TempDir,
 }
 
 impl SessionProfile {
+    /// Creates the temporary folder.
+    ///
+    /// # Errors
+    /// Fails if the folder cannot be created.
     pub fn new() -> Result<SessionProfile> {
         Ok(SessionProfile {
             folder: tempfile::Builder::new()
@@ -232,12 +253,15 @@ impl SessionProfile {
         })
     }
 
-    /// What the file's name begins with.
+    /// Returns the path prefix that ONNX Runtime completes to the name of the profile's file.
     pub fn prefix(&self) -> PathBuf {
         self.folder.path().join("profile")
     }
 
-    /// The counts of the file that the runtime wrote, by the name that it gave.
+    /// Counts the nodes in the profile's file. `file` is the name that ONNX Runtime returned.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or is not a profile.
     pub fn node_counts(self, file: &str) -> Result<NodeCounts> {
         let bytes =
             std::fs::read(file).map_err(|e| anyhow!("{file}: the runtime's profile: {e}"))?;
@@ -249,8 +273,8 @@ impl SessionProfile {
 mod tests {
     use super::*;
 
-    /// Events as ONNX Runtime 1.24.1 writes them, fewer arguments each: three calls of one fused node and of one on the CPU,
-    /// and what is no node.
+    /// Events as ONNX Runtime 1.24.1 writes them, with fewer arguments: three calls of one fused
+    /// node and of one node on the CPU, and events that are not nodes.
     const PROFILE: &str = r#"[
         {"cat":"Session","pid":1,"tid":1,"dur":9,"ts":1,"ph":"X","name":"model_loading_array","args":{}},
         {"cat":"Node","dur":3477,"ts":2,"ph":"X","name":"OpenVINOExecutionProvider_OpenVINO-EP-subgraph_1_0_kernel_time","args":{"node_index":"123","provider":"OpenVINOExecutionProvider","op_name":"OpenVINO-EP-subgraph_1"}},
@@ -286,9 +310,9 @@ mod tests {
             counts.describe(Provider::Openvino),
             "OpenVINOExecutionProvider: 1, CPUExecutionProvider: 2"
         );
-        let told =
+        let expected =
             "TensorrtExecutionProvider: 0, CPUExecutionProvider: 2, OpenVINOExecutionProvider: 1";
-        assert_eq!(counts.describe(Provider::Tensorrt), told);
+        assert_eq!(counts.describe(Provider::Tensorrt), expected);
         assert!(NodeCounts::from_profile(b"no profile").is_err());
     }
 
@@ -349,8 +373,8 @@ mod tests {
             (1e-7, Precision::Double, false),
             (f64::NAN, Precision::Reduced, false),
         ] {
-            let held = placed(PROFILE, Some(gap)).check(Provider::Openvino, precision);
-            assert_eq!(held.is_ok(), fine, "{gap} {precision:?}: {held:?}");
+            let result = placed(PROFILE, Some(gap)).check(Provider::Openvino, precision);
+            assert_eq!(result.is_ok(), fine, "{gap} {precision:?}: {result:?}");
         }
     }
 

@@ -1,11 +1,15 @@
-//! Inputs and outputs of graphs, held against what a card says of them.
+//! Checks of a graph's inputs and outputs against the card.
 
 use anyhow::{Result, anyhow, bail};
 
 use super::onnx::SessionPort;
 use crate::num::shape::ShapeMismatch;
 
-/// Holds a state-shaped port against the card's shape.
+/// Checks that the input or output `port` takes states of the card's shape, behind a dynamic batch
+/// axis. `what` is `input` or `output`.
+///
+/// # Errors
+/// Fails if the port has another shape or a fixed batch size.
 pub(super) fn check_state_shape(
     port: &SessionPort,
     shape: &[usize],
@@ -15,7 +19,8 @@ pub(super) fn check_state_shape(
     let wanted: Vec<i64> = shape.iter().map(|s| *s as i64).collect();
     if port.shape.first().is_some_and(|n| *n >= 0) && port.shape.len() == wanted.len() + 1 {
         bail!(
-            "{file}: {what} `{}` has the batch size {} baked in (shape {:?}); export it with a dynamic first axis",
+            "{file}: {what} `{}` has the batch size {} baked in (shape {:?}); export it with a \
+             dynamic first axis",
             port.name,
             port.shape[0],
             port.shape
@@ -26,11 +31,11 @@ pub(super) fn check_state_shape(
             .iter()
             .zip(&wanted)
             .all(|(p, w)| *p < 0 || p == w);
-    // A graph that does not say its output's shape is held to it when it runs.
-    let unsaid = what == "output" && port.shape.is_empty();
-    if !(fits || unsaid) {
+    // An output without a declared shape is checked when the graph runs.
+    let undeclared = what == "output" && port.shape.is_empty();
+    if !(fits || undeclared) {
         bail!(
-            "{file}: {what} `{}` has shape {:?}, but the card's shape asks for [N, {}]{}",
+            "{file}: {what} `{}` has shape {:?}, but the card's shape needs [N, {}]{}",
             port.name,
             port.shape,
             join_sizes(&wanted),
@@ -40,7 +45,7 @@ pub(super) fn check_state_shape(
     Ok(())
 }
 
-/// That the axes of a port are the card's in another order, where they are.
+/// Returns a hint if the axes of a port are those of the card in another order.
 fn permuted_axes_hint(port: &SessionPort, shape: &[usize]) -> Option<String> {
     let sizes: Option<Vec<usize>> = port
         .shape
@@ -56,6 +61,10 @@ fn permuted_axes_hint(port: &SessionPort, shape: &[usize]) -> Option<String> {
     ))
 }
 
+/// Returns the port with the given name; `what` is `input` or `output`.
+///
+/// # Errors
+/// Fails if there is no such port. The message lists the names that exist.
 pub(super) fn find_port<'a>(
     ports: &'a [SessionPort],
     name: &str,
@@ -71,10 +80,12 @@ pub(super) fn find_port<'a>(
     })
 }
 
+/// Whether a port takes one number for the whole batch.
 pub(super) fn is_scalar_port(port: &SessionPort) -> bool {
     port.shape.is_empty() || port.shape[..] == [1]
 }
 
+/// Joins sizes with commas.
 fn join_sizes(sizes: &[i64]) -> String {
     sizes
         .iter()

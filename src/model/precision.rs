@@ -1,4 +1,4 @@
-//! A card's networks in another floating-point type than their files have.
+//! A model's networks in another floating-point type than that of their files.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,18 +12,19 @@ use super::files::FileContent;
 use super::loaded::Model;
 use crate::graph::{self, ElemType};
 
-/// What the networks of a card compute in, where that is not the type of their files.
+/// The floating-point type in which the networks of a card compute, if it is not that of their
+/// files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkPrecision {
-    /// Networks in float16 and bfloat16 compute in float32; others stay as they are.
+    /// Networks in float16 and bfloat16 compute in float32; other networks are not changed.
     Float32,
     /// All networks compute in float64, with the weights of their files.
     Float64,
 }
 
 impl NetworkPrecision {
-    /// As users write it.
+    /// Returns the name that users write.
     pub fn name(self) -> &'static str {
         match self {
             NetworkPrecision::Float32 => "float32",
@@ -31,6 +32,7 @@ impl NetworkPrecision {
         }
     }
 
+    /// Returns the ONNX element type.
     fn elem(self) -> ElemType {
         match self {
             NetworkPrecision::Float32 => ElemType::FLOAT,
@@ -40,10 +42,12 @@ impl NetworkPrecision {
 }
 
 impl Model {
-    /// The model with all its networks in another floating-point type. Hashes stay those of the files.
+    /// Returns the model with all its networks in another floating-point type. The hashes remain
+    /// those of the files.
     ///
     /// # Errors
-    /// Where a network cannot be computed in that type: a message with its file and all nodes that stand in the way.
+    /// Fails if a network cannot be computed in that type. The message names its file and all nodes
+    /// that prevent it.
     pub(super) fn with_precision(mut self, precision: NetworkPrecision) -> Result<Model> {
         let keys: Vec<String> = self
             .files
@@ -52,13 +56,13 @@ impl Model {
             .map(|f| f.key.clone())
             .collect();
         for key in keys {
-            let lifted = self
+            let converted = self
                 .converted_bytes(&key, precision)
                 .with_context(|| format!("{key} in {}", precision.name()))?;
             if let Some(file) = self.files.iter_mut().find(|file| file.key == key) {
                 file.original_content = Some(std::mem::replace(
                     &mut file.content,
-                    FileContent::Network(Arc::new(lifted)),
+                    FileContent::Network(Arc::new(converted)),
                 ));
             }
         }
@@ -66,10 +70,15 @@ impl Model {
         Ok(self)
     }
 
+    /// Returns the network at `key`, converted to another floating-point type.
+    ///
+    /// # Errors
+    /// Fails if the network is too large for one message or cannot be computed in that type.
     fn converted_bytes(&self, key: &str, precision: NetworkPrecision) -> Result<Vec<u8>> {
         if matches!(self.file(key)?.content, FileContent::OversizedNetwork) {
             bail!(
-                "a model of more than 2 GB keeps its type: only one that fits into a message is converted"
+                "a model of more than 2 GB keeps its type; only a model that fits into one ONNX \
+                 message can be converted"
             );
         }
         Ok(self
@@ -78,7 +87,7 @@ impl Model {
             .to_bytes()?)
     }
 
-    /// The graph at a key with its open axes fixed, as far as the card tells them.
+    /// Returns the graph at `key` with its open axes fixed, as far as the card declares them.
     fn graph_with_known_axes(&self, key: &str) -> Result<graph::Model> {
         if key == "network.file" {
             return self.network_graph_with_known_axes();
@@ -95,12 +104,12 @@ impl Model {
         let constants =
             part("divergence_heads.").and_then(|name| self.card.divergence_heads.get(name));
         let (x, time, _) = self.state_time_output_names(key);
-        let said = CardPorts {
+        let declared = CardPorts {
             key,
             state_ports: vec![x],
             scalar_ports: time.into_iter().collect(),
             constants: constants.map_or(&none, |head| &head.constants),
         };
-        Ok(self.with_known_axes(graph, &said))
+        Ok(self.with_known_axes(graph, &declared))
     }
 }

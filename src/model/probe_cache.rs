@@ -1,4 +1,5 @@
-//! What depends on the directions of Jacobian products and the weights alone, kept from one point of a path to the next.
+//! Tensors that depend only on the directions of Jacobian products and on the weights, stored from
+//! one node of a path to the next.
 
 use std::collections::VecDeque;
 
@@ -8,35 +9,46 @@ use super::onnx::{InputTensor, Session, TensorFormat};
 use crate::flow::field::EvalError;
 use crate::num::TangentBatch;
 
-/// Numbers that are kept at most.
+/// The largest number of values that the cache stores, directions included.
 const MAX_CACHED_VALUES: usize = 1 << 23;
 
-/// The first layer applied to directions, and whatever else a graph takes of them instead of themselves.
+/// Computes and caches the inputs that a graph takes instead of directions, such as the product of
+/// its first layer with the directions.
 pub struct ProbeCache {
     session: Session,
-    /// The session's input.
+    /// The session that computes the inputs from directions.
+    /// The name of the session's input.
     input_name: String,
-    /// Its outputs, which are inputs of the graph that takes them, in that graph's formats.
+    /// The session's outputs, with the formats in which the graph takes them as inputs.
     outputs: Vec<(String, TensorFormat)>,
-    /// The latest last.
+    /// The cached entries; the most recently used one is last.
     entries: VecDeque<ProbeCacheEntry>,
 }
 
+/// The tensors for one array of directions.
 struct ProbeCacheEntry {
+    /// The directions, k × rows × dim.
     z: TangentBatch,
+    /// One tensor per output of the session.
     tensors: Vec<InputTensor>,
+    /// The number of values in the directions and the tensors.
     value_count: usize,
 }
 
 impl ProbeCache {
-    /// From the graph that makes them, for the graph `of` that takes them.
-    pub fn new(session: Session, of: &Session) -> ProbeCache {
+    /// Returns an empty cache. `session` computes the inputs, and `consumer` is the session of the
+    /// graph that takes them.
+    pub fn new(session: Session, consumer: &Session) -> ProbeCache {
         let given = session
             .inputs
             .first()
             .map(|port| port.name.clone())
             .unwrap_or_default();
-        let format = |name: &String| of.input(name).map_or(TensorFormat::F32, |port| port.format);
+        let format = |name: &String| {
+            consumer
+                .input(name)
+                .map_or(TensorFormat::F32, |port| port.format)
+        };
         let made = session
             .outputs
             .iter()
@@ -50,16 +62,16 @@ impl ProbeCache {
         }
     }
 
-    /// The names of what it makes.
+    /// The names of the inputs that the cache computes.
     pub fn output_names(&self) -> impl Iterator<Item = &str> {
         self.outputs.iter().map(|(name, _)| name.as_str())
     }
 
-    /// What the graph takes of `z`, k × rows × dim, of states of this shape: from an earlier call with the same numbers, or
-    /// made now.
+    /// Returns the inputs for the directions `z`, k × rows × dim, of states with the given shape.
+    /// They are computed unless the cache has an entry for the same directions.
     ///
     /// # Errors
-    /// As [`Session::run`].
+    /// Fails if the session cannot be run.
     pub fn inputs_for(
         &mut self,
         z: &TangentBatch,
@@ -88,6 +100,8 @@ impl ProbeCache {
             .collect())
     }
 
+    /// Computes the inputs for `z` and stores them as the most recent entry. The oldest entries are
+    /// dropped while the cache is too large; the new entry always stays.
     fn compute(&mut self, z: &TangentBatch, shape: &[usize]) -> Result<(), EvalError> {
         let axes: Vec<usize> = [&z.shape()[..2], shape].concat();
         let directions = z

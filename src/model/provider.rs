@@ -1,5 +1,5 @@
-//! Execution providers: where networks run, what each is called, how a session is told to use it, and what is said where
-//! it cannot be used.
+//! Execution providers of ONNX Runtime: their names, the options of their sessions, and the
+//! messages for providers that cannot be used.
 
 use std::path::{Path, PathBuf};
 
@@ -13,23 +13,29 @@ use super::library::{
     CUDA_DRIVER_LIBRARY, RuntimeLibrary, cuda_device_count, library_load_error, user_cache_folder,
 };
 
-/// Where networks run; strict: what was asked for, or an error.
+/// The execution provider on which networks run. There is no silent fallback: a provider that
+/// cannot be used is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Provider {
+    /// ONNX Runtime's own kernels for the CPU.
     #[default]
     Cpu,
+    /// Intel's OpenVINO on the CPU.
     Openvino,
+    /// CUDA on a GPU of NVIDIA.
     Cuda,
+    /// TensorRT on a GPU of NVIDIA.
     Tensorrt,
 }
 
-/// Everything about OpenVINO's processor that could cost accuracy: half precision where the processor has it, and
-/// dynamic quantization. Threads are not pinned, since several sessions would be pinned to the same cores.
+/// OpenVINO's options that exclude a loss of accuracy: half precision, which it uses on processors
+/// that support it, and dynamic quantization. Threads are not pinned, because several sessions
+/// would be pinned to the same cores.
 const OPENVINO_CPU_CONFIG: &str = r#"{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": "NO"}}"#;
 
 impl Provider {
-    /// Every provider that this program knows.
+    /// All supported providers.
     pub const ALL: [Provider; 4] = [
         Provider::Cpu,
         Provider::Openvino,
@@ -37,7 +43,7 @@ impl Provider {
         Provider::Tensorrt,
     ];
 
-    /// The name that users write.
+    /// Returns the name that users write.
     pub fn name(self) -> &'static str {
         match self {
             Provider::Cpu => "cpu",
@@ -47,10 +53,10 @@ impl Provider {
         }
     }
 
-    /// The provider of that name.
+    /// Returns the provider with the given name.
     ///
     /// # Errors
-    /// The names that there are.
+    /// Fails if there is none. The message lists the names of all providers.
     pub fn from_name(name: &str) -> Result<Provider, String> {
         let found = Provider::ALL
             .into_iter()
@@ -63,7 +69,7 @@ impl Provider {
         })
     }
 
-    /// The name that the runtime gives it, in its profiles as well.
+    /// Returns ONNX Runtime's name of the provider, which its profiles use as well.
     pub fn runtime_name(self) -> &'static str {
         match self {
             Provider::Cpu => ep::CPU::NAME,
@@ -73,12 +79,12 @@ impl Provider {
         }
     }
 
-    /// Whether it runs on the processor itself, so that workers share the machine's threads.
+    /// Whether the provider runs on the CPU, so that workers share the machine's threads.
     pub fn runs_on_cpu(self) -> bool {
         matches!(self, Provider::Cpu | Provider::Openvino)
     }
 
-    /// The package that brings a library with it.
+    /// Returns the Python package whose library has the provider.
     pub fn pip_package(self) -> &'static str {
         match self {
             Provider::Cpu => "onnxruntime",
@@ -87,7 +93,7 @@ impl Provider {
         }
     }
 
-    /// The file beside the runtime at `library` that holds this provider.
+    /// Returns the path of the provider's file, which lies beside the runtime at `library`.
     fn library_file(self, library: &Path) -> PathBuf {
         let (prefix, suffix) = (std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
         library.with_file_name(format!(
@@ -96,12 +102,14 @@ impl Provider {
         ))
     }
 
-    /// Whether the runtime at `library` comes with this provider: every other than the CPU's lies in a file beside it.
+    /// Whether the runtime at `library` comes with this provider. All providers except the CPU's
+    /// are files beside the runtime.
     pub fn is_installed_beside(self, library: &Path) -> bool {
         self == Provider::Cpu || self.library_file(library).is_file()
     }
 
-    /// Whether the loaded library was built with it, which does not mean that it can be used.
+    /// Whether the loaded library was built with the provider. This does not mean that the provider
+    /// can be used.
     pub(super) fn is_built_in(self) -> bool {
         let known = match self {
             Provider::Cpu => return true,
@@ -112,7 +120,8 @@ impl Provider {
         known.unwrap_or(false)
     }
 
-    /// What a session tries in turn for its nodes, before the CPU; each must register, or opening fails.
+    /// Returns the providers that a session tries for its nodes, in this order, before the CPU. A
+    /// session cannot be opened unless all of them register.
     pub(super) fn execution_providers(self, threads: usize) -> Vec<ExecutionProviderDispatch> {
         let tried = match self {
             Provider::Cpu => vec![],
@@ -120,14 +129,14 @@ impl Provider {
             Provider::Cuda => vec![cuda()],
             Provider::Tensorrt => vec![tensorrt(), cuda()],
         };
-        // Otherwise a missing provider falls back to the CPU in silence.
+        // Without `error_on_failure` a missing provider silently falls back to the CPU.
         tried
             .into_iter()
             .map(ExecutionProviderDispatch::error_on_failure)
             .collect()
     }
 
-    /// What it adds to a message about ONNX Runtime.
+    /// Returns the end of a message about ONNX Runtime that names the provider.
     pub(super) fn message_suffix(self) -> String {
         if self == Provider::Cpu {
             String::new()
@@ -136,7 +145,8 @@ impl Provider {
         }
     }
 
-    /// What it says itself in a message of the runtime, without the places in the source that the message went through.
+    /// Returns the provider's own part of a message of ONNX Runtime, without the source positions
+    /// that ONNX Runtime puts in front of it.
     pub(super) fn provider_message(self, message: &str) -> &str {
         let own = if self == Provider::Openvino {
             message.rsplit("[OpenVINO-EP] ").next()
@@ -146,32 +156,34 @@ impl Provider {
         own.unwrap_or(message).trim()
     }
 
-    /// Whether it takes one weight for another where a graph uses it in several ways, so that each must have its own.
+    /// Whether the provider confuses the uses of a weight that a graph uses in several ways. Then
+    /// each use must have its own copy.
     pub(super) fn needs_separate_weights(self) -> bool {
         self == Provider::Openvino
     }
 
-    /// What must hold in the process before the runtime is loaded for this provider.
+    /// Prepares the process before ONNX Runtime is loaded for this provider.
     pub(super) fn prepare_process(self) {
         if self != Provider::Tensorrt {
             return;
         }
-        // SAFETY: the runtime is not loaded yet, and this program starts no thread that reads the environment.
-        // The runtime has no option against TF32 for TensorRT.
+        // SAFETY: the runtime is not loaded yet, and this program starts no thread that reads the
+        // environment. ONNX Runtime has no option that disables TF32 for TensorRT.
         unsafe { std::env::set_var("NVIDIA_TF32_OVERRIDE", "0") };
         if let Err(error) =
             tensorrt_engine_folder().and_then(|folder| Ok(std::fs::create_dir_all(folder)?))
         {
-            errln!("flowgauge: TensorRT's engines are not kept: {error:#}");
+            errln!("flowgauge: TensorRT's engines cannot be cached: {error:#}");
         }
     }
 
-    /// Refuses a provider that the library lacks or that did not register, saying what is missing; `said` is the
-    /// runtime's own error.
+    /// Checks that the library has the provider and that it can be used. `error` is ONNX Runtime's
+    /// message if the provider did not register.
     ///
     /// # Errors
-    /// One message with the provider, the library, what is missing and what would help.
-    pub(super) fn check(self, library: &RuntimeLibrary, said: Option<&str>) -> Result<()> {
+    /// Fails if the provider cannot be used. The message names the provider, the library, what is
+    /// missing and the remedy.
+    pub(super) fn check(self, library: &RuntimeLibrary, error: Option<&str>) -> Result<()> {
         let (name, at) = (self.name(), library.path.display());
         if !self.is_built_in() {
             let there: Vec<&str> = Provider::ALL
@@ -180,14 +192,15 @@ impl Provider {
                 .map(Provider::name)
                 .collect();
             bail!(
-                "--provider {name}: ONNX Runtime {} at {at} was built without it; expected {}, or another library, by \
-                 `pip install {}` in the active Python environment or with --ort-lib",
+                "--provider {name}: ONNX Runtime {} at {at} was built without it; expected {}, or \
+                 another library, from `pip install {}` in the active Python environment or from \
+                 --ort-lib",
                 library.version,
                 there.join(" or "),
                 self.pip_package()
             );
         }
-        let missing = self.missing_requirements(library, said);
+        let missing = self.missing_requirements(library, error);
         if missing.is_empty() {
             return Ok(());
         }
@@ -199,23 +212,23 @@ impl Provider {
         )
     }
 
-    /// What is missing of a provider that the library was built with; `said` is the runtime's error where it did not
-    /// register.
+    /// Lists what is missing for a provider that the library was built with. `error` is ONNX
+    /// Runtime's message if the provider did not register.
     pub(super) fn missing_requirements(
         self,
         library: &RuntimeLibrary,
-        said: Option<&str>,
+        error: Option<&str>,
     ) -> Vec<String> {
-        let found = said.map(|said| {
-            // OpenVINO's does not say why.
-            let silent = said.contains("Failed to load provider");
-            match silent.then(|| library_load_error(&self.library_file(&library.path))) {
+        let found = error.map(|error| {
+            // OpenVINO's message does not contain the reason.
+            let no_reason = error.contains("Failed to load provider");
+            match no_reason.then(|| library_load_error(&self.library_file(&library.path))) {
                 Some(Some(why)) => missing_library_message(&why),
                 Some(None) => format!(
-                    "what it needs can be loaded, but it does not start ({})",
-                    said.trim()
+                    "the libraries that it needs can be loaded, but it does not start ({})",
+                    error.trim()
                 ),
-                None => missing_library_message(said),
+                None => missing_library_message(error),
             }
         });
         if self.runs_on_cpu() {
@@ -225,7 +238,7 @@ impl Provider {
                 .collect();
         }
         let gpu = missing_gpu_message(cuda_device_count());
-        // The driver's own library is told of as the driver.
+        // A missing library of the driver is reported as the missing driver.
         let found = found.filter(|file| gpu.is_none() || !file.starts_with(CUDA_DRIVER_LIBRARY));
         found
             .map(|file| format!("library: {file}"))
@@ -234,7 +247,7 @@ impl Provider {
             .collect()
     }
 
-    /// How a library is had that has it.
+    /// Returns a hint on how to get a library with the provider, for the end of a message.
     pub(super) fn install_hint(self) -> &'static str {
         match self {
             Provider::Openvino => "; --provider openvino fetches one that has it",
@@ -242,27 +255,29 @@ impl Provider {
         }
     }
 
+    /// Returns what would make the provider usable, for a message. `version` is that of the
+    /// library.
     fn remedy(self, version: &str) -> String {
         let package = self.pip_package();
         match self {
             Provider::Cpu | Provider::Openvino => {
-                format!(
-                    "expected the libraries of `{package}` whole and side by side, or --provider cpu"
-                )
+                format!("expected all libraries of `{package}` in one folder, or --provider cpu")
             }
             Provider::Cuda => format!(
-                "expected a GPU of NVIDIA with its driver, and CUDA and cuDNN where libraries are looked for \
-                 (`pip install \"{package}[cuda,cudnn]=={version}\"`, then LD_LIBRARY_PATH), or --provider cpu"
+                "expected a GPU of NVIDIA with its driver, and CUDA and cuDNN on the library path \
+                 (`pip install \"{package}[cuda,cudnn]=={version}\"`, then LD_LIBRARY_PATH), or \
+                 --provider cpu"
             ),
             Provider::Tensorrt => format!(
-                "expected a GPU of NVIDIA with its driver, and CUDA, cuDNN and TensorRT where libraries are looked for \
-                 (`pip install \"{package}[cuda,cudnn]=={version}\" tensorrt`, then LD_LIBRARY_PATH), or --provider cuda or cpu"
+                "expected a GPU of NVIDIA with its driver, and CUDA, cuDNN and TensorRT on the \
+                 library path (`pip install \"{package}[cuda,cudnn]=={version}\" tensorrt`, then \
+                 LD_LIBRARY_PATH), or --provider cuda or cpu"
             ),
         }
     }
 }
 
-/// OpenVINO on the processor, in single precision throughout.
+/// Returns OpenVINO on the CPU, in single precision throughout.
 fn openvino(threads: usize) -> ExecutionProviderDispatch {
     ep::OpenVINO::default()
         .with_device_type("CPU")
@@ -272,7 +287,8 @@ fn openvino(threads: usize) -> ExecutionProviderDispatch {
         .build()
 }
 
-/// CUDA with a convolution search that does not change from run to run, and without TF32.
+/// Returns CUDA without TF32, and with a choice of convolution algorithms that is the same in every
+/// run.
 fn cuda() -> ExecutionProviderDispatch {
     ep::CUDA::default()
         .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
@@ -280,7 +296,7 @@ fn cuda() -> ExecutionProviderDispatch {
         .build()
 }
 
-/// TensorRT with its engines kept between runs: building one takes minutes.
+/// Returns TensorRT with a cache of its engines, because building an engine takes minutes.
 fn tensorrt() -> ExecutionProviderDispatch {
     let plain = ep::TensorRT::default().with_fp16(false).with_int8(false);
     match tensorrt_engine_folder() {
@@ -292,26 +308,30 @@ fn tensorrt() -> ExecutionProviderDispatch {
     }
 }
 
-/// Where TensorRT's engines lie.
+/// Returns the cache folder of TensorRT's engines.
+///
+/// # Errors
+/// Fails if the user has no cache folder.
 fn tensorrt_engine_folder() -> Result<PathBuf> {
     Ok(user_cache_folder()?.join("tensorrt"))
 }
 
-/// What the runtime says is missing of a provider's library: `libcublas.so.13 is missing, which … needs`.
-fn missing_library_message(said: &str) -> String {
-    let said = said.trim();
-    if let Some(at) = said.find("CUDA failure") {
-        return said[at..]
+/// Returns the library that a message of ONNX Runtime reports as missing, such as
+/// `libcublas.so.13 is missing, which … needs`.
+fn missing_library_message(message: &str) -> String {
+    let message = message.trim();
+    if let Some(at) = message.find("CUDA failure") {
+        return message[at..]
             .split(" ; ")
             .next()
             .unwrap_or_default()
             .to_owned();
     }
-    let Some((_, after)) = said.split_once("Failed to load library ") else {
-        return said.to_owned();
+    let Some((_, after)) = message.split_once("Failed to load library ") else {
+        return message.to_owned();
     };
     let Some((needing, why)) = after.split_once(" with error: ") else {
-        return said.to_owned();
+        return message.to_owned();
     };
     let needing = Path::new(needing)
         .file_name()
@@ -326,18 +346,19 @@ fn missing_library_message(said: &str) -> String {
     }
 }
 
-/// What is missing of a GPU: its driver, or a device; `found` is the number of devices that a driver knows.
-fn missing_gpu_message(found: Result<usize, String>) -> Option<String> {
-    match found {
+/// Describes what is missing for a GPU: the driver or a device. `device_count` is the number of
+/// devices that the driver reports.
+fn missing_gpu_message(device_count: Result<usize, String>) -> Option<String> {
+    match device_count {
         Err(why) => Some(format!(
-            "driver: {why}; device: none can be seen without a driver"
+            "driver: {why}; device: no device can be found without a driver"
         )),
-        Ok(0) => Some("device: the driver knows none".to_owned()),
+        Ok(0) => Some("device: the driver reports none".to_owned()),
         Ok(_) => None,
     }
 }
 
-/// Names as a choice: `cpu, openvino or cuda`.
+/// Joins names to a list of alternatives, such as `cpu, openvino or cuda`.
 fn join_alternatives(names: &[&str]) -> String {
     match names {
         [before @ .., last] if !before.is_empty() => format!("{} or {last}", before.join(", ")),
@@ -389,9 +410,9 @@ mod tests {
 
     #[test]
     fn openvino_config_requests_single_precision() {
-        let told: serde_json::Value = serde_json::from_str(OPENVINO_CPU_CONFIG).expect("JSON");
-        assert_eq!(told["CPU"]["INFERENCE_PRECISION_HINT"], "f32");
-        assert_eq!(told["CPU"]["EXECUTION_MODE_HINT"], "ACCURACY");
+        let config: serde_json::Value = serde_json::from_str(OPENVINO_CPU_CONFIG).expect("JSON");
+        assert_eq!(config["CPU"]["INFERENCE_PRECISION_HINT"], "f32");
+        assert_eq!(config["CPU"]["EXECUTION_MODE_HINT"], "ACCURACY");
     }
 
     #[test]
@@ -416,27 +437,33 @@ mod tests {
         );
     }
 
-    /// Errors as ONNX Runtime 1.31.1 and 1.24.1 give them.
+    /// The errors are those of ONNX Runtime 1.31.1 and 1.24.1.
     #[test]
     fn missing_library_is_parsed_from_runtime_error() {
-        let cuda = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& \
-                    onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
-                    /there/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open shared object file: \
-                    No such file or directory\n";
+        let cuda = "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 \
+                    onnxruntime::Provider& onnxruntime::ProviderLibrary::Get() \
+                    [ONNXRuntimeError] : 1 : FAIL : Failed to load library \
+                    /there/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot \
+                    open shared object file: No such file or directory\n";
         assert_eq!(
             missing_library_message(cuda),
             "libcublasLt.so.13 is missing, which libonnxruntime_providers_cuda.so needs"
         );
-        let broken = "FAIL : Failed to load library /there/libonnxruntime_providers_openvino.so with error: \
+        let broken = "FAIL : Failed to load library \
+                      /there/libonnxruntime_providers_openvino.so with error: \
                       /there/libopenvino.so.2541: file too short";
-        let told = "libonnxruntime_providers_openvino.so cannot be loaded: /there/libopenvino.so.2541: file too short";
-        assert_eq!(missing_library_message(broken), told);
-        let gone = "Failed to load library /there/liba.so with error: /there/liba.so: cannot open shared object file";
+        let expected = "libonnxruntime_providers_openvino.so cannot be loaded: \
+                        /there/libopenvino.so.2541: file too short";
+        assert_eq!(missing_library_message(broken), expected);
+        let gone = "Failed to load library /there/liba.so with error: /there/liba.so: cannot open \
+                    shared object file";
         assert_eq!(missing_library_message(gone), "liba.so is missing");
-        let old = "/onnxruntime_src/cuda_call.cc:146 onnxruntime::CudaCall() CUDA failure 35: CUDA driver version is \
-                   insufficient for CUDA runtime version ; GPU=-1 ; hostname=there ; file=cuda_execution_provider.cc";
-        let told = "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version";
-        assert_eq!(missing_library_message(old), told);
+        let old = "/onnxruntime_src/cuda_call.cc:146 onnxruntime::CudaCall() CUDA failure 35: \
+                   CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; \
+                   hostname=there ; file=cuda_execution_provider.cc";
+        let expected =
+            "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version";
+        assert_eq!(missing_library_message(old), expected);
         assert_eq!(
             missing_library_message(" something else \n"),
             "something else"
@@ -445,11 +472,13 @@ mod tests {
 
     #[test]
     fn openvino_message_is_extracted() {
-        let message = "Exception during initialization: /there/basic_backend.cc:136 BasicBackend() /there/ov_interface.cc:28 \
-                       OvExceptionBoundary() [OpenVINO-EP] Exception while Reading network: OpenVINO does not support the \
-                       following ONNX operations: Attention\n\n";
-        let said = "Exception while Reading network: OpenVINO does not support the following ONNX operations: Attention";
-        assert_eq!(Provider::Openvino.provider_message(message), said);
+        let message = "Exception during initialization: /there/basic_backend.cc:136 BasicBackend() \
+                       /there/ov_interface.cc:28 OvExceptionBoundary() [OpenVINO-EP] Exception \
+                       while Reading network: OpenVINO does not support the following ONNX \
+                       operations: Attention\n\n";
+        let own = "Exception while Reading network: OpenVINO does not support the following ONNX \
+                   operations: Attention";
+        assert_eq!(Provider::Openvino.provider_message(message), own);
         assert_eq!(Provider::Cpu.provider_message(message), message.trim());
         assert_eq!(
             (
@@ -462,15 +491,15 @@ mod tests {
 
     #[test]
     fn missing_gpu_names_driver_or_device() {
-        let told = missing_gpu_message(Err("libcuda.so.1 is missing".to_owned()))
+        let message = missing_gpu_message(Err("libcuda.so.1 is missing".to_owned()))
             .expect("something is missing");
         assert!(
-            told.starts_with("driver: libcuda.so.1 is missing") && told.contains("device"),
-            "{told}"
+            message.starts_with("driver: libcuda.so.1 is missing") && message.contains("device"),
+            "{message}"
         );
         assert_eq!(
             missing_gpu_message(Ok(0)).as_deref(),
-            Some("device: the driver knows none")
+            Some("device: the driver reports none")
         );
         assert_eq!(missing_gpu_message(Ok(1)), None);
     }

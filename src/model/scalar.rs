@@ -1,4 +1,4 @@
-//! Networks of one number per sample: learned divergences and closed-form log-densities.
+//! Networks with one number per sample: learned divergence heads and closed-form log-densities.
 
 use ndarray::Axis;
 
@@ -8,27 +8,33 @@ use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
 use crate::num::Batch;
 
-/// One number per sample: a learned divergence or a closed-form log-density.
+/// A network with one number per sample, such as a learned divergence head or a closed-form
+/// log-density.
 pub struct ScalarNetwork {
+    /// The opened network.
     pub(super) network: Network,
+    /// The conversion of its output into the divergence or the log-density.
     pub(super) transform: HeadTransform,
 }
 
-/// How a head's output is turned into the divergence of dx/dt.
+/// The conversion of a head's output into the divergence of dx/dt.
 #[derive(Debug, Clone)]
 pub struct HeadTransform {
+    /// The factor of the output.
     pub(super) scale: f64,
-    /// The path and the dimension, where the output is the trace of the denoiser's Jacobian.
+    /// The path and the dimension, if the scaled output is the trace of the denoiser's Jacobian;
+    /// `None` if it is the divergence itself.
     pub(super) denoiser_trace: Option<(PathCurve, f64)>,
 }
 
 impl HeadTransform {
-    /// With v = a·x + b·D: div v = a·d + b·tr J_D.
+    /// Returns the divergence for one output at time `t`. If the scaled output is tr J_D, the
+    /// velocity v = a·x + b·D has the divergence a·d + b·tr J_D.
     pub fn divergence(&self, t: f64, output: f64) -> f64 {
         let value = self.scale * output;
         self.denoiser_trace.as_ref().map_or(value, |(curve, dim)| {
-            let view = Prediction::Denoised.velocity(&curve.at(t));
-            view.a * dim + view.b * value
+            let affine = Prediction::Denoised.velocity(&curve.at(t));
+            affine.a * dim + affine.b * value
         })
     }
 }

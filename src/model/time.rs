@@ -1,4 +1,4 @@
-//! What a graph's time input is given, and whether it can take it and heeds it.
+//! The time input of a graph: the values that it gets, and checks that it can take and uses them.
 
 use anyhow::{Result, bail};
 use ndarray::ArrayD;
@@ -11,21 +11,25 @@ use crate::graph;
 use crate::num::Batch;
 use crate::num::key::{Purpose, RngKey};
 
-/// What a time input is given, with every default decided: `feed`(t) · `scale` + `offset`.
+/// The values that a time input gets, with all defaults applied: `feed`(t) · `scale` + `offset`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimeInput {
+    /// The function of the card's time.
     pub feed: TimeVariable,
+    /// The factor of the function.
     pub scale: f64,
+    /// The number that is added to the scaled function.
     pub offset: f64,
-    /// What an input of whole numbers does between two of them; rounded unless said.
+    /// The treatment of a time between two whole numbers, for an input of integers: `Some(true)`
+    /// interpolates, `Some(false)` is an error, and `None` rounds.
     pub interpolate: Option<bool>,
-    /// Whether the card says that the output does not depend on time.
+    /// Whether the card declares that the output does not depend on time.
     pub ignored: bool,
 }
 
 impl Card {
-    /// What the network's time input is given: what the scalings outside it ask for, the index of a `discrete` path,
-    /// or t, unless the card says.
+    /// Returns the time input of the network. If the card names no function of time, it is
+    /// ln(σ)/4 for an `edm` preconditioning, the index on a `discrete` path, and t otherwise.
     pub fn time_input(&self) -> TimeInput {
         let usual = match (&self.network.preconditioning, &self.path) {
             (Some(Preconditioning::Edm { .. }), _) => TimeVariable::LogSigmaOver4,
@@ -34,7 +38,8 @@ impl Card {
         TimeInput::new(self.network.time.unwrap_or_default(), usual)
     }
 
-    /// What the time input of a head or of the closed form is given: the network's own unless it says.
+    /// Returns the time input of a head or of the closed form. If the card gives none, it is the
+    /// time input of the network.
     pub fn head_time_input(&self, given: Option<TimeInputSpec>) -> TimeInput {
         given.map_or_else(
             || self.time_input(),
@@ -42,7 +47,8 @@ impl Card {
         )
     }
 
-    /// What a flow map's times are given: what it says, what the card says of the network, or the path's usual feed.
+    /// Returns the time input of a flow map. If the card gives none, it is `network.time`. If that
+    /// names no function of time, it is the index on a `discrete` path, and t otherwise.
     pub fn flow_map_time_input(&self, given: Option<TimeInputSpec>) -> TimeInput {
         TimeInput::new(
             given.or(self.network.time).unwrap_or_default(),
@@ -50,6 +56,7 @@ impl Card {
         )
     }
 
+    /// Returns the function of time that a network without preconditioning gets by default.
     fn default_time_variable(&self) -> TimeVariable {
         if matches!(self.path, ProbabilityPath::Discrete { .. }) {
             TimeVariable::Index
@@ -60,6 +67,7 @@ impl Card {
 }
 
 impl TimeInput {
+    /// Applies the defaults; `usual` is the function of time if the card names none.
     fn new(given: TimeInputSpec, usual: TimeVariable) -> TimeInput {
         let TimeInputSpec {
             feed,
@@ -77,7 +85,7 @@ impl TimeInput {
         }
     }
 
-    /// What the input is given at the card's time `t`.
+    /// Returns the value that the input gets at the card's time `t`.
     pub fn value_at(&self, curve: &PathCurve, t: f64) -> f64 {
         let value = match self.feed {
             TimeVariable::T => t,
@@ -88,7 +96,7 @@ impl TimeInput {
         value * self.scale + self.offset
     }
 
-    /// As a card says it: `index`, `999 sigma + 1`.
+    /// Returns the formula of the value for messages, such as `index` or `999 sigma + 1`.
     pub fn formula(&self) -> String {
         let scale = if self.scale == 1.0 {
             String::new()
@@ -103,12 +111,12 @@ impl TimeInput {
         format!("{scale}{}{offset}", self.feed.as_str())
     }
 
-    /// What the input is given at both ends of the path, from data to prior.
+    /// Returns the values at the data end and at the prior end.
     fn values_at_ends(&self, curve: &PathCurve) -> [f64; 2] {
         [curve.data_end(), curve.prior_end()].map(|t| self.value_at(curve, t))
     }
 
-    /// What an input is given over the path, and how whole numbers come about, in words.
+    /// Describes the values over the path, and their conversion to whole numbers, for the user.
     pub fn description(&self, port: &graph::Port, curve: &PathCurve) -> String {
         let [from, to] = self.values_at_ends(curve).map(|v| v as f32);
         let whole = match (
@@ -116,14 +124,16 @@ impl TimeInput {
             self.interpolate,
         ) {
             (false, _) => "",
-            (true, Some(true)) => "; between two whole numbers both are evaluated and mixed",
-            (true, Some(false)) => "; whole numbers alone",
+            (true, Some(true)) => {
+                "; between two whole numbers both outputs are evaluated and mixed"
+            }
+            (true, Some(false)) => "; whole numbers only",
             (true, None) => {
                 "; rounded to whole numbers, so that the network is constant in time around each"
             }
         };
         let ignored = if self.ignored {
-            "; ignored, as the card says"
+            "; ignored, as the card declares"
         } else {
             ""
         };
@@ -134,12 +144,12 @@ impl TimeInput {
         )
     }
 
-    /// Refuses a time input that cannot take what it is given over the path, before anything is evaluated; `key` is
-    /// the card's, such as `network`.
+    /// Checks, before anything is evaluated, that a time input can take its values over the path.
+    /// `key` is the card's key of the network, such as `network`.
     ///
     /// # Errors
-    /// Where rounding to whole numbers would leave less than three of them, or interpolation is asked of an input
-    /// that takes fractions.
+    /// Fails if rounding would leave fewer than three different whole numbers. Fails also if the
+    /// card sets `interpolate` for an input that takes fractions.
     pub(super) fn check(
         &self,
         name: &str,
@@ -158,8 +168,8 @@ impl TimeInput {
         if !whole {
             if let Some(interpolate) = self.interpolate {
                 bail!(
-                    "{key}.time.interpolate: {interpolate}, but input `{name}` takes fractions ({format}): it is given \
-                     every time as it is; leave the key out"
+                    "{key}.time.interpolate: {interpolate}, but input `{name}` takes fractions \
+                     ({format}), so that no time is rounded; leave the key out"
                 );
             }
             return Ok(());
@@ -173,25 +183,26 @@ impl TimeInput {
                 "`time: {feed: index}`, the default of a discrete path".to_owned()
             }
             other => format!(
-                "a scale that makes the indices of it that the network was trained on, such as \
-                 `time: {{feed: t, scale: 999}}` for 1000 of them on `{}`",
+                "a scale that gives the indices on which the network was trained, such as \
+                 `time: {{feed: t, scale: 999}}` for 1000 indices on `{}`",
                 other.kind()
             ),
         };
         bail!(
-            "input `{name}` takes whole numbers ({format}), but {key}.time gives it {} from {from} to {to}: rounded, \
-             almost all times of the path are the same to the network; expected {right}",
+            "input `{name}` takes whole numbers ({format}), but {key}.time gives it {} from {from} \
+             to {to}: after rounding, almost all times of the path are the same; expected {right}",
             self.formula()
         )
     }
 }
 
 impl TimeInput {
-    /// As [`TimeInput::check`], for an input of a flow map, whose times are not interpolated: what is said of the network's
-    /// own time is not said of it where it takes fractions.
+    /// Checks a time input of a flow map, like [`TimeInput::check`]. The times of flow maps are not
+    /// interpolated, so `interpolate` does not matter for an input that takes fractions.
     ///
     /// # Errors
-    /// As [`TimeInput::check`].
+    /// Fails if rounding would leave fewer than three different whole numbers, or if an input of
+    /// whole numbers has `interpolate: true`.
     pub(super) fn check_flow_map(
         &self,
         name: &str,
@@ -201,7 +212,8 @@ impl TimeInput {
     ) -> Result<()> {
         if is_integer_format(format) && self.interpolate == Some(true) {
             bail!(
-                "{key}.time.interpolate: true, but a flow map is not interpolated between indices; expected false"
+                "{key}.time.interpolate: true, but a flow map is not interpolated between indices; \
+                 expected false"
             );
         }
         TimeInput {
@@ -212,7 +224,7 @@ impl TimeInput {
     }
 }
 
-/// Whether an input takes whole numbers alone.
+/// Whether an input takes only whole numbers.
 pub(super) fn is_integer_format(format: TensorFormat) -> bool {
     matches!(
         format,
@@ -220,7 +232,7 @@ pub(super) fn is_integer_format(format: TensorFormat) -> bool {
     )
 }
 
-/// The format of a port of this type, where this program feeds it.
+/// Returns the format of a port with the given element type, if flowgauge supports that type.
 pub(super) fn tensor_format_of(elem: graph::ElemType) -> Option<TensorFormat> {
     [
         TensorFormat::F16,
@@ -235,6 +247,7 @@ pub(super) fn tensor_format_of(elem: graph::ElemType) -> Option<TensorFormat> {
     .find(|format| format_name(*format) == elem.to_string())
 }
 
+/// Returns ONNX's name of a format.
 fn format_name(format: TensorFormat) -> &'static str {
     match format {
         TensorFormat::F16 => "float16",
@@ -247,8 +260,9 @@ fn format_name(format: TensorFormat) -> &'static str {
     }
 }
 
-/// Times and states at which a graph is asked whether it heeds its time: the two ends of the path and the middle,
-/// and a few random states of the middle's size.
+/// Returns the times and states at which the time dependence of a graph is tested. The times are
+/// the two ends of the path and the time at which σ = α. The states are four random states with the
+/// scale of that middle time.
 pub(super) fn time_test_points(curve: &PathCurve, dim: usize) -> ([f64; 3], Batch) {
     let middle = curve.time_of_ratio(1.0);
     let at = curve.at(middle);
@@ -260,7 +274,8 @@ pub(super) fn time_test_points(curve: &PathCurve, dim: usize) -> ([f64; 3], Batc
     ([curve.data_end(), middle, curve.prior_end()], x)
 }
 
-/// Whether outputs at several times are the same to the last bit; `None` where fewer than two are finite.
+/// Whether the outputs at several times are bitwise identical; `None` if fewer than two of them are
+/// finite.
 pub(super) fn outputs_identical(outputs: &[Vec<ArrayD<f64>>]) -> Option<bool> {
     let finite =
         |arrays: &&Vec<ArrayD<f64>>| arrays.iter().all(|a| a.iter().all(|v| v.is_finite()));
@@ -268,33 +283,40 @@ pub(super) fn outputs_identical(outputs: &[Vec<ArrayD<f64>>]) -> Option<bool> {
     (finite.len() > 1).then(|| finite.windows(2).all(|pair| pair[0] == pair[1]))
 }
 
-/// Refuses a graph whose output does not depend on a time input, unless the card says so, and one that the card says
-/// this of and whose output does. What cannot be judged passes. Where the true output may not
-/// depend on time (`may_ignore`), that it does not is said.
+/// Compares whether the output depends on the time inputs with what the card declares.
+///
+/// `time_dependent` is the result of the test, `None` if it was not possible; then nothing is
+/// checked. If the exact output may be independent of time (`may_ignore`), an undeclared
+/// independence is only reported.
+///
+/// # Errors
+/// Fails if the output does not depend on time and the card does not declare it, or if the output
+/// depends on time and the card declares `ignored: true`.
 pub(super) fn check_time_dependence(
     time: &TimeInput,
-    heeded: Option<bool>,
+    time_dependent: Option<bool>,
     inputs: &str,
     file: &str,
     key: &str,
     may_ignore: bool,
 ) -> Result<()> {
-    match heeded {
+    match time_dependent {
         Some(false) if !time.ignored && may_ignore => {
             errln!(
                 "flowgauge: {file}: {inputs} changes nothing: the field does not depend on time; \
-                 `{key}.time: {{ignored: true}}` says that it need not"
+                 declare this with `{key}.time: {{ignored: true}}`"
             );
             Ok(())
         }
         Some(false) if !time.ignored => bail!(
-            "{file}: {inputs} changes nothing: the output is the same at both ends of the path and in the middle. \
-             Expected an input that the network heeds; or, where the field itself does not depend on time, \
-             `{key}.time: {{ignored: true}}`"
+            "{file}: {inputs} changes nothing: the output is the same at both ends of the path and \
+             in the middle. Expected an input on which the output depends; if the field itself \
+             does not depend on time, declare `{key}.time: {{ignored: true}}`"
         ),
         Some(true) if time.ignored => {
             bail!(
-                "{file}: {key}.time.ignored is true, but the output depends on {inputs}; leave the key out"
+                "{file}: {key}.time.ignored is true, but the output depends on {inputs}; leave the \
+                 key out"
             )
         }
         _ => Ok(()),

@@ -262,7 +262,11 @@ fn indices_are_right_rounded_and_interpolated() {
     refused(
         at,
         &likelihood("exact"),
-        &["indexed.onnx", "whole numbers alone", "interpolate: true"],
+        &[
+            "indexed.onnx",
+            "takes only whole numbers",
+            "interpolate: true",
+        ],
     );
     // What takes fractions has nothing to interpolate.
     write(
