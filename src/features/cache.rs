@@ -1,7 +1,8 @@
-//! Features kept between calls, by the hashes of all that they come from.
+//! A cache of features on disk. Its keys are hashes of everything that features depend on.
 //!
-//! An entry is a folder: `provenance.json` says what the features are of, and holds the hash of their file. An entry
-//! that is not whole, or whose provenance is not the one that was asked for to the last byte, is made again.
+//! An entry is a folder. Its `provenance.json` describes the origin of the features and holds the
+//! hashes of their files. Features are computed again if the entry is incomplete or damaged, or if
+//! its provenance differs from the requested one.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,38 +18,42 @@ use super::preset::Preset;
 use crate::model::library::{hex, processor_name};
 use crate::model::onnx::Provider;
 
-/// All that features depend on.
+/// Everything that features depend on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Of this format.
+    /// The version of this format.
     pub version: u32,
-    /// Of the data's bytes.
+    /// The SHA-256 of the data file.
     pub data_sha256: String,
-    /// Samples first; n and the split are those of the data.
+    /// The shape of the data, with the axis of samples first.
     pub shape: Vec<usize>,
-    /// How numbers became bytes, in words.
+    /// How numbers were converted to the extractor's input, in words.
     pub coding: String,
+    /// The SHA-256 of the extractor's ONNX file.
     pub extractor_sha256: String,
-    /// Resize, range, layout and outputs, where there is a preset.
+    /// The preset of the extractor, if it has one: resizing, range, layout and outputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<Preset>,
-    /// What else rounds: the runtime's version, its provider and the processor.
+    /// Everything else that affects rounding: the version of ONNX Runtime, the execution provider
+    /// and the processor.
     pub machine: String,
 }
 
 impl Provenance {
+    /// The present version of this format.
     pub const VERSION: u32 = 1;
 
+    /// The text for [`Provenance::coding`]; without a coding, numbers are used as they are.
     pub fn describe_coding(coding: Option<PixelCoding>) -> String {
         coding.map_or("as they are".to_owned(), |c| format!("{c:?}"))
     }
 
-    /// What rounds besides the network.
+    /// The text for [`Provenance::machine`].
     pub fn describe_machine(runtime: &str, provider: Provider) -> String {
         format!("{runtime} {provider:?} {}", processor_name())
     }
 
-    /// Where an entry with this provenance lies below the cache's root.
+    /// The folder of the entry with this provenance, below the root of the cache.
     fn entry_folder(&self, root: &Path) -> Result<PathBuf> {
         Ok(root
             .join("features")
@@ -56,19 +61,24 @@ impl Provenance {
     }
 }
 
+/// The content of `provenance.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct FeatureCacheEntry {
+    /// The origin of the features.
     provenance: Provenance,
-    /// Names and SHA-256 of the files beside it.
+    /// The name and the SHA-256 of each file in the folder.
     files: Vec<(String, String)>,
-    /// What the user called the data when the entry was made; says nothing about whether it fits.
+    /// The name of the data when the entry was written, for readers only: it is not part of the
+    /// key.
     data_name: String,
 }
 
-/// Features from the cache below `root`, or computed and kept there; just computed where there is no root.
+/// Returns features from the cache below `root`, or computes and caches them. Without a root, it
+/// only computes them.
 ///
 /// # Errors
-/// Where they cannot be computed. A cache that cannot be written is told of, and no error.
+/// Fails if the features cannot be computed. If the cache cannot be written, a warning goes to
+/// standard error instead.
 pub fn cached_or_computed(
     root: Option<&Path>,
     provenance: impl FnOnce() -> Provenance,
@@ -83,14 +93,15 @@ pub fn cached_or_computed(
     let extracted = compute()?;
     if let Err(error) = store_cached_features(root, &provenance, data_name, &extracted) {
         errln!(
-            "flowgauge: {}: the features cannot be kept: {error:#}",
+            "flowgauge: {}: the features cannot be cached: {error:#}",
             root.display()
         );
     }
     Ok(extracted)
 }
 
-/// The entry of that provenance; `None` where there is none or it cannot be trusted.
+/// The cached features with the given provenance; `None` if there is no such entry or it is
+/// damaged. A damaged entry causes a warning on standard error.
 pub fn load_cached_features(root: &Path, provenance: &Provenance) -> Option<ExtractedFeatures> {
     let folder = provenance.entry_folder(root).ok()?;
     if !folder.exists() {
@@ -108,10 +119,18 @@ pub fn load_cached_features(root: &Path, provenance: &Provenance) -> Option<Extr
     }
 }
 
+/// Reads the entry in `folder` and verifies it.
+///
+/// # Errors
+/// Fails if a file is missing or unreadable, or if a hash, the provenance or the number of rows
+/// differs from what is expected.
 fn read_cache_entry(folder: &Path, provenance: &Provenance) -> Result<ExtractedFeatures> {
     let entry: FeatureCacheEntry =
         serde_json::from_slice(&std::fs::read(folder.join("provenance.json"))?)?;
-    anyhow::ensure!(entry.provenance == *provenance, "its provenance is another");
+    anyhow::ensure!(
+        entry.provenance == *provenance,
+        "its provenance differs from the expected one"
+    );
     let file = |name: &str| -> Result<Option<Array2<f64>>> {
         let Some((_, expected)) = entry.files.iter().find(|(file, _)| file == name) else {
             return Ok(None);
@@ -119,27 +138,28 @@ fn read_cache_entry(folder: &Path, provenance: &Provenance) -> Result<ExtractedF
         let bytes = std::fs::read(folder.join(name)).with_context(|| name.to_owned())?;
         anyhow::ensure!(
             hex(&Sha256::digest(&bytes)) == *expected,
-            "{name} is not the file that was written"
+            "the SHA-256 of {name} differs from the recorded one"
         );
         let array = <Array2<f64> as ndarray_npy::ReadNpyExt>::read_npy(&bytes[..])?;
         anyhow::ensure!(
             array.nrows() == provenance.shape[0],
-            "{name} has {} rows",
-            array.nrows()
+            "{name} has {} rows, expected {}",
+            array.nrows(),
+            provenance.shape[0]
         );
         Ok(Some(array))
     };
-    let features = file("features.npy")?.context("it has no features")?;
+    let features = file("features.npy")?.context("it has no features.npy")?;
     Ok(ExtractedFeatures {
         features,
         logits: file("logits.npy")?,
     })
 }
 
-/// Keeps features; whole or not at all.
+/// Writes features to the cache. An entry is written completely or not at all.
 ///
 /// # Errors
-/// Where the cache cannot be written.
+/// Fails if the cache cannot be written.
 pub fn store_cached_features(
     root: &Path,
     provenance: &Provenance,
@@ -171,7 +191,8 @@ pub fn store_cached_features(
         work.path().join("provenance.json"),
         serde_json::to_vec_pretty(&entry)?,
     )?;
-    // What lies there was not trusted, or another process was faster: either way this one is as good.
+    // An existing entry is damaged, or another process has just written it. In both cases this
+    // entry can replace it.
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::rename(work.path(), &folder)
         .or_else(|e| if folder.is_dir() { Ok(()) } else { Err(e) })?;

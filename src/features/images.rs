@@ -1,4 +1,4 @@
-//! Samples as images of bytes, and those as an extractor's input.
+//! Conversion of samples to images of bytes, and of such images to the input of an extractor.
 
 use anyhow::{Result, anyhow, bail};
 use ndarray::{Array1, ArrayView1};
@@ -6,18 +6,22 @@ use ndarray::{Array1, ArrayView1};
 use super::preset::{PresetInput, TensorLayout};
 use super::resize::Plane;
 
-/// What the numbers of samples stand for.
+/// The meaning of the numbers of a sample: how they map to pixel values from black to white.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PixelCoding {
-    /// Integers 0 to levels − 1.
+    /// Integers from 0 (black) to levels − 1 (white).
     Levels(u32),
-    /// Reals between two ends.
+    /// Real numbers between the values of black and white.
     Range([f64; 2]),
 }
 
 impl PixelCoding {
-    /// The byte of a number, the one rule of rounding: 0 to 255 are spread evenly over both ends included, a number
-    /// takes the nearest, halves go up, and what lies outside takes the end. On [−1, 1] this is 127.5 x + 128 cut off.
+    /// Converts a number to a byte, from 0 for black to 255 for white. All conversions to bytes use
+    /// this function.
+    ///
+    /// The number is rounded to the nearest byte, and halves are rounded up. A number outside the
+    /// range becomes 0 or 255. For the range [−1, 1], the result is the integer part of 127.5 x +
+    /// 128, clamped to 0 to 255.
     pub fn to_byte(self, value: f64) -> f64 {
         let share = match self {
             PixelCoding::Levels(levels) => value / f64::from(levels.max(2) - 1),
@@ -27,20 +31,25 @@ impl PixelCoding {
     }
 }
 
-/// Where the numbers of one sample lie in an image.
+/// The shape of one image, and the order of its numbers in a sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageShape {
+    /// The number of channels, 1 or 3.
     pub channels: usize,
+    /// The height in pixels.
     pub height: usize,
+    /// The width in pixels.
     pub width: usize,
+    /// Whether the channels are the last axis instead of the first.
     channels_last: bool,
 }
 
 impl ImageShape {
-    /// [H, W], [C, H, W] or [H, W, C] with one or three channels.
+    /// The image shape for samples of shape \[H, W\], \[C, H, W\] or \[H, W, C\], with one or three
+    /// channels.
     ///
     /// # Errors
-    /// For any other shape.
+    /// Fails for any other shape.
     pub fn from_dims(shape: &[usize]) -> Result<ImageShape> {
         let at = |channels, height, width, last| {
             Ok(ImageShape {
@@ -55,11 +64,13 @@ impl ImageShape {
             [c @ (1 | 3), h, w] => at(c, h, w, false),
             [h, w, c @ (1 | 3)] => at(c, h, w, true),
             _ => bail!(
-                "samples of shape {shape:?} are no images; expected [H, W], [C, H, W] or [H, W, C] with C = 1 or 3"
+                "samples of shape {shape:?} are not images; expected [H, W], [C, H, W] or \
+                 [H, W, C] with C = 1 or 3"
             ),
         }
     }
 
+    /// The position of a pixel's channel in a sample.
     fn index(&self, channel: usize, row: usize, column: usize) -> usize {
         match self.channels_last {
             false => (channel * self.height + row) * self.width + column,
@@ -67,7 +78,7 @@ impl ImageShape {
         }
     }
 
-    /// One channel in bytes.
+    /// One channel of a sample, converted to bytes.
     pub fn plane(&self, sample: ArrayView1<f64>, channel: usize, coding: PixelCoding) -> Plane {
         let at = |i: usize| sample[self.index(channel, i / self.width, i % self.width)];
         let values = (0..self.height * self.width)
@@ -81,17 +92,21 @@ impl ImageShape {
     }
 }
 
-/// An image of its own size, its bytes in the order of its shape.
+/// One image of any size.
 pub struct Image {
+    /// The bytes of the image, in the order of `shape`.
     pub values: Array1<f64>,
+    /// The size of the image and the order of its numbers.
     pub shape: ImageShape,
 }
 
 impl PresetInput {
-    /// One sample as the network takes it.
+    /// Converts one sample to the input of the network: bytes, resizing, range and normalization,
+    /// in the preset's layout.
     ///
     /// # Errors
-    /// Where the image cannot become the input's size or channels.
+    /// Fails if the image has more channels than the input, or if its size differs and the preset
+    /// does not resize images.
     pub fn prepare(
         &self,
         sample: ArrayView1<f64>,
@@ -113,7 +128,7 @@ impl PresetInput {
                 .map_err(|e| anyhow!(e))?;
             planes.push(plane.values);
         }
-        // Grey fills all channels.
+        // The channel of a grey image is repeated.
         while planes.len() < channels {
             planes.push(planes[0].clone());
         }
@@ -133,7 +148,7 @@ impl PresetInput {
         })
     }
 
-    /// The shape of one prepared sample.
+    /// The shape of one prepared sample, without the batch axis.
     pub fn tensor_shape(&self) -> Vec<usize> {
         let [c, h, w] = self.shape;
         match self.layout {
@@ -164,7 +179,7 @@ mod tests {
             let exact = f64::from(byte) / 127.5 - 1.0;
             for value in [exact, exact + 0.49 / 127.5, exact - 0.49 / 127.5] {
                 assert_eq!(range.to_byte(value), f64::from(byte));
-                // The usual `x * 127.5 + 128`, cut off as a byte.
+                // The conversion `x * 127.5 + 128` to a byte that most packages use.
                 assert_eq!(
                     range.to_byte(value),
                     (value * 127.5 + 128.0).clamp(0.0, 255.0).floor()

@@ -1,4 +1,5 @@
-//! Samples to features through an ONNX extractor.
+//! Feature extraction: an ONNX network, the extractor, computes features of samples. Statistics
+//! compare these features.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,42 +24,54 @@ pub mod images;
 pub mod preset;
 pub mod resize;
 
-/// Samples per call: fixed, so that `--batch` cannot reach a statistic.
+/// The number of samples per call of the extractor. It is fixed, so that `--batch` cannot change a
+/// statistic.
 pub const MICRO_BATCH: usize = 64;
 
-/// Calls are filled up to a multiple of this: the runtime rounds differently where vector units are not full.
+/// Calls are padded to a multiple of this number of samples, because ONNX Runtime rounds
+/// differently if vector units are not full.
 const ROWS_MULTIPLE: usize = 4;
 
-/// How much of one unit a graph makes of 255 bytes, at least and at most, for its scaling to be one of bytes.
+/// The smallest range, after the scaling at the start of a graph, of inputs from 0 to 255 for which
+/// the scaling counts as one of bytes.
 const MIN_SCALED_BYTE_RANGE: f64 = 0.4;
+/// The largest such range.
 const MAX_SCALED_BYTE_RANGE: f64 = 8.0;
 
 /// An opened feature extractor.
 pub struct Extractor {
+    /// The session of ONNX Runtime.
     session: Session,
+    /// The SHA-256 of the ONNX file.
     pub sha256: String,
+    /// The preset, if the extractor has one.
     pub preset: Option<Preset>,
+    /// The name of the input.
     input: String,
+    /// The name of the output with the features.
     features: String,
+    /// The name of the output with the class logits, if there is one.
     logits: Option<String>,
-    /// Sizes of one sample, −1 where dynamic.
+    /// The axes of one sample at the input; dynamic axes are −1.
     shape: Vec<i64>,
-    /// Counts the samples of the set that is at work.
+    /// Counts the processed samples of the present set.
     pub meter: Arc<Meter>,
-    /// What its graph does to numbers first, where that makes small numbers of bytes.
+    /// The scaling at the start of the graph, if it maps bytes to small numbers and there is no
+    /// preset.
     scaling: Option<Scaling>,
 }
 
-/// What an extractor gives for each sample.
+/// The outputs of an extractor for a set of samples, one row per sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExtractedFeatures {
+    /// The features.
     pub features: Array2<f64>,
-    /// Where the network classifies.
+    /// The class logits, if the extractor provides them.
     pub logits: Option<Array2<f64>>,
 }
 
 impl ExtractedFeatures {
-    /// The numbers themselves.
+    /// Uses the samples' own numbers as features, without an extractor.
     pub fn from_rows(rows: Array2<f64>) -> ExtractedFeatures {
         ExtractedFeatures {
             features: rows,
@@ -66,7 +79,7 @@ impl ExtractedFeatures {
         }
     }
 
-    /// Those of some samples.
+    /// The features and logits of the samples with the given indices.
     pub fn select(&self, rows: &[usize]) -> ExtractedFeatures {
         let of = |x: &Array2<f64>| x.select(Axis(0), rows);
         ExtractedFeatures {
@@ -77,13 +90,15 @@ impl ExtractedFeatures {
 }
 
 impl Extractor {
-    /// Opens an ONNX file, a preset file or a preset of the program.
+    /// Opens the extractor that `spec` names: an ONNX file, a preset file or a built-in preset.
     ///
-    /// Without a preset the input is the first, features are the output `features` or the first, logits the output
-    /// `logits`, and samples are fed as they are.
+    /// Without a preset, features are the output `features`, or the first output if there is none
+    /// of this name. Class logits are the output `logits`, if there is one. Samples are fed without
+    /// preprocessing, except that a graph which scales bytes itself is fed bytes.
     ///
     /// # Errors
-    /// Where the file is no model, has no ports of the right kind, or is not what its preset says.
+    /// Fails if the preset is invalid or the ONNX file cannot be read or opened. Also fails if its
+    /// inputs or outputs are unsuitable, or if it is not the file that the preset describes.
     pub fn open(
         spec: &Path,
         runtime: &Runtime,
@@ -100,7 +115,8 @@ impl Extractor {
         let mut session = runtime.open(&name, &bytes, provider, threads)?;
         if session.inputs.len() != 1 || session.outputs.is_empty() {
             bail!(
-                "{name}: it has {} inputs and {} outputs, expected one input: samples",
+                "{name}: the extractor has {} inputs and {} outputs, expected one input (the \
+                 samples) and at least one output",
                 session.inputs.len(),
                 session.outputs.len()
             );
@@ -108,7 +124,8 @@ impl Extractor {
         let input = &session.inputs[0];
         if input.shape.len() < 2 || input.shape[0] >= 0 {
             bail!(
-                "{name}: input `{}` has shape {:?}, expected a dynamic batch and a sample: [N, …]",
+                "{name}: input `{}` has shape {:?}, expected a dynamic batch axis and the axes of \
+                 a sample: [N, …]",
                 input.name,
                 input.shape
             );
@@ -122,11 +139,12 @@ impl Extractor {
                     .flatten()
                 {
                     if !has(wanted) {
-                        let there: Vec<&str> =
+                        let names: Vec<&str> =
                             session.outputs.iter().map(|p| p.name.as_str()).collect();
                         bail!(
-                            "{name}: it has no output `{wanted}`, which its preset names; it has {}",
-                            there.join(", ")
+                            "{name}: the extractor has no output `{wanted}`, which its preset \
+                             names; its outputs are {}",
+                            names.join(", ")
                         );
                     }
                 }
@@ -147,19 +165,20 @@ impl Extractor {
                 .iter()
                 .map(|n| usize::try_from(*n).ok().filter(|n| *n > 0))
                 .collect::<Option<Vec<usize>>>();
-            // Where nothing tells the sizes, the first samples show where its nodes run.
+            // A provider proves on its first call that it runs the nodes. If the sizes are dynamic
+            // and there is no preset, this has to wait for the first samples.
             if let Some(sample) = named
                 .preset
                 .as_ref()
                 .map(|p| p.input.tensor_shape())
                 .or(sizes)
             {
-                let four = ArrayD::from_elem([&[4], &sample[..]].concat(), 0.5);
-                session.run(vec![(&input, four.view())], &[&features])?;
+                let probe_input = ArrayD::from_elem([&[4], &sample[..]].concat(), 0.5);
+                session.run(vec![(&input, probe_input.view())], &[&features])?;
             }
         }
         let sha256 = hex(&Sha256::digest(&bytes));
-        // What a preset says of its input goes before.
+        // A preset defines the preprocessing, whatever the graph does first.
         let scaling = if named.preset.is_none() {
             byte_scaling(&name, &bytes)
         } else {
@@ -178,18 +197,20 @@ impl Extractor {
         })
     }
 
-    /// Whether it takes images of bytes, by its preset or by what its graph does first.
+    /// Whether the extractor takes images of bytes, because of a preset or because its graph scales
+    /// bytes.
     pub fn takes_bytes(&self) -> bool {
         self.preset.is_some() || self.scaling.is_some()
     }
 
-    /// That its graph makes small numbers of bytes, in words, where it does.
+    /// A sentence for users if the extractor has no preset and its graph scales bytes itself.
     pub fn describe_own_scaling(&self) -> Option<String> {
         self.scaling
             .map(|scaling| describe_scaling(&self.session.file, scaling))
     }
 
-    /// How numbers become what it is fed, in words that stand for the features in a cache.
+    /// How numbers are converted to the extractor's input, in words. The text is part of the key in
+    /// the cache of features.
     pub fn coding_name(&self, coding: Option<PixelCoding>) -> String {
         let fed = if self.scaling.is_some() && coding.is_some() {
             ", fed as bytes"
@@ -199,16 +220,17 @@ impl Extractor {
         Provenance::describe_coding(coding) + fed
     }
 
-    /// The sizes of one sample that it is fed, below zero where any will do; none where a preset makes images fit.
+    /// The axes of one sample at the input, negative for axes of any size. The result is `None` for
+    /// an extractor with a preset, which prepares images itself.
     pub fn sample_shape(&self) -> Option<&[i64]> {
         self.preset.is_none().then_some(&self.shape)
     }
 
-    /// Refuses samples that it cannot be fed, before it is run: of a wrong shape or number, or bytes of which nothing
-    /// says what they stand for.
+    /// Checks that samples can be fed to the extractor, without running it.
     ///
     /// # Errors
-    /// A message with the file and what would be right.
+    /// Fails if the shape does not fit the input, or if the range of the numbers is needed but not
+    /// given. The message names the file and what was expected.
     pub fn check(
         &self,
         samples: ArrayView2<f64>,
@@ -218,18 +240,21 @@ impl Extractor {
         self.extractor_input(samples, shape, coding).map(drop)
     }
 
-    /// Whether it gives class logits.
+    /// Whether the extractor provides class logits.
     pub fn classifies(&self) -> bool {
         self.logits.is_some()
     }
 
-    /// Features and logits of each row, in f64.
+    /// Computes the features and class logits of samples in f64. Each row of `samples` is one
+    /// sample of the given shape.
     ///
-    /// `coding` says what the numbers stand for. A preset needs it, for it takes bytes; without a preset, numbers are fed
-    /// as they are.
+    /// `coding` is the meaning of the numbers. Extractors with a preset need it, because they take
+    /// bytes. Extractors whose graph scales bytes use it if it is given. All others are fed the
+    /// numbers without preprocessing.
     ///
     /// # Errors
-    /// Where the rows do not fit the extractor's input, or it cannot be run.
+    /// Fails if the samples do not fit the extractor's input or the extractor cannot be run. Also
+    /// fails if an output is not finite or has the wrong number of rows.
     pub fn extract(
         &mut self,
         samples: ArrayView2<f64>,
@@ -248,11 +273,12 @@ impl Extractor {
         }))
     }
 
-    /// Features and logits of images of any sizes, by a preset that resizes each on its own; a call's images are in
-    /// memory at once, and no more.
+    /// Computes the features and class logits of images of different sizes. The preset resizes each
+    /// image on its own. Only the images of one call are in memory at a time.
     ///
     /// # Errors
-    /// As [`Extractor::extract`], and where an image cannot be had.
+    /// Fails if there is no preset, if an image cannot be read or prepared, or if the extractor
+    /// cannot be run. Also fails if an output is not finite or has the wrong number of rows.
     pub fn extract_images(
         &mut self,
         mut images: impl Iterator<Item = Result<Image>>,
@@ -262,15 +288,17 @@ impl Extractor {
             .preset
             .as_ref()
             .map(|p| p.input.clone())
-            .ok_or_else(|| anyhow!("{file}: it has no preset"))?;
+            .ok_or_else(|| {
+                anyhow!("{file}: the extractor has no preset, expected one for images")
+            })?;
         if let (_, Some(rows)) = images.size_hint() {
             self.meter.begin(rows);
         }
         self.run_calls(std::iter::from_fn(|| {
-            let some: Vec<Result<Image>> = images.by_ref().take(MICRO_BATCH).collect();
-            let call = |some: Vec<Result<Image>>| -> Result<_> {
-                let (count, mut values) = (some.len(), Vec::new());
-                for image in some {
+            let batch: Vec<Result<Image>> = images.by_ref().take(MICRO_BATCH).collect();
+            let call = |batch: Vec<Result<Image>>| -> Result<_> {
+                let (count, mut values) = (batch.len(), Vec::new());
+                for image in batch {
                     let Image {
                         values: bytes,
                         shape,
@@ -280,18 +308,23 @@ impl Extractor {
                 }
                 Ok((count, padded_batch(values, count, input.tensor_shape())?))
             };
-            (!some.is_empty()).then(|| call(some))
+            (!batch.is_empty()).then(|| call(batch))
         }))
     }
 
-    /// Whether images of several sizes can be given to it.
+    /// Whether the extractor takes images of different sizes, because its preset resizes them.
     pub fn resizes_images(&self) -> bool {
         self.preset
             .as_ref()
             .is_some_and(|p| p.input.resize != Resize::None)
     }
 
-    /// Calls the network: how many samples a call holds, and its input.
+    /// Runs the network on a series of calls and concatenates the outputs. Each call is the number
+    /// of its samples and its padded input.
+    ///
+    /// # Errors
+    /// Fails if a call cannot be prepared or run, or if an output is not finite or has the wrong
+    /// number of rows.
     fn run_calls(
         &mut self,
         calls: impl Iterator<Item = Result<(usize, ArrayD<f64>)>>,
@@ -319,7 +352,7 @@ impl Extractor {
                 let flat = out.into_shape_with_order((rows, width))?;
                 if let Some(bad) = flat.iter().find(|v| !v.is_finite()) {
                     bail!(
-                        "{}: output `{name}` holds {bad}; expected finite numbers",
+                        "{}: output `{name}` contains {bad}; expected finite numbers",
                         self.session.file
                     );
                 }
@@ -337,7 +370,12 @@ impl Extractor {
         })
     }
 
-    /// How samples are fed: by the preset, or as they are in the shape of the extractor's input.
+    /// Decides how samples are fed: as images by the preset, or in the shape of the extractor's
+    /// input.
+    ///
+    /// # Errors
+    /// Fails if the shape does not fit the input, or if the range of the numbers is needed but not
+    /// given.
     fn extractor_input(
         &self,
         samples: ArrayView2<f64>,
@@ -348,7 +386,8 @@ impl Extractor {
         if let Some(preset) = &self.preset {
             let coding = coding.ok_or_else(|| {
                 anyhow!(
-                    "{file}: the preset `{}` takes images of bytes; say in which range the numbers lie",
+                    "{file}: the preset `{}` takes images of bytes; give the range of the numbers \
+                     with the card's `data: {{range: [LO, HI]}}` or with `--range LO,HI`",
                     preset.name
                 )
             })?;
@@ -383,26 +422,28 @@ impl Extractor {
         );
         if self.scaling.is_none() && bytes && (image || spread[1] > 127.0) {
             bail!(
-                "{file}: the samples are bytes, {} to {}, and nothing says in which range it takes images; say where \
-                 black and white lie for it with `--range LO,HI`, such as -1,1 or 0,1 (0,255 feeds bytes as they are), \
-                 in a run with the card's `data: {{range: [LO, HI]}}`, or with a preset",
+                "{file}: the samples are bytes from {} to {}, but the range of numbers that the \
+                 extractor takes is unknown; give its values of black and white with \
+                 `--range LO,HI`, such as -1,1 or 0,1 (0,255 feeds bytes unchanged), in a run with the \
+                 card's `data: {{range: [LO, HI]}}`, or use a preset",
                 spread[0],
                 spread[1]
             );
         }
         if self.scaling.is_some() && spread[0] >= -2.0 && spread[1] <= 2.0 {
             bail!(
-                "{file}: its graph scales bytes itself, but the samples lie in {spread:?}; say with `--range LO,HI` where \
-                 black and white lie in them"
+                "{file}: the extractor's graph scales bytes itself, but the samples are in the \
+                 range {spread:?}; give their values of black and white with `--range LO,HI`"
             );
         }
         Ok(ExtractorInput::Plain(fed, None))
     }
 }
 
-/// What an ONNX file does to its input first, where that makes small numbers of bytes: a division by 255 and the like.
+/// The scaling at the start of a graph, if it maps bytes to small numbers, such as a division by
+/// 255; otherwise `None`.
 pub fn byte_scaling(name: &str, bytes: &[u8]) -> Option<Scaling> {
-    // A graph that cannot be looked through says nothing.
+    // A graph that cannot be parsed counts as one without scaling.
     let graph = graph::Model::from_bytes(name, bytes).ok()?;
     let scaling = graph.scaling(&graph.inputs().first()?.name);
     (MIN_SCALED_BYTE_RANGE..=MAX_SCALED_BYTE_RANGE)
@@ -410,7 +451,7 @@ pub fn byte_scaling(name: &str, bytes: &[u8]) -> Option<Scaling> {
         .then_some(scaling)
 }
 
-/// A [`byte_scaling`] in words.
+/// A sentence for users about the scaling at the start of a graph.
 pub fn describe_scaling(file: &str, Scaling { scale, offset }: Scaling) -> String {
     let ends = [offset, 255.0 * scale + offset].map(|v| (v * 1e3).round() / 1e3);
     format!(
@@ -419,19 +460,22 @@ pub fn describe_scaling(file: &str, Scaling { scale, offset }: Scaling) -> Strin
     )
 }
 
-/// Whole numbers that begin at 0 or above and end between 17 and 255: more levels than counts and digits have.
+/// Whether numbers are probably bytes: integers of at least 0 whose largest is between 17 and 255.
+/// Counts and digits usually have fewer levels.
 fn is_bytes([lo, hi]: [f64; 2], samples: ArrayView2<f64>) -> bool {
     lo >= 0.0 && hi > 16.0 && hi <= 255.0 && samples.iter().all(|v| v.fract() == 0.0)
 }
 
+/// How samples are fed to an extractor.
 enum ExtractorInput {
+    /// The samples are images that the preset prepares.
     Images(PresetInput, ImageShape, PixelCoding),
-    /// In that shape, as bytes where a coding says how.
+    /// The samples are fed in the given shape. With a coding, they are converted to bytes.
     Plain(Vec<usize>, Option<PixelCoding>),
 }
 
 impl ExtractorInput {
-    /// One call's input, its last sample repeated until the call is full.
+    /// The padded input of one call, from one row per sample.
     fn batch_tensor(&self, chunk: ArrayView2<f64>) -> Result<ArrayD<f64>> {
         let (shape, values) = match self {
             ExtractorInput::Images(input, shape, coding) => {
@@ -451,7 +495,8 @@ impl ExtractorInput {
     }
 }
 
-/// Samples of a shape as one call's input, the last repeated until the call is full.
+/// The input of one call from `count` samples of the given shape. The last sample is repeated up to
+/// a multiple of four samples.
 fn padded_batch(mut values: Vec<f64>, count: usize, shape: Vec<usize>) -> Result<ArrayD<f64>> {
     let (width, rows) = (values.len() / count, count.next_multiple_of(ROWS_MULTIPLE));
     for _ in count..rows {
@@ -468,7 +513,8 @@ mod tests {
     use super::*;
     use crate::num::key::{Purpose, RngKey};
 
-    /// Our own classifier, and another author's convolutions where they are at hand.
+    /// A classifier from this repository, and a third-party convolutional network if its file
+    /// exists.
     fn networks() -> Vec<(PathBuf, Vec<usize>)> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = vec![(root.join("models/digits/features.onnx"), vec![64])];
@@ -538,7 +584,8 @@ mod tests {
         let path = folder.path().join("mean.yaml");
         std::fs::write(&path, preset).expect("written");
         let mut extractor = Extractor::open(&path, runtime, Provider::Cpu, 1).expect("a preset");
-        // White and black, 8 by 12: halved in size they stay white and black.
+        // A white and a black image of 8 by 12 pixels. Resizing to half the size keeps them white
+        // and black.
         let mut images = Array2::zeros((2, 96));
         images.row_mut(0).fill(255.0);
         let got = extractor

@@ -1,4 +1,5 @@
-//! What belongs to a feature extractor besides its network: how images become its input, and where it comes from.
+//! Presets of feature extractors: how images are converted to the input of the network, and where
+//! its file comes from.
 
 use std::path::{Path, PathBuf};
 
@@ -11,79 +12,95 @@ use super::resize::Resize;
 use crate::model::library::{hex, user_cache_folder};
 use crate::signature::{self, ExpectedFile};
 
-/// A preset file: the extractor's conventions, which are part of every statistic's definition.
+/// A preset file: the conventions of a feature extractor. They are part of the definition of every
+/// statistic of its features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Preset {
+    /// The name of the extractor.
     pub name: String,
-    /// The ONNX file, from the preset's folder.
+    /// The path of the ONNX file, relative to the folder of the preset.
     pub file: PathBuf,
-    /// Of the ONNX file; not checked where absent.
+    /// The SHA-256 of the ONNX file. Without it, the file itself is not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// The published weights that the file is made of.
+    /// The published weights from which the ONNX file is exported. If `sha256` is absent, a record
+    /// beside the ONNX file (`FILE.json`) must name these weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PublishedWeights>,
-    /// The command that makes the file.
+    /// The command that writes the ONNX file.
     pub export: String,
+    /// How images are converted to the input of the network.
     pub input: PresetInput,
+    /// The names of the network's outputs.
     #[serde(default)]
     pub outputs: PresetOutputs,
 }
 
-/// Published weights. The bytes of an export depend on the version that exports, those of the weights do not.
+/// Published weights. Their bytes are fixed, while the bytes of an ONNX file depend on the version
+/// of the exporter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedWeights {
+    /// The name of the published file.
     pub file: String,
+    /// The SHA-256 of the published file.
     pub sha256: String,
 }
 
-/// What an export leaves beside its file, as `FILE.json`.
+/// The record that an export writes beside its ONNX file, as `FILE.json`.
 #[derive(Debug, Deserialize)]
 struct ExportRecord {
-    /// Of the ONNX file that it wrote.
+    /// The SHA-256 of the ONNX file.
     sha256: String,
-    /// Of the weights that it read.
+    /// The SHA-256 of the weights from which it was exported.
     weights_sha256: String,
 }
 
-/// From images of bytes to what the network is fed.
+/// How images of bytes are converted to the input of the network: resizing, range, normalization
+/// and layout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PresetInput {
-    /// Channels, height, width; grey images fill three channels.
+    /// The channels (1 or 3), the height and the width of the input. A grey image is repeated in
+    /// three channels.
     pub shape: [usize; 3],
+    /// The order of the axes: `nchw` (the default) or `nhwc`.
     #[serde(default)]
     pub layout: TensorLayout,
+    /// How images are resized. The default `none` takes only images of the right size.
     #[serde(default)]
     pub resize: Resize,
-    /// Where 0 and 255 go.
+    /// The values to which the bytes 0 and 255 are mapped, the smaller first.
     pub range: [f64; 2],
-    /// Then (value − mean)/std by channel.
+    /// The mean of each channel. It is subtracted after the mapping to `range`; the default is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean: Option<Vec<f64>>,
+    /// The standard deviation of each channel, by which values are divided after `mean` is
+    /// subtracted; the default is 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub std: Option<Vec<f64>>,
 }
 
+/// The order of the axes of the network's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum TensorLayout {
-    /// [N, channels, height, width]
+    /// The axes are N, channels, height, width.
     #[default]
     Nchw,
-    /// [N, height, width, channels]
+    /// The axes are N, height, width, channels.
     Nhwc,
 }
 
-/// Names of the network's outputs.
+/// The names of the network's outputs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PresetOutputs {
+    /// The output with the features. The default is `features`.
     pub features: String,
-    /// Class logits, where the network classifies.
+    /// The output with the class logits, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logits: Option<String>,
 }
@@ -97,7 +114,8 @@ impl Default for PresetOutputs {
     }
 }
 
-/// Presets that come with the program, by name; their ONNX files lie in `extractors/` of the working folder or of the cache.
+/// The built-in presets, as name and YAML text. Their ONNX files are expected in `extractors/`
+/// below the working folder or below the cache folder.
 const BUILT_IN_PRESETS: &[(&str, &str)] = &[
     (
         "inception-v3",
@@ -117,23 +135,29 @@ const BUILT_IN_PRESETS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Whether the program has a preset of that name.
+/// Whether a built-in preset has this name.
 pub fn is_built_in_preset(spec: &Path) -> bool {
     BUILT_IN_PRESETS
         .iter()
         .any(|(known, _)| Path::new(known) == spec)
 }
 
-/// What `--extractor` names: an ONNX file, a preset file, or a preset of the program.
+/// The extractor that `--extractor` names: an ONNX file, a preset file, or a built-in preset.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedExtractor {
+    /// The path of the ONNX file.
     pub onnx: PathBuf,
+    /// The preset, if the user named one.
     pub preset: Option<Preset>,
 }
 
 impl ResolvedExtractor {
+    /// Finds the ONNX file and the preset for an ONNX file, a preset file or the name of a built-in
+    /// preset. If there is a preset, its ONNX file is verified.
+    ///
     /// # Errors
-    /// Where a preset is wrong, or its file is absent or another than it says.
+    /// Fails if no extractor has this name or the preset is invalid. Also fails if the preset's
+    /// ONNX file is missing or is not the file that the preset describes.
     pub fn resolve(spec: &Path) -> Result<ResolvedExtractor> {
         let name = spec.display().to_string();
         if let Some((_, text)) = BUILT_IN_PRESETS.iter().find(|(known, _)| *known == name) {
@@ -150,8 +174,8 @@ impl ResolvedExtractor {
             let onnx = found.unwrap_or_else(|| Path::new("extractors").join(&preset.file));
             return ResolvedExtractor::with_verified_file(onnx, preset);
         }
-        let written = spec.extension().is_some_and(|e| e == "yaml" || e == "yml");
-        if !written {
+        let is_preset_file = spec.extension().is_some_and(|e| e == "yaml" || e == "yml");
+        if !is_preset_file {
             if !spec.exists() && !name.contains(['/', '.']) {
                 let known: Vec<&str> = BUILT_IN_PRESETS.iter().map(|p| p.0).collect();
                 bail!(
@@ -173,6 +197,10 @@ impl ResolvedExtractor {
         )
     }
 
+    /// Verifies the ONNX file of a preset by its SHA-256, or by the record of its export.
+    ///
+    /// # Errors
+    /// Fails if the file is missing, or if a hash differs from the expected one.
     fn with_verified_file(onnx: PathBuf, preset: Preset) -> Result<ResolvedExtractor> {
         if !onnx.is_file() {
             let of = preset
@@ -180,7 +208,7 @@ impl ResolvedExtractor {
                 .as_ref()
                 .map(|w| format!(" from {} (SHA-256 {})", w.file, w.sha256));
             bail!(
-                "{}: the extractor `{}` is not there; make it with `{}`{}",
+                "{}: the file of the extractor `{}` is missing; make it with `{}`{}",
                 onnx.display(),
                 preset.name,
                 preset.export,
@@ -195,7 +223,7 @@ impl ResolvedExtractor {
             let found = hex(&Sha256::digest(&bytes));
             if found != *expected {
                 bail!(
-                    "{}: its SHA-256 is {found}, but the preset `{}` says {expected}",
+                    "{}: its SHA-256 is {found}, but the preset `{}` expects {expected}",
                     onnx.display(),
                     preset.name
                 );
@@ -208,26 +236,30 @@ impl ResolvedExtractor {
     }
 }
 
-/// Refuses a file that its own record does not say to be an export of the weights.
+/// Checks that the record beside an ONNX file names the expected weights and the present bytes of
+/// the file. `export` is the command that writes both files.
+///
+/// # Errors
+/// Fails if the record is missing or invalid, or if a hash differs from the expected one.
 fn check_export_record(onnx: &Path, weights: &PublishedWeights, export: &str) -> Result<()> {
     let record = PathBuf::from(format!("{}.json", onnx.display()));
     let name = record.display();
-    let again = || format!("make both files again with `{export}`");
+    let remedy = || format!("make both files again with `{export}`");
     let text = std::fs::read(&record).with_context(|| {
         format!(
             "{name}: the record of the export cannot be read; {}",
-            again()
+            remedy()
         )
     })?;
     let record: ExportRecord =
-        serde_json::from_slice(&text).with_context(|| format!("{name}: {}", again()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{name}: {}", remedy()))?;
     if record.weights_sha256 != weights.sha256 {
         bail!(
-            "{name}: the export was made of weights with SHA-256 {}, but those of {} have {}; {}",
+            "{name}: the export was made from weights with SHA-256 {}, but {} has {}; {}",
             record.weights_sha256,
             weights.file,
             weights.sha256,
-            again()
+            remedy()
         );
     }
     let found = hex(&Sha256::digest(
@@ -235,16 +267,21 @@ fn check_export_record(onnx: &Path, weights: &PublishedWeights, export: &str) ->
     ));
     if found != record.sha256 {
         bail!(
-            "{}: its SHA-256 is {found}, but the export wrote {}; {}",
+            "{}: its SHA-256 is {found}, but the record of the export says {}; {}",
             onnx.display(),
             record.sha256,
-            again()
+            remedy()
         );
     }
     Ok(())
 }
 
 impl Preset {
+    /// Parses the YAML text of a preset. `name` is the file or the preset, for error messages.
+    ///
+    /// # Errors
+    /// Fails if the text is not valid YAML of this form, or if a number under `input` is out of
+    /// range.
     fn parse(name: &str, text: &str) -> Result<Preset> {
         let preset: Preset =
             crate::yaml::from_yaml_str(text).map_err(|e| anyhow!("{name}: {e}"))?;
@@ -269,7 +306,8 @@ impl Preset {
             };
             if !values.as_ref().is_none_or(fine) {
                 bail!(
-                    "{name}: input.{key} is {values:?}, expected {channels} numbers, one per channel"
+                    "{name}: input.{key} is {values:?}, expected {channels} numbers, one per \
+                     channel"
                 );
             }
         }

@@ -1,47 +1,57 @@
-//! Resizing as the field's packages do it, to the last place of float32 where they define a statistic.
+//! Image resizing as in the packages that define the published statistics, up to the last digit of
+//! float32.
 //!
-//! Images are planes of f64 that stand for the float32 of the packages: sums in f64, one rounding to f32 per pass.
+//! A plane holds f64 numbers that represent the float32 numbers of the packages. Sums are computed
+//! in f64 and rounded to f32 once per pass.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How images come to the size that a network takes.
+/// How images are resized to the size of the network's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum Resize {
-    /// Images have the size already, or are refused.
+    /// No resizing: images must have the right size.
     #[default]
     None,
-    /// Pillow's bicubic (a = −½), widened when it shrinks, on float planes, cut to 0–255 and not rounded: clean-fid.
+    /// Bicubic with a = −½ as in Pillow: the filter is widened for smaller outputs. Values are
+    /// floats, clamped to 0 to 255 and not rounded. clean-fid uses this method.
     Clean,
-    /// Pillow's bilinear, likewise.
+    /// Bilinear as in Pillow: the filter is widened for smaller outputs. Values are floats, clamped
+    /// to 0 to 255 and not rounded.
     CleanBilinear,
-    /// Bilinear without half-pixel centres and without widening, in float32: TensorFlow 1.x, torch-fidelity, pytorch's FID ports.
+    /// Bilinear without half-pixel centres and without a widened filter, in float32. TensorFlow
+    /// 1.x, torch-fidelity and the FID ports to PyTorch use this method.
     Tensorflow,
-    /// Bicubic with a = −¾ and half-pixel centres, not widened, not cut: torch's `interpolate`, as CMMD's code has it.
+    /// Bicubic with a = −¾ and half-pixel centres, without a widened filter and without clamping.
+    /// This is `interpolate` of PyTorch, which the code of CMMD uses.
     Torch,
 }
 
-/// One plane of an image, row by row.
+/// One channel of an image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plane {
+    /// The height in pixels.
     pub height: usize,
+    /// The width in pixels.
     pub width: usize,
+    /// The pixels, row by row.
     pub values: Vec<f64>,
 }
 
 impl Resize {
-    /// The plane at another size.
+    /// Resizes a plane to the given height and width.
     ///
     /// # Errors
-    /// For [`Resize::None`], where the size is another.
+    /// Fails for [`Resize::None`] if the plane has another size.
     pub fn apply(self, plane: Plane, height: usize, width: usize) -> Result<Plane, String> {
         let (rows, columns) = match self {
             Resize::None if (plane.height, plane.width) == (height, width) => return Ok(plane),
             Resize::None => {
                 return Err(format!(
-                    "images are {}×{}, but the extractor takes {height}×{width} and its preset resizes nothing",
+                    "images are {}×{}, but the extractor takes {height}×{width}, and its preset \
+                     does not resize images",
                     plane.height, plane.width
                 ));
             }
@@ -67,21 +77,25 @@ impl Resize {
     }
 }
 
-/// What one new number is made of: old indices from `first` on, with their weights.
+/// The filter of one output pixel along one axis: a weighted sum of input pixels.
 struct FilterTaps {
+    /// The indices of the input pixels.
     source_indices: Vec<usize>,
+    /// The weight of each input pixel.
     weights: Vec<f64>,
 }
 
-/// The cubic of Keys (1981) with a = −½.
+/// The cubic convolution filter of Keys (1981), with a = −½.
 fn keys_cubic_filter(x: f64) -> f64 {
     cubic_convolution(x, -0.5)
 }
 
+/// The filter of bilinear interpolation.
 fn triangle_filter(x: f64) -> f64 {
     (1.0 - x.abs()).max(0.0)
 }
 
+/// The cubic convolution filter with parameter a, which is 0 for |x| ≥ 2.
 fn cubic_convolution(x: f64, a: f64) -> f64 {
     let x = x.abs();
     match x {
@@ -91,7 +105,9 @@ fn cubic_convolution(x: f64, a: f64) -> f64 {
     }
 }
 
-/// Pillow's taps: the kernel is stretched by the factor of shrinking and cut at the border, weights sum to 1.
+/// The filters of Pillow for an axis of `old` input pixels and `new` output pixels. If the image
+/// shrinks, the kernel is stretched by the same factor. It is cut off at the border, and the
+/// weights sum to 1. `reach` is the kernel's radius before stretching.
 fn pillow_taps(old: usize, new: usize, reach: f64, kernel: &dyn Fn(f64) -> f64) -> Vec<FilterTaps> {
     let step = old as f64 / new as f64;
     let stretch = step.max(1.0);
@@ -113,7 +129,8 @@ fn pillow_taps(old: usize, new: usize, reach: f64, kernel: &dyn Fn(f64) -> f64) 
         .collect()
 }
 
-/// Torch's bicubic taps: four of them, indices cut at the border, coordinates in float32.
+/// The bicubic filters of PyTorch for an axis of `old` input pixels and `new` output pixels. Each
+/// has four weights. Indices are clamped at the border, and coordinates are float32.
 fn torch_bicubic_taps(old: usize, new: usize) -> Vec<FilterTaps> {
     let step = old as f32 / new as f32;
     (0..new)
@@ -131,6 +148,7 @@ fn torch_bicubic_taps(old: usize, new: usize) -> Vec<FilterTaps> {
         .collect()
 }
 
+/// Applies one filter per output column to every row.
 fn resize_horizontal(plane: &Plane, taps: &[FilterTaps]) -> Plane {
     let mut values = Vec::with_capacity(plane.height * taps.len());
     for row in plane.values.chunks_exact(plane.width) {
@@ -143,6 +161,7 @@ fn resize_horizontal(plane: &Plane, taps: &[FilterTaps]) -> Plane {
     }
 }
 
+/// Applies one filter per output row to every column.
 fn resize_vertical(plane: &Plane, taps: &[FilterTaps]) -> Plane {
     let mut values = Vec::with_capacity(plane.width * taps.len());
     for tap in taps {
@@ -157,6 +176,7 @@ fn resize_vertical(plane: &Plane, taps: &[FilterTaps]) -> Plane {
     }
 }
 
+/// The weighted sum of a filter, computed in f64 and rounded to f32.
 fn weighted_sum_f32(tap: &FilterTaps, value: impl Fn(usize) -> f64) -> f64 {
     let sum: f64 = tap
         .source_indices
@@ -167,7 +187,8 @@ fn weighted_sum_f32(tap: &FilterTaps, value: impl Fn(usize) -> f64) -> f64 {
     f64::from(sum as f32)
 }
 
-/// In float32 throughout, in the order of the kernel: along x in both rows, then between them.
+/// Bilinear resizing as in TensorFlow 1.x. All operations are in float32 and in the order of its
+/// kernel: first along x in both rows, then between the rows.
 fn tensorflow_bilinear(plane: &Plane, height: usize, width: usize) -> Plane {
     let at = |i: usize, old: usize, new: usize| {
         let x = i as f32 * (old as f64 / new as f64) as f32;
@@ -201,7 +222,8 @@ mod tests {
 
     use super::*;
 
-    /// Pillow, torch-fidelity and torch, run by scripts/metric_references.py.
+    /// The reference values come from Pillow, torch-fidelity and PyTorch, run by
+    /// scripts/metric_references.py.
     #[test]
     fn resize_matches_reference_packages() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/metrics/resize.npz");
@@ -214,11 +236,13 @@ mod tests {
         for image in ["small", "large"] {
             let old = read(image);
             for (name, resize, tolerance) in [
-                // One unit in the last place of float32 below 256: the order of a sum may decide a tie.
+                // One unit in the last place of float32 below 256, because the order of a sum may
+                // decide a tie.
                 ("clean", Resize::Clean, 1.6e-5),
                 ("clean-bilinear", Resize::CleanBilinear, 1.6e-5),
                 ("tensorflow", Resize::Tensorflow, 0.0),
-                // Torch's weights are float32: coordinates up to 40 are right to 2e-6, on slopes of up to 1.5 · 255.
+                // The weights of PyTorch are float32. Coordinates up to 40 are accurate to 2e-6,
+                // and slopes are up to 1.5 · 255.
                 ("torch", Resize::Torch, 1e-3),
             ] {
                 for size in ["17x23", "9x8", "40x12"] {

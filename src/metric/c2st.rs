@@ -1,4 +1,5 @@
-//! The classifier two-sample test: can a classifier tell the two sets apart (Lopez-Paz & Oquab 2017)?
+//! The classifier two-sample test (Lopez-Paz & Oquab 2017): how well a classifier distinguishes
+//! generated samples from reference samples.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
 use schemars::JsonSchema;
@@ -9,27 +10,35 @@ use super::{SampleSets, Statistic, logistic, notes, permutation};
 use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
-/// Held-out accuracy of a classifier trained on half of both sets: ½ for equal laws, 1 for disjoint ones.
+/// The classifier two-sample test: the accuracy of a classifier that is trained on one half of both
+/// sets and tested on the other half. The value is ½ for equal distributions and 1 for disjoint
+/// ones. There are no parameters.
 ///
-/// Both classes count the same: the larger set is cut to the smaller one's size, and both to 10,000.
-/// Who is cut, trained on or held out is drawn by the seed. The classifier is a logistic regression with a unit ridge on the features,
-/// standardised, and on their squares, standardised: it finds shifts and changes of scale, and for two normal laws
-/// with one covariance it tends to the best accuracy that there is, Φ(|δ|/2). What it does not find
-/// are differences in dependence alone. Distances in `energy` and `mmd-rbf` see those.
+/// Both sets contribute the same number of samples: the size of the smaller set, at most 10,000.
+/// The seed decides which samples are used, and which of them are trained on. The classifier is a
+/// logistic regression with a unit ridge penalty. Its inputs are the standardized features and
+/// their standardized squares, so it detects shifts and changes of scale. For two normal
+/// distributions with the same covariance, its accuracy tends to the best possible value, Φ(|δ|/2).
+/// It does not detect differences that are in the dependence between features alone; `energy` and
+/// `mmd-rbf` do.
 ///
-/// The standard error is binomial over the samples held out, with the classifier as given.
+/// The standard error is binomial over the held-out samples and treats the fitted classifier as
+/// given.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct C2st {}
 
-/// Most samples of each set that are looked at.
+/// The largest number of samples used from each set.
 const MAX_SAMPLES_PER_SET: usize = 10_000;
 
 impl Statistic for C2st {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
         let fine = generated >= 4 && reference >= 4;
         fine.then_some(()).ok_or_else(|| {
-            format!("c2st: {generated} generated and {reference} reference samples, expected at least 4 of each")
+            format!(
+                "c2st: {generated} generated and {reference} reference samples, \
+                 expected at least 4 of each"
+            )
         })
     }
 
@@ -39,7 +48,7 @@ impl Statistic for C2st {
 
     fn notes(&self, sets: SampleSets<&FeatureSet>) -> Vec<String> {
         let both = [("generated", sets.generated), ("reference", sets.reference)];
-        let what = "and stand among what is learned from and among what is held out";
+        let what = "so the same vector may be both trained on and held out";
         notes::duplicates_across_split(&both, what)
             .into_iter()
             .collect()
@@ -78,7 +87,7 @@ impl Statistic for C2st {
         let features = StandardizedFeatures::fit(train.view());
         let model = logistic::fit_logistic_regression(features.apply(train).view(), &classes);
         let scores = features.apply(test).dot(&model.weights) + model.intercept;
-        // A score of exactly 0 is a guess.
+        // A score of exactly 0 favours neither class: it counts as half correct.
         let point = |(score, first): (&f64, &bool)| match *score {
             0.0 => 0.5,
             score => f64::from(u8::from((score > 0.0) == *first)),
@@ -93,13 +102,16 @@ impl Statistic for C2st {
     }
 }
 
-/// Standardised features and their standardised squares, as the training half has them.
+/// The standardization of features and of their squares, fitted to the training half.
 struct StandardizedFeatures {
+    /// Mean and inverse standard deviation of each feature.
     linear: [Array1<f64>; 2],
+    /// Mean and inverse standard deviation of each standardized feature's square.
     square: [Array1<f64>; 2],
 }
 
 impl StandardizedFeatures {
+    /// Fits the standardization to rows of features.
     fn fit(train: ArrayView2<f64>) -> StandardizedFeatures {
         let linear = mean_and_inverse_std(train);
         let square = mean_and_inverse_std(
@@ -110,6 +122,7 @@ impl StandardizedFeatures {
         StandardizedFeatures { linear, square }
     }
 
+    /// The standardized features and squares of n rows, shape (n, 2D).
     fn apply(&self, x: Array2<f64>) -> Array2<f64> {
         let z = standardize_columns(x, &self.linear);
         let squares = standardize_columns(z.mapv(|z| z * z), &self.square);
@@ -120,7 +133,8 @@ impl StandardizedFeatures {
     }
 }
 
-/// Mean, and 1/sd or 0 for a column that does not vary.
+/// The mean and the inverse standard deviation of each column. The inverse is 0 for a column that
+/// is constant up to rounding.
 fn mean_and_inverse_std(x: ArrayView2<f64>) -> [Array1<f64>; 2] {
     let mean = x.sum_axis(Axis(0)) / x.nrows() as f64;
     let spread = (&x - &mean).mapv_into(|v| v * v).sum_axis(Axis(0)) / x.nrows() as f64;
@@ -131,6 +145,7 @@ fn mean_and_inverse_std(x: ArrayView2<f64>) -> [Array1<f64>; 2] {
     [mean, inverse]
 }
 
+/// Subtracts the mean from each column and multiplies by the inverse standard deviation.
 fn standardize_columns(mut x: Array2<f64>, [mean, inverse]: &[Array1<f64>; 2]) -> Array2<f64> {
     x -= mean;
     x *= inverse;
@@ -149,7 +164,7 @@ mod tests {
 
     #[test]
     fn c2st_reaches_bayes_accuracy_for_normals() {
-        // T14: Φ(|δ|/2) for a shift by δ; |δ| = 1 here, and Φ(½) = 0.6915.
+        // The accuracy is Φ(|δ|/2) for a shift by δ. Here |δ| = 1, and Φ(½) = 0.6915.
         let (x, y) = (
             normal_samples(1, 8000, 4, 0.0, 1.0),
             normal_samples(2, 9000, 4, 0.5, 1.0),
@@ -159,7 +174,8 @@ mod tests {
             (got.value - 0.691_462_461).abs() < 4.0 * got.stderr.expect("defined"),
             "{got:?}"
         );
-        // N(0, 1) against N(0, 4), the best cut at |x|² = 8 ln 2 / 3: ½(P(|Z| < c) + P(|Z| > c/2)) = 0.6612.
+        // For N(0, 1) against N(0, 4), the best threshold is |x|² = 8 ln 2 / 3, which gives the
+        // accuracy ½(P(|Z| < c) + P(|Z| > c/2)) = 0.6612.
         let (x, y) = (
             normal_samples(3, 8000, 1, 0.0, 1.0),
             normal_samples(4, 8000, 1, 0.0, 2.0),

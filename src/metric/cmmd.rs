@@ -1,4 +1,4 @@
-//! CMMD: the squared maximum mean discrepancy of CLIP embeddings (Jayasumana et al. 2024).
+//! CMMD, the squared maximum mean discrepancy of CLIP embeddings (Jayasumana et al. 2024).
 
 use ndarray::{Array2, ArrayView2};
 use schemars::JsonSchema;
@@ -11,14 +11,17 @@ use super::{Influences, Statistic, max_keeping_nan};
 use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
-/// 1000 · MMD² with exp(−|x − y|²/(2·bandwidth²)) of rows scaled to length 1.
+/// CMMD: 1000 times the squared maximum mean discrepancy of rows scaled to length 1, with the
+/// kernel k(x, y) = exp(−|x − y|²/(2·bandwidth²)). The value is comparable with published CMMD
+/// values only for CLIP embeddings.
 ///
-/// As its authors define it, means run over all pairs, a sample with itself included: the value is never negative,
-/// and for equal laws it is not 0 but about 1000 (1 − E k)(1/m + 1/n). It is CMMD only of CLIP's embeddings. The
-/// standard error is the U-statistic's.
+/// As the authors define it, means include the pairs of a sample with itself. The value is
+/// therefore never negative, and for equal distributions it is about 1000 (1 − E k)(1/m + 1/n)
+/// instead of 0. The standard error is that of the U-statistic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cmmd {
+    /// The kernel's bandwidth, above 0. The default is 10.
     pub bandwidth: f64,
 }
 
@@ -28,6 +31,7 @@ impl Default for Cmmd {
     }
 }
 
+/// The factor by which the authors multiply MMD².
 const CMMD_SCALE: f64 = 1000.0;
 
 impl Statistic for Cmmd {
@@ -53,6 +57,8 @@ impl Statistic for Cmmd {
         _key: RngKey,
     ) -> Result<Estimate, String> {
         let all = self.gaussian_mmd(generated, reference)?;
+        // The kernel here is k − 1, which is 0 for a sample with itself: including those pairs only
+        // changes the number of terms.
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
         let [a, b] = [
             with_itself(all.within[0], generated.len()),
@@ -80,6 +86,7 @@ impl Statistic for Cmmd {
 }
 
 impl Cmmd {
+    /// The three kernel means, and their errors, of k − 1 for the normalized rows.
     fn gaussian_mmd(
         &self,
         generated: &FeatureSet,
@@ -90,7 +97,8 @@ impl Cmmd {
             normalize_rows("cmmd", reference.all_rows()?)?,
         );
         let rate = -0.5 / (self.bandwidth * self.bandwidth);
-        // k − 1: the mean of numbers near 1 would lose what tells the two sets apart.
+        // The kernel is replaced by k − 1, which leaves MMD² unchanged: k is close to 1, and its
+        // means would lose the digits in which the two sets differ.
         let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
             pairwise_distance::squared_distances(x, y).mapv_into(|d| (rate * d).exp_m1())
         };
@@ -98,17 +106,17 @@ impl Cmmd {
     }
 }
 
-/// Rows scaled to length 1.
+/// Scales every row to Euclidean length 1. `name` is the statistic, for the error message.
 ///
 /// # Errors
-/// For a row of zeros.
+/// Fails if a row contains only zeros.
 pub fn normalize_rows(name: &str, rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
     let mut out = rows.to_owned();
     for mut row in out.rows_mut() {
         let length = row.dot(&row).sqrt();
         if length == 0.0 {
             return Err(format!(
-                "{name}: a sample is all zeros and has no direction"
+                "{name}: a sample consists of zeros only, so it has no direction"
             ));
         }
         row /= length;
@@ -123,7 +131,8 @@ mod tests {
 
     #[test]
     fn cmmd_matches_closed_form_for_orthogonal_rows() {
-        // Lengths do not matter: all of x points one way, all of y at a right angle to it.
+        // All rows of x have the same direction, all rows of y are orthogonal to it, and lengths do
+        // not matter.
         let (x, y) = (
             ndarray::array![[1.0, 0.0], [5.0, 0.0]],
             ndarray::array![[0.0, 0.1], [0.0, 2.0], [0.0, 3.0]],

@@ -1,8 +1,10 @@
-//! Authenticity (Alaa et al. 2022) and memorization (Yoon et al. 2023): generated samples too near to training data.
+//! Authenticity (Alaa et al. 2022) and memorization (Yoon et al. 2023): which share of generated
+//! samples is suspiciously close to training data.
 //!
-//! Where no training data are named, the reference is taken for them. Standard errors are those of [`super::random_groups`], over
-//! the generated samples and over the training data, which the samples need not be independent of; they are absent below
-//! 16 of either.
+//! The reference counts as the training data if no training data are given. Standard errors come
+//! from [`super::random_groups`]. They include the randomness of the generated samples and of the
+//! training data, and allow generated samples to depend on the training data. There is no standard
+//! error if either set has fewer than 16 samples.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,19 +19,24 @@ use super::{SampleRole, SampleSets, Statistic, notes, pairwise_distance};
 use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
-/// The share of generated samples that lie farther from their nearest reference sample than that one from its
-/// nearest other. AuthPct is 100 times it.
+/// Authenticity: the share of generated samples that are farther from their nearest training sample
+/// than this training sample is from its own nearest neighbour in the training data. The published
+/// AuthPct is 100 times this share. There are no parameters.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Authenticity {}
 
-/// The share of generated samples whose nearest reference sample is nearer than `ratio` times the second nearest.
+/// Memorization: the share of generated samples whose distance to the nearest training sample is
+/// less than `ratio` times the distance to the second nearest.
 ///
-/// In D dimensions a smooth law gives ratio^D without any copying, which is next to nothing only for many.
-/// Training data that hold a sample twice hide copies of it, which a note says.
+/// In D dimensions a smooth distribution gives about ratio^D without any copying, which is
+/// negligible only if D is large. If the training data contain a sample twice, copies of this
+/// sample do not count; a note in the output warns of this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memorization {
+    /// A sample counts as a copy if the ratio of the two distances is below this number, above 0
+    /// and at most 1. The default is 1/3.
     pub ratio: f64,
 }
 
@@ -39,7 +46,7 @@ impl Default for Memorization {
     }
 }
 
-/// Fewest samples of a quarter.
+/// The smallest number of samples in a quarter with which there is a standard error.
 const MIN_QUARTER_SIZE: usize = 4;
 
 impl Statistic for Authenticity {
@@ -91,6 +98,7 @@ impl Statistic for Authenticity {
 }
 
 impl Authenticity {
+    /// The share on the whole sets and, if `parts` are given, on each part of the training data.
     fn replicates(
         &self,
         generated: &FeatureSet,
@@ -98,11 +106,17 @@ impl Authenticity {
         parts: Option<&RandomDivisions>,
     ) -> Result<PartReplicates, String> {
         let own = nearest_other_distances(train, parts)?;
-        neighbour_share_replicates(generated, train, parts, 1, |found, division_and_way| {
-            found
-                .first()
-                .is_some_and(|(distance, at)| own[*at].for_part(division_and_way) < *distance)
-        })
+        neighbour_share_replicates(
+            generated,
+            train,
+            parts,
+            1,
+            |found, division_and_grouping| {
+                found.first().is_some_and(|(distance, at)| {
+                    own[*at].for_part(division_and_grouping) < *distance
+                })
+            },
+        )
     }
 }
 
@@ -162,6 +176,7 @@ impl Statistic for Memorization {
 }
 
 impl Memorization {
+    /// The share on the whole sets and, if `parts` are given, on each part of the training data.
     fn replicates(
         &self,
         generated: &FeatureSet,
@@ -176,31 +191,40 @@ impl Memorization {
     }
 }
 
+/// Fails if a set has too few samples for nearest and second nearest neighbours.
 fn check_neighbour_counts(name: &str, generated: usize, reference: usize) -> Result<(), String> {
     let fine = generated >= 2 && reference >= 3;
     fine.then_some(()).ok_or_else(|| {
         format!(
-            "{name}: {generated} generated and {reference} reference samples, expected at least 2 generated and 3 reference samples"
+            "{name}: {generated} generated and {reference} reference samples, \
+             expected at least 2 generated and 3 reference samples"
         )
     })
 }
 
-/// A squared distance among all samples and, by division and way, among those of each part.
+/// The squared distance of one training sample to its nearest neighbour in the training data.
 struct NearestOtherDistance {
+    /// The distance within all training data.
     whole: f64,
+    /// The distance within each part that contains the sample, by division and grouping.
     parts: [[f64; GROUPINGS]; DIVISIONS],
 }
 
 impl NearestOtherDistance {
-    fn for_part(&self, division_and_way: Option<(usize, usize)>) -> f64 {
-        division_and_way.map_or(self.whole, |(division, way)| self.parts[division][way])
+    /// The distance within the part of a division and grouping; `None` stands for all training
+    /// data.
+    fn for_part(&self, division_and_grouping: Option<(usize, usize)>) -> f64 {
+        division_and_grouping.map_or(self.whole, |(division, grouping)| {
+            self.parts[division][grouping]
+        })
     }
 }
 
-/// Neighbours that are at hand at first: a quarter's nearest is hardly ever farther down.
+/// The number of neighbours that are sorted in advance if parts are evaluated. The nearest
+/// neighbour within a quarter is almost always among them.
 const INITIAL_NEIGHBOURS: usize = 32;
 
-/// How far every sample lies from its nearest other.
+/// The squared distance of every training sample to its nearest neighbour in the training data.
 fn nearest_other_distances(
     train: &FeatureSet,
     parts: Option<&RandomDivisions>,
@@ -223,9 +247,14 @@ fn nearest_other_distances(
                 parts: [[0.0; GROUPINGS]; DIVISIONS],
             };
             if let Some(quarters) = parts.map(|parts| &parts.reference) {
-                nearest.for_each_part(&quarters[first + i], quarters, 1, |division, way, found| {
-                    own.parts[division][way] = distance(found.first().copied());
-                });
+                nearest.for_each_part(
+                    &quarters[first + i],
+                    quarters,
+                    1,
+                    |division, grouping, found| {
+                        own.parts[division][grouping] = distance(found.first().copied());
+                    },
+                );
             }
             own
         };
@@ -239,8 +268,12 @@ fn nearest_other_distances(
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The share of generated samples that `yes` is said to, of whose `count` nearest training samples: of all, or of those
-/// in one part, which is then named by its division and way.
+/// The share of generated samples for which the predicate `yes` holds, on all training data and on
+/// each part of them.
+///
+/// `yes` receives the `count` nearest training samples as pairs of squared distance and position,
+/// nearest first. Its second argument is the division and the grouping of the part, or `None` for
+/// all training data.
 fn neighbour_share_replicates(
     generated: &FeatureSet,
     train: &FeatureSet,
@@ -283,7 +316,8 @@ fn neighbour_share_replicates(
     ))
 }
 
-/// What is said of the nearest training samples in each part of one division.
+/// Evaluates the predicate `yes` for one generated sample on each part of one division of the
+/// training data.
 fn evaluate_on_division(
     nearest: &mut NearestNeighbours,
     quarters: &[QuarterByDivision],
@@ -297,8 +331,8 @@ fn evaluate_on_division(
         let Some((distance, at)) = nearest.get(i) else {
             break;
         };
-        for way in 0..GROUPINGS {
-            let list = &mut found[part_index(quarters[at][division], way)];
+        for grouping in 0..GROUPINGS {
+            let list = &mut found[part_index(quarters[at][division], grouping)];
             if list.len() < count {
                 list.push((distance, at));
                 open -= usize::from(list.len() == count);
@@ -306,8 +340,8 @@ fn evaluate_on_division(
         }
         i += 1;
     }
-    let way = |part: usize| if part < 4 { 0 } else { (part - 2) / 2 };
-    std::array::from_fn(|part| yes(&found[part], Some((division, way(part)))))
+    let grouping = |part: usize| if part < 4 { 0 } else { (part - 2) / 2 };
+    std::array::from_fn(|part| yes(&found[part], Some((division, grouping(part)))))
 }
 
 #[cfg(test)]
@@ -383,7 +417,7 @@ mod tests {
         }
     }
 
-    /// Of samples that are copied now and then, from training data that are drawn anew each time.
+    /// Some samples are copies of training samples, and each repetition draws new training data.
     #[test]
     fn copy_detection_stderr_matches_spread() {
         use crate::num::key::Purpose;

@@ -11,11 +11,13 @@ use super::{Influences, Statistic, max_keeping_nan};
 use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
-/// No parameters; no root is taken.
+/// The energy distance 2E|X − Y| − E|X − X'| − E|Y − Y'|, without a square root. There are no
+/// parameters.
 ///
-/// Means run over all pairs, a sample with itself included, as for two empirical laws: the value is never
-/// negative, and for equal laws it is not 0 but about E|X − X'| (1/m + 1/n). It is the squared
-/// discrepancy with kernel −|x − y|, whose standard error it has.
+/// Means include the pairs of a sample with itself: the value is the distance of the two empirical
+/// distributions. It is therefore never negative, and for equal distributions it is about E|X − X'|
+/// (1/m + 1/n) instead of 0. The energy distance is the squared maximum mean discrepancy with the
+/// kernel −|x − y|, and its standard error is computed as such.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Energy {}
@@ -36,6 +38,8 @@ impl Statistic for Energy {
         _key: RngKey,
     ) -> Result<Estimate, String> {
         let all = distance_kernel_mmd(generated, reference)?;
+        // A sample has distance 0 to itself: including those pairs only changes the number of
+        // terms.
         let with_itself = |mean: f64, n: usize| mean * (n - 1) as f64 / n as f64;
         let [a, b] = [
             with_itself(all.within[0], generated.len()),
@@ -61,7 +65,8 @@ impl Statistic for Energy {
     }
 }
 
-/// The discrepancy of kernel |x − y|: minus the energy distance, but for a sample with itself.
+/// The kernel means of |x − y|, over pairs of distinct samples. Their squared discrepancy is minus
+/// the unbiased energy distance.
 fn distance_kernel_mmd(
     generated: &FeatureSet,
     reference: &FeatureSet,

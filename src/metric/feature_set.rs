@@ -1,4 +1,4 @@
-//! One set of feature vectors, in an order that depends on the vectors alone.
+//! One set of feature vectors, in an order that depends only on the vectors.
 
 use std::sync::OnceLock;
 
@@ -8,31 +8,35 @@ use sha2::{Digest, Sha256};
 
 use crate::num::source::RowSource;
 
-/// Rows that are read at a time.
+/// The number of rows that are read at a time.
 pub const READ_BLOCK_ROWS: usize = 1024;
 
-/// Feature vectors of one side, and where an extractor classifies, its logits.
+/// One set of feature vectors, one row per sample, and optionally the class logits of each sample.
 ///
-/// Rows are sorted by the SHA-256 of their numbers. Whatever is then summed, split or drawn by position gives
-/// the same digits for the same vectors, in whatever order they came: nothing else in this module has to
-/// care. Rows with one hash are one vector, so that ties do not matter.
+/// The rows are sorted by the SHA-256 of their numbers ("hash order"). Sums, splits and draws by
+/// position therefore give the same digits for the same vectors, whatever their input order.
+/// Statistics need no further care for the order. Rows with the same hash are the same vector, so
+/// ties do not matter.
 pub struct FeatureSet<'a> {
     source: &'a dyn RowSource,
+    /// The input index of each row, in hash order.
     order: Vec<usize>,
-    /// Of the rows in that order.
+    /// The SHA-256 of each row, in hash order.
     hashes: Vec<[u8; 32]>,
-    /// Columns that are not the same number throughout.
+    /// The indices of the columns that are not constant.
     varying_columns: Vec<usize>,
+    /// The class logits of each sample, in input order.
     logits: Option<ArrayView2<'a, f64>>,
+    /// All rows in hash order, after the first call of [`FeatureSet::all_rows`].
     cached_rows: OnceLock<Array2<f64>>,
 }
 
 impl<'a> FeatureSet<'a> {
-    /// Reads all rows once, some at a time.
+    /// Reads all rows once, block by block, and sorts them.
     ///
     /// # Errors
-    /// Where a row cannot be read or holds a number that is not finite or whose square would not be, or where all are so
-    /// small that squares vanish.
+    /// Fails if a row cannot be read, or if a number is not finite or above 1e30 in magnitude. Also
+    /// fails if all numbers are below 1e-30 in magnitude but not all 0.
     pub fn new(source: &'a dyn RowSource) -> Result<FeatureSet<'a>, String> {
         let (n, d) = source.shape();
         let first = if n > 0 {
@@ -64,8 +68,8 @@ impl<'a> FeatureSet<'a> {
         let largest = scanned.iter().fold(0.0f64, |most, s| most.max(s.largest));
         if largest > 0.0 && largest < MIN_MAGNITUDE {
             return Err(format!(
-                "no number is farther from 0 than {largest:e}, and powers of such vanish; expected some above {MIN_MAGNITUDE:e}: \
-                 multiply all sets by one factor"
+                "the largest magnitude is {largest:e}, whose powers vanish in double precision; \
+                 expected a magnitude above {MIN_MAGNITUDE:e}: multiply all sets by the same factor"
             ));
         }
         Ok(FeatureSet {
@@ -78,7 +82,7 @@ impl<'a> FeatureSet<'a> {
         })
     }
 
-    /// The first `n` of the samples, in their own order: a choice that does not depend on how they came.
+    /// The first `n` samples in hash order. The choice does not depend on the input order.
     pub fn truncated(mut self, n: usize) -> FeatureSet<'a> {
         self.order.truncate(n);
         self.hashes.truncate(n);
@@ -86,41 +90,44 @@ impl<'a> FeatureSet<'a> {
         self
     }
 
-    /// The same with the class logits of each row, in the source's order.
+    /// This set with the class logits of each sample, in input order.
     pub fn with_logits(self, logits: Option<ArrayView2<'a, f64>>) -> FeatureSet<'a> {
         FeatureSet { logits, ..self }
     }
 
+    /// The number of samples.
     pub fn len(&self) -> usize {
         self.order.len()
     }
 
+    /// Whether the set has no samples.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
+    /// The number of columns: numbers per sample.
     pub fn width(&self) -> usize {
         self.source.shape().1
     }
 
-    /// Columns that are not the same number throughout.
+    /// The indices of the columns that are not constant.
     pub fn varying_columns(&self) -> &[usize] {
         &self.varying_columns
     }
 
-    /// The rows at the given positions.
+    /// The rows at the given positions in hash order.
     ///
     /// # Errors
-    /// Where they cannot be read.
+    /// Fails if the rows cannot be read.
     pub fn rows_at(&self, positions: &[usize]) -> Result<Array2<f64>, String> {
         let at: Vec<usize> = positions.iter().map(|p| self.order[*p]).collect();
         self.source.read_rows(&at)
     }
 
-    /// All rows, read when first asked for and then kept.
+    /// All rows in hash order. The first call reads them; later calls use the cached rows.
     ///
     /// # Errors
-    /// As [`FeatureSet::rows_at`].
+    /// Fails if the rows cannot be read.
     pub fn all_rows(&self) -> Result<ArrayView2<'_, f64>, String> {
         if self.cached_rows.get().is_none() {
             let rows = self.source.read_rows(&self.order)?;
@@ -129,7 +136,7 @@ impl<'a> FeatureSet<'a> {
         Ok(self.cached_rows.get().expect("set above").view())
     }
 
-    /// What belongs to the rows, put into the order in which the rows came.
+    /// Reorders one value per row from hash order to input order.
     pub fn in_input_order<T: Copy>(&self, values: &[T]) -> Vec<T> {
         let mut out = values.to_vec();
         self.order
@@ -139,18 +146,19 @@ impl<'a> FeatureSet<'a> {
         out
     }
 
-    /// What belongs to the rows as they came, put into their order here.
-    pub fn in_hash_order<T: Copy>(&self, came: &[T]) -> Vec<T> {
-        self.order.iter().map(|at| came[*at]).collect()
+    /// Reorders one value per row from input order to hash order.
+    pub fn in_hash_order<T: Copy>(&self, values: &[T]) -> Vec<T> {
+        self.order.iter().map(|at| values[*at]).collect()
     }
 
-    /// How many samples are there at least so many times, each of them counted.
+    /// The number of samples whose vector occurs at least `times` times in this set. Every copy
+    /// counts.
     pub fn count_repeated(&self, times: usize) -> usize {
         let groups = self.hashes.chunk_by(|a, b| a == b);
         groups.map(<[_]>::len).filter(|size| *size >= times).sum()
     }
 
-    /// How many samples are in the other set too.
+    /// The number of samples of this set whose vector also occurs in the other set.
     pub fn count_shared(&self, other: &FeatureSet) -> usize {
         self.hashes
             .iter()
@@ -158,24 +166,31 @@ impl<'a> FeatureSet<'a> {
             .count()
     }
 
-    /// The logits of all rows, in the order of the rows.
+    /// The class logits of all samples, in hash order.
     pub fn logits(&self) -> Option<Array2<f64>> {
         self.logits.as_ref().map(|l| l.select(Axis(0), &self.order))
     }
 }
 
-/// Beyond this, squares of sums of squares, which errors are made of, leave double precision.
+/// The largest accepted magnitude of a number. Standard errors need squares of sums of squares,
+/// which overflow beyond it.
 const MAX_MAGNITUDE: f64 = 1e30;
-/// Where all are smaller, those vanish.
+/// The smallest accepted value for the largest magnitude of a set. Below it, squares of sums of
+/// squares vanish.
 const MIN_MAGNITUDE: f64 = 1e-30;
 
-/// What one reading of some rows tells.
+/// The result of reading one block of rows.
 struct RowBlockScan {
+    /// The SHA-256 of each row.
     hashes: Vec<[u8; 32]>,
+    /// For each column, whether a row differs from the first row of the set.
     varies: Vec<bool>,
+    /// The largest magnitude in the block.
     largest: f64,
 }
 
+/// Reads the rows with the indices `at`, hashes them and checks their numbers. `first` is the first
+/// row of the set.
 fn scan_row_block(
     source: &dyn RowSource,
     at: Vec<usize>,
@@ -190,17 +205,18 @@ fn scan_row_block(
         bytes.clear();
         for ((v, first), varies) in row.iter().zip(first.row(0)).zip(&mut varies) {
             if !v.is_finite() {
-                return Err(format!("sample {i} holds {v}, expected finite numbers"));
+                return Err(format!("sample {i} contains {v}, expected finite numbers"));
             }
             largest = largest.max(v.abs());
             *varies |= v != first;
-            // A zero is one number, whatever its sign.
+            // Adding 0 turns −0 into 0, so both zeros have the same hash.
             bytes.extend((v + 0.0).to_le_bytes());
         }
         if largest > MAX_MAGNITUDE {
             return Err(format!(
-                "sample {i} holds a number of size {largest:e}, whose powers are beyond double precision; expected sizes up \
-                 to {MAX_MAGNITUDE:e}: divide all sets by one factor"
+                "sample {i} contains a number of magnitude {largest:e}, whose powers are beyond \
+                 double precision; expected magnitudes of at most {MAX_MAGNITUDE:e}: divide all \
+                 sets by the same factor"
             ));
         }
         hashes.push(Sha256::digest(&bytes).into());
@@ -291,8 +307,8 @@ mod tests {
             one.count_shared(&FeatureSet::new(&copies).expect("finite")),
             6
         );
-        let came: Vec<usize> = (0..20).collect();
-        assert_eq!(one.in_input_order(&one.in_hash_order(&came)), came);
+        let indices: Vec<usize> = (0..20).collect();
+        assert_eq!(one.in_input_order(&one.in_hash_order(&indices)), indices);
         assert_eq!(one.truncated(7).all_rows(), two.truncated(7).all_rows());
     }
 

@@ -1,22 +1,33 @@
-//! The feature likelihood divergence and its parts (Jiralerspong et al. 2023): likelihoods under a law around each sample.
+//! The feature likelihood divergence (FLD) and two related statistics (Jiralerspong et al. 2023):
+//! log-likelihoods under a mixture of normal distributions around samples.
 //!
-//! A mixture of round normal laws stands at samples of one set, and its widths are fitted to the training data.
-//! Where the generated samples lie near to training data the widths are small, and held-out data become unlikely: copies
-//! make the value rise, as bad samples and missing ones do. All is measured in units of the held-out data's mean and
-//! standard deviation (n − 1), in nats per dimension, times 100.
+//! The mixture has one isotropic normal component around each sample of one set. These samples are
+//! its centres, and the variances of the components are fitted to the training data. If generated
+//! samples are very close to training data, the fitted variances are small and held-out data become
+//! unlikely. The value therefore rises with copies, as it does with bad samples and with missing
+//! modes. All sets are standardized with the mean and the standard deviation (divisor n − 1) of the
+//! held-out data. Values are in nats per dimension, times 100.
 //!
-//! The default is the authors' package (github.com/marcojira/fld) to the step: widths that begin at the nearest
-//! training sample, up to 50 epochs of Adam that may end early, and while fitting one law more around the mean, which
-//! is left out when likelihoods are taken. So few steps end near an optimum and not at it: `fit: converged` goes there, by
-//! expectation maximization, and its values do not compare with published ones. Unlike the package, distances are
-//! summed without cancellation, and what it draws at random is drawn by the seed: which half of the training data the
-//! baseline stands at, which samples are centres where there are more than `centres`, and the batches of Adam for
-//! more than 10,000 training samples.
+//! The default, `fit: reference`, follows the authors' package (github.com/marcojira/fld) step by
+//! step. Variances start from the distance to the nearest training sample. Up to 50 epochs of Adam
+//! follow, with early stopping. During the fit, the mixture has one more component around the mean
+//! of the training data; likelihoods are evaluated without it. So few steps end near an optimum,
+//! but not at it. `fit: converged` reaches a local optimum by expectation maximization; its values
+//! are not comparable with published ones.
 //!
-//! The standard error is the delta method's over the samples whose likelihood is taken and over the centres; for the
-//! baseline the spread over random halves where that is larger. That the widths would be others with other training
-//! data is left out, which counts where samples are few for their dimensions and Adam ends early: in simulations the
-//! error is 0.8 to 1.2 times the true spread in 3 to 30 dimensions.
+//! Unlike the package, this implementation computes distances without cancellation, and the seed
+//! determines all random choices:
+//!
+//! - the half of the training data that the baseline uses as centres,
+//! - the centres, if there are more than `centres` samples,
+//! - the batches of Adam, if there are more than 10,000 training samples.
+//!
+//! The standard error comes from the delta method, over the samples whose likelihood is evaluated
+//! and over the centres. For the baseline, the variance over random halves replaces the variance
+//! over centres if it is larger. The standard error neglects that the fitted variances depend on
+//! the training data. This matters if there are few samples for the dimension and Adam stops early.
+//! In simulations in 3 to 30 dimensions, the standard error is 0.8 to 1.2 times the true standard
+//! deviation.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use schemars::JsonSchema;
@@ -28,14 +39,19 @@ use super::{SampleRole, SampleSets, Statistic, max_keeping_nan, notes, permutati
 use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
+/// Declares the structs of the three statistics, which have the same parameters, and their
+/// implementations.
 macro_rules! fld_statistics {
     ($($(#[$meta:meta])* $Name:ident: $name:literal, $compute:expr;)+) => { $(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
-            /// Samples that laws stand at, at most; the package's `gen_size`.
+            /// The largest number of samples that serve as centres of the mixture, at least 2. The
+            /// default is 10,000. The authors' package calls it `gen_size`.
             pub centres: usize,
+            /// How the variances of the mixture are fitted: `reference` (the default) or
+            /// `converged`.
             pub fit: MixtureFit,
         }
 
@@ -64,7 +80,7 @@ macro_rules! fld_statistics {
 
             fn notes(&self, sets: SampleSets<&FeatureSet>) -> Vec<String> {
                 let copies = [("training", sets.for_role(SampleRole::Train))];
-                let what = "which the halves of the baseline share";
+                let what = "so both halves of the baseline may contain them";
                 let copies = notes::duplicates_across_split(&copies, what).filter(|_| $name != "fld-gap");
                 notes::held_out_overlap(sets).into_iter().chain(copies).collect()
             }
@@ -79,6 +95,7 @@ macro_rules! fld_statistics {
         }
 
         impl $Name {
+            /// The statistic of standardized sets.
             fn evaluate(&self, sets: &NormalizedSets) -> Estimate {
                 let compute: fn(&NormalizedSets, usize, MixtureFit) -> Estimate = $compute;
                 compute(sets, self.centres, self.fit)
@@ -88,8 +105,12 @@ macro_rules! fld_statistics {
 }
 
 fld_statistics! {
-    /// How much less likely held-out data are under laws at generated samples than under laws at half of the
-    /// training data, both fitted to training data. 0 is what fresh data reach, and more is worse.
+    /// FLD, the feature likelihood divergence: how much less likely held-out data are under a
+    /// mixture of normal distributions around generated samples than under one around half of the
+    /// training data. The variances of both mixtures are fitted to training data.
+    ///
+    /// Fresh samples of the data distribution reach 0; larger values are worse. The value is in
+    /// nats per dimension, times 100. The statistic needs training data and held-out data.
     Fld: "fld", |sets, centres, fit| {
         let generated = sets.subsample(&sets.generated, centres);
         let got = IsotropicMixture::fit(generated.view(), sets.train.view(), fit).score(sets.test.view());
@@ -99,16 +120,23 @@ fld_statistics! {
         let gaps: Vec<f64> = base.log_densities.iter().zip(&got.log_densities).map(|(b, g)| b - g).collect();
         sets.estimate(&[&gaps], variance_over_centres(&[&got]) + variance_over_centres(&[&base]).max(spread))
     };
-    /// How much less likely training data are than held-out data under laws at generated samples: the more negative,
-    /// the more the training data were copied.
+    /// The generalization gap of FLD: the mean log-likelihood of held-out data minus that of
+    /// training data, under a mixture of normal distributions around generated samples.
+    ///
+    /// The more negative the value, the more training data were copied. The value is in nats per
+    /// dimension, times 100. The statistic needs training data and held-out data.
     FldGap: "fld-gap", |sets, centres, fit| {
         let generated = sets.subsample(&sets.generated, centres);
         let mixture = IsotropicMixture::fit(generated.view(), sets.train.view(), fit);
         let [seen, unseen] = [&sets.train, &sets.test].map(|set| mixture.score(set.view()));
         sets.estimate(&[&negated_log_densities(&seen), &unseen.log_densities], variance_over_centres(&[&seen, &unseen]))
     };
-    /// How much less likely generated samples are than training data under laws at held-out data, which are fitted to
-    /// the (other) training data: their quality alone.
+    /// The quality part of FLD: how much less likely generated samples are than training data,
+    /// under a mixture of normal distributions around held-out data. The variances are fitted to
+    /// training data.
+    ///
+    /// The value is in nats per dimension, times 100; it does not react to copies. The statistic
+    /// needs training data and held-out data.
     FldPrecision: "fld-precision", |sets, centres, fit| {
         let (held, generated) = (sets.subsample(&sets.test, centres), sets.subsample(&sets.generated, centres));
         let got = IsotropicMixture::fit(held.view(), sets.train.view(), fit).score(generated.view());
@@ -117,9 +145,11 @@ fld_statistics! {
     };
 }
 
-/// Distances that fit in memory, eight bytes each.
+/// The largest number of distances between training samples and centres. All of them are in memory,
+/// with 8 bytes each.
 const MAX_DISTANCES: usize = 1 << 30;
 
+/// Fails if a set is missing or too small, or if the distances do not fit in memory.
 fn check_fld_sets(name: &str, centres: usize, n: SampleSets<usize>) -> Result<(), String> {
     if n.train.is_none() && n.test.is_none() {
         return Err(three_sets_required(name));
@@ -127,7 +157,8 @@ fn check_fld_sets(name: &str, centres: usize, n: SampleSets<usize>) -> Result<()
     let (train, test) = (n.for_role(SampleRole::Train), n.for_role(SampleRole::Test));
     if train < 4 || test < 2 || n.generated < 2 {
         return Err(format!(
-            "{name}: {} generated, {train} training and {test} held-out samples, expected at least 2, 4 and 2",
+            "{name}: {} generated, {train} training and {test} held-out samples, \
+             expected at least 2, 4 and 2",
             n.generated
         ));
     }
@@ -137,26 +168,28 @@ fn check_fld_sets(name: &str, centres: usize, n: SampleSets<usize>) -> Result<()
     let at = centres.min(n.generated.max(test));
     if train.saturating_mul(at) > MAX_DISTANCES {
         return Err(format!(
-            "{name}: {train} training samples and {at} centres are more distances than {MAX_DISTANCES}; expected fewer training \
-             samples, or `centres` of at most {}",
+            "{name}: {train} training samples and {at} centres have more than {MAX_DISTANCES} \
+             distances; expected fewer training samples, or `centres` of at most {}",
             MAX_DISTANCES / train
         ));
     }
     Ok(())
 }
 
+/// The error message if training data or held-out data are missing.
 fn three_sets_required(name: &str) -> String {
     format!(
-        "{name}: it needs training data and data that the model has not seen; beside the reference, name the training \
-         data (`train`) or the unseen data (`test`), and the reference is the other"
+        "{name}: it needs training data and held-out data that the model has not seen; name the \
+         training data (`train`) or the held-out data (`test`): the reference serves as the other"
     )
 }
 
+/// Minus the log-density of each point.
 fn negated_log_densities(scores: &MixtureScores) -> Vec<f64> {
     scores.log_densities.iter().map(|l| -l).collect()
 }
 
-/// The three sets in units of the held-out data.
+/// The three sets, standardized with the mean and the standard deviation of the held-out data.
 struct NormalizedSets {
     train: Array2<f64>,
     test: Array2<f64>,
@@ -165,6 +198,11 @@ struct NormalizedSets {
 }
 
 impl NormalizedSets {
+    /// Standardizes the sets, with the training data in a random order that depends on `key`.
+    ///
+    /// # Errors
+    /// Fails if samples cannot be read, if training and held-out data are the same, or if a column
+    /// of the held-out data is constant.
     fn from_sets(
         name: &str,
         sets: SampleSets<&FeatureSet>,
@@ -176,14 +214,16 @@ impl NormalizedSets {
         );
         if train == test {
             return Err(format!(
-                "{name}: the training data and the held-out data are the same samples"
+                "{name}: the training data and the held-out data are the same samples, expected \
+                 different ones"
             ));
         }
         let constant = test.ncols() - sets.for_role(SampleRole::Test).varying_columns().len();
         if constant > 0 {
             return Err(format!(
-                "{name}: {constant} of {} numbers are the same in all held-out samples, and by their standard deviation \
-                 it divides; expected more held-out samples, or other features",
+                "{name}: {constant} of {} numbers are the same in all held-out samples, so their \
+                 standard deviation is 0 and cannot be a unit; expected more held-out samples, or \
+                 other features",
                 test.ncols()
             ));
         }
@@ -199,7 +239,7 @@ impl NormalizedSets {
         ))
     }
 
-    /// In units of the held-out data; the baseline takes the first half of the training data.
+    /// Standardizes the sets. The first half of `train` serves as centres of the baseline.
     fn new(
         train: ArrayView2<f64>,
         test: ArrayView2<f64>,
@@ -219,7 +259,7 @@ impl NormalizedSets {
         }
     }
 
-    /// At most so many samples, drawn by the seed where there are more.
+    /// At most `most` samples of a set; a random subset that depends on the seed if there are more.
     fn subsample(&self, of: &Array2<f64>, most: usize) -> Array2<f64> {
         match of.nrows() <= most {
             true => of.clone(),
@@ -230,7 +270,11 @@ impl NormalizedSets {
         }
     }
 
-    /// What the training data's own law gives: for a half of them and the rest, and its variance over random halves.
+    /// The baseline: scores of mixtures around training data instead of generated samples.
+    ///
+    /// `of` receives one half of the training data, or fewer if there are fewer generated samples
+    /// or centres, and the remaining training data. The result is its scores for the first half,
+    /// and the variance of their mean over random halves.
     fn baseline(
         &self,
         centres: usize,
@@ -242,8 +286,8 @@ impl NormalizedSets {
             |train: ArrayView2<f64>| of(train.slice(s![..half, ..]), train.slice(s![half.., ..]));
         let first = split(self.train.view());
         let mut means = vec![term_mean(&first.log_densities)];
-        for again in 1..BASELINE_SPLITS {
-            let order = permutation::random_permutation(n, self.key, 2 + again);
+        for repeat in 1..BASELINE_SPLITS {
+            let order = permutation::random_permutation(n, self.key, 2 + repeat);
             means.push(term_mean(
                 &split(self.train.select(Axis(0), &order).view()).log_densities,
             ));
@@ -251,7 +295,8 @@ impl NormalizedSets {
         (first, term_variance(&means))
     }
 
-    /// 100/dim · Σ of the means of `terms`, with their error over samples and the variance that centres add.
+    /// The estimate 100/D times the sum of the means of `terms`. Its standard error combines the
+    /// variance over samples with `over_centres`, the variance due to the centres.
     fn estimate(&self, terms: &[&[f64]], over_centres: f64) -> Estimate {
         let value: f64 = terms.iter().map(|term| term_mean(term)).sum();
         let over_samples: f64 = terms
@@ -268,21 +313,27 @@ impl NormalizedSets {
     }
 }
 
-/// Random halves of the training data that the baseline is taken of, the first of which counts.
+/// The number of random halves of the training data for which the baseline is evaluated. The first
+/// one gives the value; all of them give the variance.
 const BASELINE_SPLITS: u64 = 4;
 
+/// The mean of some numbers.
 fn term_mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
+/// The sample variance of some numbers, with divisor n − 1.
 fn term_variance(values: &[f64]) -> f64 {
     let mean = term_mean(values);
     values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)
 }
 
-/// The variance of a mean log-density over the centres: the influence of centre j is N times its mean share.
+/// The variance, due to the random centres, of a mean log-density. Of two scores under the same
+/// centres, it is the variance of their difference.
 ///
-/// Its square is high by the noise of a mean over few points, which is there already in the variance over points.
+/// The influence of centre j of N is N times its mean responsibility for the points. A mean over
+/// few points is noisy, which makes the square of the influence too large. This noise is
+/// subtracted, because the variance over points already contains it.
 fn variance_over_centres(scores: &[&MixtureScores]) -> f64 {
     let n = scores[0].responsibilities.len() as f64;
     let mut influence = Array1::<f64>::zeros(scores[0].responsibilities.len());
@@ -411,7 +462,7 @@ mod tests {
             assert!(
                 of("fld", &copies).0 > fld + 5.0 * error && of("fld", &bad).0 > fld + 5.0 * error
             );
-            // Copies are good samples, and the gap alone says what is wrong with them.
+            // Copies have the quality of data: among the parts of FLD only the gap reacts to them.
             assert!(of("fld-precision", &copies).0.abs() < 4.0 * of("fld-precision", &copies).1);
             assert!(of("fld-precision", &bad).0 > 5.0 * of("fld-precision", &bad).1);
             assert!(of("fld-gap", &copies).0 < 4.0 * of("fld-gap", &fresh).0 - 20.0);

@@ -1,6 +1,7 @@
-//! The Fréchet distance of two normal laws fitted to features (Heusel et al. 2017).
+//! The Fréchet distance between two normal distributions fitted to features (Heusel et al. 2017).
 //!
-//! |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^{1/2}), covariances by n − 1.
+//! The value is |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^{1/2}), with covariances of divisor n − 1. With
+//! features of Inception-v3 it is the FID.
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, s};
 use rayon::prelude::*;
@@ -14,10 +15,12 @@ use crate::num::linalg;
 use crate::num::moments::RowMoments;
 use crate::num::stats::Estimate;
 
-/// No parameters.
+/// The Fréchet distance |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^{1/2}) between normal distributions
+/// fitted to generated and reference features (FID). There are no parameters.
 ///
-/// tr (Σ₁Σ₂)^{1/2} is the nuclear norm of R₁R₂ᵀ with Σᵢ = RᵢᵀRᵢ: no product of covariances is rooted, so it
-/// is right for n < D too. Features are read in blocks, once for their moments and once for the error.
+/// The term tr (Σ₁Σ₂)^{1/2} is computed as the nuclear norm of R₁R₂ᵀ with Σᵢ = RᵢᵀRᵢ. No product of
+/// covariances needs a square root, so the result is also accurate for fewer samples than features.
+/// Features are read in blocks, once for the moments and once for the standard error.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Frechet {}
@@ -31,9 +34,15 @@ impl Statistic for Frechet {
         true
     }
 
-    /// The standard error is the delta method's, with both sets of samples random. It describes the
-    /// spread and not the bias: the distance of finite samples is too large by about c/n. Of more than
-    /// 8,192 samples it is taken from that many, drawn by the seed.
+    /// Computes the distance, with a standard error by the delta method in which both sets are
+    /// random.
+    ///
+    /// The standard error describes the random spread, not the bias: the distance of finite samples
+    /// is too large by about c/n. It is estimated from at most 8,192 samples of each set, drawn by
+    /// the seed.
+    ///
+    /// # Errors
+    /// Fails if rows cannot be read or a matrix decomposition fails.
     fn compute(
         &self,
         generated: &FeatureSet,
@@ -92,10 +101,11 @@ impl Statistic for Frechet {
     }
 }
 
-/// Refuses sides without a covariance.
+/// Checks that both sets have enough samples for a covariance. `name` is the statistic, for the
+/// error message.
 ///
 /// # Errors
-/// A sentence with both counts.
+/// Fails if a set has fewer than two samples.
 pub fn check_covariance_counts(
     name: &str,
     generated: usize,
@@ -103,54 +113,66 @@ pub fn check_covariance_counts(
 ) -> Result<(), String> {
     let fine = generated >= 2 && reference >= 2;
     fine.then_some(()).ok_or_else(|| {
-        format!("{name}: {generated} generated and {reference} reference samples, expected at least 2 of each")
+        format!(
+            "{name}: {generated} generated and {reference} reference samples, \
+             expected at least 2 of each"
+        )
     })
 }
 
-/// Rows of each side that the standard error is taken from, at most.
+/// The largest number of rows of each set from which the standard error is estimated.
 const ERROR_ROWS: usize = 8192;
 
-/// A squared pivot of this share of the largest still leaves a root right to 1e-7 of the trace.
+/// The smallest squared pivot of a usable Cholesky factor, relative to the largest one. The factor
+/// is then accurate to 1e-7 of the trace.
 const LEAST_PIVOT: f64 = 1e-9;
 
-/// What float32 leaves of an eigenvalue of zero, as a share of the largest.
+/// The magnitude that rounding to float32 can give an eigenvalue of zero, relative to the largest
+/// eigenvalue.
 const LEAST_EIGENVALUE: f64 = 1e-4;
 
-/// The normal law fitted to some rows: their mean and a factor R of their covariance RᵀR.
+/// A normal distribution in D dimensions, as its mean and a factor R of its covariance RᵀR.
 pub struct GaussianFit {
+    /// The mean, with D numbers.
     mean: Array1<f64>,
+    /// The factor R, with D columns.
     covariance_factor: Array2<f64>,
 }
 
 impl GaussianFit {
-    /// Fitted to all rows.
+    /// The normal distribution fitted to all rows of a set.
     ///
     /// # Errors
-    /// Where rows cannot be read.
+    /// Fails if rows cannot be read.
     pub fn fit_all_rows(sample: &FeatureSet) -> Result<GaussianFit, String> {
         GaussianFit::fit_rows(sample, &(0..sample.len()).collect::<Vec<_>>())
     }
 
-    /// Fitted to the rows at the given positions, of which there are at least two.
+    /// The normal distribution fitted to the rows at the given positions. There must be at least
+    /// two positions.
     ///
     /// # Errors
-    /// As [`GaussianFit::fit_all_rows`].
+    /// Fails if rows cannot be read.
     pub fn fit_rows(sample: &FeatureSet, positions: &[usize]) -> Result<GaussianFit, String> {
-        // A constant column has no part in the covariance, and would stand in the way of Cholesky.
-        let kept = sample.varying_columns();
+        // A constant column adds nothing to the covariance, but would make the Cholesky
+        // factorization fail.
+        let varying = sample.varying_columns();
         let read = |positions: &[usize]| -> Result<Array2<f64>, String> {
             let rows = sample.rows_at(positions)?;
-            Ok(if kept.len() < rows.ncols() {
-                rows.select(Axis(1), kept)
+            Ok(if varying.len() < rows.ncols() {
+                rows.select(Axis(1), varying)
             } else {
                 rows
             })
         };
         let mut mean = sample.rows_at(&positions[..1])?.row(0).to_owned();
-        let (some, small) = fit_mean_and_factor(&read, positions, kept.len())?;
-        kept.iter().zip(some).for_each(|(at, m)| mean[*at] = m);
-        let mut factor = Array2::zeros((small.nrows(), sample.width()));
-        for (column, at) in small.columns().into_iter().zip(kept) {
+        let (varying_mean, varying_factor) = fit_mean_and_factor(&read, positions, varying.len())?;
+        varying
+            .iter()
+            .zip(varying_mean)
+            .for_each(|(at, m)| mean[*at] = m);
+        let mut factor = Array2::zeros((varying_factor.nrows(), sample.width()));
+        for (column, at) in varying_factor.columns().into_iter().zip(varying) {
             factor.column_mut(*at).assign(&column);
         }
         factor /= ((positions.len() - 1) as f64).sqrt();
@@ -160,10 +182,11 @@ impl GaussianFit {
         })
     }
 
-    /// The law of a given mean and covariance.
+    /// The normal distribution with a given mean and covariance.
     ///
     /// # Errors
-    /// Where the matrix has a negative eigenvalue beyond rounding, and so is no covariance.
+    /// Fails if the matrix is not a covariance: if it has a negative eigenvalue that is too large
+    /// to be a rounding error.
     pub fn from_moments(
         mean: &Array1<f64>,
         covariance: &Array2<f64>,
@@ -185,18 +208,22 @@ impl GaussianFit {
         })
     }
 
+    /// The trace of the covariance.
     fn covariance_trace(&self) -> f64 {
         self.covariance_factor.iter().map(|v| v * v).sum()
     }
 }
 
+/// Reads the rows at the given positions.
 type RowReader<'a> = dyn Fn(&[usize]) -> Result<Array2<f64>, String> + Sync + 'a;
 
-/// The mean, and R with RᵀR the scatter around it.
+/// The mean of the rows at `positions`, and the factor R whose product RᵀR is the scatter matrix
+/// around the mean. `d` is the number of columns.
 ///
-/// With many more rows than columns by Cholesky from merged moments, which costs a fraction of a QR
-/// factorisation but squares the condition number; where that matters, and with few rows, by QR of the rows
-/// themselves, block by block with the R so far on top.
+/// With many more rows than columns, R is the Cholesky factor of merged moments. This costs a
+/// fraction of a QR factorization, but squares the condition number. If the condition number is too
+/// large or there are few rows, R comes from a QR factorization of the rows themselves, block by
+/// block. Each block is stacked below the R of the blocks before it.
 fn fit_mean_and_factor(
     read: &RowReader,
     positions: &[usize],
@@ -233,7 +260,8 @@ fn fit_mean_and_factor(
     Ok((mean, r))
 }
 
-/// Moments of a few parts side by side: their number is fixed, and so are the digits.
+/// The moments of the rows at `positions`, merged from parts that are computed in parallel. The
+/// number of parts is fixed, so the digits do not depend on the number of threads.
 fn pooled_moments(read: &RowReader, positions: &[usize], d: usize) -> Result<RowMoments, String> {
     let parts: Vec<RowMoments> = positions
         .par_chunks(positions.len().div_ceil(4))
@@ -250,24 +278,31 @@ fn pooled_moments(read: &RowReader, positions: &[usize], d: usize) -> Result<Row
     Ok(all)
 }
 
-/// The distance of two laws, and how it changes with each.
+/// The Fréchet distance between two normal distributions, and its derivatives with respect to both.
 pub struct FrechetInfluence {
+    /// The Fréchet distance.
     pub distance: f64,
+    /// The difference of the means, generated minus reference.
     mean_gap: Array1<f64>,
-    /// Wᵢ with WᵢᵀWᵢ = d tr(Σ₁Σ₂)^{1/2}/dΣᵢ · 2.
+    /// The matrices Wᵢ with WᵢᵀWᵢ = 2 · d tr(Σ₁Σ₂)^{1/2}/dΣᵢ.
     influence_factors: [Array2<f64>; 2],
 }
 
 impl FrechetInfluence {
+    /// The distance and the derivatives for a fit `g` to generated samples and a fit `r` to
+    /// reference samples.
+    ///
     /// # Errors
-    /// Where singular values cannot be found, which happens only for numbers that are not finite.
+    /// Fails if the singular value decomposition fails, which happens only for numbers that are not
+    /// finite.
     pub fn between_fits(g: &GaussianFit, r: &GaussianFit) -> Result<FrechetInfluence, String> {
         let cross = linalg::matmul(g.covariance_factor.view(), r.covariance_factor.t());
         let (u, s, v) = match linalg::svd_by_eigenvectors(cross.view())? {
-            Some(quickly) => quickly,
+            Some(decomposition) => decomposition,
             None => linalg::svd(cross.view())?,
         };
-        // d tr(Σ₁Σ₂)^{1/2}/dΣ₁ = ½ R₂ᵀ V S⁻¹ Vᵀ R₂, and the mirror image for Σ₂.
+        // With R₁R₂ᵀ = U S Vᵀ: d tr(Σ₁Σ₂)^{1/2}/dΣ₁ = ½ R₂ᵀ V S⁻¹ Vᵀ R₂, and likewise for Σ₂ with
+        // R₁ and U.
         let floor = 1e-10 * s.iter().fold(0.0f64, |a, b| a.max(*b));
         let inverse_root = s.mapv(|s| if s > floor { 1.0 / s.sqrt() } else { 0.0 });
         let root = |basis: &Array2<f64>, factor: &Array2<f64>| {
@@ -285,11 +320,12 @@ impl FrechetInfluence {
         })
     }
 
-    /// The part of one side's samples in the variance of the distance: that of the influence over its rows,
-    /// divided by their number.
+    /// The contribution of one set to the variance of the distance: the variance of the influence
+    /// over its rows, divided by the number of rows. `number` is 0 for the generated and 1 for the
+    /// reference samples; `side` is the fit to this set.
     ///
     /// # Errors
-    /// Where rows cannot be read.
+    /// Fails if rows cannot be read.
     pub fn variance(
         &self,
         sample: &FeatureSet,
@@ -310,7 +346,9 @@ impl FrechetInfluence {
         Ok(values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0) / n as f64)
     }
 
-    /// (x−μ)ᵀ(2·gap + (I − M)(x−μ)) of the rows at the given positions, up to a constant.
+    /// The influences of the rows at the given positions, up to a common constant: (x −
+    /// μ)ᵀ(±2·gap + (I − M)(x − μ)), with M = WᵀW. The sign is + for the generated set (`number` 0)
+    /// and − for the reference (`number` 1).
     fn influences(
         &self,
         sample: &FeatureSet,
@@ -342,10 +380,12 @@ impl FrechetInfluence {
     }
 }
 
-/// The distance alone, at a fraction of the cost.
+/// The Fréchet distance between two normal distributions. Without derivatives it costs a fraction
+/// of [`FrechetInfluence::between_fits`].
 ///
 /// # Errors
-/// As [`FrechetInfluence::between_fits`].
+/// Fails if the singular values cannot be computed, which happens only for numbers that are not
+/// finite.
 pub fn frechet_distance(g: &GaussianFit, r: &GaussianFit) -> Result<f64, String> {
     let cross = linalg::matmul(g.covariance_factor.view(), r.covariance_factor.t());
     let nuclear = linalg::singular_values(cross.view())
@@ -354,6 +394,7 @@ pub fn frechet_distance(g: &GaussianFit, r: &GaussianFit) -> Result<f64, String>
     Ok(distance_from_nuclear_norm(g, r, nuclear))
 }
 
+/// The distance from both fits and the nuclear norm of R₁R₂ᵀ, which is tr (Σ₁Σ₂)^{1/2}.
 fn distance_from_nuclear_norm(g: &GaussianFit, r: &GaussianFit, nuclear: f64) -> f64 {
     let gap = &g.mean - &r.mean;
     max_keeping_nan(
@@ -375,7 +416,7 @@ mod tests {
 
     #[test]
     fn frechet_matches_closed_form_for_scaled_and_shifted_points() {
-        // Σ₂ = a²Σ₁ commutes with Σ₁: the distance is |shift|² + (a − 1)² tr Σ₁, to rounding.
+        // Σ₂ = a²Σ₁ commutes with Σ₁, so the distance is |shift|² + (a − 1)² tr Σ₁, up to rounding.
         for n in [5, 40] {
             let x = normal_samples(1, n, 12, 0.0, 1.0);
             let y = &x * 1.7 + 0.25;
@@ -451,7 +492,8 @@ mod tests {
 
     #[test]
     fn cholesky_and_qr_factors_give_same_distance() {
-        // With few rows by QR of all, with many by Cholesky, with a column that depends on others by QR in blocks.
+        // Few rows use QR of all rows, many rows use Cholesky, and a column that depends on others
+        // leads to QR in blocks.
         let (a, b) = (
             normal_samples(1, 5000, 6, 0.0, 1.0),
             normal_samples(2, 4000, 6, 0.2, 1.3),
@@ -470,7 +512,8 @@ mod tests {
                 .iter()
                 .all(|e| e.abs() < 1e-9)
         );
-        // Two columns more: one constant, one a sum. The distance is that of orthogonally equivalent data.
+        // Two more columns: one constant, one a sum of others. The distance equals that of
+        // orthogonally equivalent data.
         let widen = |x: &Array2<f64>| {
             let n = x.nrows();
             let sum = (&x.column(0) + &x.column(1))
@@ -478,7 +521,7 @@ mod tests {
                 .expect("one column");
             ndarray::concatenate![Axis(1), *x, Array2::from_elem((n, 1), 0.1), sum]
         };
-        // (x₀, x₁, x₀ + x₁) is (√½(x₀ − x₁), √(3/2)(x₀ + x₁)) in another basis, and a zero.
+        // In another basis, (x₀, x₁, x₀ + x₁) is (√½(x₀ − x₁), √(3/2)(x₀ + x₁), 0).
         let turn = |x: &Array2<f64>| {
             let mut out = x.clone();
             out.column_mut(0)

@@ -9,18 +9,25 @@ use super::{Statistic, max_keeping_nan, permutation};
 use crate::num::key::RngKey;
 use crate::num::stats::{self, Estimate};
 
-/// The intercept of a line through distances over 1/n, for n = N, N/2, …, N/`points` generated samples.
+/// The Fréchet distance extrapolated to infinitely many generated samples: the intercept of a line
+/// fitted to distances over 1/n, for n = N, N/2, …, N/`points` generated samples.
 ///
-/// For each m the generated samples are split at random into m disjoint blocks, and the distances of all blocks to the whole
-/// reference are averaged; averages are weighted by m⁻¹, for the blocks' second-order noise grows as m/N and
-/// averages out as √m. The reference stays what it is, as in the paper: its own bias remains.
+/// For each m from 2 to `points`, the generated samples are split at random into m disjoint blocks.
+/// The distances of the blocks to the whole reference are averaged. The average over m blocks has
+/// weight 1/m in the fit: the second-order noise of a block grows as m/N, and averaging m blocks
+/// reduces it by √m. As in the paper, the reference is not split, so the bias due to its own size
+/// remains.
 ///
-/// Every average is over all samples, so to first order each has the same error, that of the distance
-/// itself, and so has the intercept, whose weights sum to 1: the standard error is the delta method's for
-/// `frechet`, joined with the second-order noise as the blocks' spread shows it. A fit through overlapping subsets has no such error.
+/// Every average uses all generated samples, so to first order each has the same error as the
+/// distance itself. The weights of the intercept sum to 1, so the intercept also has this error.
+/// Its standard error is that of `frechet`, combined with the second-order noise, which is
+/// estimated from the spread of the blocks. A fit through overlapping subsets would have no such
+/// standard error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FrechetInfinity {
+    /// The number of sample sizes in the fit, from 2 to 100 and at most half the number of
+    /// generated samples. The default is 5.
     pub points: usize,
 }
 
@@ -36,7 +43,8 @@ impl Statistic for FrechetInfinity {
         let fine = (2..=100).contains(&self.points) && generated >= 2 * self.points;
         fine.then_some(()).ok_or_else(|| {
             format!(
-                "frechet-infinity: points is {} for {generated} generated samples, expected 2 to {}",
+                "frechet-infinity: points is {} for {generated} generated samples, \
+                 expected 2 to {}",
                 self.points,
                 (generated / 2).min(100)
             )
@@ -54,12 +62,13 @@ impl Statistic for FrechetInfinity {
         key: RngKey,
     ) -> Result<Estimate, String> {
         let n = generated.len();
-        // With fewer samples than columns a distance is no line in 1/n.
+        // With fewer samples than columns, the distance is not linear in 1/n.
         let (smallest, width) = (n / self.points, generated.width());
         if smallest <= width {
             return Err(format!(
-                "frechet-infinity: the smallest of {} points has {smallest} samples of {width} numbers each, \
-                 expected more samples than numbers; draw at least {} samples, or lower `points`",
+                "frechet-infinity: with points {}, the smallest blocks have {smallest} samples of \
+                 {width} numbers each; expected more samples than numbers: draw at least {} \
+                 samples, or lower `points`",
                 self.points,
                 self.points * (width + 1)
             ));
@@ -87,7 +96,9 @@ impl Statistic for FrechetInfinity {
                 })
                 .collect::<Result<_, String>>()?;
             let mean = stats::mean_estimate(&distances).ok_or("frechet-infinity: no block")?;
-            // The spread over blocks holds the first order of n/m samples too, which the average over all does not.
+            // The squared standard error over blocks also contains the first-order variance, which
+            // the distance of all samples already has. Subtracting it leaves the second-order
+            // noise.
             let noise = mean
                 .stderr
                 .map(|e| max_keeping_nan(e * e - of_generated, 0.0));
@@ -99,7 +110,8 @@ impl Statistic for FrechetInfinity {
             });
         }
         let (value, weights) = weighted_intercept(&line);
-        // One constant c with noise c·m/N² per average, from all points.
+        // The noise variance of the average over m blocks is c·m/N². One constant is estimated from
+        // all points.
         let scale = line
             .iter()
             .filter_map(|p| Some(p.second_order_variance? * p.weight))
@@ -118,16 +130,20 @@ impl Statistic for FrechetInfinity {
     }
 }
 
+/// One point of the fit: the average distance of the blocks of one size.
 struct ExtrapolationPoint {
-    /// 1/n of its blocks.
+    /// The number 1/n for blocks of n samples.
     inverse_size: f64,
+    /// The weight in the fit.
     weight: f64,
+    /// The average distance of the blocks.
     distance: f64,
-    /// Variance of second order, where it can be told.
+    /// The second-order part of the variance of `distance`; `None` if there is only one block.
     second_order_variance: Option<f64>,
 }
 
-/// The weighted line's value at 0, and the weight of each distance in it.
+/// The value at 0 of the weighted least-squares line, and the weight of each distance in this
+/// value. These weights sum to 1.
 fn weighted_intercept(line: &[ExtrapolationPoint]) -> (f64, Vec<f64>) {
     let total: f64 = line.iter().map(|p| p.weight).sum();
     let centre = line.iter().map(|p| p.weight * p.inverse_size).sum::<f64>() / total;
@@ -172,7 +188,8 @@ mod tests {
 
     #[test]
     fn frechet_infinity_is_unbiased_and_covers_truth() {
-        // N(0, I) against a reference of mean 0.1 and covariance 1.2² I exactly, so that the truth is known.
+        // Samples of N(0, I) against a reference with exactly the mean 0.1 and the covariance 1.2²
+        // I, so the true distance is known.
         let (d, repeats) = (8, 500);
         let reach = 1.2 * ((2 * d * repeats - 1) as f64 / (2 * repeats) as f64).sqrt();
         let reference = Array2::from_shape_fn((2 * d * repeats, d), |(i, j)| {
@@ -216,7 +233,7 @@ mod tests {
         );
         assert!(
             (88..=100).contains(&covered),
-            "{covered} of 100 intervals hold the truth"
+            "{covered} of 100 intervals contain the true distance"
         );
     }
 

@@ -1,4 +1,4 @@
-//! The inception score exp(E KL(p(y|x) ‖ p(y))) of the generated samples (Salimans et al. 2016).
+//! The inception score exp(E KL(p(y|x) ‖ p(y))) of generated samples (Salimans et al. 2016).
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use schemars::JsonSchema;
@@ -9,27 +9,36 @@ use super::{Statistic, permutation};
 use crate::num::key::RngKey;
 use crate::num::stats::{self, Estimate};
 
-/// What the rows are, where they are not features with logits beside them.
+/// The meaning of the samples' own numbers, if the classes do not come from an extractor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[("probabilities", &["probs"])]))]
 pub enum ClassScoreKind {
+    /// The numbers are class logits.
     Logits,
+    /// The numbers are class probabilities.
     Probabilities,
 }
 
-/// The mean over `splits` disjoint random parts, as the field reports it.
+/// The inception score exp(E KL(p(y|x) ‖ p(y))) of the generated samples, averaged over `splits`
+/// disjoint random parts.
 ///
-/// Classes are those of the extractor's output `logits`; `of` says that the samples' own numbers are logits or
-/// probabilities. The reference is not looked at. The score is biased downwards by about (classes − 1)/2n in its
-/// logarithm, n the samples of a split: `splits: 1` has the least bias, 10 is the field's convention.
+/// Class probabilities come from the extractor's output `logits`, or from the samples' own numbers
+/// if `of` is set. The reference samples are not used. The logarithm of the score is biased
+/// downwards by about (classes − 1)/2n with n samples per split. `splits: 1` has the smallest bias;
+/// 10 is the usual convention.
 ///
-/// The standard error is the delta method's over samples: the influence of a sample on the mean divergence is
-/// its own divergence. The spread over splits, which the field prints after ±, is no error of their mean.
+/// The standard error comes from the delta method over samples: the influence of a sample on the
+/// mean divergence is its own divergence. The standard deviation over splits, which papers print
+/// after ±, is not a standard error of the mean.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct InceptionScore {
+    /// The number of disjoint random parts, from 1 to half the number of generated samples. The
+    /// default is 10.
     pub splits: usize,
+    /// The meaning of the samples' own numbers: `logits` or `probabilities`. Without it, class
+    /// logits come from the extractor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub of: Option<ClassScoreKind>,
 }
@@ -71,11 +80,14 @@ impl Statistic for InceptionScore {
     ) -> Result<Estimate, String> {
         let logs = match self.of {
             None => log_softmax(generated.logits().ok_or(
-                "inception-score: it needs class logits: name an extractor with an output `logits`, or say with \
-                 `{inception-score: {of: logits}}` or `of: probabilities` that the samples' own numbers are such",
+                "inception-score: it needs class logits; name an extractor with an output \
+                 `logits`, or say with `{inception-score: {of: logits}}` or `of: probabilities` \
+                 that the samples' own numbers are logits or probabilities",
             )?),
             Some(ClassScoreKind::Logits) => log_softmax(generated.all_rows()?.to_owned()),
-            Some(ClassScoreKind::Probabilities) => checked_log_probabilities(generated.all_rows()?)?,
+            Some(ClassScoreKind::Probabilities) => {
+                checked_log_probabilities(generated.all_rows()?)?
+            }
         };
         Ok(inception_score(
             &logs,
@@ -85,7 +97,8 @@ impl Statistic for InceptionScore {
     }
 }
 
-/// The score of log-probabilities whose rows are split in the given order.
+/// The inception score of log-probabilities, shape (n, classes), averaged over `splits` consecutive
+/// parts of the rows in the given order.
 pub fn inception_score(logs: &Array2<f64>, order: &[usize], splits: usize) -> Estimate {
     let n = order.len();
     let (mut scores, mut divergences) = (Vec::new(), Vec::with_capacity(n));
@@ -96,8 +109,9 @@ pub fn inception_score(logs: &Array2<f64>, order: &[usize], splits: usize) -> Es
         );
         let marginal: Array1<f64> = logs.mapv(f64::exp).sum_axis(Axis(0)) / logs.nrows() as f64;
         let log_marginal = marginal.mapv(f64::ln);
+        // The Kullback–Leibler divergence of one row from the marginal, in nats.
         let divergence = |row: ndarray::ArrayView1<f64>| -> f64 {
-            // A class of probability 0 adds nothing.
+            // A class of probability 0 contributes 0, but would give 0 · (−∞).
             let terms = row
                 .iter()
                 .zip(&log_marginal)
@@ -117,7 +131,7 @@ pub fn inception_score(logs: &Array2<f64>, order: &[usize], splits: usize) -> Es
     }
 }
 
-/// Logarithms of the probabilities of each row.
+/// The log-probabilities of each row of logits.
 pub fn log_softmax(mut logits: Array2<f64>) -> Array2<f64> {
     for mut row in logits.rows_mut() {
         let most = row.fold(f64::NEG_INFINITY, |a, b| a.max(*b));
@@ -127,12 +141,17 @@ pub fn log_softmax(mut logits: Array2<f64>) -> Array2<f64> {
     logits
 }
 
+/// The logarithms of rows of probabilities, normalized to a sum of exactly 1.
+///
+/// # Errors
+/// Fails if a number is negative or a row does not sum to 1 within 1e-3.
 fn checked_log_probabilities(rows: ArrayView2<f64>) -> Result<Array2<f64>, String> {
     for row in rows.rows() {
         let sum = row.sum();
         if row.iter().any(|p| *p < 0.0) || (sum - 1.0).abs() > 1e-3 {
             return Err(format!(
-                "inception-score: a row sums to {sum} with a smallest number of {}; probabilities are not negative and sum to 1",
+                "inception-score: the numbers of a sample sum to {sum}, and the smallest is {}; \
+                 expected probabilities, which are not negative and sum to 1",
                 row.fold(f64::INFINITY, |a, b| a.min(*b))
             ));
         }

@@ -1,4 +1,5 @@
-//! The kernel distance: unbiased squared MMD with k(x, y) = (x·y/D + 1)³ (Bińkowski et al. 2018).
+//! The kernel distance (KID): the unbiased squared maximum mean discrepancy with the kernel k(x,
+//! y) = (x·y/D + 1)³ (Bińkowski et al. 2018).
 
 use ndarray::{ArrayView2, Axis};
 use schemars::JsonSchema;
@@ -11,16 +12,22 @@ use crate::num::key::RngKey;
 use crate::num::linalg;
 use crate::num::stats::{self, Estimate};
 
-/// The full sample, or the mean over `subsets` random subsets of `subset_size` of each side.
+/// The kernel distance (KID): the unbiased squared maximum mean discrepancy with the kernel
+/// (x·y/D + 1)³. It is computed from all samples or, if `subsets` or `subset_size` is set, as the
+/// mean over random subsets of both sets.
 ///
-/// `stderr` of the full sample is the U-statistic's own, second-order term included, so that it
-/// holds under equal laws as well; with subsets it is sd over subsets / √subsets, which ignores
-/// that subsets overlap.
+/// With all samples, the standard error is that of the U-statistic. It includes the second-order
+/// term, so it is also valid for equal distributions. With subsets, the standard error is the
+/// standard deviation over subsets divided by √subsets, which ignores that subsets overlap.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KernelDistance {
+    /// The number of random subsets, at least 1. The default is 100 if `subset_size` is set;
+    /// without both keys, all samples are used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subsets: Option<usize>,
+    /// The number of samples per subset and set, at least 2 and at most the size of the smaller
+    /// set. The default is 1000, or the size of the smaller set, if `subsets` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subset_size: Option<usize>,
 }
@@ -95,6 +102,7 @@ impl Statistic for KernelDistance {
     }
 }
 
+/// The kernel distance of all rows, with the standard error of the U-statistic.
 fn kernel_distance(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
     let all = cubic_kernel_mmd(x, y);
     Estimate {
@@ -104,11 +112,13 @@ fn kernel_distance(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Estimate {
     }
 }
 
-/// The discrepancy of the kernel around a common centre p, k(x, y) − k(x, p) − k(p, y) + k(p, p), which is the same one.
+/// The kernel means, computed with the centred kernel k(x, y) − k(x, p) − k(p, y) + k(p, p). Here p
+/// is the mean of all rows. Centring does not change the discrepancy.
 ///
-/// Far from the origin k is the same large number for all pairs but for its last digits, and a spread taken from its
-/// squares is rounding. With a = p·p/D + 1 and α, β, γ = (x − p)·p/D, (y − p)·p/D, (x − p)·(y − p)/D it is
-/// 3αβ(2a + α + β) + γ(3w² + 3wγ + γ²), w = a + α + β, in which nothing large cancels.
+/// Far from the origin, k is nearly the same large number for all pairs, and a variance from its
+/// squares would consist of rounding errors. Let a = p·p/D + 1, α = (x − p)·p/D, β = (y − p)·p/D,
+/// γ = (x − p)·(y − p)/D and w = a + α + β. The centred kernel is then 3αβ(2a + α + β) + γ(3w² +
+/// 3wγ + γ²), in which no large terms cancel.
 fn cubic_kernel_mmd(x: ArrayView2<f64>, y: ArrayView2<f64>) -> MmdEstimate {
     let d = x.ncols() as f64;
     let centre = (x.sum_axis(Axis(0)) + y.sum_axis(Axis(0))) / (x.nrows() + y.nrows()) as f64;
@@ -185,7 +195,8 @@ mod tests {
         }
     }
 
-    /// Far from the origin as near it, as features without negative numbers are.
+    /// The standard error is also right far from the origin, where features without negative
+    /// numbers are.
     #[test]
     fn kernel_distance_stderr_matches_spread_at_any_mean() {
         for mean in [0.0, 10.0, 1000.0] {

@@ -1,17 +1,21 @@
-//! Logistic regression with a ridge, by Newton's method with conjugate gradients.
+//! Logistic regression with a ridge penalty, fitted by Newton's method with conjugate gradients.
 
 use ndarray::{Array1, ArrayView2};
 
-/// w·x + intercept, positive for the first class.
+/// A linear classifier: the score w·x + b is positive for the first class.
 pub struct LogisticRegression {
+    /// The weights w, one per column.
     pub weights: Array1<f64>,
+    /// The intercept b.
     pub intercept: f64,
 }
 
-/// Minimises Σ ln(1 + exp(−s(w·x + b))) + ½|w|², s = 1 for rows of the first class and −1 for others.
+/// Minimizes Σ ln(1 + exp(−s(w·x + b))) + ½|w|² over w and b. The sign s is 1 for rows of the first
+/// class and −1 for all others; `first` says for each row of `x` whether it is of the first class.
 ///
-/// The intercept has no penalty. The objective is convex, so that where the iteration starts is no choice;
-/// it starts at 0 and ends at a gradient of 1e-8 of the first, or after 100 steps.
+/// The intercept has no penalty. The objective is convex, so the starting point does not affect the
+/// result. The iteration starts at 0. It ends when the norm of the gradient is 1e-8 times the first
+/// one, or after 100 steps.
 pub fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRegression {
     let signs = Array1::from_iter(first.iter().map(|f| if *f { 1.0 } else { -1.0 }));
     let score = |w: &Array1<f64>, b: f64| x.dot(w) + b;
@@ -27,7 +31,7 @@ pub fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRe
     let mut scores = score(&w, b);
     let mut start = None;
     for _ in 0..100 {
-        // P(first class), its residual and its curvature.
+        // The probability of the first class, its residual and its curvature.
         let p = scores.mapv(|v: f64| 1.0 / (1.0 + (-v).exp()));
         let residual = &p - &signs.mapv(|s| 0.5 * (s + 1.0));
         let curvature = p.mapv(|p| p * (1.0 - p));
@@ -45,7 +49,8 @@ pub fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRe
             &gradient,
             (0.1f64).min((size / start.unwrap_or(size)).sqrt()),
         );
-        // Newton's step is too long only far from the minimum.
+        // Far from the minimum a full Newton step can be too long, so it is halved until the loss
+        // decreases enough (Armijo's rule).
         let (now, slope) = (
             loss(&scores, &w),
             parameter_dot(&gradient, &(dw.clone(), db)),
@@ -67,14 +72,16 @@ pub fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRe
     }
 }
 
-/// Weights and intercept.
+/// The weights and the intercept, or a direction in their space.
 type LogisticParameters = (Array1<f64>, f64);
 
+/// The inner product of two sets of parameters.
 fn parameter_dot(a: &LogisticParameters, b: &LogisticParameters) -> f64 {
     a.0.dot(&b.0) + a.1 * b.1
 }
 
-/// Solves H·d = g to a relative residual.
+/// Solves H·d = g by conjugate gradients, to a residual of `tolerance` relative to g. `hessian`
+/// multiplies by H.
 fn conjugate_gradients(
     hessian: impl Fn(&LogisticParameters) -> LogisticParameters,
     g: &LogisticParameters,

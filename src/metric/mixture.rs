@@ -1,4 +1,5 @@
-//! Mixtures of round normal laws, one around each of many centres, whose widths are fitted to data.
+//! Mixtures of isotropic normal distributions, one around each of many centres, with variances that
+//! are fitted to data.
 
 use std::f64::consts::PI;
 
@@ -9,55 +10,68 @@ use serde::{Deserialize, Serialize};
 
 use super::pairwise_distance;
 
-/// How far widths are fitted.
+/// How the variances of a mixture are fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum MixtureFit {
-    /// Up to 50 epochs of Adam at rate 0.5, as the authors' package.
+    /// Up to 50 epochs of Adam with learning rate 0.5, as in the authors' package.
     #[default]
     Reference,
-    /// By expectation maximization until the likelihood stands still, at a local optimum.
+    /// Expectation maximization until the likelihood no longer increases, which is a local optimum.
     Converged,
 }
 
-/// Points per step of Adam.
+/// The number of points per step of Adam.
 const ADAM_BATCH_SIZE: usize = 10_000;
+/// The largest number of epochs of Adam.
 const MAX_EPOCHS: usize = 50;
+/// The learning rate of Adam.
 const LEARNING_RATE: f64 = 0.5;
-/// An epoch is the last where the loss of the four before it lay no farther away.
+/// Adam stops early if the loss differs from each of the four losses before it by less than this,
+/// in nats per dimension.
 const LOSS_PLATEAU: f64 = 5e-4;
-/// Widths stay within e^±40, so that copies do not make one 0.
+/// The largest absolute value of ln σ². This bound keeps exact copies from making a variance 0.
 const MAX_ABS_LOG_VARIANCE: f64 = 40.0;
-/// Where widths begin: at the nearest point, and never at 0.
+/// The offset in the initial variances (d + offset)/D, with d the squared distance of a centre to
+/// its nearest point. It keeps them above 0.
 const INITIAL_DISTANCE_OFFSET: f64 = 1e-3;
-/// One more law around the mean of the points, to which their distances count as 0.9 of what they are: while widths are
-/// fitted no point is far from everything.
+/// The factor on squared distances to the extra component, which is around the mean of the points
+/// and only present during the fit. Distances to it are scaled by 0.9. Because of this component no
+/// point is far from all components.
 const MEAN_DISTANCE_FACTOR: f64 = 0.9 * 0.9;
+/// The largest number of iterations of expectation maximization.
 const MAX_EM_ITERATIONS: usize = 1000;
+/// Expectation maximization ends when an iteration gains less than this, in nats per dimension and
+/// point.
 const EM_TOLERANCE: f64 = 1e-9;
 
-/// Σ_j N(x; c_j, exp(s_j) I)/N.
+/// The mixture with the density Σ_j N(x; c_j, exp(s_j) I)/N, for N centres c_j in D dimensions.
 pub struct IsotropicMixture<'a> {
+    /// The centres c_j, shape (N, D).
     centres: ArrayView2<'a, f64>,
-    /// s_j = ln σ_j².
+    /// The log-variances s_j = ln σ_j².
     log_variances: Array1<f64>,
 }
 
-/// What a mixture says of some points.
+/// The log-densities of some points under a mixture, and the responsibilities of its centres.
 pub struct MixtureScores {
-    /// ln p(x_i).
+    /// The log-density ln p(x_i) of each point, in nats.
     pub log_densities: Vec<f64>,
-    /// Σ_i r_ij and Σ_i r_ij², r_ij the share of centre j in the density of point i.
+    /// The sum Σ_i r_ij over points for each centre j. The responsibility r_ij is the share of
+    /// centre j in the density of point i.
     pub responsibilities: Array1<f64>,
+    /// The sum Σ_i r_ij² over points for each centre j.
     pub squared_responsibilities: Array1<f64>,
 }
 
-/// Squared distances of some points to all centres, in parts of rows.
+/// Squared distances of points to all centres, in blocks of rows: one row per point, one column per
+/// centre.
 type CentreDistances = Vec<Array2<f64>>;
 
 impl<'a> IsotropicMixture<'a> {
-    /// Fits the widths to points; where there are more than 10,000, Adam takes them in the given order.
+    /// Fits the variances to points. If there are more than 10,000 points, Adam processes them in
+    /// batches, in the given order.
     pub fn fit(
         centres: ArrayView2<'a, f64>,
         points: ArrayView2<f64>,
@@ -66,6 +80,7 @@ impl<'a> IsotropicMixture<'a> {
         IsotropicMixture::fit_in_batches(ADAM_BATCH_SIZE, centres, points, fit)
     }
 
+    /// Fits the variances to points, with `batch` points per step of Adam.
     fn fit_in_batches(
         batch: usize,
         centres: ArrayView2<'a, f64>,
@@ -100,24 +115,24 @@ impl<'a> IsotropicMixture<'a> {
         {
             nearest.zip_mut_with(&row, |least, d| *least = least.min(*d));
         }
-        let widths = LogVariances {
+        let variances = LogVariances {
             centres: nearest.mapv(|d| ((d + INITIAL_DISTANCE_OFFSET) / dim).ln()),
             mean: 0.0,
         };
-        let widths = match fit {
-            MixtureFit::Reference => widths.fit_by_adam(&batches, dim),
-            MixtureFit::Converged => widths.fit_by_em(&batches, dim),
+        let variances = match fit {
+            MixtureFit::Reference => variances.fit_by_adam(&batches, dim),
+            MixtureFit::Converged => variances.fit_by_em(&batches, dim),
         };
         IsotropicMixture {
             centres,
-            log_variances: widths.centres,
+            log_variances: variances.centres,
         }
     }
 
-    /// ln p of points, and how much each centre has of them.
+    /// The log-densities of points, and the responsibilities of the centres for them.
     pub fn score(&self, points: ArrayView2<f64>) -> MixtureScores {
         let (n, dim) = (self.centres.nrows(), points.ncols() as f64);
-        let laws = GaussianComponents::from_log_variances(&self.log_variances, dim);
+        let components = GaussianComponents::from_log_variances(&self.log_variances, dim);
         let mut scores = MixtureScores {
             log_densities: Vec::with_capacity(points.nrows()),
             responsibilities: Array1::zeros(n),
@@ -129,7 +144,8 @@ impl<'a> IsotropicMixture<'a> {
                 (Array1::zeros(n), Array1::zeros(n), vec![0.0; n]);
             let densities: Vec<f64> = (distances.rows().into_iter())
                 .map(|row| {
-                    let all = laws.density_at(row.iter().copied(), f64::NEG_INFINITY, &mut weights);
+                    let all =
+                        components.density_at(row.iter().copied(), f64::NEG_INFINITY, &mut weights);
                     for ((share, square), weight) in
                         shares.iter_mut().zip(&mut squares).zip(&weights)
                     {
@@ -144,7 +160,8 @@ impl<'a> IsotropicMixture<'a> {
         let parts: Vec<ArrayView2<f64>> = points
             .axis_chunks_iter(Axis(0), pairwise_distance::ROWS_PER_BLOCK)
             .collect();
-        // Some parts at a time, added in their order: bounded memory, and the same digits on any threads.
+        // Parts are evaluated in groups, which bounds the memory. They are added in order, so the
+        // digits do not depend on the number of threads.
         for group in parts.chunks(PARTS_IN_MEMORY) {
             let done: Vec<_> = group.par_iter().map(|some| part(*some)).collect();
             for (densities, shares, squares) in done {
@@ -157,32 +174,40 @@ impl<'a> IsotropicMixture<'a> {
     }
 }
 
-/// Parts whose sums are in memory at once.
+/// The number of parts whose sums are in memory at once.
 const PARTS_IN_MEMORY: usize = 32;
 
-/// Points that one step of Adam sees.
+/// The points of one step of Adam, as their distances.
 struct PointBatch {
+    /// Squared distances to all centres.
     distances: CentreDistances,
-    /// To the mean of all points, shrunk.
+    /// Squared distances to the mean of all points, times [`MEAN_DISTANCE_FACTOR`].
     distances_to_mean: Vec<f64>,
 }
 
-/// ln σ² of the laws around the centres and of the one around the mean.
+/// The log-variances ln σ² during a fit.
 struct LogVariances {
+    /// The components around the centres.
     centres: Array1<f64>,
+    /// The extra component around the mean of the points.
     mean: f64,
 }
 
-/// Of a batch: Σ_i ln p(x_i), and by law Σ_i r_ij and Σ_i r_ij d_ij.
+/// Sums over the points of a batch that the fit needs.
 struct ResponsibilitySums {
+    /// The sum Σ_i ln p(x_i).
     log_density: f64,
+    /// The sum Σ_i r_ij for each centre j.
     responsibilities: Array1<f64>,
+    /// The sum Σ_i r_ij d_ij for each centre j, with squared distances d_ij.
     weighted_distances: Array1<f64>,
+    /// The same two sums for the extra component around the mean.
     mean_component: [f64; 2],
 }
 
 impl LogVariances {
-    /// The package's steps: gradients of the mean −ln p per dimension over a batch, with its early end.
+    /// Fits by Adam, as the authors' package does: the loss is the mean of −ln p per dimension over
+    /// a batch, and the fit stops early if the loss no longer changes.
     fn fit_by_adam(mut self, batches: &[PointBatch], dim: f64) -> LogVariances {
         let n = self.centres.len();
         let mut adam = Adam {
@@ -197,7 +222,7 @@ impl LogVariances {
                 let sums = self.responsibility_sums(batch, dim);
                 let points = batch.distances_to_mean.len() as f64;
                 loss -= sums.log_density / (points * dim * batches.len() as f64);
-                // −d ln p/ds = r (dim − d/σ²)/2.
+                // The gradient of −ln p with respect to s = ln σ² is r (dim − d/σ²)/2.
                 let slope = |share: f64, spread: f64, s: f64| {
                     (share * dim - spread * (-s).exp()) / (2.0 * points * dim)
                 };
@@ -216,15 +241,16 @@ impl LogVariances {
                 self.mean += step[n];
             }
             losses.push(loss);
-            let before = &losses[losses.len().saturating_sub(5)..];
-            if epoch > 5 && before.iter().all(|l| (l - loss).abs() < LOSS_PLATEAU) {
+            let recent = &losses[losses.len().saturating_sub(5)..];
+            if epoch > 5 && recent.iter().all(|l| (l - loss).abs() < LOSS_PLATEAU) {
                 break;
             }
         }
         self
     }
 
-    /// σ_j² = Σ_i r_ij d_ij/(dim Σ_i r_ij) until that gains nothing.
+    /// Fits by expectation maximization: σ_j² = Σ_i r_ij d_ij/(dim Σ_i r_ij), until the
+    /// log-likelihood no longer increases.
     fn fit_by_em(mut self, batches: &[PointBatch], dim: f64) -> LogVariances {
         let points: usize = batches.iter().map(|b| b.distances_to_mean.len()).sum();
         let mut before = f64::NEG_INFINITY;
@@ -244,7 +270,7 @@ impl LogVariances {
                 break;
             }
             before = now;
-            // A law that no point is near to stays as it is.
+            // A component without responsibility for any point keeps its variance.
             let best = |share: f64, spread: f64, s: f64| match share > f64::MIN_POSITIVE {
                 true => (spread / (dim * share))
                     .ln()
@@ -259,9 +285,10 @@ impl LogVariances {
         self
     }
 
+    /// The log-density and the sums of responsibilities over one batch, with the present variances.
     fn responsibility_sums(&self, batch: &PointBatch, dim: f64) -> ResponsibilitySums {
         let n = self.centres.len();
-        let laws = GaussianComponents::from_log_variances(&self.centres, dim);
+        let components = GaussianComponents::from_log_variances(&self.centres, dim);
         let of_mean = GaussianComponents::from_log_variances(&Array1::from_elem(1, self.mean), dim);
         let empty = || ResponsibilitySums {
             log_density: 0.0,
@@ -273,7 +300,7 @@ impl LogVariances {
             let (mut sums, mut weights) = (empty(), vec![0.0; n]);
             for (row, to_mean) in part.rows().into_iter().zip(to_mean) {
                 let around_mean = of_mean.log_scales[0] + of_mean.exponent_rates[0] * to_mean;
-                let all = laws.density_at(row.iter().copied(), around_mean, &mut weights);
+                let all = components.density_at(row.iter().copied(), around_mean, &mut weights);
                 sums.log_density += all.log_density;
                 for (j, (weight, d)) in weights
                     .iter()
@@ -316,24 +343,31 @@ impl LogVariances {
     }
 }
 
-/// ln N(x; c_j, σ_j² I)/N = log_scales + rates · |x − c_j|².
+/// The weighted log-densities of all components: ln(N(x; c_j, σ_j² I)/N) = log_scales\[j\] +
+/// exponent_rates\[j\] · |x − c_j|².
 struct GaussianComponents {
+    /// The constant term of each component.
     log_scales: Vec<f64>,
+    /// The factor −1/(2σ_j²) of each component.
     exponent_rates: Vec<f64>,
 }
 
-/// The laws' densities at one point, all divided by the largest.
+/// The density of a mixture at one point. Relative densities are divided by the largest component.
 struct MixtureDensity {
+    /// The log-density, in nats.
     log_density: f64,
+    /// The sum of the relative densities of all components.
     relative_sum: f64,
-    /// Of the law that is not one of these.
+    /// The relative density of the extra component around the mean.
     mean_component: f64,
 }
 
-/// Below this share of the largest density, what is added is not seen in a sum of doubles.
+/// Components with a smaller logarithm of the relative density are neglected: they do not change a
+/// sum in double precision.
 const NEGLIGIBLE_LOG_RATIO: f64 = -45.0;
 
 impl GaussianComponents {
+    /// The components with the given log-variances in `dim` dimensions, each with the weight 1/N.
     fn from_log_variances(log_squares: &Array1<f64>, dim: f64) -> GaussianComponents {
         let count = (log_squares.len() as f64).ln();
         let scale = |s: &f64| -0.5 * dim * (s + (2.0 * PI).ln()) - count;
@@ -343,6 +377,9 @@ impl GaussianComponents {
         }
     }
 
+    /// The density at one point, from its squared distances to the centres. `other` is the
+    /// log-density of the extra component, or −∞ without one. `weights` receives the relative
+    /// density of each component.
     fn density_at(
         &self,
         distances: impl Iterator<Item = f64>,
@@ -378,15 +415,18 @@ impl GaussianComponents {
     }
 }
 
-/// Adam (Kingma and Ba 2015) with its usual constants.
+/// The optimizer Adam (Kingma & Ba 2015) with its usual constants.
 struct Adam {
+    /// The number of steps so far.
     steps: i32,
+    /// The running mean of the gradient, before the bias correction.
     first_moment: Array1<f64>,
+    /// The running mean of the squared gradient, before the bias correction.
     second_moment: Array1<f64>,
 }
 
 impl Adam {
-    /// What is added to the parameters.
+    /// Takes the gradient of the loss and returns the increment of the parameters.
     fn step(&mut self, slope: Array1<f64>) -> Array1<f64> {
         const BETAS: [f64; 2] = [0.9, 0.999];
         self.steps += 1;
@@ -394,7 +434,7 @@ impl Adam {
             .zip_mut_with(&slope, |m, g| *m = BETAS[0] * *m + (1.0 - BETAS[0]) * g);
         self.second_moment
             .zip_mut_with(&slope, |v, g| *v = BETAS[1] * *v + (1.0 - BETAS[1]) * g * g);
-        let [first, second] = BETAS.map(|kept| 1.0 - kept.powi(self.steps));
+        let [first, second] = BETAS.map(|beta| 1.0 - beta.powi(self.steps));
         let mut step = self.first_moment.clone();
         step.zip_mut_with(&self.second_moment, |m, v| {
             *m *= -LEARNING_RATE / first / ((v / second).sqrt() + 1e-8)
@@ -421,7 +461,7 @@ mod tests {
             log_variances: array![0.5, -0.2, 0.0],
         };
         let x = array![0.3, 0.4];
-        let laws =
+        let components =
             centres
                 .rows()
                 .into_iter()
@@ -430,17 +470,19 @@ mod tests {
                     let square = (&x - &c).mapv(|v: f64| v * v).sum();
                     (-0.5 * square / s.exp()).exp() / (2.0 * PI * s.exp()) / 3.0
                 });
-        let laws: Vec<f64> = laws.collect();
-        let all: f64 = laws.iter().sum();
+        let components: Vec<f64> = components.collect();
+        let all: f64 = components.iter().sum();
         let got = mixture.score(x.view().insert_axis(Axis(0)));
         assert!((got.log_densities[0] - all.ln()).abs() < 1e-14);
-        for ((share, square), law) in got
+        for ((share, square), component) in got
             .responsibilities
             .iter()
             .zip(&got.squared_responsibilities)
-            .zip(laws)
+            .zip(components)
         {
-            assert!((share - law / all).abs() < 1e-15 && (square - share * share).abs() < 1e-15);
+            assert!(
+                (share - component / all).abs() < 1e-15 && (square - share * share).abs() < 1e-15
+            );
         }
     }
 
@@ -453,11 +495,11 @@ mod tests {
         let [generated, train] = ["generated", "train"].map(&mut rows);
         let mut values =
             |part: &str| -> Array1<f64> { archive.by_name(&format!("full_{part}")).expect(part) };
-        for (batch, widths) in [
+        for (batch, key) in [
             (ADAM_BATCH_SIZE, "widths"),
             (values("batch")[0] as usize, "widths_batch"),
         ] {
-            // The package fits the plain samples here.
+            // The reference values come from a fit to the samples without standardization.
             let got = IsotropicMixture::fit_in_batches(
                 batch,
                 generated.view(),
@@ -465,11 +507,11 @@ mod tests {
                 MixtureFit::Reference,
             )
             .log_variances;
-            let worst = (&got - &values(widths))
+            let worst = (&got - &values(key))
                 .iter()
                 .fold(0.0f64, |worst, e| worst.max(e.abs()));
-            println!("{widths}: {worst:.1e}");
-            assert!(worst < 1e-9, "{widths}: {worst}");
+            println!("{key}: {worst:.1e}");
+            assert!(worst < 1e-9, "{key}: {worst}");
         }
     }
 
@@ -503,26 +545,28 @@ mod tests {
             centres: Array1::zeros(40),
             mean: 0.0,
         };
-        let loss = |widths: &LogVariances| {
-            -widths.responsibility_sums(&batch, dim).log_density / (150.0 * dim)
+        let loss = |variances: &LogVariances| {
+            -variances.responsibility_sums(&batch, dim).log_density / (150.0 * dim)
         };
         let batches = std::slice::from_ref(&batch);
         let (adam, best) = (
             begin().fit_by_adam(batches, dim),
             begin().fit_by_em(batches, dim),
         );
-        // Local optima differ, so that neither need be the better; each gains, and maximization gains on Adam's end.
+        // Adam and expectation maximization may reach different local optima, so neither must be
+        // better. Both lower the loss, and expectation maximization lowers it further from Adam's
+        // result.
         assert!(loss(&best) < loss(&begin()) && loss(&adam) < loss(&begin()));
         let end = loss(&adam);
         assert!(loss(&adam.fit_by_em(batches, dim)) < end);
         for j in [0, 17] {
             let moved = |by: f64| {
-                let mut widths = LogVariances {
+                let mut variances = LogVariances {
                     centres: best.centres.clone(),
                     mean: best.mean,
                 };
-                widths.centres[j] += by;
-                loss(&widths)
+                variances.centres[j] += by;
+                loss(&variances)
             };
             let slope = (moved(1e-4) - moved(-1e-4)) / 2e-4;
             assert!(slope.abs() < 1e-5, "{j}: {slope}");

@@ -1,4 +1,4 @@
-//! Squared maximum mean discrepancies for any kernel, and their standard error.
+//! The squared maximum mean discrepancy (MMD²) for any kernel, with its standard error.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
@@ -7,24 +7,28 @@ use super::feature_set::FeatureSet;
 use super::pairwise_distance::ROWS_PER_BLOCK;
 use super::{Influences, max_keeping_nan};
 
-/// Kernel values of some rows (the first argument) with all rows of the second.
+/// A kernel function: from rows of x, shape (m, D), and rows of y, shape (n, D), it computes k(x_i,
+/// y_j) for all pairs, shape (m, n).
 pub type KernelFunction<'a> = dyn Fn(ArrayView2<f64>, ArrayView2<f64>) -> Array2<f64> + Sync + 'a;
 
-/// The three means of a two-sample kernel statistic, and what its error needs.
+/// The three kernel means of two sets X and Y, from which MMD² is computed, and their errors.
 pub struct MmdEstimate {
-    /// E k(X, X'), E k(Y, Y') over distinct pairs and E k(X, Y).
+    /// The means of k(X, X') and of k(Y, Y') over pairs of distinct samples.
     pub within: [f64; 2],
+    /// The mean of k(X, Y) over all pairs.
     pub between: f64,
-    /// First-order influences of the rows of either side on [`MmdEstimate::randomized_bias_sentence`].
+    /// The first-order influences of the rows of X and of Y on [`MmdEstimate::unbiased`].
     pub influences: [Array1<f64>; 2],
-    /// Variance of within[0] + within[1] − 2 between.
+    /// The variance of [`MmdEstimate::unbiased`].
     variance: f64,
 }
 
 impl MmdEstimate {
-    /// The U-statistic with its variance, first and second order (Bounliphone et al. 2016 give the first).
+    /// Computes the kernel means of the rows of `x` and `y`, and the variance of the U-statistic to
+    /// first and second order. Bounliphone et al. (2016) give the first order.
     ///
-    /// The second-order term makes the error hold under equal laws, where the first vanishes.
+    /// The second-order term makes the standard error valid for equal distributions, for which the
+    /// first-order term vanishes.
     pub fn from_kernel(
         x: ArrayView2<f64>,
         y: ArrayView2<f64>,
@@ -46,11 +50,13 @@ impl MmdEstimate {
         ];
         let of_mean = |a: &Array1<f64>| a.dot(a) / (a.len() as f64 - 1.0) / a.len() as f64;
         let first = of_mean(&influences[0]) + of_mean(&influences[1]);
-        // The plug-in first-order term holds the second-order one twice: once is right.
+        // The plug-in estimate of the first-order term contains the second-order term twice. It
+        // belongs in the variance once, so one of the two is subtracted below.
         let second = 2.0 * xx.spread / (m * (m - 1.0))
             + 2.0 * yy.spread / (n * (n - 1.0))
             + 4.0 * xy.spread / (m * n);
-        // Near equal laws both are noisy; a floor keeps the difference positive without pushing it up.
+        // For nearly equal distributions both terms are noisy. The floor keeps the variance
+        // positive; it is low enough not to bias it upwards.
         let variance = max_keeping_nan(first - second, 0.25 * second);
         MmdEstimate {
             within: [xx.mean, yy.mean],
@@ -60,16 +66,18 @@ impl MmdEstimate {
         }
     }
 
-    /// E k(X, X') + E k(Y, Y') − 2 E k(X, Y), unbiased.
+    /// The unbiased estimate of MMD²: E k(X, X') + E k(Y, Y') − 2 E k(X, Y).
     pub fn unbiased(&self) -> f64 {
         self.within[0] + self.within[1] - 2.0 * self.between
     }
 
+    /// The standard error of [`MmdEstimate::unbiased`].
     pub fn stderr(&self) -> f64 {
         self.variance.sqrt()
     }
 
-    /// Those of `scale` times the statistic, in the order in which samples came.
+    /// The influences of all samples on `scale` times MMD², in input order. `x` and `y` are the
+    /// sets whose rows gave this estimate.
     pub fn influences(&self, scale: f64, x: &FeatureSet, y: &FeatureSet) -> Influences {
         let of = |side: usize, sample: &FeatureSet| {
             sample.in_input_order(&(&self.influences[side] * scale).to_vec())
@@ -81,16 +89,21 @@ impl MmdEstimate {
     }
 }
 
-/// Sums of a kernel matrix that the estimate and its variance need.
+/// Means of a kernel matrix that the estimate and its variance need.
 struct KernelBlockSums {
+    /// The mean of each row.
     row_means: Array1<f64>,
+    /// The mean of each column.
     column_means: Array1<f64>,
+    /// The mean of all entries.
     mean: f64,
-    /// Mean square of the doubly centred kernel.
+    /// The mean square of the doubly centred kernel, from which row and column means are
+    /// subtracted.
     spread: f64,
 }
 
-/// Kernel values between `x` and `y`, some rows at a time; `within` leaves the diagonal out.
+/// Evaluates the kernel between `x` and `y` block by block and returns the means of the matrix.
+/// With `within`, both are the same set and the diagonal is left out.
 fn kernel_block_sums(
     x: ArrayView2<f64>,
     y: ArrayView2<f64>,
@@ -116,7 +129,8 @@ fn kernel_block_sums(
     };
     let (mut rows, mut columns, mut squares) = (Vec::with_capacity(m), Array1::zeros(n), 0.0);
     let chunks: Vec<usize> = (0..m.div_ceil(ROWS_PER_BLOCK)).collect();
-    // Some parts at a time, added in their order: bounded memory, and the same digits on any threads.
+    // Parts are evaluated in groups, which bounds the memory. They are added in order, so the
+    // digits do not depend on the number of threads.
     for group in chunks.chunks(32) {
         let parts: Vec<_> = group.par_iter().map(|c| part(*c)).collect();
         for (part_rows, part_columns, part_squares) in parts {
@@ -143,13 +157,16 @@ fn kernel_block_sums(
     }
 }
 
-/// Refuses fewer than two samples on either side.
+/// Checks that both sets have pairs of samples. `name` is the statistic, for the error message.
 ///
 /// # Errors
-/// A sentence with both counts.
+/// Fails if a set has fewer than two samples.
 pub fn check_mmd_counts(name: &str, generated: usize, reference: usize) -> Result<(), String> {
     let fine = generated >= 2 && reference >= 2;
     fine.then_some(()).ok_or_else(|| {
-        format!("{name}: {generated} generated and {reference} reference samples, expected at least 2 of each")
+        format!(
+            "{name}: {generated} generated and {reference} reference samples, \
+             expected at least 2 of each"
+        )
     })
 }

@@ -11,21 +11,24 @@ use super::{Influences, Statistic};
 use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
-/// Unbiased, no root, k(x, y) = exp(−|x − y|²/(2b²)).
+/// The squared maximum mean discrepancy with the Gaussian kernel k(x, y) = exp(−|x − y|²/(2b²)), as
+/// an unbiased estimate without a square root.
 ///
-/// Without `bandwidth`, b is the median distance between two samples of both sets put together
-/// (Gretton et al. 2012, section 8). Values with different b do not compare: name one to compare runs. The
-/// standard error is the U-statistic's, with b taken as given.
+/// Without `bandwidth`, b is the median distance between two samples of both sets together (Gretton
+/// et al. 2012, section 8). Values with different b are not comparable, so set `bandwidth` to
+/// compare runs. The standard error is that of the U-statistic for a fixed b.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MmdRbf {
+    /// The kernel's bandwidth b, above 0. The default is the median distance between two samples of
+    /// both sets together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<f64>,
 }
 
 impl Statistic for MmdRbf {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
-        mmd::check_mmd_counts("discrepancy-rbf", generated, reference)?;
+        mmd::check_mmd_counts("mmd-rbf", generated, reference)?;
         match self.bandwidth {
             Some(b) if !(b.is_finite() && b > 0.0) => Err(format!(
                 "mmd-rbf: bandwidth is {b}, expected a number above 0"
@@ -54,9 +57,11 @@ impl Statistic for MmdRbf {
             }
         };
         if square == 0.0 {
-            return Err("mmd-rbf: more than half of all distances are 0, so that their median is no bandwidth; \
-                 name one with `bandwidth`"
-                .to_owned());
+            return Err(
+                "mmd-rbf: more than half of all distances are 0, so their median cannot be the \
+                 bandwidth; set `bandwidth` to a number above 0"
+                    .to_owned(),
+            );
         }
         let all = rbf_kernel_mmd(generated, reference, square);
         Ok(Estimate {
@@ -66,7 +71,11 @@ impl Statistic for MmdRbf {
         })
     }
 
-    /// Known where the bandwidth is given: a median moves with the samples too.
+    /// The influences for a given bandwidth. Without one the result is `None`, because the median
+    /// distance also depends on the samples.
+    ///
+    /// # Errors
+    /// Fails if rows cannot be read.
     fn influences(
         &self,
         generated: &FeatureSet,
@@ -85,6 +94,7 @@ impl Statistic for MmdRbf {
     }
 }
 
+/// The kernel means with the squared bandwidth `square`.
 fn rbf_kernel_mmd(x: ArrayView2<f64>, y: ArrayView2<f64>, square: f64) -> MmdEstimate {
     let bells = |x: ArrayView2<f64>, y: ArrayView2<f64>| {
         pairwise_distance::squared_distances(x, y).mapv_into(|d| (-0.5 * d / square).exp())
@@ -99,7 +109,8 @@ mod tests {
 
     #[test]
     fn mmd_rbf_matches_closed_form_for_normals() {
-        // E k(X, Y) for X − Y ~ N(δ, 2I) in d dimensions: (b²/(b² + 2))^{d/2} exp(−|δ|²/(2(b² + 2))).
+        // For X − Y ~ N(δ, 2I) in d dimensions, E k(X, Y) = (b²/(b² + 2))^{d/2} exp(−|δ|²/(2(b² +
+        // 2))).
         let (b, shift, d) = (1.5f64, 0.8f64, 3);
         let mean = |gap: f64| {
             (b * b / (b * b + 2.0)).powf(d as f64 / 2.0) * (-gap / (2.0 * (b * b + 2.0))).exp()

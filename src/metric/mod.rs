@@ -1,4 +1,8 @@
-//! Statistics of one set of feature vectors against another, each with its standard error.
+//! Sample statistics: how generated samples compare with reference samples, each statistic with its
+//! standard error.
+//!
+//! A statistic only sees rows of numbers, one row per sample. The rows are the features that an
+//! extractor computed, or the samples themselves.
 
 use self::feature_set::FeatureSet;
 use self::random_groups::{PartReplicates, RandomDivisions};
@@ -40,7 +44,7 @@ mod stderr_calibration;
 pub mod vendi;
 
 registry! {
-    /// The sample statistics, as `metrics:` and `--metric` name them.
+    /// The sample statistics. Users name them under `metrics:` in a config and after `--metric`.
     pub enum Metric: Statistic {
         "frechet" | "fid" | "frechet-distance" => Frechet(frechet::Frechet),
         "frechet-infinity" | "fid-infinity" => FrechetInfinity(frechet_infinity::FrechetInfinity),
@@ -64,36 +68,43 @@ registry! {
     }
 }
 
-/// How one law differs from another, estimated from samples of both.
+/// A statistic of generated samples, usually a distance to or a comparison with reference samples.
 pub trait Statistic: Sync {
-    /// Refuses parameters or sample counts that make no sense.
+    /// Checks the parameters of the statistic and the numbers of samples; `reference` counts the
+    /// samples of the set named by [`Statistic::comparison_role`].
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if a parameter is out of range or a set has too few samples. The message names the key
+    /// and what was expected.
     fn check(&self, generated: usize, reference: usize) -> Result<(), String>;
 
-    /// The same for all sets at hand.
+    /// Checks the parameters of the statistic and the numbers of samples in all sets. Statistics
+    /// that need more than two sets override this method.
     ///
     /// # Errors
-    /// As [`Statistic::check`].
+    /// Fails if a parameter is out of range, a set has too few samples, or a required set is
+    /// missing.
     fn check_all(&self, n: SampleSets<usize>) -> Result<(), String> {
         self.check(n.generated, n.for_role(self.comparison_role()))
     }
 
-    /// The set that the generated samples are compared with.
+    /// The role of the set that the generated samples are compared with.
     fn comparison_role(&self) -> SampleRole {
         SampleRole::Reference
     }
 
-    /// Whether it is one of classes, which only an extractor's logits give.
+    /// Whether the statistic needs class logits, which only an extractor with a logits output
+    /// provides.
     fn needs_logits(&self) -> bool {
         false
     }
 
-    /// The statistic in f64, and its standard error over all sets of samples.
+    /// Computes the statistic in f64, with its standard error. Random choices of the statistic
+    /// itself, such as subsets, depend only on `key` and on the samples.
     ///
     /// # Errors
-    /// A sentence that says why it cannot be computed.
+    /// Fails if the samples cannot be read or the statistic is undefined for them; the message says
+    /// why.
     fn compute(
         &self,
         generated: &FeatureSet,
@@ -101,11 +112,12 @@ pub trait Statistic: Sync {
         key: RngKey,
     ) -> Result<Estimate, String>;
 
-    /// The first-order influence of every sample of both sides, in the order in which they came: leaving sample i of n
-    /// out takes about its influence/(n − 1) from the statistic. `None` where no formula is known.
+    /// The first-order influence of every sample of both sets on the statistic, in the input order
+    /// of the samples. Leaving out sample i of n reduces the statistic by about influence/(n − 1).
+    /// The result is `None` if no formula is known.
     ///
     /// # Errors
-    /// As [`Statistic::compute`].
+    /// Fails if the samples cannot be read or the statistic is undefined for them.
     fn influences(
         &self,
         _generated: &FeatureSet,
@@ -115,10 +127,11 @@ pub trait Statistic: Sync {
         Ok(None)
     }
 
-    /// The statistic of the whole sets and of each part, for those whose errors come from parts.
+    /// The statistic of the whole sets and of each random part of them. The result is `None` for a
+    /// statistic whose standard error does not come from random parts.
     ///
     /// # Errors
-    /// As [`Statistic::compute`].
+    /// Fails if the samples cannot be read or the statistic is undefined for them.
     fn replicates_on_parts(
         &self,
         _generated: &FeatureSet,
@@ -128,39 +141,44 @@ pub trait Statistic: Sync {
         Ok(None)
     }
 
-    /// Fewest samples of a part that says anything.
+    /// The smallest number of samples per part with which a value on random parts is meaningful.
     fn min_part_size(&self) -> usize {
         1
     }
 
-    /// Whether its expected value changes with the number of generated samples.
+    /// Whether the expected value of the statistic depends on the number of generated samples.
     fn is_biased(&self) -> bool;
 
-    /// What a reader should know before trusting the value on these sets, a sentence each.
+    /// Warnings about the value of the statistic on these sets, one sentence each.
     fn notes(&self, _sets: SampleSets<&FeatureSet>) -> Vec<String> {
         Vec::new()
     }
 
-    /// The same for all sets at hand.
+    /// Computes the statistic from all given sets. Statistics that need more than two sets override
+    /// this method.
     ///
     /// # Errors
-    /// As [`Statistic::compute`].
+    /// Fails if the samples cannot be read or the statistic is undefined for them.
     fn compute_all(&self, sets: SampleSets<&FeatureSet>, key: RngKey) -> Result<Estimate, String> {
         self.compute(sets.generated, sets.for_role(self.comparison_role()), key)
     }
 }
 
-/// What the samples of the generated and of the reference side do to a statistic; each side's sum to 0.
+/// The first-order influences of all samples on a statistic. The influences of each set sum to 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Influences {
+    /// One influence per generated sample, in input order.
     pub generated: Vec<f64>,
+    /// One influence per reference sample, in input order.
     pub reference: Vec<f64>,
 }
 
-/// Computes one statistic of two sets after checking that they can be compared.
+/// Computes one statistic of two sets, after checking the widths, the parameters and the numbers of
+/// samples.
 ///
 /// # Errors
-/// A sentence with both widths, or what the statistic says.
+/// Fails if the sets differ in width, or if the statistic refuses its parameters or the numbers of
+/// samples. Also fails if the statistic cannot be computed or the result is not finite.
 pub fn measure(
     metric: &Metric,
     generated: &FeatureSet,
@@ -172,10 +190,12 @@ pub fn measure(
     check_estimate_finite(metric.compute(generated, reference, key)?)
 }
 
-/// The same where there may be more sets.
+/// Computes one statistic of two to four sets, after checking the widths, the parameters and the
+/// numbers of samples.
 ///
 /// # Errors
-/// As [`measure`].
+/// Fails if the sets differ in width, or if the statistic refuses its parameters or the numbers of
+/// samples. Also fails if the statistic cannot be computed or the result is not finite.
 pub fn measure_all(
     metric: &Metric,
     sets: SampleSets<&FeatureSet>,
@@ -194,29 +214,37 @@ pub fn measure_all(
     check_estimate_finite(metric.compute_all(sets, key)?)
 }
 
+/// Fails unless both sets have the same number of numbers per sample.
 fn check_feature_width(
     generated: &FeatureSet,
     name: &str,
     other: &FeatureSet,
 ) -> Result<(), String> {
-    let (width, its) = (generated.width(), other.width());
-    (width == its).then_some(()).ok_or_else(|| {
-        format!("generated samples have {width} numbers each and {name} samples {its}: they cannot be compared")
+    let (width, other_width) = (generated.width(), other.width());
+    (width == other_width).then_some(()).ok_or_else(|| {
+        format!(
+            "the generated samples have {width} numbers each, but the {name} samples have \
+             {other_width}; expected the same number in both sets"
+        )
     })
 }
 
+/// Fails if the value or the standard error is not finite.
 fn check_estimate_finite(estimate: Estimate) -> Result<Estimate, String> {
     let fine = estimate.value.is_finite() && estimate.stderr.is_none_or(f64::is_finite);
     fine.then_some(estimate).ok_or_else(|| {
-        "the result is not finite: its sums are beyond double precision; divide all sets by one factor".to_owned()
+        "the result is not finite because its sums are beyond double precision; \
+         divide all sets by the same factor"
+            .to_owned()
     })
 }
 
-/// The larger of both; what is not a number stays so, where `f64::max` would hide it.
+/// The larger of `value` and `floor`. A NaN in `value` stays a NaN, which `f64::max` would hide.
 fn max_keeping_nan(value: f64, floor: f64) -> f64 {
     if value < floor { floor } else { value }
 }
 
+/// Helpers for the tests of the statistics.
 #[cfg(test)]
 pub mod testing {
     use ndarray::Array2;
@@ -226,13 +254,13 @@ pub mod testing {
     use crate::num::key::{Purpose, RngKey};
     use crate::num::stats::{self, Estimate};
 
-    /// n draws of N(mean, std²·I).
+    /// Draws n samples of N(mean, std²·I) in d dimensions; the result has shape (n, d).
     pub fn normal_samples(seed: u64, n: usize, d: usize, mean: f64, std: f64) -> Array2<f64> {
         let draws = RngKey { seed }.normal(Purpose::Check, 77, 0, n * d);
         draws.into_shape_with_order((n, d)).expect("n·d draws") * std + mean
     }
 
-    /// One statistic of two arrays.
+    /// Computes one statistic of two arrays, without the checks of [`measure`].
     pub fn compute(
         of: &dyn Statistic,
         x: &Array2<f64>,
@@ -242,7 +270,7 @@ pub mod testing {
         of.compute(&FeatureSet::new(x)?, &FeatureSet::new(y)?, RngKey { seed })
     }
 
-    /// One metric of two arrays, whose numbers are taken for logits too.
+    /// Measures one metric of two arrays. The arrays also serve as logits.
     pub fn measure_arrays(
         metric: &Metric,
         x: &Array2<f64>,
@@ -255,7 +283,8 @@ pub mod testing {
         measure(metric, &a, &b, RngKey { seed: 0 })
     }
 
-    /// One metric of generated samples, training data and others that were not seen.
+    /// Measures one metric of generated samples, training data (as the reference) and held-out
+    /// data.
     pub fn measure_three_sets(
         metric: &Metric,
         sets: [&Array2<f64>; 3],
@@ -275,7 +304,8 @@ pub mod testing {
         measure_all(metric, sets, RngKey { seed })
     }
 
-    /// The claimed standard error over `n` repetitions (its root mean square), divided by their spread.
+    /// The root mean square of the claimed standard errors over `n` repetitions, divided by the
+    /// standard deviation of the values.
     pub fn stderr_to_spread_ratio(n: u64, estimate: impl Fn(u64) -> Estimate) -> f64 {
         let results: Vec<Estimate> = (0..n).map(estimate).collect();
         let values: Vec<f64> = results.iter().map(|e| e.value).collect();
@@ -284,14 +314,17 @@ pub mod testing {
         let ratio = stats::rms(&results.iter().filter_map(|e| e.stderr).collect::<Vec<_>>())
             .expect("errors")
             / spread;
-        let held =
+        let covers =
             |e: &&Estimate| (e.value - mean.value).abs() < stats::Z95 * e.stderr.unwrap_or(0.0);
-        let held = results.iter().filter(held).count();
-        println!("claimed / spread {ratio:.3}; 95 % intervals hold the mean in {held} of {n}");
+        let covered = results.iter().filter(covers).count();
+        println!(
+            "claimed / spread {ratio:.3}; 95 % intervals contain the mean in {covered} of {n}"
+        );
         ratio
     }
 
-    /// Holds a claimed standard error to within `tolerance` of the spread over 300 repetitions.
+    /// Asserts that the claimed standard error differs from the standard deviation over 300
+    /// repetitions by less than the relative `tolerance`.
     pub fn assert_stderr_calibrated(tolerance: f64, estimate: impl Fn(u64) -> Estimate) {
         let ratio = stderr_to_spread_ratio(300, estimate);
         assert!(
@@ -311,7 +344,7 @@ mod tests {
 
     #[test]
     fn statistics_ignore_sample_order_and_threads() {
-        // More rows than any block, a constant column, and a sample that is there twice.
+        // The sets have more rows than one block, a constant column, and a duplicate sample.
         let mut a = normal_samples(1, 300, 3, 0.0, 1.0);
         let (b, c) = (
             normal_samples(2, 1100, 3, 0.3, 1.2),
@@ -342,7 +375,8 @@ mod tests {
         }
     }
 
-    /// Of those statistics that know their influences, leaving one sample out says the same, on both sides.
+    /// The influences agree with the effect of leaving out one sample, for both sets and for every
+    /// statistic that has influences.
     #[test]
     fn influences_match_leave_one_out() {
         let (x, y) = (
@@ -381,7 +415,7 @@ mod tests {
                         _ => measure_arrays(&metric, &x, &drop(&y, i)),
                     };
                     let taken = (all - less.expect("fine").value) * (n as f64 - 1.0);
-                    // What is left out is of second order, 1/n.
+                    // The influences neglect terms of second order, which are smaller by 1/n.
                     assert!(
                         (taken - influences[i]).abs() < 0.1 * size.max(influences[i].abs()),
                         "{metric:?} {side} {i}: {taken} {}",
@@ -393,7 +427,8 @@ mod tests {
         assert_eq!(known, ["frechet", "kernel", "energy", "cmmd", "mmd-rbf"]);
     }
 
-    /// Of numbers of any size a statistic is what it is of their thousandth but for the unit, or it is refused.
+    /// For numbers of any magnitude a statistic either scales as its unit does, or it fails with a
+    /// message.
     #[test]
     fn extreme_scales_are_exact_or_refused() {
         let sets = [
@@ -407,8 +442,9 @@ mod tests {
             };
             let of = |scale: f64| by(scale, 0);
             let one = of(1.0).expect("fine");
-            // Parts that are drawn by the order of hashes are others for numbers of another size: means over seeds are
-            // compared, by their own errors.
+            // Scaled numbers have other hashes, so random parts drawn by the order of hashes
+            // change. For statistics with such parts the test compares means over seeds, within
+            // their standard errors.
             let drawn =
                 ["frechet-infinity", "c2st", "fld", "fld-precision"].contains(&metric.name());
             let over_seeds = |scale: f64, unit: f64| {
@@ -418,7 +454,8 @@ mod tests {
                 stats::mean_estimate(&values).expect("sixteen")
             };
             let mean = drawn.then(|| over_seeds(1.0, 1.0));
-            // The power of the unit that the value is in; none where it depends on the unit in another way.
+            // The value scales with this power of the unit. `None`: it depends on the unit in
+            // another way.
             let power = match metric.name() {
                 "frechet" | "frechet-infinity" => Some(2),
                 "energy" | "sliced-wasserstein" => Some(1),
@@ -467,7 +504,7 @@ mod tests {
         }
     }
 
-    /// What is not a number is never taken for a small one.
+    /// A NaN never counts as a small number.
     #[test]
     fn max_keeping_nan_propagates_nan() {
         assert!(max_keeping_nan(f64::NAN, 0.0).is_nan());
@@ -490,7 +527,8 @@ mod tests {
             let measured = |x| measure_three_sets(&metric, [x, &reference, &test], 0);
             let null = measured(&fine).expect("fine");
             let error = null.stderr.expect("an error");
-            // Shares fall with the shift, distances rise; what looks for copies sees those.
+            // With the shift, shares fall and distances rise. Statistics of copying react to the
+            // copies.
             let seen = [&shifted, &copies].map(|x| measured(x).expect("fine"));
             let far = |e: &Estimate| (e.value - null.value).abs() > 5.0 * error;
             assert!(seen.iter().any(far), "{} {null:?} {seen:?}", metric.name());

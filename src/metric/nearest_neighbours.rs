@@ -1,33 +1,40 @@
-//! The nearest of a row of distances, in order, as many as somebody asks for.
+//! The nearest neighbours of one sample, in order. More of them are sorted only when they are
+//! needed.
 
 use ndarray::ArrayView1;
 
 use super::random_groups::{DIVISIONS, GROUPINGS, QuarterByDivision, shared_groupings};
 
-/// One sample's squared distances to others, nearest first; of equal ones the earlier first.
+/// The neighbours of one sample, nearest first. Among equal distances, the smaller position comes
+/// first.
 pub struct NearestNeighbours<'a> {
+    /// The squared distances of the sample to all samples of a set.
     row: ArrayView1<'a, f64>,
+    /// The position of the sample itself, if it belongs to this set.
     excluded: Option<usize>,
+    /// The nearest neighbours sorted so far, as pairs of squared distance and position.
     sorted: Vec<(f64, usize)>,
 }
 
 impl<'a> NearestNeighbours<'a> {
-    /// Of all in the row but `itself`; `at_hand` are sorted at once, and more when they are asked for.
+    /// The neighbours for a row of squared distances, without the sample `itself`. The nearest
+    /// `presorted` are sorted at once, more of them on demand.
     pub fn from_distances(
         row: ArrayView1<'a, f64>,
         itself: Option<usize>,
-        at_hand: usize,
+        presorted: usize,
     ) -> NearestNeighbours<'a> {
         let mut nearest = NearestNeighbours {
             row,
             excluded: itself,
             sorted: Vec::new(),
         };
-        nearest.select_nearest(at_hand.max(1));
+        nearest.select_nearest(presorted.max(1));
         nearest
     }
 
-    /// The i-th, from 0.
+    /// The i-th nearest neighbour, counted from 0, as squared distance and position; `None` if
+    /// there are fewer neighbours.
     pub fn get(&mut self, i: usize) -> Option<(f64, usize)> {
         while i >= self.sorted.len() && self.sorted.len() < self.candidate_count() {
             self.select_nearest(2 * (i + 1));
@@ -35,11 +42,13 @@ impl<'a> NearestNeighbours<'a> {
         self.sorted.get(i).copied()
     }
 
+    /// The number of possible neighbours.
     fn candidate_count(&self) -> usize {
         self.row.len() - usize::from(self.excluded.is_some())
     }
 
-    /// The `count` nearest: what is beyond the farthest of those so far is passed over.
+    /// Sorts the `count` nearest neighbours. One pass over the row skips all distances beyond the
+    /// present `count`-th nearest.
     fn select_nearest(&mut self, count: usize) {
         let order = |a: &(f64, usize), b: &(f64, usize)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
         let room = 2 * count;
@@ -60,8 +69,9 @@ impl<'a> NearestNeighbours<'a> {
         self.sorted = some;
     }
 
-    /// Hands the `count` nearest within each part that the sample is in to `work`, with the division and the way; the
-    /// last of them where there are fewer.
+    /// Calls `work` for each part that contains the sample. Its arguments are the division, the
+    /// grouping and the `count` nearest neighbours within the part, or all of them if there are
+    /// fewer. `own` are the quarters of the sample, `others` those of the set of neighbours.
     pub fn for_each_part(
         &mut self,
         own: &QuarterByDivision,
@@ -77,10 +87,10 @@ impl<'a> NearestNeighbours<'a> {
                 let Some((distance, at)) = self.get(i) else {
                     break;
                 };
-                for way in shared_groupings(*own, others[at][division]) {
-                    if lists[way].len() < count {
-                        lists[way].push((distance, at));
-                        open -= usize::from(lists[way].len() == count);
+                for grouping in shared_groupings(*own, others[at][division]) {
+                    if lists[grouping].len() < count {
+                        lists[grouping].push((distance, at));
+                        open -= usize::from(lists[grouping].len() == count);
                     }
                 }
                 i += 1;
@@ -88,7 +98,7 @@ impl<'a> NearestNeighbours<'a> {
             lists
                 .iter()
                 .enumerate()
-                .for_each(|(way, list)| work(division, way, list));
+                .for_each(|(grouping, list)| work(division, grouping, list));
         }
     }
 }
@@ -112,8 +122,8 @@ mod tests {
             .filter(|(_, j)| *j != 11)
             .collect();
         want.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        for at_hand in [1, 5, 299, 1000] {
-            let mut nearest = NearestNeighbours::from_distances(row.view(), Some(11), at_hand);
+        for presorted in [1, 5, 299, 1000] {
+            let mut nearest = NearestNeighbours::from_distances(row.view(), Some(11), presorted);
             let got: Vec<_> = (0..300).map_while(|i| nearest.get(i)).collect();
             assert_eq!(got, want);
         }

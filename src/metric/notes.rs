@@ -1,49 +1,55 @@
-//! What a reader should know before trusting a statistic of the sets at hand.
+//! Warnings about statistics: properties of the sets that make a value less trustworthy than it
+//! looks.
 
 use super::feature_set::FeatureSet;
 use super::{Metric, SampleRole, SampleSets};
 
-/// All that is to be said about one statistic of these sets; most often nothing.
+/// All warnings about one statistic of these sets, one sentence each; usually none.
 pub fn statistic_notes(metric: &Metric, sets: SampleSets<&FeatureSet>) -> Vec<String> {
     metric.notes(sets)
 }
 
-/// A floor is what a perfect model would give, of as many samples as the model's: of other counts a biased statistic has
-/// another bias.
+/// A warning if the floor of a biased statistic comes from another number of samples than the
+/// model's value.
+///
+/// A floor is the value that a perfect model would reach with as many samples as the model. With
+/// another number of samples, a biased statistic has another bias.
 pub fn floor_count_mismatch(metric: &Metric, floor: usize, generated: usize) -> Option<String> {
     (metric.is_biased() && floor != generated).then(|| {
         format!(
-            "the floor is of {floor} samples and beside it stand {generated} generated ones: their difference is in part \
-             one of bias"
+            "the floor comes from {floor} samples, but the value beside it comes from {generated} \
+             generated samples: part of their difference is bias"
         )
     })
 }
 
-/// Balls of no radius hold nothing: those around samples that are there more than k times.
+/// A warning if balls around samples have radius 0 and therefore contain nothing. This happens for
+/// samples that occur more than k times.
 pub fn zero_radius_balls(name: &str, sample: &FeatureSet, k: usize) -> Option<String> {
     let empty = sample.count_repeated(k + 1);
     (empty > 0).then(|| {
         format!(
-            "{empty} of {} {name} samples are there more than {k} times each, and balls around them have no radius: \
-             leave copies out, or take a larger k",
+            "{empty} of {} {name} samples occur more than {k} times each, so the balls around them \
+             have no radius: remove the copies, or use a larger `k`",
             sample.len()
         )
     })
 }
 
-/// Training samples with exact copies among the training data.
+/// A warning if training samples have exact copies among the training data.
 pub fn training_duplicates(train: &FeatureSet) -> Option<String> {
     let repeated = train.count_repeated(2);
     (repeated > 0).then(|| {
         format!(
-            "{repeated} of {} training samples have exact copies among the training data, which hide copies of them: \
-             leave those out",
+            "{repeated} of {} training samples have exact copies among the training data, which \
+             hide generated copies of these samples: remove the duplicates",
             train.len()
         )
     })
 }
 
-/// Copies within the sets that are divided into one part to learn from and another to be tested on.
+/// A warning if sets that a statistic splits in two contain copies within themselves, so that
+/// copies may end up on both sides of the split. `what` completes the sentence.
 pub fn duplicates_across_split(sets: &[(&str, &FeatureSet)], what: &str) -> Option<String> {
     let found = sets
         .iter()
@@ -65,7 +71,7 @@ pub fn duplicates_across_split(sets: &[(&str, &FeatureSet)], what: &str) -> Opti
     })
 }
 
-/// Held-out data that were trained on.
+/// A warning if held-out samples are exact copies of training samples.
 pub fn held_out_overlap(sets: SampleSets<&FeatureSet>) -> Option<String> {
     let (train, test) = (
         sets.for_role(SampleRole::Train),
@@ -80,8 +86,9 @@ pub fn held_out_overlap(sets: SampleSets<&FeatureSet>) -> Option<String> {
     })
 }
 
-/// Fewer samples than twice the numbers that vary, with which a covariance is far from the law's; of how many samples
-/// statistics are is not known.
+/// A warning if a set has fewer samples than twice `width`, the number of columns that vary. With
+/// so few samples the covariance is far from that of the distribution. A count is `None` if only
+/// the moments of a set are known.
 pub fn too_few_for_covariance(
     width: usize,
     generated: Option<usize>,
@@ -93,8 +100,9 @@ pub fn too_few_for_covariance(
         .collect();
     (!few.is_empty()).then(|| {
         format!(
-            "{} samples of {width} numbers each are fewer than twice their width: the distance is far too large; \
-             `frechet-infinity` takes the bias away, from {} generated samples on (with `points: 2` from {})",
+            "{} samples of {width} numbers each are fewer than twice that number, so the distance \
+             is far too large; `frechet-infinity` removes this bias if there are at least {} \
+             generated samples (with `points: 2` at least {})",
             few.join(" and "),
             5 * (width + 1),
             2 * (width + 1)

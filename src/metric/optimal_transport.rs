@@ -1,19 +1,22 @@
-//! Optimal transport between two sets of numbers, for costs |x − y|^p with p ≥ 1.
+//! Optimal transport between two sets of numbers, with the cost |x − y|^p for p ≥ 1.
 
-/// The cost of the best plan, and a dual solution: what each number contributes.
+/// The cost of an optimal transport plan, and a solution of the dual problem.
 pub struct TransportPlan {
-    /// W_p^p
+    /// The p-th power of the Wasserstein distance, W_p^p.
     pub cost: f64,
-    /// Potentials φ_i + ψ_j ≤ |x_i − y_j|^p with equality on the plan, in the order of the sorted numbers.
+    /// The dual potentials φ and ψ, in the order of the sorted numbers. They satisfy φ_i + ψ_j ≤
+    /// |x_i − y_j|^p, with equality for all pairs of the plan.
     pub potentials: [Vec<f64>; 2],
 }
 
-/// Between the uniform laws on two ascending lists, of any lengths.
+/// Optimal transport between the uniform distributions on two ascending lists, which may differ in
+/// length.
 ///
-/// In one dimension the best plan couples quantiles: it walks through both lists together, and each
-/// list's number is left when its mass 1/m or 1/n is spent. Masses are counted in units of 1/(mn), so
-/// that unequal lengths are exact. Along the walk one index advances at a time, which fixes
-/// the potentials up to a constant; costs are convex in x − y, so they are a dual solution everywhere.
+/// In one dimension the optimal plan couples equal quantiles. The algorithm advances through both
+/// lists together and moves on to the next number when the mass 1/m or 1/n of the present number is
+/// used up. Masses are integers in units of 1/(mn), so unequal lengths cause no rounding. Only one
+/// index advances at a time, which determines the potentials up to a constant. The cost is convex
+/// in x − y, so these potentials are feasible for all pairs.
 pub fn optimal_transport_1d(x: &[f64], y: &[f64], p: f64) -> TransportPlan {
     let (m, n) = (x.len(), y.len());
     let cost = |i: usize, j: usize| {
@@ -29,7 +32,8 @@ pub fn optimal_transport_1d(x: &[f64], y: &[f64], p: f64) -> TransportPlan {
         total += mass as f64 * cost(i, j);
         left_x -= mass;
         left_y -= mass;
-        // Where both are spent, x advances first and meets y's rest of zero.
+        // If both masses are used up, x advances first. The present y then has no mass left, so the
+        // next step moves nothing and only advances y.
         if left_x == 0 && i + 1 < m {
             i += 1;
             left_x = n;

@@ -1,9 +1,11 @@
-//! The difference of one statistic between two sets of samples that belong together, row by row.
+//! The difference of one statistic between two paired sets of generated samples.
 //!
-//! Sample i of both sets began at the same noise, and both sets meet the same reference: what they share moves both
-//! statistics alike and cancels in the difference. Its error is that of the differences of influences, over the
-//! generated samples and over the reference, which are independent; of statistics that rest on neighbours, that of
-//! the differences on random parts; and of others a jackknife's.
+//! Sample i of both sets starts from the same noise, and both sets are compared with the same
+//! reference. What they have in common changes both statistics alike and cancels in the difference.
+//! The standard error of the difference comes from the differences of influences, over the pairs of
+//! generated samples and over the reference samples; these two are independent. For statistics
+//! based on nearest neighbours, it comes from the differences on random parts. For all other
+//! statistics, it comes from a jackknife.
 
 use ndarray::{Array2, Axis};
 
@@ -13,30 +15,34 @@ use super::{Metric, measure};
 use crate::num::key::RngKey;
 use crate::num::stats::{self, Estimate};
 
-/// Blocks of the jackknife: samples that are left out together, the same of both sets.
+/// The number of blocks of the jackknife. The samples of one block are left out together, in both
+/// sets.
 const JACKKNIFE_BLOCKS: usize = 20;
 
-/// Degrees of freedom of an error from random parts. Over repeated draws of 160 pairs and 120 reference samples the
-/// variances of precision, recall and coverage vary as those of 3, 6 and 7 degrees do (2/CV²), those of density and
-/// authenticity as of 23 and 55: theirs are intervals that are wider than they need be.
+/// The degrees of freedom of a standard error from random parts.
+///
+/// Over repeated draws of 160 pairs and 120 reference samples, the variance estimates of precision,
+/// recall and coverage scatter as with 3, 6 and 7 degrees of freedom (2/CV²). Those of density and
+/// authenticity scatter as with 23 and 55 degrees, so their intervals are wider than necessary.
 const PARTS_DEGREES_OF_FREEDOM: usize = 6;
 
-/// Fewest samples of a side, two in each block.
+/// The smallest number of pairs and of reference samples: two in each block of the jackknife.
 pub const MIN_SAMPLES_PER_SIDE: usize = 2 * JACKKNIFE_BLOCKS;
 
-/// How an error was found.
+/// How the standard error of a paired difference was estimated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PairedErrorMethod {
     /// From first-order influences.
     Influence,
     /// From random halves and quarters of the pairs and of the reference.
     Parts,
-    /// By leaving out one in twenty samples at a time, of the pairs and then of the reference.
+    /// From a jackknife that leaves out every twentieth sample at a time, first of the pairs and
+    /// then of the reference.
     Jackknife,
 }
 
 impl PairedErrorMethod {
-    /// As tables print it.
+    /// The name of the method in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             PairedErrorMethod::Influence => "influence",
@@ -45,7 +51,7 @@ impl PairedErrorMethod {
         }
     }
 
-    /// The method that a table's row names.
+    /// The method with the given name in a table; `None` if the name is unknown.
     pub fn from_name(name: &str) -> Option<PairedErrorMethod> {
         [
             PairedErrorMethod::Influence,
@@ -56,8 +62,9 @@ impl PairedErrorMethod {
         .find(|method| method.as_str() == name)
     }
 
-    /// Half the width of the 95 % interval of a difference, where `n` is the smaller number of pairs and reference
-    /// samples: Student's t with the degrees of freedom that the standard error itself has.
+    /// Half the width of the 95 % confidence interval of a difference. It uses Student's t with the
+    /// degrees of freedom of the standard error. `n` is the number of pairs or of reference
+    /// samples, whichever is smaller.
     pub fn half_width(self, stderr: f64, n: usize) -> f64 {
         let values = match self {
             PairedErrorMethod::Influence => n,
@@ -68,32 +75,40 @@ impl PairedErrorMethod {
     }
 }
 
-/// One side's rows, in the order in which they came.
+/// The rows of one set, in input order.
 #[derive(Clone, Copy)]
 pub struct FeatureRows<'a> {
+    /// The features, one row per sample.
     pub features: &'a Array2<f64>,
-    /// Where the extractor classifies.
+    /// The class logits of each sample, if the extractor provides them.
     pub logits: Option<&'a Array2<f64>>,
 }
 
 impl<'a> FeatureRows<'a> {
+    /// The number of samples.
     pub fn len(&self) -> usize {
         self.features.nrows()
     }
 
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// The rows as a set in hash order, with their logits.
     fn feature_set(&self) -> Result<FeatureSet<'a>, String> {
         Ok(FeatureSet::new(self.features)?.with_logits(self.logits.map(|l| l.view())))
     }
 }
 
-/// The statistic of the one set less that of the other.
+/// The statistic of the first set minus that of the second, with its standard error and the method
+/// that gave it.
+///
+/// Row i of both sets must belong together; both are compared with the same reference.
 ///
 /// # Errors
-/// What the statistic says, or a sentence about too few samples.
+/// Fails if there are fewer than [`MIN_SAMPLES_PER_SIDE`] pairs or reference samples, or if the
+/// statistic cannot be computed.
 pub fn paired_difference(
     metric: &Metric,
     sets: [FeatureRows; 2],
@@ -103,7 +118,8 @@ pub fn paired_difference(
     let pairs = sets[0].len();
     if pairs < MIN_SAMPLES_PER_SIDE || reference.len() < MIN_SAMPLES_PER_SIDE {
         return Err(format!(
-            "{pairs} pairs of finite samples and {} of the reference, expected at least {MIN_SAMPLES_PER_SIDE} of each",
+            "{pairs} pairs of finite samples and {} reference samples, expected at least \
+             {MIN_SAMPLES_PER_SIDE} of each",
             reference.len()
         ));
     }
@@ -145,7 +161,8 @@ pub fn paired_difference(
     ))
 }
 
-/// By parts, where the statistic has them: pairs stay together, whatever their order.
+/// The difference with a standard error from random parts; `None` if the statistic has no values on
+/// parts or there are too few samples.
 fn difference_on_parts(
     metric: &Metric,
     sets: [FeatureRows; 2],
@@ -161,6 +178,8 @@ fn difference_on_parts(
     let Some(of_one) = metric.replicates_on_parts(&one, y, &parts)? else {
         return Ok(None);
     };
+    // Both samples of a pair must be in the same quarter, but the two sets have different hash
+    // orders.
     parts.generated = other.in_hash_order(&one.in_input_order(&parts.generated));
     let Some(of_other) = metric.replicates_on_parts(&other, y, &parts)? else {
         return Ok(None);
@@ -182,7 +201,8 @@ fn squared_stderr_of_mean(values: impl Iterator<Item = f64>) -> f64 {
         .map_or(0.0, |e| e * e)
 }
 
-/// The variance of the difference that leaving out blocks of pairs, and then of the reference, shows.
+/// The variance of the difference from two jackknifes: one leaves out blocks of pairs, the other
+/// blocks of the reference.
 fn jackknife_difference_variance(
     metric: &Metric,
     sets: [FeatureRows; 2],
@@ -208,24 +228,26 @@ fn jackknife_difference_variance(
     Ok(jackknife_variance(&pairs) + jackknife_variance(&references))
 }
 
-/// What is left of one side.
+/// The rows of one set without those of one block of the jackknife.
 struct JackknifeRows {
     features: Array2<f64>,
     logits: Option<Array2<f64>>,
 }
 
 impl JackknifeRows {
+    /// Copies all rows except those of one block, which are every twentieth row.
     fn without_block(rows: FeatureRows, block: usize) -> JackknifeRows {
-        let kept: Vec<usize> = (0..rows.len())
+        let remaining: Vec<usize> = (0..rows.len())
             .filter(|i| i % JACKKNIFE_BLOCKS != block)
             .collect();
-        let of = |x: &Array2<f64>| x.select(Axis(0), &kept);
+        let of = |x: &Array2<f64>| x.select(Axis(0), &remaining);
         JackknifeRows {
             features: of(rows.features),
             logits: rows.logits.map(of),
         }
     }
 
+    /// The remaining rows.
     fn rows(&self) -> FeatureRows<'_> {
         FeatureRows {
             features: &self.features,
@@ -234,7 +256,8 @@ impl JackknifeRows {
     }
 }
 
-/// The variance from estimates that each leave one of B blocks out: (B − 1)/B · Σ (θ_b − θ̄)².
+/// The jackknife variance (B − 1)/B · Σ (θ_b − θ̄)², from estimates θ_b that each leave out one of
+/// B blocks.
 fn jackknife_variance(parts: &[f64]) -> f64 {
     let count = parts.len() as f64;
     let mean = parts.iter().sum::<f64>() / count;
@@ -258,14 +281,15 @@ mod tests {
         paired_difference(metric, [rows(one), rows(other)], rows(y), RngKey { seed })
     }
 
-    /// Pairs that have most in common, and a reference, everything drawn anew for each seed.
+    /// Two sets of strongly correlated pairs, and a reference. Each seed gives new draws of
+    /// everything.
     fn drawn(seed: u64, n: usize, m: usize, shift: f64) -> [Array2<f64>; 3] {
         let one = normal_samples(3 * seed + 1, n, 3, shift, 1.0);
         let other = &one * 1.1 + normal_samples(3 * seed + 2, n, 3, 0.05, 0.1);
         [one, other, normal_samples(3 * seed + 3, m, 3, 0.0, 1.2)]
     }
 
-    /// Of a mean over blocks of one, the jackknife is the usual standard error.
+    /// For a mean and blocks of one sample, the jackknife gives the usual standard error.
     #[test]
     fn jackknife_of_mean_matches_stderr() {
         let values = [0.3, -1.2, 2.5, 0.7, 1.1, -0.4];
@@ -276,7 +300,8 @@ mod tests {
         );
     }
 
-    /// 95 % intervals of the difference hold its mean over many draws of everything, by either way.
+    /// Over many draws, the claimed standard error agrees with the spread of the difference, and 95
+    /// % intervals contain its mean as often as they should, for every method.
     #[test]
     fn paired_difference_stderr_matches_spread() {
         let sliced = crate::metric::sliced_wasserstein::SlicedWasserstein {
@@ -334,21 +359,22 @@ mod tests {
         }
     }
 
-    /// What is common to both sets cancels: of equal sets nothing is left, and of close ones little.
+    /// What both sets have in common cancels: the difference and its error are 0 for equal sets,
+    /// and the error is small for similar sets.
     #[test]
     fn pairing_reduces_stderr() {
         let [x, near, y] = drawn(4, 100, 100, 0.2);
         let metric = Metric::Frechet(Default::default());
         let (none, _) = paired(&metric, &[x.clone(), x.clone(), y.clone()], 0).expect("fine");
         assert_eq!((none.value, none.stderr), (0.0, Some(0.0)));
-        let alone = crate::metric::testing::measure_arrays(&metric, &x, &y)
+        let unpaired = crate::metric::testing::measure_arrays(&metric, &x, &y)
             .expect("fine")
             .stderr
             .expect("known");
         let (close, _) = paired(&metric, &[x, near, y], 0).expect("fine");
         assert!(
-            close.stderr.expect("known") < 0.5 * alone,
-            "{close:?} {alone}"
+            close.stderr.expect("known") < 0.5 * unpaired,
+            "{close:?} {unpaired}"
         );
         assert!(paired(&metric, &drawn(1, 39, 100, 0.0), 0).is_err_and(|e| e.contains("39 pairs")));
     }

@@ -1,18 +1,20 @@
 //! Squared distances between rows, without the cancellation of |x|² + |y|² − 2x·y.
 //!
-//! Every distance is the sum of squared differences in the order of the columns, whatever rows
-//! stand around: two equal pairs have equal distances to the last bit, d(x, y) = d(y, x), and
-//! ties stay ties. Strict comparisons, such as those with a neighbour's radius, rest on that.
+//! Every distance is the sum of squared differences in the order of the columns, independent of all
+//! other rows. Equal pairs therefore have equal distances to the last bit, d(x, y) = d(y, x), and
+//! ties remain ties. Strict comparisons, such as those with the radius of a ball, rely on this.
 
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-/// Rows that are handled together: they bound memory, and parts are put together in their order.
+/// The number of rows in one block. Blocks bound the memory; their results are combined in order.
 pub const ROWS_PER_BLOCK: usize = 64;
 
+/// The number of rows of `y` that are processed together, one per lane of the vector units.
 const LANES: usize = 8;
 
-/// |x_i − y_j|² of all rows.
+/// The squared distances |x_i − y_j|² between all rows, shape (m, n) for m rows of `x` and n rows
+/// of `y`.
 pub fn squared_distances(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Array2<f64> {
     let (m, n, d) = (x.nrows(), y.nrows(), x.ncols());
     let x = x.as_standard_layout();
@@ -21,7 +23,7 @@ pub fn squared_distances(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Array2<f64> 
     for first in (0..n).step_by(LANES) {
         let width = LANES.min(n - first);
         for j in 0..LANES {
-            // Lanes beyond the last row repeat it and are not read.
+            // Lanes beyond the last row repeat this row; their sums are discarded.
             let row = y.row(first + j.min(width - 1));
             panel.iter_mut().zip(row).for_each(|(lane, v)| lane[j] = *v);
         }
@@ -42,7 +44,8 @@ pub fn squared_distances(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Array2<f64> 
     out
 }
 
-/// Two rows against eight, with the widest vectors that the processor has; the sums are the same on any.
+/// The squared distances of two rows, `a` and `b`, to eight rows, stored column by column in
+/// `panel`. The function uses AVX2 if the processor has it; the sums are the same without.
 fn distance_tile(a: &[f64], b: &[f64], panel: &[[f64; LANES]]) -> [[f64; LANES]; 2] {
     #[cfg(target_arch = "x86_64")]
     {
@@ -51,14 +54,14 @@ fn distance_tile(a: &[f64], b: &[f64], panel: &[[f64; LANES]]) -> [[f64; LANES];
             tile_sums(a, b, panel)
         }
         if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has just said that it has the feature.
+            // SAFETY: the check above found that the processor has AVX2.
             return unsafe { distance_tile_avx2(a, b, panel) };
         }
     }
     tile_sums(a, b, panel)
 }
 
-/// Enough independent sums to keep the vector units busy.
+/// The sums of [`distance_tile`]: sixteen independent sums, enough to keep the vector units busy.
 #[inline(always)]
 fn tile_sums(a: &[f64], b: &[f64], panel: &[[f64; LANES]]) -> [[f64; LANES]; 2] {
     let mut sums = [[0.0; LANES]; 2];
@@ -72,8 +75,9 @@ fn tile_sums(a: &[f64], b: &[f64], panel: &[[f64; LANES]]) -> [[f64; LANES]; 2] 
     sums
 }
 
-/// Hands the squared distances of some rows of `x` at a time to all of `y` to `work`, with the index of
-/// the first; results in the order of the rows, on all threads.
+/// Calls `work` for every block of rows of `x`. Its arguments are the index of the first row and
+/// the squared distances of the block to all rows of `y`. Blocks run in parallel; the results are
+/// in the order of the blocks.
 pub fn map_distance_blocks<T: Send>(
     x: ArrayView2<f64>,
     y: ArrayView2<f64>,
@@ -86,30 +90,33 @@ pub fn map_distance_blocks<T: Send>(
         .collect()
 }
 
-/// The lower median of the squared distances between distinct rows, to a relative 2⁻²⁸.
+/// The lower median of the squared distances between distinct rows, with a relative accuracy of
+/// 2⁻²⁸; 0 for fewer than two rows.
 ///
-/// Bits of non-negative doubles are ordered as they are, so two histograms of their bits find it
-/// without keeping the n(n − 1)/2 distances.
+/// Non-negative doubles have the same order as their bit patterns. Two histograms of the leading
+/// bits therefore find the median without storing the n(n − 1)/2 distances.
 pub fn median_squared_distance(x: ArrayView2<f64>) -> f64 {
+    /// The number of bits that each histogram resolves.
     const BITS: u32 = 20;
-    /// So few distances are kept.
+    /// Up to this number of distances, they are stored and sorted instead.
     const MAX_SORTED_DISTANCES: usize = 1 << 18;
     let n = x.nrows() as u64;
     if x.nrows() * x.nrows().saturating_sub(1) / 2 <= MAX_SORTED_DISTANCES {
         let all = squared_distances(x, x);
-        let mut kept: Vec<f64> = (0..x.nrows())
+        let mut stored: Vec<f64> = (0..x.nrows())
             .flat_map(|i| (0..i).map(move |j| [i, j]))
             .map(|at| all[at])
             .collect();
-        if kept.is_empty() {
+        if stored.is_empty() {
             return 0.0;
         }
-        let middle = (kept.len() - 1) / 2;
-        let found = kept
+        let middle = (stored.len() - 1) / 2;
+        let found = stored
             .select_nth_unstable_by(middle, f64::total_cmp)
             .1
             .to_bits();
-        // To as many bits as the histograms give.
+        // The result has as many bits as the histograms resolve, so it does not depend on the
+        // method.
         return f64::from_bits(found >> (64 - 2 * BITS) << (64 - 2 * BITS));
     }
     let (mut rank, mut prefix) = (((n * n.saturating_sub(1)) / 2).saturating_sub(1) / 2, 0u64);
@@ -168,7 +175,7 @@ mod tests {
                 assert_eq!(all[[i, j]], alone[[0, 0]]);
             }
         }
-        // A transposed view is read by its rows too.
+        // A transposed view is also read row by row.
         let turned = x.t().to_owned();
         assert_eq!(squared_distances(turned.t(), y.view()), all);
     }

@@ -1,22 +1,25 @@
-//! Random orders of positions, and positions drawn without replacement.
+//! Random permutations of positions, and random subsets of positions without replacement.
 
 use crate::num::key::{Purpose, RngKey};
 
-/// Positions 0 to n − 1 in an order drawn by the seed.
+/// The positions 0 to n − 1 in a random order, which depends on the seed and on `side`. Different
+/// values of `side` give independent orders.
 ///
-/// Positions are those of a [`Sample`](super::sample::Sample), whose order is its vectors' own: what is
-/// drawn does not depend on the order in which the vectors came.
+/// Positions refer to the hash order of a [`FeatureSet`](super::feature_set::FeatureSet), so the
+/// chosen vectors do not depend on the input order of the samples.
 pub fn random_permutation(n: usize, key: RngKey, side: u64) -> Vec<usize> {
     argsort(key.uniform(Purpose::Split, side, 0, n).to_vec())
 }
 
-/// `size` of n positions, those with the smallest draws.
+/// A random subset of `size` of n positions, in random order, without replacement. Different values
+/// of `subset` give independent subsets.
 pub fn random_subset(n: usize, size: usize, key: RngKey, subset: u64) -> Vec<usize> {
     let mut order = argsort(key.uniform(Purpose::Subset, subset, 0, n).to_vec());
     order.truncate(size);
     order
 }
 
+/// The positions of the draws in ascending order of the draws.
 fn argsort(draws: Vec<f64>) -> Vec<usize> {
     let mut order: Vec<usize> = (0..draws.len()).collect();
     order.sort_by(|a, b| draws[*a].total_cmp(&draws[*b]));

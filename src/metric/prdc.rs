@@ -1,11 +1,12 @@
 //! Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 //!
-//! Definitions, strict inequalities and the neighbour count are those of the `prdc` package: a ball
-//! around a sample reaches to its k-th nearest neighbour, the sample itself not counted, and does not hold
-//! its own boundary.
+//! Definitions, strict inequalities and the number of neighbours are those of the `prdc` package.
+//! The radius of the ball around a sample is the distance to its k-th nearest neighbour. The sample
+//! itself does not count as a neighbour. A ball does not contain its boundary.
 //!
-//! Standard errors are those of [`super::random_groups`], over both sets: radii vary with the set that they come from. They
-//! are absent where a quarter of either set has fewer than 2 (k + 1) samples.
+//! Standard errors come from [`super::random_groups`] and include the randomness of both sets,
+//! because radii vary with the set of the centres. There is no standard error if a quarter of
+//! either set has fewer than 2 (k + 1) samples.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,12 +18,16 @@ use super::{SampleSets, Statistic, notes};
 use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 
+/// Declares the structs of the four statistics, which have the same parameter, and their
+/// implementations.
 macro_rules! knn_statistics {
     ($($(#[$meta:meta])* $Name:ident: $name:literal, $which:expr, biased: $biased:literal, $compute:expr;)+) => { $(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $Name {
+            /// The number of neighbours k that defines the radius of a ball, at least 1. The set of
+            /// the centres must have more than k samples. The default is 5.
             pub k: usize,
         }
 
@@ -65,6 +70,7 @@ macro_rules! knn_statistics {
         }
 
         impl $Name {
+            /// The statistic of the whole sets and, if `parts` are given, of each part.
             fn replicates(&self, generated: &FeatureSet, reference: &FeatureSet, parts: Option<&RandomDivisions>) -> Result<PartReplicates, String> {
                 let generated = PartitionedRows { rows: generated.all_rows()?, quarters: parts.map(|p| &p.generated[..]) };
                 let reference = PartitionedRows { rows: reference.all_rows()?, quarters: parts.map(|p| &p.reference[..]) };
@@ -75,24 +81,32 @@ macro_rules! knn_statistics {
     )+ };
 }
 
-/// The set that balls are around.
+/// The set whose samples are the centres of the balls.
 #[derive(Clone, Copy)]
 enum BallCentres {
+    /// The reference samples.
     Reference,
+    /// The generated samples.
     Generated,
 }
 
 knn_statistics! {
-    /// The share of generated samples that lie in a ball around a reference sample.
+    /// Precision: the share of generated samples that lie in a ball around a reference sample. The
+    /// radius of a ball is the distance to the k-th nearest neighbour.
     Precision: "precision", BallCentres::Reference, biased: false, share_covered;
-    /// The share of reference samples that lie in a ball around a generated sample.
+    /// Recall: the share of reference samples that lie in a ball around a generated sample. The
+    /// radius of a ball is the distance to the k-th nearest neighbour.
     Recall: "recall", BallCentres::Generated, biased: true, |generated, reference, k| share_covered(reference, generated, k);
-    /// The mean number of reference balls around a generated sample, divided by k; it may exceed 1.
+    /// Density: the mean number of balls around reference samples that contain a generated sample,
+    /// divided by k. The radius of a ball is the distance to the k-th nearest neighbour. The value
+    /// may exceed 1.
     Density: "density", BallCentres::Reference, biased: false, density;
-    /// The share of reference balls that hold a generated sample.
+    /// Coverage: the share of balls around reference samples that contain at least one generated
+    /// sample. The radius of a ball is the distance to the k-th nearest neighbour.
     Coverage: "coverage", BallCentres::Reference, biased: true, coverage;
 }
 
+/// Fails if k is 0, if the set of the centres has at most k samples, or if the other set is empty.
 fn check_knn_counts(
     name: &str,
     k: usize,
@@ -114,22 +128,25 @@ fn check_knn_counts(
     }
     (points > 0)
         .then_some(())
-        .ok_or_else(|| format!("{name}: one of the two sets is empty"))
+        .ok_or_else(|| format!("{name}: one of the two sets is empty, expected samples in both"))
 }
 
+/// The share of points that lie in at least one ball around the centres.
 fn share_covered(points: PartitionedRows, centres: PartitionedRows, k: usize) -> PartReplicates {
     let covered = KnnBalls::around(centres, k).tally_points(points, BallCounting::Any);
     covered.to_replicates(points.rows.nrows(), points.quarters, 1.0)
 }
 
+/// The mean number of reference balls that contain a generated sample, divided by k.
 fn density(generated: PartitionedRows, reference: PartitionedRows, k: usize) -> PartReplicates {
     let balls = KnnBalls::around(reference, k).tally_points(generated, BallCounting::All);
     balls.to_replicates(generated.rows.nrows(), generated.quarters, 1.0 / k as f64)
 }
 
+/// The share of reference balls that contain at least one generated sample.
 fn coverage(generated: PartitionedRows, reference: PartitionedRows, k: usize) -> PartReplicates {
-    let holding = KnnBalls::around(reference, k).tally_occupied_balls(generated);
-    holding.to_replicates(reference.rows.nrows(), reference.quarters, 1.0)
+    let occupied = KnnBalls::around(reference, k).tally_occupied_balls(generated);
+    occupied.to_replicates(reference.rows.nrows(), reference.quarters, 1.0)
 }
 
 #[cfg(test)]
@@ -146,7 +163,7 @@ mod tests {
         serde_json::from_str(&format!("{{\"{name}\": {{\"k\": {k}}}}}")).expect(name)
     }
 
-    /// The four definitions, word by word.
+    /// The four statistics, computed directly from their definitions.
     fn plain(name: &str, generated: &Array2<f64>, reference: &Array2<f64>, k: usize) -> f64 {
         let distance = |a: ndarray::ArrayView1<f64>, b: ndarray::ArrayView1<f64>| {
             a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>()
@@ -185,7 +202,8 @@ mod tests {
                 normal_samples(seed, n, 2, 0.0, 1.0),
                 normal_samples(seed + 50, m, 2, 0.8, 1.0),
             );
-            // A ball's centre and its boundary among the points: strict inequalities decide.
+            // One point is the centre of a ball and lies on the boundary of others, so strict
+            // inequalities matter.
             y.row_mut(0).assign(&x.row(1));
             for name in SPECS {
                 let got = measure_arrays(&metric(name, k), &x, &y).expect(name);
@@ -194,7 +212,7 @@ mod tests {
         }
     }
 
-    /// What is counted in a part is the statistic of that part alone.
+    /// The value on a part equals the statistic computed from the samples of this part only.
     #[test]
     fn prdc_on_parts_matches_separate_evaluation() {
         let (x, y) = (
@@ -238,7 +256,8 @@ mod tests {
 
     #[test]
     fn coverage_and_density_of_equal_distributions() {
-        // Naeem et al. 2020, Lemma 2: E coverage = 1 − Π (n − i)/(n + m − i) over i = 1 … k, or 1 − 2⁻ᵏ for many.
+        // Naeem et al. 2020, Lemma 2: the expected coverage is 1 − Π (n − i)/(n + m − i) over i = 1
+        // … k. It tends to 1 − 2⁻ᵏ for many samples and n = m.
         let (x, y) = (
             normal_samples(1, 2000, 3, 0.0, 1.0),
             normal_samples(2, 2000, 3, 0.0, 1.0),

@@ -1,41 +1,54 @@
-//! Standard errors from random quarters and halves of the samples, for statistics that rest on neighbours.
+//! Standard errors from random quarters and halves of the samples, for statistics based on nearest
+//! neighbours.
 //!
-//! Neighbours and radii change with every sample of a set, so that a share counted with them is no mean of
-//! independent terms, and no smooth function of the samples either: the jackknife overstates the variance up to twice,
-//! a bootstrap's repeated samples make radii of zero, and a binomial error leaves out what the other set adds. What is
-//! always right is the spread between disjoint parts, which are independent. Both sets are divided at random into
-//! quarters that belong together, many times over, and quarters are joined in pairs to halves in all three ways. Half
-//! of the variance on halves, H, is the whole's where variances fall as 1/n; a fourth of that on quarters, Q, would be
-//! the same, and how far the two are apart says how it goes on from halves to the whole: H + (H − Q).
+//! Neighbours and radii change with every sample of a set. A share of samples that depends on them
+//! is therefore neither a mean of independent terms nor a smooth function of the samples. The usual
+//! methods fail. A jackknife overstates the variance by up to a factor of two. The repeated samples
+//! of a bootstrap lead to radii of zero. A binomial error neglects the randomness of the other set.
+//! The spread between disjoint parts is always valid, because disjoint parts are independent.
 //!
-//! What asks for copies compares with the very data that a model was trained on, of which its samples are not
-//! independent: a copy and what it copies would part. There samples are terms that are independent given those data,
-//! whose variance is the usual one of a mean, and the data alone are divided.
+//! Both sets are divided at random into four quarters each. Quarter i of one set belongs to quarter
+//! i of the other. There are many such divisions, and in each of them the quarters are joined in
+//! pairs to halves, in all three ways. Let H be half of the variance on halves, and Q a quarter of
+//! the variance on quarters. If variances fall as 1/n, both equal the variance on the whole sets.
+//! Otherwise their difference shows the deviation from 1/n, and the same correction leads from
+//! halves to the whole: the variance is H + (H − Q).
+//!
+//! Statistics of copying compare generated samples with the training data of the model. The samples
+//! depend on these data, and dividing both sets would separate copies from their originals. For
+//! these statistics, each generated sample contributes one term, and the terms are independent
+//! given the training data. The variance of their mean given these data is the usual one, and only
+//! the training data are divided.
 
 use super::permutation;
 use crate::num::key::RngKey;
 
-/// Random divisions of both sets.
+/// The number of random divisions of both sets.
 pub const DIVISIONS: usize = 32;
 
-/// Parts of one division: four quarters, and two halves in each of three ways.
+/// The number of parts in one division: four quarters, and two halves under each of three pairings.
 pub const PARTS_PER_DIVISION: usize = 10;
 
-/// Ways in which one sample can be in a part: in its quarter (0), or in its half under one of three pairings.
+/// The number of groupings of quarters into parts. Grouping 0 has the quarters themselves;
+/// groupings 1 to 3 have halves, under one of the three pairings each. Every sample is in one part
+/// of each grouping.
 pub const GROUPINGS: usize = 4;
 
 /// The quarter, 0 to 3, of one sample in every division.
 pub type QuarterByDivision = [u8; DIVISIONS];
 
-/// The divisions of both sides, by the samples' positions.
+/// Random divisions of both sets: the quarters of each sample, by its position in hash order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RandomDivisions {
+    /// The quarters of each generated sample.
     pub generated: Vec<QuarterByDivision>,
+    /// The quarters of each reference sample.
     pub reference: Vec<QuarterByDivision>,
 }
 
 impl RandomDivisions {
-    /// Drawn by the seed; `None` where a quarter of either side would have fewer than `least` samples.
+    /// Draws the divisions of sets with the given numbers of samples. The result is `None` if a
+    /// quarter of either set would have fewer than `least` samples.
     pub fn draw(
         generated: usize,
         reference: usize,
@@ -50,6 +63,7 @@ impl RandomDivisions {
     }
 }
 
+/// Draws the quarters of n samples. `side` is 0 for the generated and 1 for the reference samples.
 fn draw_quarters(n: usize, key: RngKey, side: u64) -> Vec<QuarterByDivision> {
     let orders: Vec<Vec<usize>> = (0..DIVISIONS as u64)
         .map(|division| permutation::random_permutation(n, key, 2 * division + side))
@@ -64,32 +78,37 @@ fn draw_quarters(n: usize, key: RngKey, side: u64) -> Vec<QuarterByDivision> {
     all
 }
 
-/// The ways in which samples of two quarters are in one part: all of them within a quarter, and otherwise the pairing
-/// that joins the two.
+/// The groupings in which samples of quarters `a` and `b` are in the same part: all groupings if
+/// the quarters are equal, and otherwise the pairing that joins the two.
 pub fn shared_groupings(a: u8, b: u8) -> std::ops::Range<usize> {
     match usize::from(a ^ b) {
         0 => 0..GROUPINGS,
-        way => way..way + 1,
+        grouping => grouping..grouping + 1,
     }
 }
 
-/// The part that samples of a quarter are in: pairing 1 joins quarters 0 and 1, 2 and 3; pairing 2 joins 0 and 2; …
-pub fn part_index(quarter: u8, way: usize) -> usize {
-    match (usize::from(quarter), way) {
+/// The index of the part, from 0 to 9, that contains the samples of a quarter under a grouping.
+///
+/// Grouping 1 joins quarters 0 and 1, and 2 and 3. Grouping 2 joins 0 and 2, and 1 and 3. Grouping
+/// 3 joins 0 and 3, and 1 and 2.
+pub fn part_index(quarter: u8, grouping: usize) -> usize {
+    match (usize::from(quarter), grouping) {
         (quarter, 0) => quarter,
-        (quarter, way) => 2 + 2 * way + usize::from(quarter != 0 && quarter != way),
+        (quarter, grouping) => 2 + 2 * grouping + usize::from(quarter != 0 && quarter != grouping),
     }
 }
 
-/// Counts over all samples of a side, and over those of each part.
+/// Counts over all samples of a set, and over the samples of each part.
 #[derive(Debug, Clone)]
 pub struct PartTally {
+    /// The count over all samples.
     whole: u64,
+    /// The counts over the samples of each part, by division; empty if no parts are evaluated.
     parts: Vec<[u64; PARTS_PER_DIVISION]>,
 }
 
 impl PartTally {
-    /// Nothing counted yet; parts are counted where there are any.
+    /// A tally with all counts 0. Parts are counted if `divided` is set.
     pub fn empty(divided: bool) -> PartTally {
         PartTally {
             whole: 0,
@@ -97,7 +116,8 @@ impl PartTally {
         }
     }
 
-    /// What one sample counts in the whole, and by division and way in each part that it is in.
+    /// Adds one sample: its count on the whole set, and its count on each part that contains it, by
+    /// division and grouping.
     pub fn add(
         &mut self,
         whole: u64,
@@ -110,11 +130,11 @@ impl PartTally {
             counts
                 .iter()
                 .enumerate()
-                .for_each(|(way, count)| sums[part_index(*quarter, way)] += count);
+                .for_each(|(grouping, count)| sums[part_index(*quarter, grouping)] += count);
         }
     }
 
-    /// Both together.
+    /// The sum of two tallies.
     pub fn merge(mut self, other: &PartTally) -> PartTally {
         self.whole += other.whole;
         for (sums, more) in self.parts.iter_mut().zip(&other.parts) {
@@ -125,7 +145,8 @@ impl PartTally {
         self
     }
 
-    /// Counts per sample, times `scale`: of `n` samples, in quarters as given.
+    /// Divides the counts by the numbers of samples and multiplies them by `scale`. `n` is the
+    /// number of all samples; `quarters` give the numbers in each part.
     pub fn to_replicates(
         &self,
         n: usize,
@@ -158,28 +179,32 @@ impl PartTally {
     }
 }
 
-/// A statistic of the whole sets and of each part.
+/// The values of a statistic on the whole sets and on each part of them.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PartReplicates {
-    /// Of parts of both sets.
+    /// Values on parts of both sets.
     Shares {
+        /// The value on the whole sets.
         whole: f64,
+        /// The value on each part, by division; empty if no parts are evaluated.
         parts: Vec<[f64; PARTS_PER_DIVISION]>,
     },
-    /// The mean over generated samples of what each says of the reference and of parts of it, in the order in which the
-    /// samples came.
+    /// A mean over generated samples, as one term per sample in input order. Only the reference is
+    /// divided into parts.
     Terms(Vec<SampleTerm>),
 }
 
-/// What one generated sample says of the whole reference and, by division, of each part of it.
+/// The term of one generated sample in a mean, for the whole reference and for each part of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleTerm {
+    /// The term for the whole reference.
     pub whole: i8,
+    /// The term for each part of the reference, by division; `None` if no parts are evaluated.
     pub parts: Option<[[i8; PARTS_PER_DIVISION]; DIVISIONS]>,
 }
 
 impl PartReplicates {
-    /// The statistic of the whole.
+    /// The statistic of the whole sets.
     pub fn whole(&self) -> f64 {
         match self {
             PartReplicates::Shares { whole, .. } => *whole,
@@ -189,7 +214,8 @@ impl PartReplicates {
         }
     }
 
-    /// The difference of a statistic between two sets that are divided alike.
+    /// The difference of a statistic between two paired sets with the same divisions. The result is
+    /// `None` if one consists of shares and the other of terms.
     pub fn minus(&self, other: &PartReplicates) -> Option<PartReplicates> {
         match (self, other) {
             (
@@ -214,7 +240,7 @@ impl PartReplicates {
         }
     }
 
-    /// The standard error of the whole; `None` where there are no parts.
+    /// The standard error of the statistic of the whole sets; `None` if there are no parts.
     pub fn stderr(&self) -> Option<f64> {
         match self {
             PartReplicates::Shares { parts, .. } => stderr_over_divisions(parts),
@@ -222,15 +248,15 @@ impl PartReplicates {
         }
     }
 
-    /// The value on one quarter, or on the half of two.
+    /// The value on one quarter, or on the half that joins two quarters.
     #[cfg(test)]
     pub fn value_on_quarters(&self, division: usize, quarters: &[u8]) -> f64 {
-        let way = if let [a, b] = quarters {
+        let grouping = if let [a, b] = quarters {
             usize::from(a ^ b)
         } else {
             0
         };
-        let part = part_index(quarters[0], way);
+        let part = part_index(quarters[0], grouping);
         match self {
             PartReplicates::Shares { parts, .. } => parts[division][part],
             PartReplicates::Terms(terms) => {
@@ -242,6 +268,7 @@ impl PartReplicates {
 }
 
 impl SampleTerm {
+    /// The difference of two terms, on the whole and on each part.
     fn minus(&self, other: &SampleTerm) -> SampleTerm {
         let parts = self.parts.zip(other.parts);
         let parts =
@@ -253,14 +280,18 @@ impl SampleTerm {
     }
 }
 
-/// Pairs of quarters, which are parts 0 to 3, and of halves.
+/// All pairs of quarters, as indices of parts.
 const QUARTER_PAIRS: [[usize; 2]; 6] = [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]];
+/// All pairs of disjoint halves, as indices of parts.
 const HALF_PAIRS: [[usize; 2]; 3] = [[4, 5], [6, 7], [8, 9]];
 
-/// From squared differences of disjoint parts, twice their variance: the variance of the whole.
+/// The variance of a statistic on the whole sets, from squared differences between disjoint parts.
+/// `squared` gives the squared difference for a division and a pair of parts; its expectation is
+/// twice the variance on a part.
 ///
-/// Within one division quarters and halves have three degrees of freedom each, and of a mean they say one and the same:
-/// what is left of their difference is the statistic's own.
+/// Within one division, quarters and halves have three degrees of freedom each. For a mean, both
+/// give exactly the same estimate, so a difference between them is a property of the statistic and
+/// not chance.
 fn extrapolate_variance(divisions: usize, squared: impl Fn(usize, [usize; 2]) -> f64) -> f64 {
     let mean = |pairs: &[[usize; 2]]| -> f64 {
         let sums = (0..divisions).map(|d| pairs.iter().map(|pair| squared(d, *pair)).sum::<f64>());
@@ -270,20 +301,24 @@ fn extrapolate_variance(divisions: usize, squared: impl Fn(usize, [usize; 2]) ->
     if halves <= 0.0 {
         return 0.0;
     }
-    // Beyond these it is noise, or quarters are too small to say anything. A share near 1 falls short of it by what lies at
-    // the border, which fades fast with n: there variances fall by up to 1/n³.
+    // Values outside this range are noise, or quarters are too small to be informative. The lower
+    // bound allows for a share near 1: it is below 1 only because of samples at the border, whose
+    // number falls quickly with n. Such variances fall by up to 1/n³, which gives a quarter of H.
     (2.0 * halves - quarters).clamp(0.25 * halves, 2.0 * halves)
 }
 
+/// The standard error of a statistic with values on parts of both sets.
 fn stderr_over_divisions(parts: &[[f64; PARTS_PER_DIVISION]]) -> Option<f64> {
     let squared =
         |division: usize, [a, b]: [usize; 2]| (parts[division][a] - parts[division][b]).powi(2);
     (!parts.is_empty()).then(|| extrapolate_variance(parts.len(), squared).sqrt())
 }
 
+/// The standard error of a mean of terms: the variance of the mean given the reference, plus the
+/// variance that the random reference adds.
 fn stderr_of_terms(terms: &[SampleTerm]) -> Option<f64> {
     let n = terms.len() as f64;
-    // The mean of some numbers, and the variance of that.
+    // The mean of one number per term, and the variance of this mean.
     let mean = |of: &dyn Fn(&SampleTerm) -> i8| {
         let (sum, squares) = terms
             .iter()
@@ -304,6 +339,9 @@ fn stderr_of_terms(terms: &[SampleTerm]) -> Option<f64> {
             t.parts
                 .map_or(0, |parts| parts[division][a] - parts[division][b])
         });
+        // The squared gap between two parts of the reference also contains noise, because the
+        // number of generated samples is finite. The variance given the reference already covers
+        // this noise.
         gap * gap - noise
     };
     Some((given_the_reference + extrapolate_variance(DIVISIONS, squared)).sqrt())
@@ -317,10 +355,10 @@ mod tests {
     fn shared_groupings_match_part_index() {
         for (a, b) in (0..4u8).flat_map(|a| (0..4u8).map(move |b| (a, b))) {
             let same: Vec<usize> = (0..GROUPINGS)
-                .filter(|way| part_index(a, *way) == part_index(b, *way))
+                .filter(|grouping| part_index(a, *grouping) == part_index(b, *grouping))
                 .collect();
             assert_eq!(shared_groupings(a, b).collect::<Vec<_>>(), same, "{a} {b}");
-            assert!((0..GROUPINGS).all(|way| part_index(a, way) < PARTS_PER_DIVISION));
+            assert!((0..GROUPINGS).all(|grouping| part_index(a, grouping) < PARTS_PER_DIVISION));
         }
     }
 

@@ -1,4 +1,5 @@
-//! The field's own packages, run by `scripts/metric_references.py`, against ours on the same features.
+//! Tests of the statistics against the reference packages of the field, which
+//! `scripts/metric_references.py` ran on the same features.
 
 use std::fs::File;
 
@@ -9,6 +10,7 @@ use super::sliced_wasserstein::SlicedWasserstein;
 use super::testing::measure_arrays;
 use super::{Metric, inception_score, logistic, optimal_transport};
 
+/// The archive with features and with the values of the reference packages.
 struct ReferenceArchive(NpzReader<File>);
 
 impl ReferenceArchive {
@@ -20,18 +22,21 @@ impl ReferenceArchive {
         ReferenceArchive(NpzReader::new(File::open(path).expect(path)).expect("an archive"))
     }
 
+    /// A stored vector.
     fn values(&mut self, name: &str) -> Array1<f64> {
         self.0
             .by_name(name)
             .unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
+    /// A stored matrix.
     fn rows(&mut self, name: &str) -> Array2<f64> {
         self.0
             .by_name(name)
             .unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
+    /// A stored pair of sets: generated and reference features.
     fn sets(&mut self, name: &str) -> [Array2<f64>; 2] {
         [
             self.rows(&format!("{name}_generated")),
@@ -39,7 +44,8 @@ impl ReferenceArchive {
         ]
     }
 
-    /// To a relative `tolerance`, or 1e-14 where cancellation leaves next to nothing.
+    /// Asserts that a value agrees with the stored one within a relative `tolerance`, or within
+    /// 1e-14 if cancellation leaves almost nothing.
     fn assert_matches(&mut self, name: &str, got: f64, tolerance: f64) {
         let want = self.values(name)[0];
         println!("{name:32} {:.1e}", (got - want).abs() / want.abs());
@@ -50,6 +56,7 @@ impl ReferenceArchive {
     }
 }
 
+/// The value of the metric in `spec`, written in YAML.
 fn metric_value(spec: &str, [x, y]: &[Array2<f64>; 2]) -> f64 {
     let metric: Metric = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
     measure_arrays(&metric, x, y)
@@ -57,7 +64,8 @@ fn metric_value(spec: &str, [x, y]: &[Array2<f64>; 2]) -> f64 {
         .value
 }
 
-/// Unequal counts; fewer samples than columns; columns that others determine.
+/// Three pairs of sets: with different numbers of samples, with fewer samples than columns, and
+/// with linearly dependent columns.
 const SETS: [&str; 3] = ["full", "wide", "flat"];
 
 #[test]
@@ -65,7 +73,8 @@ fn frechet_matches_torch_fidelity_clean_fid_dgm_eval_scipy() {
     let mut references = ReferenceArchive::open();
     for name in SETS {
         let got = metric_value("frechet", &references.sets(name));
-        // Their roots of a singular product are right to half the digits of what vanishes.
+        // The packages take the square root of a singular product, which is accurate to half of the
+        // digits.
         references.assert_matches(&format!("{name}_frechet_scipy"), got, 1e-7);
         for theirs in ["fidelity", "clean", "dgm"] {
             references.assert_matches(&format!("{name}_frechet_{theirs}"), got, 1e-7);
@@ -138,7 +147,8 @@ fn vendi_authenticity_cmmd_match_packages() {
     let mut references = ReferenceArchive::open();
     for name in SETS {
         let sets = references.sets(name);
-        // Eigenvalues that are zeros but for rounding count there, and for their root's sake most at q = ½.
+        // The package includes eigenvalues that are 0 except for rounding. Their effect is largest
+        // at q = ½, which takes their square root.
         for (q, tolerance) in [("0.5", 1e-6), ("1", 1e-12), ("2", 1e-12)] {
             references.assert_matches(
                 &format!("{name}_vendi_{q}"),
@@ -146,7 +156,7 @@ fn vendi_authenticity_cmmd_match_packages() {
                 tolerance,
             );
         }
-        // Theirs is a percentage in float32.
+        // The package computes a percentage in float32.
         references.assert_matches(
             &format!("{name}_authpct"),
             100.0 * metric_value("authenticity", &sets),

@@ -1,32 +1,35 @@
-//! The sets of samples that a statistic is of.
+//! The sets of samples that a statistic compares, and their roles.
 
-/// Samples, or how many there are, by what they are.
+/// One value per set of samples, such as the samples themselves or their number.
 ///
-/// What a model was trained on and what it has not seen are told apart by what asks about copying. The reference
-/// is one of the two: it takes the place of the one that is not named.
+/// Statistics of copying distinguish training data from held-out data, which the model has not
+/// seen. The reference is either of them: it takes the role of the set that is not given.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleSets<T> {
+    /// The generated samples.
     pub generated: T,
-    /// What the generated samples are compared with.
+    /// The reference samples.
     pub reference: T,
-    /// What the model was trained on, where that is not the reference.
+    /// The training data, if they are not the reference.
     pub train: Option<T>,
-    /// Data of the same law that the model has not seen, where those are not the reference.
+    /// The held-out data, from the same distribution as the training data, if they are not the
+    /// reference.
     pub test: Option<T>,
 }
 
-/// What a set is to a statistic.
+/// The role of a set that generated samples are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SampleRole {
+    /// The reference samples.
     Reference,
-    /// What the model was trained on.
+    /// The training data of the model.
     Train,
-    /// What it has not seen.
+    /// The held-out data, which the model has not seen.
     Test,
 }
 
 impl<T: Copy> SampleSets<T> {
-    /// Generated samples and a reference.
+    /// Two sets: generated samples and reference samples.
     pub fn generated_and_reference(generated: T, reference: T) -> SampleSets<T> {
         SampleSets {
             generated,
@@ -36,7 +39,8 @@ impl<T: Copy> SampleSets<T> {
         }
     }
 
-    /// The set of that role; the reference is either of the others that is not named.
+    /// The set with the given role. The reference stands in for training data or held-out data that
+    /// are not given.
     pub fn for_role(&self, role: SampleRole) -> T {
         let named = match role {
             SampleRole::Reference => None,
@@ -46,7 +50,7 @@ impl<T: Copy> SampleSets<T> {
         named.unwrap_or(self.reference)
     }
 
-    /// The same of every set.
+    /// Applies `of` to every set.
     pub fn map<U>(self, of: impl Fn(T) -> U) -> SampleSets<U> {
         let SampleSets {
             generated,
@@ -64,10 +68,10 @@ impl<T: Copy> SampleSets<T> {
 }
 
 impl<T> SampleSets<T> {
-    /// Something of every set that may fail.
+    /// Applies `of`, which may fail, to every set.
     ///
     /// # Errors
-    /// The first.
+    /// Fails with the first error of `of`.
     pub fn try_map<U, E>(self, mut of: impl FnMut(T) -> Result<U, E>) -> Result<SampleSets<U>, E> {
         Ok(SampleSets {
             generated: of(self.generated)?,
@@ -77,6 +81,7 @@ impl<T> SampleSets<T> {
         })
     }
 
+    /// References to every set.
     pub fn as_ref(&self) -> SampleSets<&T> {
         let SampleSets {
             generated,

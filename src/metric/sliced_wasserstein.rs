@@ -11,17 +11,22 @@ use crate::num::key::{Purpose, RngKey};
 use crate::num::linalg;
 use crate::num::stats::{self, Estimate};
 
-/// (mean over directions of W_p^p)^{1/p}, with exact transport along each direction, not multiplied by D.
+/// The sliced Wasserstein distance: (mean of W_p^p over random directions)^{1/p}. Transport along
+/// each direction is exact, and the value is not multiplied by the dimension.
 ///
-/// Directions are uniform on the sphere and drawn by address: one seed compares all models along the same
-/// directions. The standard error has two parts: the samples' by the transport potentials, averaged over
-/// directions (del Barrio & Loubes 2019), and the directions' sd/√L, absent with a single one. Under equal
-/// laws the value is the noise of finite samples alone, which is biased upwards and not normal: there the
-/// error says no more than its size.
+/// Directions are uniform on the sphere and depend only on the seed, so one seed compares all
+/// models along the same directions. The standard error has two parts. One is due to the samples
+/// and comes from the transport potentials, averaged over directions (del Barrio & Loubes 2019).
+/// The other is due to the L directions, as their standard deviation divided by √L; it is absent
+/// for a single direction. For equal distributions, the value is only the noise of finite samples,
+/// which is biased upwards and not normal. The standard error then gives the order of magnitude
+/// only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SlicedWasserstein {
+    /// The number of random directions, from 1 to 1,000,000. The default is 256.
     pub projections: usize,
+    /// The order p of the Wasserstein distance, at least 1. The default is 2.
     pub p: f64,
 }
 
@@ -34,7 +39,8 @@ impl Default for SlicedWasserstein {
     }
 }
 
-/// One side along one direction: its numbers in order, and where each stood.
+/// Sorts the projections of one set on one direction. The result is the sorted numbers, and the row
+/// of each.
 fn sort_with_positions(column: Array1<f64>) -> (Vec<f64>, Vec<usize>) {
     let mut order: Vec<usize> = (0..column.len()).collect();
     order.sort_by(|a, b| column[*a].total_cmp(&column[*b]));
@@ -42,7 +48,7 @@ fn sort_with_positions(column: Array1<f64>) -> (Vec<f64>, Vec<usize>) {
 }
 
 impl SlicedWasserstein {
-    /// Unit directions, one per row.
+    /// Random unit vectors in `d` dimensions, one per row.
     fn directions(&self, d: usize, key: RngKey) -> Array2<f64> {
         let mut out = Array2::zeros((self.projections, d));
         for (l, mut row) in out.rows_mut().into_iter().enumerate() {
@@ -54,6 +60,9 @@ impl SlicedWasserstein {
     }
 
     /// The distance along given unit directions, one per row.
+    ///
+    /// # Errors
+    /// Fails if there is no direction.
     pub fn distance_along_directions(
         &self,
         directions: Array2<f64>,
@@ -63,7 +72,8 @@ impl SlicedWasserstein {
         let sides = [generated, reference];
         let mut means = sides.map(|side| vec![0.0; side.nrows()]);
         let mut costs = Vec::with_capacity(directions.nrows());
-        // Some directions at a time: projections of all samples on all of them would be large.
+        // Directions are processed in groups, because the projections of all samples on all
+        // directions would need too much memory.
         for some in directions.axis_chunks_iter(ndarray::Axis(0), 16) {
             let projected = sides.map(|side| linalg::matmul(side, some.t()));
             let plans: Vec<_> = (0..some.nrows())
@@ -80,7 +90,8 @@ impl SlicedWasserstein {
             for (plan, orders) in plans {
                 costs.push(plan.cost);
                 for side in 0..2 {
-                    // Potentials are known up to a constant; centred, those of all directions add up.
+                    // Potentials are determined up to a constant. Centred, those of all directions
+                    // can be added.
                     let potentials = &plan.potentials[side];
                     let centre = potentials.iter().sum::<f64>() / potentials.len() as f64;
                     for (at, potential) in orders[side].iter().zip(potentials) {
@@ -112,7 +123,10 @@ impl SlicedWasserstein {
 impl Statistic for SlicedWasserstein {
     fn check(&self, generated: usize, reference: usize) -> Result<(), String> {
         if generated == 0 || reference == 0 {
-            return Err("sliced-wasserstein: one of the two sets is empty".to_owned());
+            return Err(
+                "sliced-wasserstein: one of the two sets is empty, expected samples in both"
+                    .to_owned(),
+            );
         }
         crate::registry::check_bounds(
             "sliced-wasserstein: projections",
@@ -160,7 +174,8 @@ mod tests {
 
     #[test]
     fn sliced_wasserstein_of_shifts_and_scales() {
-        // T14: the same points moved by δ are at |δ|/√D, scaled by a at |a − 1| (E |θ·x|²)^{1/2}.
+        // The distance to the same points shifted by δ is |δ|/√D. The distance to the same points
+        // scaled by a is |a − 1| (E |θ·x|²)^{1/2}.
         let metric = SlicedWasserstein {
             projections: 4000,
             p: 2.0,
@@ -185,7 +200,7 @@ mod tests {
             ndarray::array![[0.0], [3.0]],
             ndarray::array![[1.0], [1.0], [4.0]],
         );
-        // Quantiles on sixths: 0 0 0 3 3 3 against 1 1 1 1 4 4.
+        // In sixths, the quantiles are 0 0 0 3 3 3 and 1 1 1 1 4 4.
         let power = |p: i32| (3.0 + 2.0f64.powi(p) + 2.0) / 6.0;
         for p in [1, 2, 3] {
             let metric = SlicedWasserstein {

@@ -1,4 +1,5 @@
-//! Every statistic's standard error against the spread over repeated draws of all sets.
+//! Tests that the standard error of every statistic agrees with its standard deviation over
+//! repeated draws of all sets.
 
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -7,19 +8,25 @@ use super::Metric;
 use super::testing::{measure_three_sets, normal_samples};
 use crate::num::stats::{self, Estimate};
 
-/// Claimed over true errors that are honest. Over R draws the ratio itself is uncertain by about 1/√(2R).
+/// The accepted range of the claimed standard error divided by the true one. Over R draws, the
+/// ratio has a relative uncertainty of about 1/√(2R).
 const CALIBRATED_RATIO: std::ops::Range<f64> = 0.85..1.25;
 
-/// Laws that the sets are drawn from: their numbers per sample, counts of generated, training and held-out samples, and
-/// how the generated ones differ.
+/// Normal distributions from which the sets are drawn. Data are drawn from N(0, I), generated
+/// samples from a shifted and scaled distribution.
 #[derive(Debug, Clone, Copy)]
 struct CalibrationCase {
+    /// The dimension of a sample.
     width: usize,
+    /// The numbers of generated, training and held-out samples.
     counts: [usize; 3],
+    /// The mean of each coordinate of generated samples.
     shift: f64,
+    /// The standard deviation of each coordinate of generated samples.
     std: f64,
 }
 
+/// The cases that are tested.
 const CASES: [CalibrationCase; 3] = [
     CalibrationCase {
         width: 3,
@@ -42,7 +49,7 @@ const CASES: [CalibrationCase; 3] = [
 ];
 
 impl CalibrationCase {
-    /// Generated samples, training data and held-out data.
+    /// Draws generated samples, training data and held-out data.
     fn draw(&self, seed: u64) -> [Array2<f64>; 3] {
         let of = |set: u64, shift, std| {
             normal_samples(
@@ -61,7 +68,8 @@ impl CalibrationCase {
     }
 }
 
-/// How many draws: more by FLOWGAUGE_DRAWS, for a closer look.
+/// The number of draws: 100, or the value of the environment variable FLOWGAUGE_DRAWS for a closer
+/// look.
 fn draw_count() -> u64 {
     std::env::var("FLOWGAUGE_DRAWS")
         .ok()

@@ -1,4 +1,4 @@
-//! The Vendi score: the effective number of different samples (Friedman & Dieng 2023).
+//! The Vendi score, the effective number of distinct samples (Friedman & Dieng 2023).
 
 use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
@@ -12,17 +12,21 @@ use crate::num::key::RngKey;
 use crate::num::linalg::{self, Gram};
 use crate::num::stats::Estimate;
 
-/// exp of the Rényi entropy of order q of the spectrum of K/n, K the cosines between generated samples.
+/// The Vendi score: the exponential of the Rényi entropy of order q of the eigenvalues of K/n. The
+/// matrix K contains the cosine similarities between the n generated samples.
 ///
-/// q = 1 is Shannon's. The spectrum is that of ρ = Σ x xᵀ/n for unit rows x, of which only D × D numbers are kept. The
-/// reference is not looked at. Of few samples the score is too small: it cannot exceed their number.
+/// For q = 1 the entropy is Shannon's. The nonzero eigenvalues are those of the D × D matrix ρ = Σ
+/// x xᵀ/n for rows x of unit length, so K is never stored. The reference samples are not used. For
+/// few samples the score is too small: it cannot exceed their number.
 ///
-/// The standard error is the delta method's: the influence of x is −xᵀ ln ρ x for q = 1, and
-/// q/(1 − q) · xᵀ ρ^{q−1} x / tr ρ^q otherwise. Near the largest score influences vanish, and what they seem to be is the
-/// noise of ρ: with enough samples, that is taken off by the covariance of influences under two halves' ρ.
+/// The standard error comes from the delta method. The influence of x is −xᵀ ln ρ x for q = 1, and
+/// q/(1 − q) · xᵀ ρ^{q−1} x / tr ρ^q otherwise. Near the largest possible score the influences
+/// vanish, and their estimates consist of the noise of ρ. If there are at least 4D samples, this
+/// noise is removed with the covariance of influences under the ρ of two halves of the samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vendi {
+    /// The order q of the Rényi entropy, above 0. The default is 1.
     pub q: f64,
 }
 
@@ -60,7 +64,8 @@ impl Statistic for Vendi {
             normalize_rows("vendi", generated.rows_at(&positions)?.view())
         };
         let blocks: Vec<usize> = (0..n).step_by(READ_BLOCK_ROWS).collect();
-        // Of every other sample, and of the rest: the order is the hashes', and so these are random halves.
+        // One sum over the samples at even positions and one over the rest. Rows are in hash order,
+        // so these are random halves.
         let parts: Vec<[Gram; 2]> = blocks
             .par_chunks(blocks.len().div_ceil(4))
             .map(|part| {
@@ -106,7 +111,9 @@ impl Statistic for Vendi {
                 influences(&spectrum(b, n / 2)?)?,
             );
             let first = sample_covariance(&a, &b) / n as f64;
-            // The plug-in variance holds the second order twice: once is right.
+            // The plug-in variance contains the second-order term twice, and the covariance of the
+            // halves does not contain it. The term belongs in the variance once, which the mean of
+            // the two gives.
             variance = (0.5 * (variance + first)).clamp(0.5 * variance, variance);
         }
         let value = whole.0.entropy.exp();
@@ -118,6 +125,7 @@ impl Statistic for Vendi {
     }
 }
 
+/// The sample covariance of two vectors, with divisor n − 1.
 fn sample_covariance(a: &Array1<f64>, b: &Array1<f64>) -> f64 {
     let n = a.len() as f64;
     let (one, other) = (a.sum() / n, b.sum() / n);
@@ -128,15 +136,18 @@ fn sample_covariance(a: &Array1<f64>, b: &Array1<f64>) -> f64 {
         / (n - 1.0)
 }
 
-/// An entropy of eigenvalues, and its derivative by each.
+/// The Rényi entropy of a spectrum, and its derivatives.
 struct SpectrumEntropy {
+    /// The entropy in nats.
     entropy: f64,
+    /// The derivative with respect to each eigenvalue, up to a common constant.
     derivative: Array1<f64>,
 }
 
 impl SpectrumEntropy {
+    /// The entropy of order `q` of the eigenvalues `values`, which sum to 1.
     fn new(values: Array1<f64>, q: f64) -> SpectrumEntropy {
-        // Eigenvalues below the rounding of the largest are zeros, which count for nothing.
+        // Eigenvalues below the rounding error of the largest one are treated as 0.
         let least = values.len() as f64 * f64::EPSILON * values.fold(0.0f64, |a, b| a.max(*b));
         let of = |f: &dyn Fn(f64) -> f64| values.mapv(|v| if v > least { f(v) } else { 0.0 });
         if q == 1.0 {
@@ -161,7 +172,8 @@ mod tests {
 
     #[test]
     fn vendi_counts_orthogonal_samples() {
-        // Four directions, each five times and of any length: four different samples for every order.
+        // Four directions occur five times each, with different lengths: the score is 4 for every
+        // order.
         let x = Array2::from_shape_fn(
             (20, 6),
             |(i, j)| if i % 4 == j { 1.0 + i as f64 } else { 0.0 },
