@@ -149,7 +149,7 @@ impl ClaimTable {
                 };
                 let values = list_distinct_values(matching.iter().map(|row| &row[column]));
                 bail!(
-                    "where.{name}: no row of {} has `{wanted}`{there}; the values there are {values}",
+                    "where.{name}: no row of {} has `{wanted}`{there}; the values are {values}",
                     claim.table
                 );
             }

@@ -237,7 +237,8 @@ fn check_report_folder(out: &Path, runs: &[CombinedRun]) -> Result<()> {
     let is_own_directory = runs.len() == 1 && runs[0].directories.iter().any(own);
     if out.join("plan.json").exists() && !is_own_directory {
         bail!(
-            "--out {}: it is a run's directory, which has a report of its own; expected another folder",
+            "--out {}: it is a run's directory, which has a report of its own; \
+             expected another folder",
             out.display()
         );
     }

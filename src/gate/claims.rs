@@ -152,7 +152,8 @@ impl Claims {
                 .find(|k| document.root.get(k).is_some())
         {
             bail!(
-                "a file with `{key}` is no file of claims; expected `claims:` with published numbers"
+                "a file with `{key}` is no file of claims; \
+                 expected `claims:` with published numbers"
             );
         }
         let (claims, mut faults) = document.read_partly::<Claims>();
@@ -293,7 +294,8 @@ mod tests {
     #[test]
     fn aliases_match_rows_by_label() {
         let text = "claims: [{table: a, column: b, at-least: 0, where: {\
-                    estimator: hutch(probes=8), solver: 'rk45(atol=1e-6)', reference: stad, metric: fid, sampler: dpmpp_2m, model: fid}}]";
+                    estimator: hutch(probes=8), solver: 'rk45(atol=1e-6)', reference: stad, \
+                    metric: fid, sampler: dpmpp_2m, model: fid}}]";
         let place = Claims::parse(text)
             .expect("right")
             .claims
