@@ -198,12 +198,12 @@ impl ClaimTable {
     fn sample_count(&self, claim: &Claim, row: &csv::StringRecord) -> Option<usize> {
         let count = |i: usize| row[i].parse::<usize>().ok();
         let columns = || self.columns.iter().enumerate();
-        let of = |name: &str| {
+        let counts_samples = |name: &str| {
             name.strip_suffix("_n")
                 .is_some_and(|stem| claim.column.starts_with(stem))
         };
         let own = columns()
-            .filter(|(_, name)| of(name))
+            .filter(|(_, name)| counts_samples(name))
             .max_by_key(|(_, name)| name.len());
         if let Some((i, _)) = own {
             return count(i);

@@ -85,15 +85,15 @@ pub fn execute_run(
     if todo.is_empty() {
         return Ok(RunEnd::Completed);
     }
-    let paces = match executor.measure_seconds_per_row() {
+    let seconds_per_row = match executor.measure_seconds_per_row() {
         Err(_) if stop::requested() => return Ok(stopped(todo.len())),
-        paces => paces?,
+        seconds_per_row => seconds_per_row?,
     };
     let progress = Arc::new(RunProgress::new(
         prepared,
         &journal,
         [&mine, &todo],
-        &paces,
+        &seconds_per_row,
         executor.meter.clone(),
     ));
     let shown_progress = progress.clone();
@@ -434,7 +434,7 @@ impl RunProgress {
         prepared: &PreparedPlan,
         journal: &Journal,
         [mine, todo]: [&[&Trial]; 2],
-        paces: &[SecondsPerRow],
+        seconds_per_row: &[SecondsPerRow],
         meter: Arc<Meter>,
     ) -> RunProgress {
         let mut state = RunProgressState {
@@ -444,15 +444,16 @@ impl RunProgress {
         };
         for trial in mine {
             if let Some(Outcome::Finished { seconds, .. }) = journal.outcomes.get(&trial.id) {
-                state
-                    .clock
-                    .record_earlier_session(&prepared.trial_load(&trial.work, paces), *seconds);
+                state.clock.record_earlier_session(
+                    &prepared.trial_load(&trial.work, seconds_per_row),
+                    *seconds,
+                );
                 state.seconds_done += seconds;
             }
         }
         let todo = todo.iter().map(|t| {
             (
-                prepared.trial_load(&t.work, paces),
+                prepared.trial_load(&t.work, seconds_per_row),
                 t.work.describe(&prepared.plan),
             )
         });

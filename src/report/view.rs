@@ -58,14 +58,14 @@ impl<'a> ReportView<'a> {
         };
         view.short_names = assign_short_names(&view.styles);
         for (model, dataset, solver) in group_keys(tables) {
-            let of = |row: &&SummaryRow| {
+            let in_group = |row: &&SummaryRow| {
                 (
                     row.model.as_str(),
                     row.dataset.as_str(),
                     row.solver.as_str(),
                 ) == (model, dataset, solver)
             };
-            let rows: Vec<&SummaryRow> = tables.summary.iter().filter(of).collect();
+            let rows: Vec<&SummaryRow> = tables.summary.iter().filter(in_group).collect();
             let named = rows
                 .iter()
                 .map(|row| row.reference.as_str())
@@ -81,7 +81,7 @@ impl<'a> ReportView<'a> {
                 .find(|facts| facts.name == model)
                 .map(|facts| facts.dim);
             let dim = dim.filter(|&dim| dim > 0);
-            let elsewhere = rows
+            let reference_under_other_solver = rows
                 .iter()
                 .any(|row| !row.reference_solver.is_empty() && row.reference_solver != solver);
             let reference = reference.unwrap_or("");
@@ -91,7 +91,7 @@ impl<'a> ReportView<'a> {
                 solver,
                 rows,
                 reference,
-                reference_under_other_solver: elsewhere,
+                reference_under_other_solver,
                 dim,
             });
         }
@@ -161,13 +161,13 @@ impl<'a> ReportView<'a> {
 impl<'a> ComparisonGroup<'a> {
     /// The samples of one estimator that have a finite log-likelihood.
     pub fn samples(&self, tables: &'a Tables, estimator: &str) -> Vec<&'a SampleLikelihoodRow> {
-        let here = |s: &&SampleLikelihoodRow| {
+        let of_estimator = |s: &&SampleLikelihoodRow| {
             s.estimator == estimator
                 && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str())
                     == (self.model, self.dataset, self.solver)
                 && s.log_likelihood.is_some_and(f64::is_finite)
         };
-        tables.samples.iter().filter(here).collect()
+        tables.samples.iter().filter(of_estimator).collect()
     }
 
     /// The estimators of this group, the reference first.

@@ -24,11 +24,11 @@ fn budget_figure<'a>(
     view: &ReportView<'a>,
     group: &ComparisonGroup<'a>,
 ) -> Option<CaptionedFigure<'a>> {
-    let here = |l: &&BudgetRow| {
+    let in_group = |l: &&BudgetRow| {
         (l.model.as_str(), l.dataset.as_str(), l.solver.as_str())
             == (group.model, group.dataset, group.solver)
     };
-    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(here).collect();
+    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(in_group).collect();
     // Most runs have `data` and `probe`. Without the solver's error they are not worth a figure.
     let shown: Vec<&str> = BUDGET_COMPONENTS
         .into_iter()

@@ -25,7 +25,7 @@ const MAX_SAMPLERS: usize = 8;
 
 /// One figure for each model, inner sampler and mode of SteinDiff.
 pub fn gamma_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
-    let of = |model: &&'a str| {
+    let figures_of_model = |model: &&'a str| {
         let rows: Vec<&StepRow> = view
             .tables
             .steps
@@ -43,7 +43,7 @@ pub fn gamma_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
             .filter_map(|kind| gamma_figure(model, &rows, *kind));
         drawn.collect::<Vec<_>>()
     };
-    view.models.iter().flat_map(of).collect()
+    view.models.iter().flat_map(figures_of_model).collect()
 }
 
 /// The steps of one sampler, in their order.

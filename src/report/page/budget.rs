@@ -15,22 +15,22 @@ use crate::rows::BudgetRow;
 /// A table with a row per estimator and a column per component. It is open if the solver's error
 /// was measured.
 pub fn budget_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
-    let here = |line: &&BudgetRow| {
+    let in_group = |line: &&BudgetRow| {
         (
             line.model.as_str(),
             line.dataset.as_str(),
             line.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(here).collect();
-    let there = |name: &str| lines.iter().any(|l| l.component == name);
+    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(in_group).collect();
+    let exists = |name: &str| lines.iter().any(|l| l.component == name);
     let components: Vec<&str> = BUDGET_COMPONENTS
         .iter()
         .copied()
         .chain(["total"])
-        .filter(|c| there(c))
+        .filter(|c| exists(c))
         .collect();
-    let (measured, rounding) = (there("solver"), there("numeric"));
+    let (measured, rounding) = (exists("solver"), exists("numeric"));
     html! {
         @if !lines.is_empty() { details open[measured] {
             summary { "The error budget of the mean" }

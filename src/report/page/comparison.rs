@@ -45,11 +45,11 @@ type ComparisonRow<'a> = (&'a ComparisonGroup<'a>, &'a SummaryRow);
 
 /// The comparison of all solvers and estimators of a model on one dataset.
 fn comparison_table(view: &ReportView, model: &str, dataset: &str) -> Markup {
-    let here = |group: &&ComparisonGroup| group.model == model && group.dataset == dataset;
+    let of_dataset = |group: &&ComparisonGroup| group.model == model && group.dataset == dataset;
     let mut lines: Vec<ComparisonRow> = view
         .groups
         .iter()
-        .filter(here)
+        .filter(of_dataset)
         .flat_map(|g| g.rows.iter().map(move |row| (g, *row)))
         .collect();
     lines.sort_by_key(|(_, row)| if_finite(row.bias).is_some());

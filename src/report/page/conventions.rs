@@ -10,14 +10,14 @@ use crate::rows::ConventionRow;
 
 /// A table with a row per convention and a column per estimator.
 pub fn conventions_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
-    let here = |row: &&ConventionRow| {
+    let in_group = |row: &&ConventionRow| {
         (
             row.model.as_str(),
             row.dataset.as_str(),
             row.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let rows: Vec<&ConventionRow> = view.tables.conventions.iter().filter(here).collect();
+    let rows: Vec<&ConventionRow> = view.tables.conventions.iter().filter(in_group).collect();
     let estimators = group.estimators();
     let first = rows.first().map_or("", |row| row.estimator.as_str());
     html! {

@@ -9,14 +9,14 @@ use crate::rows::FrontierRow;
 
 /// A table with a row per wanted accuracy and a column per estimator, in a closed section.
 pub fn frontier_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
-    let here = |line: &&FrontierRow| {
+    let in_group = |line: &&FrontierRow| {
         (
             line.model.as_str(),
             line.dataset.as_str(),
             line.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let lines: Vec<&FrontierRow> = view.tables.frontier.iter().filter(here).collect();
+    let lines: Vec<&FrontierRow> = view.tables.frontier.iter().filter(in_group).collect();
     let mut wanted: Vec<(&str, &str, f64)> = vec![];
     for line in &lines {
         let one = (line.scope.as_str(), line.unit.as_str(), line.target);

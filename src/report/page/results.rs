@@ -226,14 +226,14 @@ fn colour_swatch(view: &ReportView, estimator: &str) -> Markup {
 
 /// The differences between all pairs of estimators of a group, in a closed section.
 fn pairs_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
-    let here = |pair: &&PairRow| {
+    let in_group = |pair: &&PairRow| {
         (
             pair.model.as_str(),
             pair.dataset.as_str(),
             pair.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let pairs: Vec<&PairRow> = view.tables.pairs.iter().filter(here).collect();
+    let pairs: Vec<&PairRow> = view.tables.pairs.iter().filter(in_group).collect();
     html! {
         @if !pairs.is_empty() { details {
             summary { "Every pair of estimators (" (pairs.len()) ")" }

@@ -324,7 +324,7 @@ fn sample_metric_sentences(view: &ReportView, model: &str) -> Vec<Markup> {
             samplers.push(&row.sampler);
         }
     }
-    let of = |sampler: &&str| {
+    let sentence = |sampler: &&str| {
         let shown = rows.iter().filter(|row| row.sampler == *sampler).take(2);
         html! {
             b { "Samples by " (sanitize_line(sampler)) ": " }
@@ -341,7 +341,7 @@ fn sample_metric_sentences(view: &ReportView, model: &str) -> Vec<Markup> {
             "."
         }
     };
-    samplers.iter().take(3).map(of).collect()
+    samplers.iter().take(3).map(sentence).collect()
 }
 
 /// The number with non-breaking spaces, so that it stays on one line.
