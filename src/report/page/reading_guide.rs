@@ -75,8 +75,8 @@ pub fn reading_guide_section(view: &ReportView) -> Markup {
                     "over the noise is a lower bound of the logarithm of the discrete probability, "
                     "so bits/dim are an upper bound." }
                     li { b { "iw-elbo" } ": the logarithm of the mean density over several draws "
-                    "of noise. This bound is tighter, and it approaches the logarithm of the discrete "
-                    "probability with more draws." }
+                    "of noise. This bound is tighter, and it approaches the logarithm of the "
+                    "discrete probability with more draws." }
                     li { b { "none" } " (bounds nothing): floats that were quantized and not "
                     "dequantized, or data that do not match the card, which "
                     code { "lattice: allow" } " accepts." }
