@@ -1,37 +1,43 @@
-//! The error budget: where the uncertainty of a mean log-likelihood comes from, and which knob lowers it.
+//! The error budget: the sources of the uncertainty in a mean log-likelihood, and the settings that
+//! reduce them.
 //!
-//! A component's size per sample is a root mean square; its size in the mean over n samples falls by √n where the
-//! component is drawn anew for each sample, and does not where it is systematic, as a solver's error is. The
-//! standard error over the data already holds the noise of probes and draws, so these are taken out of it, and the
-//! components add up in squares.
+//! The size of a component per sample is a root mean square. If each sample has its own draw of the
+//! component, its size in the mean over n samples is √n times smaller. The error of a solver is
+//! systematic instead: more samples do not reduce its size in the mean.
+//!
+//! The standard error over samples already contains the noise of probes and of dequantization. This
+//! noise is subtracted from the component `data`, so that the squares of all components add up to
+//! the square of the total.
 
 use std::collections::BTreeMap;
 
 use crate::num::stats;
 use crate::rows::{BudgetRow, RefinedRow, SummaryRow};
 
-/// What a component is called, what lowers it, and how it was measured.
+/// The name of a component, the setting that reduces it, and how it was measured.
 struct Component<'a> {
     name: &'a str,
     knob: &'a str,
     measured: String,
 }
 
-/// All components of every summary; `dims` gives the numbers in one sample of a model.
+/// The budgets of all summary rows that have samples.
+///
+/// `dims` gives the number of values in one sample, by model.
 pub fn budget_rows(
     summaries: &[SummaryRow],
     refined: &[RefinedRow],
     dims: &BTreeMap<String, usize>,
 ) -> Vec<BudgetRow> {
     type EstimatorKey<'a> = (&'a str, &'a str, &'a str, &'a str);
-    let mut again: BTreeMap<EstimatorKey, Vec<&RefinedRow>> = BTreeMap::new();
+    let mut refined_by_key: BTreeMap<EstimatorKey, Vec<&RefinedRow>> = BTreeMap::new();
     for row in refined {
-        again
+        refined_by_key
             .entry((&row.model, &row.dataset, &row.estimator, &row.solver))
             .or_default()
             .push(row);
     }
-    let of = |row: &SummaryRow| {
+    let budget = |row: &SummaryRow| {
         let key = (
             row.model.as_str(),
             row.dataset.as_str(),
@@ -41,35 +47,36 @@ pub fn budget_rows(
         let nothing = Vec::new();
         budget_of_summary(
             row,
-            again.get(&key).unwrap_or(&nothing),
+            refined_by_key.get(&key).unwrap_or(&nothing),
             dims.get(&row.model).copied().unwrap_or(0),
         )
     };
     summaries
         .iter()
         .filter(|row| row.n > 0)
-        .flat_map(of)
+        .flat_map(budget)
         .collect()
 }
 
-/// What is known of the solver's part of a mean.
+/// What is known about the solver's bias, which is its contribution to a mean log-likelihood.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SolverBias {
+    /// The run did not measure the bias.
     NotMeasured,
-    /// Less than a rounding of the number.
+    /// The bias is at most one millionth of the mean.
     Negligible,
-    /// In nats, and in bits/dim where these are defined.
+    /// The bias in nats, and in bits/dim if these are defined.
     Measured {
         nats: f64,
         bits_per_dim: Option<f64>,
     },
 }
 
-/// A part of a number below which a difference of it is rounding.
+/// A difference that is smaller than this share of a number counts as rounding.
 const RELATIVE_ROUNDING: f64 = 1e-6;
 
 impl SolverBias {
-    /// That of a summary; nothing where no solver stands behind it.
+    /// The solver's bias of a summary row. `None` for a few-step flow map, which has no solver.
     pub fn from_summary(row: &SummaryRow) -> Option<SolverBias> {
         if row.kind.starts_with("few-step") {
             return None;
@@ -87,7 +94,7 @@ impl SolverBias {
     }
 }
 
-/// Puts the solver's part of every budget into its summary.
+/// Copies the solver component of every budget into its summary row.
 pub fn set_solver_bias(summaries: &mut [SummaryRow], lines: &[BudgetRow]) {
     for line in lines.iter().filter(|line| line.component == "solver") {
         let same = |row: &&mut SummaryRow| {
@@ -112,7 +119,7 @@ pub fn set_solver_bias(summaries: &mut [SummaryRow], lines: &[BudgetRow]) {
     }
 }
 
-/// The budget of one summary, the total last.
+/// The budget of one summary row: its components, and the total as the last row.
 fn budget_of_summary(row: &SummaryRow, refined: &[&RefinedRow], dim: usize) -> Vec<BudgetRow> {
     let parts = [
         data_component(row),
@@ -130,17 +137,18 @@ fn budget_of_summary(row: &SummaryRow, refined: &[&RefinedRow], dim: usize) -> V
         .filter_map(|l| l.sample_nats)
         .map(|s| s * s)
         .sum();
-    let left_out: Vec<&str> = lines
+    let unknown: Vec<&str> = lines
         .iter()
         .filter(|l| l.mean_nats.is_none())
         .map(|l| l.component.as_str())
         .collect();
-    let without = if left_out.is_empty() {
+    let without = if unknown.is_empty() {
         String::new()
     } else {
-        format!(", without {}", left_out.join(" and "))
+        format!(", without {}", unknown.join(" and "))
     };
-    let measured = format!("root of the sum of squares{without}; per sample without data");
+    let measured =
+        format!("root of the sum of squares{without}; the size per sample is without data");
     let mut total = empty_budget_row(
         row,
         Component {
@@ -160,12 +168,13 @@ fn budget_of_summary(row: &SummaryRow, refined: &[&RefinedRow], dim: usize) -> V
         line.share = line.mean_nats.filter(|_| sum > 0.0).map(|m| m * m / sum);
         line.sample_bits_per_dim = line.sample_nats.zip(bits).map(|(v, b)| v * b);
         line.mean_bits_per_dim = line.mean_nats.zip(bits).map(|(v, b)| v * b);
-        // More nats are fewer bits.
+        // A higher log-likelihood means fewer bits. The subtraction from zero avoids −0.
         line.bias_bits_per_dim = line.bias_nats.zip(bits).map(|(v, b)| 0.0 - v * b);
     }
     lines
 }
 
+/// A budget row without numbers.
 fn empty_budget_row(row: &SummaryRow, component: Component, n: usize) -> BudgetRow {
     BudgetRow {
         model: row.model.clone(),
@@ -188,16 +197,19 @@ fn empty_budget_row(row: &SummaryRow, component: Component, n: usize) -> BudgetR
     }
 }
 
-/// Whether an estimator's values are drawn.
+/// Whether the estimator's values depend on random probes.
 fn is_random(row: &SummaryRow) -> bool {
     !(matches!(row.kind.as_str(), "ode-exact" | "closed-form" | "learned")
         || row.kind.starts_with("few-step"))
 }
 
+/// The noise of random probes or replicates. `None` for deterministic estimators.
 fn probe_component(row: &SummaryRow) -> Option<BudgetRow> {
     let measured = match (is_random(row), row.probe_stderr) {
         (false, _) => return None,
-        (true, None) => "unknown: one probe or replicate shows no spread; it is inside `data`",
+        (true, None) => {
+            "unknown: a single probe or replicate has no spread; its noise is in `data`"
+        }
         (true, Some(_)) => "root mean square of the standard errors over probes or replicates",
     };
     let component = Component {
@@ -211,7 +223,8 @@ fn probe_component(row: &SummaryRow) -> Option<BudgetRow> {
     Some(line)
 }
 
-/// The spread over draws of noise, without the probes' that is in it.
+/// The spread over draws of dequantization noise, without the noise of the probes that it contains.
+/// `None` if the data were not dequantized.
 fn dequantization_component(row: &SummaryRow) -> Option<BudgetRow> {
     if !matches!(row.bound.as_str(), "elbo" | "iw-elbo") {
         return None;
@@ -222,18 +235,21 @@ fn dequantization_component(row: &SummaryRow) -> Option<BudgetRow> {
             .sqrt()
     };
     let measured = match row.dequantization_stderr {
-        None => "unknown: one draw shows no spread; it is inside `data`".to_owned(),
+        None => "unknown: a single draw has no spread; its noise is in `data`".to_owned(),
         Some(_) if is_random(row) && row.probe_stderr.is_none() => {
-            format!("spread over {} draws, with the probe's in it", row.draws)
+            format!(
+                "spread over {} draws, including the noise of the probes",
+                row.draws
+            )
         }
         Some(_) => format!(
-            "spread over {} draws of uniform noise, the probes' taken out",
+            "spread over {} draws of uniform noise, without the noise of the probes",
             row.draws
         ),
     };
     let component = Component {
         name: "dequantization",
-        knob: "more draws: `dequantization`",
+        knob: "more draws (key `dequantization`)",
         measured,
     };
     let mut line = empty_budget_row(row, component, row.n);
@@ -242,7 +258,8 @@ fn dequantization_component(row: &SummaryRow) -> Option<BudgetRow> {
     Some(line)
 }
 
-/// The finite test set: the standard error over samples, without the noise of probes and draws that is in it.
+/// The finite number of samples: the standard error over samples, without the noise of probes and
+/// of dequantization that it contains.
 fn data_component(row: &SummaryRow) -> Option<BudgetRow> {
     let n = row.n as f64;
     let noise: f64 = [probe_component(row), dequantization_component(row)]
@@ -252,8 +269,10 @@ fn data_component(row: &SummaryRow) -> Option<BudgetRow> {
         .map(|m| m * m)
         .sum();
     let measured = match row.nats_stderr {
-        None => "unknown: one sample",
-        Some(_) => "standard error over samples, the measured noise of probes and draws taken out",
+        None => "unknown: a single sample has no spread",
+        Some(_) => {
+            "standard error over samples, without the measured noise of probes and dequantization"
+        }
     };
     let component = Component {
         name: "data",
@@ -266,14 +285,18 @@ fn data_component(row: &SummaryRow) -> Option<BudgetRow> {
     Some(line)
 }
 
-/// From the same samples with finer steps, and with coarser ones for the order that is seen.
+/// The error of the solver's finite steps, from the same samples with finer steps. Coarser steps
+/// give the observed order of convergence.
+///
+/// `None` if no sample was solved with finer steps.
 fn solver_component(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<BudgetRow> {
     let pairs: Vec<(f64, f64, Option<f64>)> = refined
         .iter()
         .filter_map(|r| Some((r.log_likelihood?, r.finer?, r.coarser)))
         .collect();
     let first = refined.first().filter(|_| !pairs.is_empty())?;
-    // What is left of the difference's error at twice the steps is 2⁻ᵖ of the whole.
+    // Richardson extrapolation: twice as many steps reduce an error of order p to 2⁻ᵖ of its size,
+    // so the difference is 1 − 2⁻ᵖ of the whole error.
     let whole = first
         .order
         .map_or(1.0, |p| 1.0 / (1.0 - 0.5f64.powi(p as i32)));
@@ -292,8 +315,8 @@ fn solver_component(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<BudgetR
         Some((rms(|d| d.0)? / rms(|d| d.1)?).log2()).filter(|o| o.is_finite())
     };
     let measured = match first.order {
-        Some(p) => format!("difference to twice the steps, extrapolated at order {p}"),
-        None => "difference to tolerances ten times tighter".to_owned(),
+        Some(p) => format!("difference to twice as many steps, extrapolated at order {p}"),
+        None => "difference to tolerances that are ten times tighter".to_owned(),
     };
     let component = Component {
         name: "solver",
@@ -309,7 +332,10 @@ fn solver_component(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<BudgetR
     Some(line)
 }
 
-/// The difference to the same networks in float64 on the same samples.
+/// The error of computing the networks in float32: the difference to the same networks in float64
+/// on the same samples.
+///
+/// Without float64 values, [`numeric_from_perturbations`] estimates it.
 fn numeric_component(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<BudgetRow> {
     let errors: Vec<f64> = refined
         .iter()
@@ -321,7 +347,7 @@ fn numeric_component(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<Budget
     let measured = "difference to the same networks in float64".to_owned();
     let component = Component {
         name: "numeric",
-        knob: "networks in float64: `precision`",
+        knob: "networks in float64 (key `precision`)",
         measured,
     };
     let mut line = empty_budget_row(row, component, errors.len());
@@ -332,18 +358,21 @@ fn numeric_component(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<Budget
     Some(line)
 }
 
-/// From the same samples moved by one rounding of float32, there and back: what is linear in the move cancels.
+/// Estimates the rounding error of float32 from states that were moved by one rounding, forwards
+/// and backwards. The second difference cancels everything that is linear in the move.
 ///
-/// Rounding that the move does not change is not seen: on the mixture of `models/` this gives 2.7e-7 nats per sample
-/// where the distance from a float64 solution on the same steps is 7.3e-7.
+/// Rounding that the move does not change is not seen. On the mixture of `models/` this estimate is
+/// 2.7e-7 nats per sample, and the difference to a float64 solution on the same steps is 7.3e-7.
 fn numeric_from_perturbations(row: &SummaryRow, refined: &[&RefinedRow]) -> Option<BudgetRow> {
     let second: Vec<f64> = refined
         .iter()
         .filter_map(|r| Some(r.ahead? + r.behind? - 2.0 * r.log_likelihood?))
         .collect();
-    // Three roundings, of weights 1, 1 and −2.
+    // The second difference contains three independent rounding errors with the weights 1, 1 and
+    // −2, so its variance is six times the variance of one.
     let own = stats::rms(&second)? / 6f64.sqrt();
-    let measured = "second difference under moves of one rounding of float32, over √6: the random part alone, its order of size";
+    let measured = "second difference between states that were moved by one rounding of float32, \
+                    divided by √6: the order of magnitude of the random part";
     let component = Component {
         name: "numeric",
         knob: "a network in float64",
@@ -367,7 +396,7 @@ mod tests {
     use crate::num::key::{Purpose, RngKey};
     use crate::solve::Solver;
 
-    /// A summary of `n` samples with these standard errors.
+    /// A summary row of `n` samples with these standard errors.
     fn summary(
         kind: &str,
         n: usize,
@@ -416,9 +445,9 @@ mod tests {
         }
     }
 
-    fn budget(row: &SummaryRow, again: &[RefinedRow]) -> BTreeMap<String, BudgetRow> {
+    fn budget(row: &SummaryRow, refined_rows: &[RefinedRow]) -> BTreeMap<String, BudgetRow> {
         let dims = BTreeMap::from([("m".to_owned(), 4)]);
-        budget_rows(std::slice::from_ref(row), again, &dims)
+        budget_rows(std::slice::from_ref(row), refined_rows, &dims)
             .into_iter()
             .map(|l| (l.component.clone(), l))
             .collect()
@@ -471,13 +500,13 @@ mod tests {
         assert_eq!(budget(&alone, &[])["total"].mean_nats, None);
     }
 
-    /// Errors c·hᵖ on known steps: the budget finds c·hᵖ and p.
+    /// For errors c·hᵖ on known steps, the budget finds c·hᵖ and p.
     #[test]
     fn step_doubling_recovers_a_known_error() {
         let row = summary("ode-exact", 4, 0.5, None, None);
         for p in [1u32, 2, 4] {
             let error = |i: usize, h: f64| (1.0 + i as f64) * 1e-3 * h.powi(p as i32);
-            let again: Vec<RefinedRow> = (0..4)
+            let refined_rows: Vec<RefinedRow> = (0..4)
                 .map(|i| {
                     refined(
                         i,
@@ -488,7 +517,7 @@ mod tests {
                     )
                 })
                 .collect();
-            let line = &budget(&row, &again)["solver"];
+            let line = &budget(&row, &refined_rows)["solver"];
             assert!(
                 (line.bias_nats.expect("measured") - 2.5e-3).abs() < 1e-15,
                 "order {p}"
@@ -505,7 +534,8 @@ mod tests {
         }
     }
 
-    /// Fixed steps on an analytic mixture: what doubling says is the distance from the closed form.
+    /// With fixed steps on an analytic mixture, step doubling finds the difference to the closed
+    /// form.
     #[test]
     fn step_doubling_finds_the_true_error_of_an_analytic_model() {
         let curve = ProbabilityPath::Vp {
@@ -567,10 +597,10 @@ mod tests {
             let base = run(&solver, "exact");
             let finer = run(&solver.finer().expect("finer"), "exact");
             let coarser = run(&solver.coarser().expect("coarser"), "exact");
-            let again: Vec<RefinedRow> = (0..6)
+            let refined_rows: Vec<RefinedRow> = (0..6)
                 .map(|i| refined(i, base[i], finer[i], Some(coarser[i]), Some(solver.order())))
                 .collect();
-            let line = &budget(&summary("ode-exact", 6, 0.5, None, None), &again)["solver"];
+            let line = &budget(&summary("ode-exact", 6, 0.5, None, None), &refined_rows)["solver"];
             let gaps: Vec<f64> = base.iter().zip(&truth).map(|(b, t)| b - t).collect();
             let (mean, rms) = (
                 stats::mean_estimate(&gaps).expect("six").value,
@@ -595,16 +625,16 @@ mod tests {
         let row = summary("ode-exact", 4, 0.1, None, None);
         let errors = [3e-6, -1e-6, 2e-6, 4e-6];
         let measured = |(i, error): (usize, &f64)| {
-            let again = refined(i, -3.0, -3.0, None, Some(2));
+            let float32 = refined(i, -3.0, -3.0, None, Some(2));
             RefinedRow {
                 float64: Some(-3.0 - error),
                 ahead: Some(1.0),
                 behind: Some(1.0),
-                ..again
+                ..float32
             }
         };
-        let again: Vec<RefinedRow> = errors.iter().enumerate().map(measured).collect();
-        let line = &budget(&row, &again)["numeric"];
+        let refined_rows: Vec<RefinedRow> = errors.iter().enumerate().map(measured).collect();
+        let line = &budget(&row, &refined_rows)["numeric"];
         let close =
             |found: Option<f64>, truth: f64| found.is_some_and(|v| (v - truth).abs() < 1e-12);
         assert!(
@@ -618,10 +648,11 @@ mod tests {
     #[test]
     fn linear_perturbation_is_not_rounding_error() {
         let row = summary("ode-exact", 4, 0.5, None, None);
-        let again: Vec<RefinedRow> = (0..4).map(|i| refined(i, -2.0, -2.0, None, None)).collect();
-        let line = &budget(&row, &again)["numeric"];
+        let refined_rows: Vec<RefinedRow> =
+            (0..4).map(|i| refined(i, -2.0, -2.0, None, None)).collect();
+        let line = &budget(&row, &refined_rows)["numeric"];
         assert!((line.sample_nats.expect("measured") - 1e-6 * 6f64.sqrt()).abs() < 1e-12);
         assert_eq!(line.n, 4);
-        assert_eq!(budget(&row, &again)["solver"].observed_order, None);
+        assert_eq!(budget(&row, &refined_rows)["solver"].observed_order, None);
     }
 }

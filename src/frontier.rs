@@ -1,46 +1,53 @@
-//! The frontier: what each estimator must spend for a wanted accuracy, and which is the cheapest.
+//! The frontier: the cost at which each estimator reaches a wanted accuracy, and the cheapest
+//! estimator for it.
 //!
-//! Where an estimator averages K independent probes or replicates, its variance falls as 1/K exactly, so one
-//! measured run tells the cost of any accuracy. Where it does not, a number is only what was measured: a learned
-//! divergence does not come nearer to the truth by being asked again.
+//! If an estimator averages K independent probes or replicates, its variance is proportional to
+//! 1/K. One measured run then gives the cost of every accuracy. Other estimators only have the
+//! error that was measured: more calls of a learned divergence do not bring it closer to the truth.
 
 use std::collections::BTreeMap;
 
 use crate::num::stats::{self, Estimate};
 use crate::rows::{FrontierRow, SampleLikelihoodRow, SummaryRow};
 
-/// Wanted standard errors; in bits/dim as well where these are defined.
+/// The wanted standard errors, in nats, and in bits/dim if these are defined.
 const TARGETS: [f64; 3] = [1.0, 0.1, 0.01];
 
-/// What an estimator averages: `probes` or `replicates`, and how many.
+/// What each estimator averages, by its label: `probes` or `replicates`, and how many of them.
 pub type AveragingCounts = BTreeMap<String, (String, usize)>;
 
-/// Log-likelihoods by model, dataset, solver and estimator, then by sample.
+/// Log-likelihoods in nats, by model, dataset, solver and estimator, then by the sample's index.
 type LogLikelihoodsBySample<'a> =
     BTreeMap<(&'a str, &'a str, &'a str, &'a str), BTreeMap<usize, f64>>;
 
-/// What is known of one estimator in one group.
+/// What is known about the error of one estimator in one comparison group.
 struct EstimatorAccuracy<'a> {
     row: &'a SummaryRow,
-    /// The mean difference from the group's deterministic truth, where that is of the same steps.
+    /// The mean difference to the group's deterministic reference, in nats.
     bias: Option<Estimate>,
-    /// Its error per sample, nats.
+    /// The error per sample in nats. NaN if it is unknown.
     error: f64,
     basis: ErrorBasis,
 }
 
+/// How the error of an estimator is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ErrorBasis {
-    /// No error but the solver's.
+    /// The estimator has no error besides the solver's.
     Exact,
-    /// The variance falls as 1/K.
+    /// The variance is proportional to 1/K, and the run averaged this number of probes or
+    /// replicates.
     Averaged(usize),
-    /// What was measured against a deterministic reference, with no way to less.
+    /// The error was measured against a deterministic reference, and no setting reduces it.
     Measured,
+    /// The error is not known.
     Unknown,
 }
 
-/// Every wanted accuracy for every estimator; `averages` by the estimators' labels, `dims` by model.
+/// The frontier of every comparison group: one row per estimator, unit, target and scope.
+///
+/// `averages` gives what each estimator averages, by its label. `dims` gives the number of values
+/// in one sample, by model.
 pub fn frontier_rows(
     summaries: &[SummaryRow],
     samples: &[SampleLikelihoodRow],
@@ -72,13 +79,15 @@ pub fn frontier_rows(
         .collect()
 }
 
+/// The frontier of one comparison group.
 fn frontier_of_group<'a>(
     group: &[&'a SummaryRow],
     values: &LogLikelihoodsBySample<'a>,
     averages: &AveragingCounts,
     dims: &BTreeMap<String, usize>,
 ) -> Vec<FrontierRow> {
-    // The exact trace on the same nodes shares the solver's error, which is none of an estimator's.
+    // On the same nodes, the exact trace has the same solver error. The difference to it is
+    // therefore the error of the estimator alone.
     let of_kind = |kind: &str| group.iter().copied().find(|row| row.kind == kind);
     let truth = of_kind("ode-exact").or(of_kind("closed-form"));
     let known: Vec<EstimatorAccuracy> = group
@@ -116,7 +125,7 @@ fn summary_key(row: &SummaryRow) -> (&str, &str, &str, &str) {
     (&row.model, &row.dataset, &row.solver, &row.estimator)
 }
 
-/// Differences from the truth on the samples where both have a value.
+/// The differences to the reference, on the samples for which both have a value.
 fn differences_from_truth<'a>(
     row: &'a SummaryRow,
     truth: Option<&'a SummaryRow>,
@@ -133,6 +142,7 @@ fn differences_from_truth<'a>(
     )
 }
 
+/// The error of one estimator per sample. `gaps` are its differences to the reference.
 fn estimator_accuracy<'a>(
     row: &'a SummaryRow,
     gaps: Option<&[f64]>,
@@ -158,6 +168,7 @@ fn estimator_accuracy<'a>(
     }
 }
 
+/// The row of one estimator for one target. `nats` is the size of one `unit` in nats.
 fn frontier_row(
     known: &EstimatorAccuracy,
     averages: &AveragingCounts,
@@ -165,7 +176,8 @@ fn frontier_row(
     (target, unit, nats): (f64, &str, f64),
 ) -> FrontierRow {
     let row = known.row;
-    // Probes are drawn anew for every sample, so their error in the mean falls with n; a bias does not.
+    // Each sample has its own probes, so more samples reduce their error in the mean. They do not
+    // reduce a bias.
     let error = match (scope, known.basis) {
         ("mean", ErrorBasis::Measured) => known.bias.and_then(|b| {
             Some(b.value.abs() + stats::confidence_half_width(b.stderr?, Some(b.n), 0.95))
@@ -180,7 +192,7 @@ fn frontier_row(
         }
         _ => None,
     };
-    // The cost of a run that averages `factor` times as much over the same path.
+    // `factor` is how many times more the wanted run averages than the measured one.
     let (factor, basis) = match (known.basis, error) {
         (ErrorBasis::Unknown, _) | (_, None) => (None, "unknown"),
         (ErrorBasis::Exact, _) => (Some(1.0), "exact"),
@@ -188,6 +200,8 @@ fn frontier_row(
         (ErrorBasis::Measured, Some(e)) if e <= target => (Some(1.0), "measured"),
         (ErrorBasis::Measured, _) => (None, "out of reach"),
     };
+    // Only the estimator's own time grows with the factor. The network evaluations that follow the
+    // path do not.
     let share = if row.cost > 0.0 {
         row.evaluations / row.cost
     } else {
@@ -225,7 +239,8 @@ fn frontier_row(
     }
 }
 
-/// Marks the cheapest of one accuracy, in products and in measured time.
+/// Marks the row with the fewest Jacobian products and the row with the shortest measured time.
+/// Closed forms do not compete.
 fn mark_cheapest(rows: &mut [FrontierRow]) {
     let least = |cost: fn(&FrontierRow) -> Option<f64>, rows: &[FrontierRow]| {
         let reached =

@@ -1,8 +1,10 @@
-//! A run held against published numbers: an equivalence test per claim.
+//! Compares a run with published numbers, with one equivalence test per claim.
 //!
-//! A claim passes where the whole confidence interval of the measured value lies inside the claimed value ±
-//! tolerance, fails where it lies wholly outside, and is inconclusive where it straddles an end: more data or more
-//! probes would tell. So a claim is shown, not merely not refuted (two one-sided tests; Schuirmann 1987).
+//! A claim passes if the whole confidence interval of the measured value lies inside the claimed
+//! interval, for example the claimed value ± its tolerance. It fails if the two intervals do not
+//! overlap. Otherwise it is inconclusive, and more data or more probes could decide it. A claim
+//! that passes is thus shown to hold, and not merely not refuted (two one-sided tests; Schuirmann
+//! 1987).
 
 use std::collections::BTreeSet;
 
@@ -16,15 +18,19 @@ pub mod claims;
 
 use claims::{Claim, Claims};
 
-/// What became of a claim.
+/// The outcome of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimVerdict {
+    /// The confidence interval lies inside the claimed interval.
     Pass,
+    /// The confidence interval lies outside the claimed interval, or the run has no number.
     Fail,
+    /// The confidence interval lies partly inside the claimed interval.
     Inconclusive,
 }
 
 impl ClaimVerdict {
+    /// The word for the verdict in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             ClaimVerdict::Pass => "pass",
@@ -34,31 +40,42 @@ impl ClaimVerdict {
     }
 }
 
-/// One claim with what was measured: a row of the table that `--out` writes.
+/// One claim with the measured value: a row of the table that `--out` writes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClaimResult {
+    /// `pass`, `fail` or `inconclusive`.
     pub verdict: &'static str,
+    /// The name of the claim.
     pub claim: String,
     pub table: String,
     pub column: String,
+    /// The measured value. Absent if the run has no number there.
     pub measured: Option<f64>,
+    /// The standard error of the measured value.
     pub stderr: Option<f64>,
-    /// The confidence interval, and where it had to lie; an absent end is no bound.
+    /// The lower end of the confidence interval.
     pub low: Option<f64>,
+    /// The upper end of the confidence interval.
     pub high: Option<f64>,
+    /// The lower end of the claimed interval. Absent if there is no lower bound.
     pub claimed_low: Option<f64>,
+    /// The upper end of the claimed interval. Absent if there is no upper bound.
     pub claimed_high: Option<f64>,
+    /// The confidence level of the interval.
     pub confidence: f64,
-    /// `interval`, or `value` where the row has no standard error.
+    /// `interval`, or `value` if the measured value has no standard error.
     pub decided_by: &'static str,
+    /// Remarks on the measured value, often empty.
     pub note: String,
+    /// Where the number was published, from the claims file.
     pub source: String,
 }
 
-/// Holds tables against claims, in the order of the claims.
+/// Compares tables with claims, in the order of the claims.
 ///
 /// # Errors
-/// Where a claim names a table, a column or a row that is not there, by its key.
+/// Fails if a claim names a table, a column or a row that does not exist. The message names the
+/// claim's key.
 pub fn check_claims(tables: &Tables, claims: &Claims) -> Result<Vec<(ClaimVerdict, ClaimResult)>> {
     let tables = tables
         .files()?
@@ -81,7 +98,7 @@ pub fn check_claims(tables: &Tables, claims: &Claims) -> Result<Vec<(ClaimVerdic
     .collect()
 }
 
-/// A table as text.
+/// A table with texts as cells.
 struct ClaimTable {
     columns: Vec<String>,
     rows: Vec<csv::StringRecord>,
@@ -97,41 +114,48 @@ impl ClaimTable {
         })
     }
 
+    /// The index of the column `name`.
+    ///
+    /// # Errors
+    /// Fails if the table has no such column. The message begins with `key`.
     fn column_index(&self, table: &str, key: &str, name: &str) -> Result<usize> {
         let place = self.columns.iter().position(|c| c == name);
         place.ok_or_else(|| {
             anyhow!(
-                "{key}: no column `{name}` in {table}; it has {}",
+                "{key}: no column `{name}` in {table}; its columns are {}",
                 self.columns.join(", ")
             )
         })
     }
 
-    /// The one row that a claim means.
+    /// The only row that matches the claim's `where`.
+    ///
+    /// # Errors
+    /// Fails if no row or several rows match.
     fn matching_row(&self, claim: &Claim) -> Result<&csv::StringRecord> {
-        let mut kept: Vec<&csv::StringRecord> = self.rows.iter().collect();
+        let mut matching: Vec<&csv::StringRecord> = self.rows.iter().collect();
         for (name, wanted) in &claim.row_filter {
             let column = self.column_index(&claim.table, "where", name)?;
-            let left: Vec<_> = kept
+            let still_matching: Vec<_> = matching
                 .iter()
                 .filter(|row| wanted.matches(&row[column]))
                 .copied()
                 .collect();
-            if left.is_empty() {
-                let there = if kept.len() < self.rows.len() {
-                    " among the rows that the keys before it leave"
+            if still_matching.is_empty() {
+                let there = if matching.len() < self.rows.len() {
+                    " among the rows that match the keys before it"
                 } else {
                     ""
                 };
-                let values = list_distinct_values(kept.iter().map(|row| &row[column]));
+                let values = list_distinct_values(matching.iter().map(|row| &row[column]));
                 bail!(
-                    "where.{name}: no row of {} has `{wanted}`{there}; it has {values}",
+                    "where.{name}: no row of {} has `{wanted}`{there}; the values are {values}",
                     claim.table
                 );
             }
-            kept = left;
+            matching = still_matching;
         }
-        match &kept[..] {
+        match &matching[..] {
             [row] => Ok(row),
             several => {
                 let differs = |column: &usize| {
@@ -158,7 +182,7 @@ impl ClaimTable {
                 };
                 let by: Vec<String> = named.iter().take(4).map(by).collect();
                 bail!(
-                    "where: {} rows of {} are meant; expected one. They differ in {}",
+                    "where: {} rows of {} match; expected one. They differ in {}",
                     several.len(),
                     claim.table,
                     by.join("; ")
@@ -167,17 +191,19 @@ impl ClaimTable {
         }
     }
 
-    /// Samples behind a value: those of its own column where that has some, as `bias_n` of `bias`, else the fewest of
-    /// the row.
+    /// The number of samples behind the claim's value.
+    ///
+    /// A column such as `bias_n` gives the number for `bias`. Without such a column, the smallest
+    /// number of samples in the row is used.
     fn sample_count(&self, claim: &Claim, row: &csv::StringRecord) -> Option<usize> {
         let count = |i: usize| row[i].parse::<usize>().ok();
         let columns = || self.columns.iter().enumerate();
-        let of = |name: &str| {
+        let counts_samples = |name: &str| {
             name.strip_suffix("_n")
                 .is_some_and(|stem| claim.column.starts_with(stem))
         };
         let own = columns()
-            .filter(|(_, name)| of(name))
+            .filter(|(_, name)| counts_samples(name))
             .max_by_key(|(_, name)| name.len());
         if let Some((i, _)) = own {
             return count(i);
@@ -188,14 +214,18 @@ impl ClaimTable {
         all.filter_map(|(i, _)| count(i)).min()
     }
 
-    /// The column of the standard error of `column`, where there is one.
+    /// The column with the standard error of the claim's column. `None` if there is no such column,
+    /// or if the claim says `none`.
+    ///
+    /// # Errors
+    /// Fails if the claim names a column that does not exist.
     fn stderr_column(&self, claim: &Claim) -> Result<Option<usize>> {
         if let Some(named) = &claim.stderr {
             return (named != "none")
                 .then(|| self.column_index(&claim.table, "stderr", named))
                 .transpose();
         }
-        // Beside other columns `stderr` is in another unit.
+        // A column `stderr` has the unit of these columns, and another unit than all other columns.
         let plain = ["value", "log_likelihood", "mean"]
             .contains(&claim.column.as_str())
             .then_some("stderr");
@@ -207,7 +237,7 @@ impl ClaimTable {
     }
 }
 
-/// A few of the values, each once.
+/// Up to eight distinct values, and the number of the others.
 fn list_distinct_values<'a>(values: impl Iterator<Item = &'a str>) -> String {
     const SHOWN: usize = 8;
     let all: BTreeSet<&str> = values.collect();
@@ -220,6 +250,11 @@ fn list_distinct_values<'a>(values: impl Iterator<Item = &'a str>) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
+/// Compares one claim with the tables. `confidence` is the level of the confidence interval.
+///
+/// # Errors
+/// Fails if the table, column or row does not exist, or if the cell contains a text. The message
+/// begins with the key within the claim.
 fn check_claim(
     tables: &[(&str, ClaimTable)],
     claim: &Claim,
@@ -229,12 +264,12 @@ fn check_claim(
     let Some((_, sheet)) = tables.iter().find(|(table, _)| *table == claim.table) else {
         let known: Vec<&str> = tables.iter().map(|(table, _)| *table).collect();
         let known = if known.is_empty() {
-            "no table with rows".to_owned()
+            "none".to_owned()
         } else {
             known.join(", ")
         };
         bail!(
-            "table: this run has no rows of `{}`; it has {known}",
+            "table: this run has no rows of `{}`; its tables with rows: {known}",
             claim.table
         );
     };
@@ -248,7 +283,7 @@ fn check_claim(
         let value = text.parse::<f64>().ok().filter(|v| v.is_finite());
         if value.is_none() && !text.is_empty() && text.parse::<f64>().is_err() {
             bail!(
-                "{key}: `{}` holds `{text}`, which is no number",
+                "{key}: `{}` holds `{text}`, which is not a number",
                 sheet.columns[column]
             );
         }
@@ -274,13 +309,13 @@ fn check_claim(
     let verdict = interval.map_or(ClaimVerdict::Fail, |i| interval_verdict(i, [low, high]));
     let mut notes = Vec::new();
     if measured.is_none() {
-        notes.push("the run has no number there".to_owned());
+        notes.push("the run has no number for this claim".to_owned());
     }
     if let Some(failed) = cell("failed").filter(|n| *n > 0) {
-        notes.push(format!("{failed} samples have no number and are not in it"));
+        notes.push(format!("{failed} failed samples are excluded"));
     }
     let finite = |v: f64| Some(v).filter(|v| v.is_finite());
-    let held = ClaimResult {
+    let result = ClaimResult {
         verdict: verdict.as_str(),
         claim: name,
         table: claim.table.clone(),
@@ -300,21 +335,22 @@ fn check_claim(
         note: notes.join("; "),
         source: sanitize_csv_text(claim.source.as_deref().unwrap_or_default()),
     };
-    Ok((verdict, held))
+    Ok((verdict, result))
 }
 
-/// Where an interval lies to a band, both with their ends.
-fn interval_verdict([low, high]: [f64; 2], band: [f64; 2]) -> ClaimVerdict {
-    if low >= band[0] && high <= band[1] {
+/// The verdict for a confidence interval and a claimed interval. Both include their ends.
+fn interval_verdict([low, high]: [f64; 2], claimed: [f64; 2]) -> ClaimVerdict {
+    if low >= claimed[0] && high <= claimed[1] {
         ClaimVerdict::Pass
-    } else if high < band[0] || low > band[1] {
+    } else if high < claimed[0] || low > claimed[1] {
         ClaimVerdict::Fail
     } else {
         ClaimVerdict::Inconclusive
     }
 }
 
-/// A user's words in a table: on one line, and no formula.
+/// A user's text for a CSV cell: on one line, and without leading characters that make it a formula
+/// in a spreadsheet.
 fn sanitize_csv_text(text: &str) -> String {
     let line: String = text
         .chars()
@@ -356,7 +392,8 @@ mod tests {
         check_claims(&tables(), &claims).map(|mut found| found.remove(0))
     }
 
-    /// Student's t of 100 degrees of freedom at 95 % is 1.98397, so the interval is −10 ± 0.991986.
+    /// Student's t with 100 degrees of freedom is 1.98397 at 95 %, so the interval is −10 ±
+    /// 0.991986.
     #[test]
     fn claim_passes_only_with_its_whole_interval() {
         let verdict = |claim: &str| {
@@ -382,7 +419,7 @@ mod tests {
             ("at-most: -9.0082", ClaimVerdict::Inconclusive),
             ("at-most: -11", ClaimVerdict::Fail),
             ("at-least: -11, at-most: -9", ClaimVerdict::Pass),
-            // A wider interval is harder to pass: 2.6259 standard errors on either side.
+            // At 99 % the interval is wider: 2.6259 standard errors on either side.
             ("value: -10, tolerance: 1.3", ClaimVerdict::Pass),
             (
                 "value: -10, tolerance: 1.3, confidence: 0.99",
@@ -392,7 +429,7 @@ mod tests {
                 "value: -10, tolerance: 1.3131, confidence: 0.99",
                 ClaimVerdict::Pass,
             ),
-            // Without its error the value alone decides.
+            // Without a standard error the value alone decides.
             ("value: -10, tolerance: 0, stderr: none", ClaimVerdict::Pass),
             (
                 "value: -10.001, tolerance: 1.0e-4, stderr: none",
@@ -442,7 +479,7 @@ mod tests {
             ),
             (
                 "where: {estimator: exact}, column: model",
-                &["`model` holds `m`", "no number"],
+                &["`model` holds `m`", "not a number"],
             ),
             (
                 "where: {estimator: exact}, column: nats, stderr: error",

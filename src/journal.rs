@@ -1,7 +1,8 @@
-//! The run as a journal: one line per event, appended and synced; the line is the commit.
+//! The journal of a run: one line per event, appended and synced to disk. A trial is finished as
+//! soon as its line is written.
 //!
-//! A row file without a line is ignored and made again. A torn last line is dropped. Which
-//! trials are outstanding is a pure function of plan and journal.
+//! A row file without a line in the journal is ignored, and its trial runs again. An incomplete
+//! last line is dropped. Which trials are outstanding follows from the plan and the journal alone.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -15,33 +16,45 @@ use sha2::{Digest, Sha256};
 use crate::model::library::hex;
 use crate::plan::{self, Plan, PlanFile, Shard, Trial};
 
-/// One line.
+/// One line of a journal file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// The plan was written; its bytes' hash.
+    /// The run wrote `plan.json`, whose SHA-256 this is.
     Planned { plan_sha256: String },
+    /// A trial finished, and its files are written.
     Finished {
+        /// The trial's id.
         trial: String,
+        /// The number of rows in the trial's row file.
         rows: usize,
+        /// The SHA-256 of the row file.
         sha256: String,
+        /// The SHA-256 of the array file, if the trial has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         array_sha256: Option<String>,
+        /// The SHA-256 of the step file, if the trial has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps_sha256: Option<String>,
-        /// Runtime, provider and processor: a resumed run may have had several.
+        /// The runtime, execution provider and processor of the trial. They may differ between the
+        /// trials of a resumed run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         under: Option<String>,
+        /// The duration of the trial in seconds.
         seconds: f64,
     },
+    /// A trial failed.
     Failed {
+        /// The trial's id.
         trial: String,
+        /// The error message.
         error: String,
+        /// The seconds until the trial failed.
         seconds: f64,
     },
 }
 
-/// How a trial ended last.
+/// The latest outcome of a trial. The fields are those of [`Event`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     Finished {
@@ -49,6 +62,7 @@ pub enum Outcome {
         sha256: String,
         array_sha256: Option<String>,
         steps_sha256: Option<String>,
+        /// The event's `under`.
         runtime_fingerprint: Option<String>,
         seconds: f64,
     },
@@ -58,15 +72,18 @@ pub enum Outcome {
     },
 }
 
-/// All that a run directory has committed.
+/// Everything that a run directory has committed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Journal {
+    /// The outcome of each trial, by the trial's id.
     pub outcomes: BTreeMap<String, Outcome>,
+    /// The SHA-256 of `plan.json`, if the journal contains it.
     pub plan_sha256: Option<String>,
+    /// The total duration of all events in seconds.
     pub seconds: f64,
 }
 
-/// A directory with what it has committed: a whole run, or the share of a shard.
+/// A directory with its journal. It contains a whole run, or the trials of a shard.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunDirectory {
     pub dir: PathBuf,
@@ -74,15 +91,19 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// The first part that holds a trial's files.
-    pub fn holding_trial<'a>(parts: &'a [RunDirectory], id: &str) -> Option<&'a RunDirectory> {
-        parts
+    /// The first of the directories in which the trial is finished.
+    pub fn holding_trial<'a>(
+        directories: &'a [RunDirectory],
+        id: &str,
+    ) -> Option<&'a RunDirectory> {
+        directories
             .iter()
             .find(|p| matches!(p.journal.outcomes.get(id), Some(Outcome::Finished { .. })))
     }
 }
 
-/// Trials of the plan that are neither finished nor failed, in the plan's order; failed ones too with `retry`.
+/// The trials of the plan that are neither finished nor failed, in the plan's order. With `retry`,
+/// failed trials are included.
 pub fn outstanding_trials<'a>(plan: &'a Plan, journal: &Journal, retry: bool) -> Vec<&'a Trial> {
     plan.trials
         .iter()
@@ -98,7 +119,8 @@ impl Journal {
     /// Reads every journal file of a run directory.
     ///
     /// # Errors
-    /// Where a line other than the last is damaged, by file and line.
+    /// Fails if the directory or a file cannot be read, or if a line is not an event. The message
+    /// names the file and the line. An incomplete last line is not an error.
     pub fn read(dir: &Path) -> Result<Journal> {
         let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
             .with_context(|| format!("{}: the run directory cannot be read", dir.display()))?
@@ -122,7 +144,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Takes in another process's journal of the same plan; a trial that is finished in either is finished.
+    /// Adds another process's journal of the same plan. A trial that is finished in either journal
+    /// is finished.
     pub fn merge(&mut self, other: Journal) {
         for (id, outcome) in other.outcomes {
             if matches!(outcome, Outcome::Finished { .. }) || !self.outcomes.contains_key(&id) {
@@ -133,17 +156,19 @@ impl Journal {
         self.seconds += other.seconds;
     }
 
-    /// Takes in the lines of one file.
+    /// Adds the events of one file.
     fn apply_lines(&mut self, text: &str) -> Result<()> {
         let mut lines = text.split_inclusive('\n').enumerate().peekable();
         while let Some((number, line)) = lines.next() {
             let whole = line.ends_with('\n');
             match serde_json::from_str::<Event>(line.trim_end()) {
                 Ok(event) if whole => self.apply_event(event),
+                // A process that is killed while it writes leaves an incomplete last line.
                 _ if lines.peek().is_none() && !whole => {}
                 Ok(_) => {}
                 Err(error) => bail!(
-                    "line {}: {error}; expected one event per line; without the line its trial is done again",
+                    "line {}: {error}; expected one event per line; \
+                     if the line is deleted, its trial runs again",
                     number + 1
                 ),
             }
@@ -151,6 +176,7 @@ impl Journal {
         Ok(())
     }
 
+    /// Adds one event. It replaces an earlier outcome of the same trial.
     fn apply_event(&mut self, event: Event) {
         match event {
             Event::Planned { plan_sha256 } => self.plan_sha256 = Some(plan_sha256),
@@ -187,13 +213,17 @@ impl Journal {
     }
 }
 
+/// Whether a file of this name is a journal file.
 fn is_journal(name: &str) -> bool {
     name == "journal.jsonl" || (name.starts_with("journal-") && name.ends_with(".jsonl"))
 }
 
 impl Journal {
-    /// Under what runtime, provider and processor how many trials were finished; more than one where a run was
-    /// resumed elsewhere, or shared.
+    /// The number of finished trials for each combination of runtime, execution provider and
+    /// processor.
+    ///
+    /// There are several combinations if a run was resumed on another machine or divided into
+    /// shards.
     pub fn runtime_fingerprints(&self) -> BTreeMap<&str, usize> {
         let mut found = BTreeMap::new();
         for outcome in self.outcomes.values() {
@@ -209,15 +239,15 @@ impl Journal {
     }
 }
 
-/// Reads `plan.json` and holds it against its hash in the journal.
+/// Reads `plan.json` and checks it against its hash in the journal.
 ///
 /// # Errors
-/// Where there is no plan, or it is not what the run wrote.
+/// Fails if there is no plan, if it has another format, or if it was changed after the run began.
 pub fn read_plan(dir: &Path) -> Result<PlanFile> {
     let path = dir.join("plan.json");
     let bytes = std::fs::read(&path).with_context(|| {
         format!(
-            "{}: no plan; expected the directory of a run",
+            "{}: there is no plan; expected the directory of a run",
             path.display()
         )
     })?;
@@ -225,7 +255,7 @@ pub fn read_plan(dir: &Path) -> Result<PlanFile> {
         serde_json::from_slice(&bytes).map_err(|e| anyhow!("{}: {e}", path.display()))?;
     if plan.plan.format != plan::PLAN_FORMAT {
         bail!(
-            "{}: format {}, this program reads {}",
+            "{}: it has format {}; expected format {}",
             path.display(),
             plan.plan.format,
             plan::PLAN_FORMAT
@@ -238,44 +268,45 @@ pub fn read_plan(dir: &Path) -> Result<PlanFile> {
     Ok(plan)
 }
 
-/// What is to be said of a `config.yaml` that is not the one the run was planned from.
+/// A warning if `config.yaml` is missing or differs from the config that the run was planned from.
 pub fn config_change_warning(dir: &Path, file: &PlanFile) -> Option<&'static str> {
     let expected = file.config_sha256.as_ref()?;
     match std::fs::read(dir.join("config.yaml")) {
-        Err(_) => Some("config.yaml is missing; plan.json still says what was run"),
+        Err(_) => Some("config.yaml is missing; plan.json still describes the run"),
         Ok(bytes) if hex(&Sha256::digest(&bytes)) != *expected => {
-            Some("config.yaml was changed after the run began; the numbers are those of plan.json")
+            Some("config.yaml was changed after the run began; the numbers belong to plan.json")
         }
         Ok(_) => None,
     }
 }
 
-/// Where a trial's rows lie.
+/// The path of a trial's rows.
 pub fn row_file(dir: &Path, id: &str) -> PathBuf {
     dir.join("rows").join(format!("{id}.csv"))
 }
 
-/// Where the log of a trial's steps lies.
+/// The path of the log of a trial's steps.
 pub fn step_file(dir: &Path, id: &str) -> PathBuf {
     dir.join("rows").join(format!("{id}.steps.csv"))
 }
 
-/// Where a trial's array lies.
+/// The path of a trial's array.
 pub fn array_file(dir: &Path, id: &str) -> PathBuf {
     dir.join("arrays").join(format!("{id}.npy"))
 }
 
-/// Where a process writes its events: shards of one run meet in its directory, each with a file of its own.
+/// The path of the journal file that a process writes. Shards that share a directory have one file
+/// each.
 pub fn journal_file(dir: &Path, shard: Option<Shard>) -> PathBuf {
     dir.join(shard.map_or("journal.jsonl".to_owned(), |s| {
         format!("journal-{}-of-{}.jsonl", s.index, s.count)
     }))
 }
 
-/// Appends one event to a journal file and makes it durable.
+/// Appends one event to a journal file and syncs it to disk.
 ///
 /// # Errors
-/// Where the disk refuses.
+/// Fails if the file cannot be written.
 pub fn append_event(path: &Path, event: &Event) -> Result<()> {
     let mut line = serde_json::to_string(event)?;
     line.push('\n');
@@ -292,8 +323,11 @@ pub fn append_event(path: &Path, event: &Event) -> Result<()> {
     Ok(())
 }
 
-/// Cuts off what an earlier kill left of a line, so that it cannot swallow the next. A journal that ends in a whole line
-/// is not read: appending stays as quick as it was, however long it becomes.
+/// Removes an incomplete last line, which a killed process may have left, so that the next event
+/// gets a line of its own.
+///
+/// A journal that ends with a complete line is not read, so the cost of appending does not depend
+/// on its length.
 fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
     let length = file.seek(SeekFrom::End(0))?;
     let mut last = [b'\n'];
@@ -314,7 +348,8 @@ fn drop_torn_line(file: &mut File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The files of a run directory that it was made of and that its reports were derived to.
+/// The files that a run directory consists of: plan, config, journals, rows and arrays, and the
+/// tables, plots and page that were derived from them.
 pub fn run_files(dir: &Path) -> Vec<PathBuf> {
     let below = |folder: PathBuf| {
         std::fs::read_dir(folder)
@@ -335,7 +370,8 @@ pub fn run_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Trials whose files are no longer what their journal line says, with the reason.
+/// The finished trials with a file that is missing or differs from its hash in the journal. Each
+/// entry is a trial's id with the reason.
 pub fn corrupted_trials(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for trial in &plan.trials {

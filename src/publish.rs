@@ -1,4 +1,5 @@
-//! A run directory's derived files: tables, plots and page, all rebuilt from the journal.
+//! Writes the derived files of run directories: tables, plots and pages. All of them are rebuilt
+//! from the journal.
 
 use std::path::{Path, PathBuf};
 
@@ -16,20 +17,22 @@ use crate::table;
 
 mod side_by_side;
 
-/// What was published, and what is missing from it.
+/// The tables of a run, and the number of trials that are missing from them.
 pub struct RunResults {
     pub tables: Tables,
+    /// The number of failed trials.
     pub failed_trials: usize,
+    /// The number of trials that have neither finished nor failed.
     pub outstanding_trials: usize,
 }
 
 impl RunResults {
-    /// Rows without numbers, over all estimators.
+    /// The number of samples without a log-likelihood, added up over all estimators.
     pub fn failed_rows(&self) -> usize {
         self.tables.summary.iter().map(|s| s.failed).sum()
     }
 
-    /// The summary as lines for a terminal.
+    /// The summary as text for a terminal.
     pub fn terminal_summary(&self) -> String {
         let mut out = String::new();
         let same = |a: &SummaryRow, b: &SummaryRow| {
@@ -81,10 +84,14 @@ impl RunResults {
     }
 }
 
+/// The headings of the columns of the summary on the terminal.
 const SUMMARY_HEADINGS: [&str; 5] = ["estimator", "mean", "bias, nats", "corr.", "cost"];
 
-/// Value ± standard error over the data, with the solver's part of it; bias ± standard error, paired; cost in
-/// evaluations per sample.
+/// The cells of one summary row: estimator, mean, bias, correlation and cost.
+///
+/// The mean has its standard error over samples and the solver's bias. The bias is the mean paired
+/// difference in nats with its standard error. The cost is in evaluations of the network per
+/// sample.
 fn summary_cells(row: &SummaryRow) -> [String; 5] {
     let with_error = |value: Option<f64>, error: Option<f64>, unit: &str| match (value, error) {
         (Some(v), Some(e)) => format!(
@@ -126,7 +133,7 @@ fn summary_cells(row: &SummaryRow) -> [String; 5] {
     ]
 }
 
-/// Four decimals, and one digit where these show none.
+/// The value with four decimals, or with one significant digit if all these decimals are zero.
 fn format_small(value: f64) -> String {
     let text = format_decimals(value, 4);
     if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) {
@@ -136,15 +143,17 @@ fn format_small(value: f64) -> String {
     }
 }
 
-/// The tables of one run, from its directory or from those of its shards, and what is missing from them; writes nothing.
+/// The tables of one run, given by its directory or by the directories of its shards. Nothing is
+/// written.
 ///
 /// # Errors
-/// As [`publish_run`], and where the directories hold runs of different plans.
+/// Fails if a directory is not a run's directory, if one of its files was changed or removed, or if
+/// the directories contain different runs.
 pub fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
     let runs = CombinedRun::read(dirs.to_vec())?;
     let [run] = &runs[..] else {
         bail!(
-            "{} directories hold {} different runs; expected one",
+            "the {} directories contain {} different runs; expected the directories of one run",
             dirs.len(),
             runs.len()
         )
@@ -157,10 +166,12 @@ pub fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
     })
 }
 
-/// Rebuilds tables, plots and page of one run directory from its journal; needs no ONNX Runtime.
+/// Rebuilds the tables, plots and page of one run directory from its journal. This needs no ONNX
+/// Runtime.
 ///
 /// # Errors
-/// Where the directory is no run's, or a file in it is not what the run wrote, by its name.
+/// Fails if the directory is not a run's directory, if one of its files was changed or removed, or
+/// if a file cannot be written. The message names the file.
 pub fn publish_run(dir: &Path) -> Result<RunResults> {
     let run = CombinedRun::read(vec![dir.to_owned()])?.remove(0);
     let (tables, facts) = run.tables_and_facts()?;
@@ -172,12 +183,15 @@ pub fn publish_run(dir: &Path) -> Result<RunResults> {
     })
 }
 
-/// Rebuilds the reports of several run directories: shards of one run make one report, which each of
-/// them receives; runs of different plans receive one each. With `out`, one page of all goes there
-/// instead. The folders that were written to.
+/// Rebuilds the reports of several run directories, and returns the folders that were written to.
+///
+/// The shards of one run get one common report, which is written to each of their directories.
+/// Different runs get one report each. With `out`, a single page that covers all runs is written to
+/// that folder instead.
 ///
 /// # Errors
-/// As [`publish_run`].
+/// Fails if [`publish_run`] would fail for one of the directories. With `out`, it also fails if
+/// that folder belongs to another run or contains a page that flowgauge did not write.
 pub fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>> {
     let runs = CombinedRun::read(dirs.to_vec())?;
     let Some(out) = out else {
@@ -213,29 +227,35 @@ pub fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>
     Ok(vec![out.to_owned()])
 }
 
-/// Refuses to put a report in the place of another: of a run of its own, or of a page that is none of ours.
+/// Refuses an output folder that is another run's directory, or whose `index.html` was not written
+/// by flowgauge.
+///
+/// # Errors
+/// Fails if the folder is refused.
 fn check_report_folder(out: &Path, runs: &[CombinedRun]) -> Result<()> {
     let own = |part: &RunDirectory| same_file::is_same_file(&part.dir, out).unwrap_or(false);
-    let alone = runs.len() == 1 && runs[0].directories.iter().any(own);
-    if out.join("plan.json").exists() && !alone {
+    let is_own_directory = runs.len() == 1 && runs[0].directories.iter().any(own);
+    if out.join("plan.json").exists() && !is_own_directory {
         bail!(
-            "--out {}: it is a run's directory, which has a report of its own; expected another folder",
+            "--out {}: it is a run's directory, which has a report of its own; \
+             expected another folder",
             out.display()
         );
     }
-    // A page of someone else's in its place is left alone.
+    // A page that flowgauge did not write must not be overwritten.
     let page = out.join("index.html");
     let ours = |text: String| text.contains("name=\"generator\" content=\"flowgauge\"");
     if page.exists() && !std::fs::read_to_string(&page).is_ok_and(ours) {
         bail!(
-            "--out {}: its index.html is no report of this program; expected another folder",
+            "--out {}: flowgauge did not write its index.html and does not overwrite it; \
+             expected another folder",
             out.display()
         );
     }
     Ok(())
 }
 
-/// Tables, plots and page into a folder.
+/// Writes the tables, plots and page to a folder.
 fn write_report(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
     table::write_tables(dir, tables)?;
     let report = report::build_report(tables, facts)?;
@@ -252,14 +272,19 @@ fn write_report(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
     write_atomic(&dir.join("index.html"), report.html.as_bytes()).map(drop)
 }
 
-/// One run with the directories that hold it: its own, or those of its shards.
+/// One run with the directories that contain it: its own directory, or those of its shards.
 struct CombinedRun {
+    /// The `plan.json` of each directory. Their plans are equal.
     plan_files: Vec<PlanFile>,
     directories: Vec<RunDirectory>,
 }
 
 impl CombinedRun {
-    /// Reads directories and puts those of one plan together, in the order in which plans first appear.
+    /// Reads the directories and groups them by plan, in the order in which the plans first appear.
+    ///
+    /// # Errors
+    /// Fails if a directory is not a run's directory, or if one of its files was changed or
+    /// removed.
     fn read(dirs: Vec<PathBuf>) -> Result<Vec<CombinedRun>> {
         let mut runs: Vec<CombinedRun> = Vec::new();
         for dir in dirs {
@@ -268,7 +293,8 @@ impl CombinedRun {
             let damaged = journal::corrupted_trials(&dir, &file.plan, &journal);
             if let Some((_, reason)) = damaged.first() {
                 bail!(
-                    "{}: {reason} ({} such); `flowgauge run` with its config mends it",
+                    "{}: {reason} ({} damaged files in all); `flowgauge run` with the same config \
+                     computes them again",
                     dir.display(),
                     damaged.len()
                 );
@@ -288,6 +314,7 @@ impl CombinedRun {
         Ok(runs)
     }
 
+    /// The tables and facts of the run, from all its directories.
     fn tables_and_facts(&self) -> Result<(Tables, Facts)> {
         let plan = &self.plan_files[0].plan;
         let tables = table::load_tables(plan, &self.directories)?;
@@ -303,7 +330,8 @@ impl CombinedRun {
         ))
     }
 
-    /// What each directory was begun with; where they differ, one after the other.
+    /// The environment that each directory was started in. Different values of one key are
+    /// separated by ` | `.
     fn environment(&self) -> Vec<(String, String)> {
         let mut all = self.plan_files[0].environment.clone();
         for (key, value) in self.plan_files[1..].iter().flat_map(|f| &f.environment) {
@@ -326,7 +354,7 @@ impl CombinedRun {
     }
 }
 
-/// The facts of one run.
+/// The facts of one run for its page.
 fn run_facts(
     plan: &Plan,
     environment: &[(String, String)],
@@ -383,6 +411,7 @@ fn run_facts(
     }
 }
 
+/// The facts of one model for the page.
 fn model_facts(m: &PlannedModel) -> ModelFacts {
     let pairs = |value: &serde_json::Value, skip: &str| -> Vec<(String, String)> {
         let text = |v: &serde_json::Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
@@ -402,8 +431,10 @@ fn model_facts(m: &PlannedModel) -> ModelFacts {
         .collect();
     let convention = match (m.range, m.levels) {
         (Some([low, high]), Some(levels)) => format!(
-            "bits/dim = nats/dim / ln 2 + log2({levels} / ({high} − ({low}))) = nats/dim / ln 2 + {:.4}: \
-             bits per dimension of data with {levels} levels, uniformly dequantized (an upper bound on the discrete code length)",
+            "bits/dim = nats/dim / ln 2 + log2({levels} / ({high} − ({low}))) \
+             = nats/dim / ln 2 + {:.4}: \
+             bits per dimension of data with {levels} levels after uniform dequantization, \
+             an upper bound on the discrete code length",
             (f64::from(levels) / (high - low)).log2()
         ),
         _ => "no bits/dim: the data are not quantized, so only nats and nats/dim are given"

@@ -1,4 +1,5 @@
-//! The only trial loop: for each outstanding trial, execute and commit.
+//! The only trial loop that commits: it executes each outstanding trial and records its outcome in
+//! the journal.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -23,39 +24,44 @@ use crate::progress::{
 };
 use crate::stop;
 
-/// What a run was asked for besides its config.
+/// The options of a run besides its config.
 pub struct RunOptions {
+    /// The run directory.
     pub out: PathBuf,
+    /// The execution provider, batch size and threads.
     pub machine: ComputeOptions,
-    /// The share of the trials that is this process's; all of them unless given.
+    /// The shard whose trials this process executes. Without a shard it executes all trials.
     pub shard: Option<Shard>,
+    /// Whether trials that failed earlier run again.
     pub retry: bool,
+    /// Whether notes and progress on standard error are suppressed.
     pub quiet: bool,
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunEnd {
-    /// Every trial of its share was carried out.
+    /// Every trial of this process's share was executed.
     Completed,
-    /// A signal stopped it: so many of its trials are done, of all.
+    /// A signal stopped the run: `done` of its `total` trials are done.
     Stopped { done: usize, total: usize },
 }
 
-/// Carries out a plan in its directory, or the rest of it.
+/// Executes a plan in its run directory, or continues a run there.
 ///
 /// # Errors
-/// Where an input is at fault; a failed trial is an event of the journal, not an error.
+/// Fails if an input is invalid, or if the directory contains another plan, is in use or cannot be
+/// written. A failed trial is not an error: the journal records it.
 pub fn execute_run(
     written: &ConfigFile,
     prepared: &PreparedPlan,
     runtime: &Runtime,
     options: &RunOptions,
 ) -> Result<RunEnd> {
-    let stage = Executor::new(prepared, runtime, options.machine);
+    let executor = Executor::new(prepared, runtime, options.machine);
     check_run_directory(&options.out, prepared)?;
     check_output_folder(&options.out)?;
-    stage.dry_run()?;
+    executor.dry_run()?;
     std::fs::create_dir_all(&options.out)
         .with_context(|| format!("{}: it cannot be made", options.out.display()))?;
     let _lock = lock_run_directory(&options.out, options.shard)?;
@@ -79,46 +85,49 @@ pub fn execute_run(
     if todo.is_empty() {
         return Ok(RunEnd::Completed);
     }
-    let paces = match stage.measure_seconds_per_row() {
+    let seconds_per_row = match executor.measure_seconds_per_row() {
         Err(_) if stop::requested() => return Ok(stopped(todo.len())),
-        paces => paces?,
+        seconds_per_row => seconds_per_row?,
     };
-    let board = Arc::new(RunProgress::new(
+    let progress = Arc::new(RunProgress::new(
         prepared,
         &journal,
         [&mine, &todo],
-        &paces,
-        stage.meter.clone(),
+        &seconds_per_row,
+        executor.meter.clone(),
     ));
-    let shown = board.clone();
-    let show = ProgressDisplay::new(options.quiet, move || shown.snapshot());
+    let shown_progress = progress.clone();
+    let display = ProgressDisplay::new(options.quiet, move || shown_progress.snapshot());
     for (i, trial) in todo.iter().enumerate() {
-        if !execute_and_commit(&stage, trial, options, &show)? {
+        if !execute_and_commit(&executor, trial, options, &display)? {
             return Ok(stopped(todo.len() - i));
         }
-        board.finish_trial();
+        progress.finish_trial();
     }
     Ok(RunEnd::Completed)
 }
 
-/// A plan as the run in a directory was begun with: an earlier version measured nothing that no config asked for.
+/// The plan, adapted to the run that the directory may already contain.
+///
+/// Earlier versions planned no automatic error budgets. If the existing run has none, they are
+/// removed from the plan, so that it still matches the run.
 pub fn match_existing_run(prepared: PreparedPlan, dir: &Path) -> PreparedPlan {
     match read_plan(dir) {
-        Ok(there) if !there.plan.trials.iter().any(|t| t.work.is_automatic()) => {
+        Ok(existing) if !existing.plan.trials.iter().any(|t| t.work.is_automatic()) => {
             prepared.without_automatic_budgets()
         }
         _ => prepared,
     }
 }
 
-/// The trials of a shard, or all of them.
+/// The trials of a shard, or all trials without a shard.
 fn shard_trials(prepared: &PreparedPlan, shard: Option<Shard>) -> Vec<&Trial> {
     let ids = shard.map(|shard| shard.trial_ids(&prepared.plan));
     let mine = |t: &&Trial| ids.as_ref().is_none_or(|ids| ids.contains(t.id.as_str()));
     prepared.plan.trials.iter().filter(mine).collect()
 }
 
-/// Says what part of the plan is to be done, where that is not all of it.
+/// Prints which part of the plan this process executes, if that is not the whole plan.
 fn print_resume_notes(
     prepared: &PreparedPlan,
     journal: &Journal,
@@ -150,22 +159,29 @@ fn print_resume_notes(
     }
 }
 
-/// Executes one trial and makes its outcome durable: files first, then the line. Whether it came to an end, which it did
-/// not where a signal stopped it.
+/// Executes one trial and commits its outcome: first the files, then the line of the journal.
+/// Returns false if a signal stopped the run.
+///
+/// # Errors
+/// Fails if a file cannot be written. A failed trial is not an error.
 fn execute_and_commit(
-    stage: &Executor,
+    executor: &Executor,
     trial: &Trial,
     options: &RunOptions,
-    show: &ProgressDisplay,
+    display: &ProgressDisplay,
 ) -> Result<bool> {
     let dir = &options.out;
     let began = Instant::now();
     let load = |id: &str| -> Result<Vec<u8>> {
         let path = array_file(dir, id);
-        std::fs::read(&path)
-            .with_context(|| format!("{}: the samples it needs are not there", path.display()))
+        std::fs::read(&path).with_context(|| {
+            format!(
+                "{}: the samples that this trial needs cannot be read",
+                path.display()
+            )
+        })
     };
-    let event = match stage.execute(trial, &load) {
+    let event = match executor.execute(trial, &load) {
         Ok(output) => {
             let sha256 = write_atomic(&row_file(dir, &trial.id), &output.csv)?;
             let array = output
@@ -184,14 +200,14 @@ fn execute_and_commit(
                 sha256,
                 array_sha256: array,
                 steps_sha256: steps,
-                under: Some(runtime_fingerprint(stage.runtime, stage.machine)),
+                under: Some(runtime_fingerprint(executor.runtime, executor.machine)),
                 seconds,
             }
         }
-        // What a signal broke off has not failed.
+        // A trial that a signal interrupted has not failed.
         Err(_) if stop::requested() => return Ok(false),
         Err(error) => {
-            show.suspend(|| errln!("flowgauge: trial {} failed: {error:#}", trial.id));
+            display.suspend(|| errln!("flowgauge: trial {} failed: {error:#}", trial.id));
             Event::Failed {
                 trial: trial.id.clone(),
                 error: format!("{error:#}"),
@@ -203,11 +219,15 @@ fn execute_and_commit(
     Ok(!stop::requested())
 }
 
-/// Refuses a directory that holds another plan, with the keys that differ.
+/// Refuses a directory that contains another plan. The message lists the keys that differ.
+///
+/// # Errors
+/// Fails if the directory contains another plan or files that are not a run's.
 fn check_run_directory(dir: &Path, prepared: &PreparedPlan) -> Result<()> {
     let path = dir.join("plan.json");
     if !path.exists() {
-        // What a kill leaves of a beginning is ours: the config, the lock, a file on its way into place.
+        // A run that was killed before it wrote its plan leaves its config, its locks and temporary
+        // files.
         let foreign = |name: &str| {
             name != "config.yaml"
                 && !name.starts_with(LOCK_PREFIX)
@@ -217,18 +237,18 @@ fn check_run_directory(dir: &Path, prepared: &PreparedPlan) -> Result<()> {
         let occupied = entries.any(|e| foreign(&e.file_name().to_string_lossy()));
         if occupied || (dir.exists() && !dir.is_dir()) {
             bail!(
-                "{}: it exists and holds no plan of ours; give another --out",
+                "{}: it exists but is not the directory of a run; give another --out",
                 dir.display()
             );
         }
         return Ok(());
     }
-    let there = read_plan(dir)?;
-    let found = plan::plan_differences(&prepared.plan, &there.plan);
-    if !found.is_empty() {
-        let shown: Vec<&str> = found.iter().take(6).map(String::as_str).collect();
-        let more = if found.len() > 6 {
-            format!(" and {} more", found.len() - 6)
+    let existing = read_plan(dir)?;
+    let differences = plan::plan_differences(&prepared.plan, &existing.plan);
+    if !differences.is_empty() {
+        let shown: Vec<&str> = differences.iter().take(6).map(String::as_str).collect();
+        let more = if differences.len() > 6 {
+            format!(" and {} more", differences.len() - 6)
         } else {
             String::new()
         };
@@ -241,15 +261,21 @@ fn check_run_directory(dir: &Path, prepared: &PreparedPlan) -> Result<()> {
     Ok(())
 }
 
-/// Held while a run works in its directory; what names of locks begin with.
+/// The prefix of the lock files that a run holds while it works in its directory.
 const LOCK_PREFIX: &str = ".lock";
 
-/// Keeps a second run out of the directory, whose rows and journal would contradict each other; a kill
-/// releases it. Shards work there side by side, each share once.
+/// Locks a run directory, so that no second run mixes its rows and journal with those of this run.
+/// The locks are released when the process ends, even if it is killed.
+///
+/// Several shards may work in one directory at the same time, but each of them only once.
+///
+/// # Errors
+/// Fails if another process holds the lock, or if the lock file cannot be created.
 fn lock_run_directory(dir: &Path, shard: Option<Shard>) -> Result<Vec<File>> {
     let busy = || {
         format!(
-            "{}: another `flowgauge run` is at work there; wait for it, or give another --out",
+            "{}: another `flowgauge run` is working in this directory; wait for it, \
+             or give another --out",
             dir.display()
         )
     };
@@ -267,13 +293,14 @@ fn lock_run_directory(dir: &Path, shard: Option<Shard>) -> Result<Vec<File>> {
     Ok(vec![whole, share])
 }
 
-/// Does what only one process at a time may do in a run directory: beginning and publishing, both short.
+/// Does short work that only one process at a time may do in a run directory: starting a run, and
+/// publishing.
 ///
 /// # Errors
-/// Those of the work, and where the directory takes no files.
+/// Fails if the work fails, or if the lock file cannot be created.
 pub fn with_run_lock<T>(dir: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let file = lock_file(dir, &format!("{LOCK_PREFIX}-short"))?;
-    // A file system without locks is no reason not to run.
+    // A file system without locks must not prevent a run.
     let _held = file.lock();
     work()
 }
@@ -286,12 +313,16 @@ fn lock_file(dir: &Path, name: &str) -> Result<File> {
 fn require_lock(result: Result<(), TryLockError>, busy: impl Fn() -> String) -> Result<()> {
     match result {
         Err(TryLockError::WouldBlock) => bail!(busy()),
-        // A file system without locks is no reason not to run.
+        // A file system without locks must not prevent a run.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
 }
 
-/// Writes plan and config where the directory is new; finds damage where it is not. The journal to go on from.
+/// Writes the plan and the config to a new directory, or looks for damaged files in an existing
+/// one. Returns the journal from which the run continues.
+///
+/// # Errors
+/// Fails if a file cannot be read or written.
 fn begin_or_resume(
     written: &ConfigFile,
     prepared: &PreparedPlan,
@@ -330,17 +361,19 @@ fn begin_or_resume(
             .find(|(there, _)| *there != here)
     {
         errln!(
-            "flowgauge: trials here were finished under {there}; what is left runs under {here}, and the report says so"
+            "flowgauge: earlier trials were finished under {there}; the remaining trials run under \
+             {here}; the report lists both"
         );
     }
     for (id, reason) in journal::corrupted_trials(dir, &prepared.plan, &journal) {
-        errln!("flowgauge: {reason}: its trial is done again");
+        errln!("flowgauge: {reason}; its trial runs again");
         journal.outcomes.remove(&id);
     }
     Ok(journal)
 }
 
-/// What a trial's digits may depend on besides its plan, as its journal line says it.
+/// The runtime, execution provider and processor, as the journal records them for a finished trial.
+/// The last digits of its numbers may depend on them.
 pub fn runtime_fingerprint(runtime: &Runtime, machine: ComputeOptions) -> String {
     format!(
         "ONNX Runtime {}, {}, {}",
@@ -350,7 +383,7 @@ pub fn runtime_fingerprint(runtime: &Runtime, machine: ComputeOptions) -> String
     )
 }
 
-/// What the numbers were made with.
+/// Names and values that describe the program, the runtime and the machine.
 fn describe_environment(runtime: &Runtime, machine: ComputeOptions) -> Vec<(String, String)> {
     let placed = runtime.placements().into_iter().map(|p| {
         (
@@ -379,18 +412,20 @@ fn describe_environment(runtime: &Runtime, machine: ComputeOptions) -> Vec<(Stri
     known.into_iter().chain(placed).collect()
 }
 
-/// Where a run stands: what has been measured, what is left, and the trial at work.
+/// The progress of a run: the measured time, the outstanding trials, and the running one.
 struct RunProgress {
     meter: Arc<Meter>,
+    /// The workload and the description of each trial that this process executes.
     todo: Vec<(Workload, String)>,
     state: Mutex<RunProgressState>,
 }
 
+/// The part of the progress that changes during the run.
 struct RunProgressState {
     clock: TimeLeftEstimator,
-    /// Index of the trial at work.
+    /// The index of the running trial.
     current_trial: usize,
-    /// Seconds of the trials that are done, in earlier sessions too.
+    /// The seconds of all finished trials, including those of earlier sessions.
     seconds_done: f64,
 }
 
@@ -399,7 +434,7 @@ impl RunProgress {
         prepared: &PreparedPlan,
         journal: &Journal,
         [mine, todo]: [&[&Trial]; 2],
-        paces: &[SecondsPerRow],
+        seconds_per_row: &[SecondsPerRow],
         meter: Arc<Meter>,
     ) -> RunProgress {
         let mut state = RunProgressState {
@@ -409,15 +444,16 @@ impl RunProgress {
         };
         for trial in mine {
             if let Some(Outcome::Finished { seconds, .. }) = journal.outcomes.get(&trial.id) {
-                state
-                    .clock
-                    .record_earlier_session(&prepared.trial_load(&trial.work, paces), *seconds);
+                state.clock.record_earlier_session(
+                    &prepared.trial_load(&trial.work, seconds_per_row),
+                    *seconds,
+                );
                 state.seconds_done += seconds;
             }
         }
         let todo = todo.iter().map(|t| {
             (
-                prepared.trial_load(&t.work, paces),
+                prepared.trial_load(&t.work, seconds_per_row),
                 t.work.describe(&prepared.plan),
             )
         });
@@ -428,7 +464,7 @@ impl RunProgress {
         }
     }
 
-    /// The trial at work is done.
+    /// Records that the running trial is done.
     fn finish_trial(&self) {
         let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         let seconds = self.meter.elapsed();
@@ -440,6 +476,7 @@ impl RunProgress {
         self.meter.restart();
     }
 
+    /// The progress that the display shows.
     fn snapshot(&self) -> ProgressStatus {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         let Some((load, what)) = self.todo.get(state.current_trial) else {

@@ -1,4 +1,4 @@
-//! What a claims file says: published numbers, and which rows of a run they are to be held against.
+//! The claims file: published numbers, and the rows of a run that they are compared with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,13 +16,16 @@ use crate::signature::{self, ExpectedFile};
 use crate::solve::Solver;
 use crate::yaml::{self, Document, Fault};
 
-/// `claims.yaml`: numbers as they were published, with tolerances.
+/// A claims file, `claims.yaml`: published numbers with tolerances, to compare with the tables of a
+/// run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
-    /// Of the intervals of measured values, above 0 and below 1.
+    /// The confidence level of the intervals of measured values, above 0 and below 1. The default
+    /// is 0.95.
     #[serde(default = "default_confidence")]
     pub confidence: f64,
+    /// The claims, at least one.
     pub claims: Vec<Claim>,
 }
 
@@ -30,45 +33,53 @@ fn default_confidence() -> f64 {
     0.95
 }
 
-/// One number: `value` with its `tolerance`, or a bound, `at-least` or `at-most`, or both bounds.
+/// One published number: either `value` with `tolerance`, or one or both of the bounds `at-least`
+/// and `at-most`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
-    /// What it is called in the verdicts; its place in the file unless given.
+    /// The claim's name in the verdicts. The default is its position in the file, such as
+    /// `claims.0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Where it was published.
+    /// Where the number was published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// A table of the run: `summary`, `metrics`, `pairs`, …
+    /// The table of the run that contains the measured value, such as `summary`, `metrics` or
+    /// `pairs`.
     pub table: String,
-    /// Columns and what they hold in the one row that is meant.
+    /// Columns of the table with the values that identify the row. Exactly one row must match.
     #[serde(default, rename = "where")]
     pub row_filter: BTreeMap<String, ExpectedCell>,
-    /// The column that holds the measured value.
+    /// The column that contains the measured value.
     pub column: String,
-    /// The column with its standard error; `none` to decide by the value alone. Unless given: `<column>_stderr`, or
-    /// `stderr` beside a table's own value.
+    /// The column with the standard error of the measured value, or `none` to decide by the value
+    /// alone. The default is `<column>_stderr`, or `stderr` for the columns `value`,
+    /// `log_likelihood` and `mean`. If there is no such column, the value alone decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
+    /// The published value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
-    /// How far the measured value may lie from `value`, on either side.
+    /// How far the measured value may lie from `value`, on either side, at least 0. Required with
+    /// `value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<f64>,
+    /// The published lower bound of the value.
     #[serde(default, rename = "at-least", skip_serializing_if = "Option::is_none")]
     pub at_least: Option<f64>,
+    /// The published upper bound of the value.
     #[serde(default, rename = "at-most", skip_serializing_if = "Option::is_none")]
     pub at_most: Option<f64>,
-    /// How far a measured value may lie beyond a bound.
+    /// How far the measured value may lie beyond a bound, at least 0. The default is 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
-    /// Instead of the file's own.
+    /// The confidence level for this claim. The default is the level of the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,
 }
 
-/// What a cell is to hold: numbers are compared as numbers.
+/// The expected value of a cell: a number, a text, true or false. Numbers are compared as numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number, a text, true or false")]
 pub enum ExpectedCell {
@@ -88,7 +99,7 @@ impl std::fmt::Display for ExpectedCell {
 }
 
 impl ExpectedCell {
-    /// Puts a kind's label as tables print it in the place of any other way to write the kind.
+    /// Replaces any accepted spelling of a kind by the label that tables contain.
     fn normalize_label(&mut self, column: &str) {
         let ExpectedCell::Text(text) = self else {
             return;
@@ -109,6 +120,7 @@ impl ExpectedCell {
         }
     }
 
+    /// Whether a cell with this text has the expected value.
     pub fn matches(&self, text: &str) -> bool {
         match self {
             ExpectedCell::Flag(flag) => text == flag.to_string(),
@@ -119,8 +131,11 @@ impl ExpectedCell {
 }
 
 impl Claims {
+    /// Reads a claims file.
+    ///
     /// # Errors
-    /// One message that names the file, and every fault with its line and key.
+    /// Fails if the file cannot be read or is not a valid claims file. The message names the file,
+    /// and the line and key of every fault.
     pub fn read(path: &Path) -> Result<Claims> {
         let name = path.display();
         let text = signature::read_yaml_text(path, ExpectedFile::Claims)
@@ -128,6 +143,7 @@ impl Claims {
         Claims::parse(&text).with_context(|| name.to_string())
     }
 
+    /// Parses the text of a claims file.
     fn parse(text: &str) -> Result<Claims> {
         let mut document = Document::parse(text)?;
         if document.root.get("claims").is_none()
@@ -136,7 +152,8 @@ impl Claims {
                 .find(|k| document.root.get(k).is_some())
         {
             bail!(
-                "a file with `{key}` is no file of claims; expected `claims:` with published numbers"
+                "a file with `{key}` is no file of claims; \
+                 expected `claims:` with published numbers"
             );
         }
         let (claims, mut faults) = document.read_partly::<Claims>();
@@ -164,11 +181,12 @@ impl Claims {
         Ok(claims)
     }
 
+    /// Every fault of the file that its schema does not express.
     fn check(&self) -> Vec<Fault> {
         if self.claims.is_empty() {
             return vec![Fault::new(
                 "claims",
-                "it claims nothing; expected one entry at least",
+                "the list is empty; expected at least one claim",
             )];
         }
         let sound = |c: f64| c > 0.0 && c < 1.0;
@@ -191,7 +209,7 @@ impl Claims {
             if claim.name.as_ref().is_some_and(|name| !names.insert(name)) {
                 found.push(Fault::new(
                     at("name"),
-                    "another claim has it already; expected names of their own",
+                    "another claim has the same name; expected a unique name",
                 ));
             }
         }
@@ -200,7 +218,8 @@ impl Claims {
 }
 
 impl Claim {
-    /// Where the whole interval must lie, ends included.
+    /// The claimed interval, which includes its ends. The whole confidence interval must lie inside
+    /// it.
     pub fn claimed_interval(&self) -> [f64; 2] {
         let (tolerance, margin) = (self.tolerance.unwrap_or(0.0), self.margin.unwrap_or(0.0));
         match self.value {
@@ -212,7 +231,7 @@ impl Claim {
         }
     }
 
-    /// The first key that is at fault, and why.
+    /// The first faulty key, and what is wrong with it.
     fn check(&self) -> Option<(&'static str, String)> {
         if let Some(Err(message)) = self.name.as_deref().map(check_plain_name) {
             return Some(("name", message));
@@ -240,8 +259,8 @@ impl Claim {
         let (key, message) = match (self.value.is_some(), bounded) {
             (true, true) => (
                 "value",
-                "it stands beside a bound; expected `value` and `tolerance`, or `at-least` and `at-most`, with a \
-                 `margin` if any",
+                "it stands beside a bound; expected either `value` and `tolerance`, or `at-least` \
+                 and `at-most` with an optional `margin`",
             ),
             (false, false) => (
                 "value",
@@ -252,14 +271,14 @@ impl Claim {
                 "absent; expected how far the measured value may lie from `value`",
             ),
             (true, _) if self.margin.is_some() => {
-                ("margin", "for bounds; a `value` has a `tolerance`")
+                ("margin", "only for bounds; a `value` has a `tolerance`")
             }
             (_, true) if self.tolerance.is_some() => {
-                ("tolerance", "for a `value`; a bound has a `margin`")
+                ("tolerance", "only for a `value`; a bound has a `margin`")
             }
             _ if self.claimed_interval()[0] > self.claimed_interval()[1] => (
                 "at-least",
-                "above `at-most`, so that nothing lies between them",
+                "it is above `at-most`, so no number satisfies both",
             ),
             _ => return None,
         };
@@ -271,11 +290,12 @@ impl Claim {
 mod tests {
     use super::*;
 
-    /// Whichever way a kind is written, its rows are those with its label.
+    /// A claim matches the rows of a kind, whichever of its accepted spellings it uses.
     #[test]
     fn aliases_match_rows_by_label() {
-        let text = "claims: [{table: a, column: b, at-least: 0, where: {estimator: hutch(probes=8), solver: 'rk45(atol=1e-6)', \
-                    reference: stad, metric: fid, sampler: dpmpp_2m, model: fid}}]";
+        let text = "claims: [{table: a, column: b, at-least: 0, where: {\
+                    estimator: hutch(probes=8), solver: 'rk45(atol=1e-6)', reference: stad, \
+                    metric: fid, sampler: dpmpp_2m, model: fid}}]";
         let place = Claims::parse(text)
             .expect("right")
             .claims
@@ -306,8 +326,14 @@ mod tests {
             (", value: 1, tolerance: -1", "tolerance: -1"),
             (", value: .nan, tolerance: 1", "value: NaN"),
             (", value: 1, tolerance: 1, at-least: 2", "beside a bound"),
-            (", value: 1, tolerance: 1, margin: 2", "margin: for bounds"),
-            (", at-least: 1, tolerance: 1", "tolerance: for a `value`"),
+            (
+                ", value: 1, tolerance: 1, margin: 2",
+                "margin: only for bounds",
+            ),
+            (
+                ", at-least: 1, tolerance: 1",
+                "tolerance: only for a `value`",
+            ),
             (", at-least: 1, margin: .inf", "margin: inf"),
             (", at-least: 2, at-most: 1", "above `at-most`"),
             (", at-least: 1, confidence: 1", "claims.0.confidence: 1"),

@@ -1,24 +1,28 @@
-//! Several runs on one page: their tables one after the other, with names that say whose a row is.
+//! Joins several runs on one page: their tables follow each other, and the models' names say which
+//! run a row belongs to.
 
 use std::collections::BTreeSet;
 
 use crate::report::Facts;
 use crate::rows::Tables;
 
-/// One run: what it is called, and what it holds.
+/// The tables and facts of one run, with a label for the run.
 pub struct LabelledRun {
+    /// The run's name. [`join_runs`] adds a number if another run has the same name.
     pub label: String,
     pub tables: Tables,
     pub facts: Facts,
 }
 
 impl LabelledRun {
+    /// The tables and facts without the label.
     pub fn into_tables_and_facts(self) -> (Tables, Facts) {
         (self.tables, self.facts)
     }
 }
 
-/// Tables and facts of all; a model that is in several runs carries the run's name.
+/// The tables and facts of all runs. A model's name that occurs in several runs is followed by the
+/// run's label.
 pub fn join_runs(mut runs: Vec<LabelledRun>) -> (Tables, Facts) {
     distinct_labels(&mut runs);
     let mut seen: BTreeSet<String> = BTreeSet::new();
@@ -29,7 +33,7 @@ pub fn join_runs(mut runs: Vec<LabelledRun>) -> (Tables, Facts) {
             .map(|m| m.name.clone())
             .collect::<BTreeSet<_>>()
     };
-    let twice: BTreeSet<String> = runs
+    let shared_names: BTreeSet<String> = runs
         .iter()
         .flat_map(names)
         .filter(|name| !seen.insert(name.clone()))
@@ -52,7 +56,7 @@ pub fn join_runs(mut runs: Vec<LabelledRun>) -> (Tables, Facts) {
     for mut run in runs {
         let label = run.label.clone();
         rename_models(&mut run, |name| {
-            if twice.contains(name) {
+            if shared_names.contains(name) {
                 format!("{name} ({label})")
             } else {
                 name.to_owned()
@@ -75,7 +79,7 @@ pub fn join_runs(mut runs: Vec<LabelledRun>) -> (Tables, Facts) {
     (tables, facts)
 }
 
-/// Runs of one name are told apart by a number.
+/// Adds a number to a label that an earlier run has already.
 fn distinct_labels(runs: &mut [LabelledRun]) {
     for i in 1..runs.len() {
         let taken = |label: &str, runs: &[LabelledRun]| runs[..i].iter().any(|r| r.label == label);
@@ -92,6 +96,7 @@ fn distinct_labels(runs: &mut [LabelledRun]) {
     }
 }
 
+/// Renames the models in the tables and in the facts.
 fn rename_models(run: &mut LabelledRun, new: impl Fn(&str) -> String) {
     let facts = run
         .facts

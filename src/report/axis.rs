@@ -1,22 +1,27 @@
-//! Axes as data: a range that is never empty, and ticks that make sense on it.
+//! The axes of a panel: a scale, a range that is never empty, and ticks at round numbers.
 
 use super::number_format::{format_fixed, format_significant, superscript};
 
-/// Beyond this a difference of two numbers is no longer safe to take.
+/// The largest absolute value that an axis shows. Differences of larger values could overflow.
 const MAX_ABS_VALUE: f64 = 1e150;
 
-/// How a value becomes a place on the axis.
+/// How a value is mapped to a position on an axis.
+///
+/// A position is the transformed value, for example the decimal logarithm on a logarithmic axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scale {
+    /// The position is the value itself.
     Linear,
-    /// Decades; only positive values have a place.
+    /// The position is the decimal logarithm. Only positive values have a position.
     Log,
-    /// Linear within the given distance of zero and logarithmic beyond.
+    /// The position is asinh(value / unit) / ln 10, where the field is the unit. The scale is
+    /// linear near zero and logarithmic far from zero.
     Symlog(f64),
 }
 
 impl Scale {
-    /// The place of a value in the axis' own units, or `None` where it has none.
+    /// The position of a value. `None` if the value is NaN, too large, or not positive on a
+    /// logarithmic scale.
     pub fn transform(self, value: f64) -> Option<f64> {
         if value.is_nan() || value.abs() > MAX_ABS_VALUE {
             return None;
@@ -29,32 +34,36 @@ impl Scale {
     }
 }
 
-/// A marked place with its text.
+/// A labelled position on an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tick {
     pub position: f64,
     pub text: String,
 }
 
-/// One axis: its label with the unit, its range and ticks in places of its scale.
+/// One axis: its label, scale, range and ticks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
+    /// The label with the unit, or an empty text.
     pub label: String,
     pub scale: Scale,
+    /// The positions of the start and the end. The start is smaller than the end.
     pub range: [f64; 2],
+    /// The ticks, which have texts.
     pub ticks: Vec<Tick>,
-    /// Places of grid lines without text.
+    /// The positions of grid lines without text.
     pub minor: Vec<f64>,
 }
 
 impl Axis {
-    /// A linear axis around the values, with about `ticks` ticks.
+    /// A linear axis that contains the values with a margin of 5 % on either side, and has about
+    /// `ticks` ticks.
     pub fn linear(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
         let [low, high] = padded_range(transformed_range(values, Scale::Linear), 0.05);
         Axis::with_range(label, [low, high], ticks)
     }
 
-    /// A linear axis over just this range; an empty range is widened.
+    /// A linear axis over exactly this range. A range of zero width is widened.
     pub fn with_range(label: &str, range: [f64; 2], ticks: usize) -> Axis {
         let range = padded_range(transformed_range(range, Scale::Linear), 0.0);
         let ticks = linear_ticks(range, ticks);
@@ -67,10 +76,10 @@ impl Axis {
         }
     }
 
-    /// An axis of decades around the positive values.
+    /// A logarithmic axis that contains the positive values, and has about `ticks` ticks.
     pub fn log(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
         let [low, high] = padded_range(transformed_range(values, Scale::Log), 0.06);
-        // At least two thirds of a decade, so that some round number lies inside.
+        // The range is at least two thirds of a decade wide, so that it contains a round number.
         let lack = (0.67 - (high - low)).max(0.0) / 2.0;
         let range = [low - lack, high + lack];
         let (ticks, minor) = log_ticks(range, ticks);
@@ -83,7 +92,9 @@ impl Axis {
         }
     }
 
-    /// Linear where the values are of one size, else logarithmic away from zero.
+    /// A linear axis if the values have similar magnitudes, else a [`Scale::Symlog`] axis.
+    ///
+    /// The magnitudes are similar if the largest is less than 60 times the median, zeros excluded.
     pub fn linear_or_symlog(
         label: &str,
         values: impl IntoIterator<Item = f64>,
@@ -119,7 +130,7 @@ impl Axis {
         }
     }
 
-    /// One place per name, the first at the upper end of a vertical axis.
+    /// An axis with one position per name. On a vertical axis the first name is at the top.
     pub fn categorical(names: &[String]) -> Axis {
         let last = names.len().saturating_sub(1);
         let tick = |(i, name): (usize, &String)| Tick {
@@ -135,7 +146,7 @@ impl Axis {
         }
     }
 
-    /// An axis from 0 to 1 that is not drawn.
+    /// An axis from 0 to 1 without label and ticks.
     pub fn hidden() -> Axis {
         let (label, scale) = (String::new(), Scale::Linear);
         Axis {
@@ -147,19 +158,21 @@ impl Axis {
         }
     }
 
-    /// Where in the range a value lies: 0 at its start, 1 at its end.
+    /// The place of a value in the range: 0 at the start, 1 at the end. `None` if the value has no
+    /// position.
     pub fn fraction(&self, value: f64) -> Option<f64> {
         self.scale
             .transform(value)
             .map(|place| self.position_fraction(place))
     }
 
-    /// Where in the range a place lies.
+    /// The place of a position in the range: 0 at the start, 1 at the end.
     pub fn position_fraction(&self, place: f64) -> f64 {
         (place - self.range[0]) / (self.range[1] - self.range[0])
     }
 }
 
+/// The smallest and the largest position of the values. `None` if no value has a position.
 fn transformed_range(values: impl IntoIterator<Item = f64>, scale: Scale) -> Option<[f64; 2]> {
     let mut places = values
         .into_iter()
@@ -168,10 +181,12 @@ fn transformed_range(values: impl IntoIterator<Item = f64>, scale: Scale) -> Opt
     Some(places.fold([first, first], |[low, high], v| [low.min(v), high.max(v)]))
 }
 
+/// The range, widened on either side by `share` of its width. A missing range becomes [0, 1].
 fn padded_range(span: Option<[f64; 2]>, share: f64) -> [f64; 2] {
     let [low, high] = span.unwrap_or([0.0, 1.0]);
     let width = high - low;
-    // Equal values, or values that differ by rounding, still need an axis with distinct ticks.
+    // Values that are equal, or that differ only by rounding, still need an axis with distinct
+    // ticks.
     if width <= 1e-9 * low.abs().max(high.abs()) || width < 1e-140 {
         let half = (0.05 * low.abs()).max(if low == 0.0 { 0.5 } else { 1e-12 });
         return [low - half, high + half];
@@ -179,6 +194,7 @@ fn padded_range(span: Option<[f64; 2]>, share: f64) -> [f64; 2] {
     [low - share * width, high + share * width]
 }
 
+/// About `want` ticks at multiples of 1, 2, 2.5 or 5 times a power of ten.
 fn linear_ticks([low, high]: [f64; 2], want: usize) -> Vec<Tick> {
     let rough = (high - low) / want.max(1) as f64;
     let decade = 10f64.powf(rough.log10().floor());
@@ -199,6 +215,9 @@ fn linear_ticks([low, high]: [f64; 2], want: usize) -> Vec<Tick> {
         .collect()
 }
 
+/// The text of a tick. Its decimals depend on the step between ticks.
+///
+/// `top` is the largest absolute value of the range.
 fn linear_tick_text(at: f64, step: f64, top: f64) -> String {
     if at.abs() < step / 2.0 {
         return "0".into();
@@ -216,7 +235,7 @@ fn linear_tick_text(at: f64, step: f64, top: f64) -> String {
     format_fixed(at, decimals)
 }
 
-/// `2.50×10⁶` as `2.5×10⁶`.
+/// Removes trailing zeros of the mantissa: `2.50×10⁶` becomes `2.5×10⁶`.
 fn trim_mantissa(text: &str) -> String {
     match text.split_once('×') {
         Some((mantissa, power)) if mantissa.contains('.') => {
@@ -229,6 +248,9 @@ fn trim_mantissa(text: &str) -> String {
     }
 }
 
+/// Ticks at powers of ten, and the grid lines between them.
+///
+/// A range of less than two decades also has ticks at some multiples of the powers.
 fn log_ticks(range: [f64; 2], want: usize) -> (Vec<Tick>, Vec<f64>) {
     let [low, high] = range;
     let decades = (low.floor() as i32)..=(high.ceil() as i32);
@@ -267,7 +289,7 @@ fn log_ticks(range: [f64; 2], want: usize) -> (Vec<Tick>, Vec<f64>) {
     (ticks, lines)
 }
 
-/// `m·10^d` as short as it can be read.
+/// The text of m·10^d: plain from 10⁻³ to 10⁴, and with an exponent outside.
 fn power_of_ten_text(d: i32, m: i32) -> String {
     if (-3..=4).contains(&d) {
         return format_fixed(f64::from(m) * 10f64.powi(d), (-d).max(0) as usize);
@@ -280,11 +302,13 @@ fn power_of_ten_text(d: i32, m: i32) -> String {
     format!("{times}10{}", superscript(d))
 }
 
+/// Ticks at zero and at powers of ten of both signs, and the grid lines between them.
 fn symlog_ticks(range: [f64; 2], decade: i32, scale: Scale, want: usize) -> (Vec<Tick>, Vec<f64>) {
     let inside = |at: &f64| (range[0]..=range[1]).contains(at);
     let reach = (range[1].max(-range[0]).ceil() as i32).clamp(1, 300);
     let both = range[0] < -0.5 && range[1] > 0.5;
-    // Two sides may carry twice the ticks: those near zero are the closest, and the most read.
+    // If both signs are shown, each side may have `want` ticks: the ticks near zero are the closest
+    // and the most read.
     let room = want.max(1) as f64 * if both { 1.0 } else { 0.7 };
     let every = (f64::from(reach) / room).ceil().max(1.0);
     let mut ticks = vec![Tick {

@@ -1,12 +1,14 @@
-//! Curves known at nodes, brought onto one grid so that they can be averaged: pure arithmetic.
+//! Averages curves that are known at nodes: the curves are interpolated on one grid first.
 
-/// Points of a common grid where the nodes differ between samples.
+/// The number of points of the common grid if the nodes differ between samples.
 const GRID_POINTS: usize = 100;
 
-/// At one x: mean and standard deviation over the curves, the latter absent for a single one.
+/// One x with the mean and the standard deviation over the curves. A single curve has no standard
+/// deviation.
 pub type CurveMoments = (f64, f64, Option<f64>);
 
-/// A curve sorted by x, values at equal x averaged; nodes that are not finite left out.
+/// Sorts the nodes of a curve by x. Values at equal x are averaged, and nodes that are not finite
+/// are dropped.
 pub fn sort_and_merge_nodes(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     nodes.retain(|(x, y)| x.is_finite() && y.is_finite());
     nodes.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -25,8 +27,10 @@ pub fn sort_and_merge_nodes(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The x at which all curves are compared: their nodes where these agree, else an even grid over
-/// the range that all of them cover.
+/// The values of x at which the curves are compared.
+///
+/// If all curves have the same nodes, these are the grid. Otherwise the grid is even over the range
+/// that all curves cover, and empty if there is no such range.
 pub fn common_grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
     let Some(first) = curves.first() else {
         return vec![];
@@ -62,7 +66,7 @@ pub fn common_grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
         .collect()
 }
 
-/// Linear between the nodes; `None` outside them.
+/// The value of a curve at `x`, linear between the nodes. `None` if `x` lies outside the nodes.
 pub fn interpolate_curve(curve: &[(f64, f64)], x: f64) -> Option<f64> {
     let above = curve.partition_point(|node| node.0 < x && !nearly_equal(node.0, x));
     let right = curve.get(above)?;
@@ -73,7 +77,7 @@ pub fn interpolate_curve(curve: &[(f64, f64)], x: f64) -> Option<f64> {
     Some(left.1 + (right.1 - left.1) * (x - left.0) / (right.0 - left.0))
 }
 
-/// The curves together, at each x that any of them covers.
+/// The moments of the curves at each x of the grid that at least one curve covers.
 pub fn average_curves(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<CurveMoments> {
     let moments = |x: f64| {
         let values: Vec<f64> = curves
@@ -89,6 +93,7 @@ pub fn average_curves(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<CurveMome
     grid.iter().filter_map(|&x| moments(x)).collect()
 }
 
+/// Whether two values of x differ only by rounding.
 fn nearly_equal(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1e-6)
 }

@@ -1,21 +1,25 @@
-//! A figure as data: panels of marks in data units. Figures build it, `plot` draws it.
+//! The description of a figure: panels with marks in data units. The modules under `figures` build
+//! it, and the module `plot` draws it.
 
 use super::axis::Axis;
 use super::palette::{Colour, ColourMap, MarkerShape, MarkerStyle};
 
-/// A whole figure: a title, keys that explain the marks, and equal panels in rows.
+/// A whole figure: a title, a legend, and panels of equal size in rows.
 #[derive(Debug, Clone)]
 pub struct FigureSpec {
     pub title: String,
     pub subtitle: String,
+    /// The entries of the legend, from left to right.
     pub legend: Vec<LegendEntry>,
+    /// The number of panels in one row.
     pub columns: usize,
-    /// Width and height of one panel with its labels, in pixels.
+    /// The width and the height of one panel with its labels, in pixels.
     pub panel_size: (f64, f64),
+    /// The panels, row by row.
     pub panels: Vec<Panel>,
 }
 
-/// One line of the legend.
+/// One entry of the legend: a symbol and the text beside it.
 #[derive(Debug, Clone)]
 pub struct LegendEntry {
     pub text: String,
@@ -23,45 +27,50 @@ pub struct LegendEntry {
     pub symbol: LegendSymbol,
 }
 
-/// What the legend shows beside the text.
+/// The symbol that the legend shows beside the text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LegendSymbol {
+    /// A marker.
     Dot(MarkerShape, Fill),
+    /// A short line.
     Line(Stroke),
+    /// A translucent rectangle.
     Band,
 }
 
-/// Points are full, or only outlined.
+/// Whether a marker is filled or only outlined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     Full,
     Hollow,
 }
 
+/// The stroke of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stroke {
     Solid,
     Dashed,
 }
 
-/// One pair of axes with what is drawn on it.
+/// One pair of axes with the marks that are drawn on them.
 #[derive(Debug, Clone)]
 pub struct Panel {
     pub title: String,
     pub x: Axis,
     pub y: Axis,
     pub marks: Vec<PlotMark>,
-    /// Lies under the marks and fills the frame.
+    /// An image that fills the frame and lies under the marks.
     pub raster: Option<Raster>,
-    /// Width over height of the frame; free where absent.
+    /// The ratio of the frame's width to its height. Without a value, the frame fills its cell.
     pub aspect: Option<f64>,
+    /// What is drawn to the right of the frame.
     pub right_margin: RightMargin,
 }
 
 impl Panel {
-    /// An empty panel on these axes.
+    /// An empty panel with these axes.
     pub fn new(title: impl Into<String>, x: Axis, y: Axis) -> Panel {
-        let (marks, raster, aspect, side) = (vec![], None, None, RightMargin::Empty);
+        let (marks, raster, aspect, right_margin) = (vec![], None, None, RightMargin::Empty);
         Panel {
             title: title.into(),
             x,
@@ -69,37 +78,40 @@ impl Panel {
             marks,
             raster,
             aspect,
-            right_margin: side,
+            right_margin,
         }
     }
 }
 
-/// What stands right of the frame.
+/// What is drawn to the right of a panel's frame.
 #[derive(Debug, Clone)]
 pub enum RightMargin {
     Empty,
     /// Columns of texts.
     TextColumns(Vec<TextColumn>),
-    /// The colours of a raster with their numbers.
+    /// The colours of the raster, with an axis of their values.
     ColourBar(ColourMap, Axis),
 }
 
-/// Texts at values of the y axis, under a heading.
+/// A column of texts under a heading.
 #[derive(Debug, Clone)]
 pub struct TextColumn {
     pub heading: String,
+    /// Each text with the value on the y axis at which it is drawn.
     pub texts: Vec<(f64, String)>,
 }
 
-/// Marks in data units; what has no place on the axes is left out.
+/// A mark in data units. Points without a position on the axes are not drawn.
 #[derive(Debug, Clone)]
 pub enum PlotMark {
+    /// A line through the points. The width is in pixels.
     Line {
         points: Vec<(f64, f64)>,
         colour: Colour,
         width: f64,
         stroke: Stroke,
     },
+    /// Markers at the points. The radius is in pixels.
     Dots {
         points: Vec<(f64, f64)>,
         style: MarkerStyle,
@@ -107,32 +119,33 @@ pub enum PlotMark {
         radius: f64,
         opacity: f64,
     },
-    /// A closed area.
+    /// A filled polygon.
     Area {
         points: Vec<(f64, f64)>,
         colour: Colour,
         opacity: f64,
     },
-    /// A line across the frame at this x.
+    /// A vertical line across the frame.
     VerticalLine {
         x: f64,
         colour: Colour,
         stroke: Stroke,
     },
-    /// A line across the frame at this y.
+    /// A horizontal line across the frame.
     HorizontalLine {
         y: f64,
         colour: Colour,
         stroke: Stroke,
     },
-    /// Texts beside points, moved or left out so that none covers another.
+    /// Texts beside points: x, y, text and colour. A text is moved if it would cover another one,
+    /// and omitted if there is no room.
     Labels(Vec<(f64, f64, String, Colour)>),
-    /// Lines of text in the frame's upper left corner.
+    /// Lines of text in the upper left corner of the frame.
     CornerText(Vec<String>),
 }
 
 impl PlotMark {
-    /// A plain line through the points.
+    /// A solid line through the points. The width is in pixels.
     pub fn line(points: Vec<(f64, f64)>, colour: Colour, width: f64) -> PlotMark {
         PlotMark::Line {
             points,
@@ -143,10 +156,11 @@ impl PlotMark {
     }
 }
 
-/// A picture of `width` times `height` colours, row by row from the top.
+/// An image of `width` × `height` pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Raster {
     pub width: usize,
     pub height: usize,
+    /// The colours, row by row from the top.
     pub pixels: Vec<Colour>,
 }

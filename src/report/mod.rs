@@ -1,6 +1,7 @@
-//! Tables to figures and one page: pure functions of what the journal holds.
+//! Turns the tables of a run into figures and one HTML page.
 //!
-//! A report is a value; writing it is the caller's. Nothing here runs a network.
+//! Everything here is a pure function: it computes a [`Report`] in memory, and the caller writes
+//! the files. Nothing here runs a network, so a report needs no ONNX Runtime.
 
 mod axis;
 mod curves;
@@ -18,9 +19,12 @@ mod tests;
 
 use crate::rows::Tables;
 
-/// Draws all that the tables allow and writes the page around it.
+/// Draws every figure that the tables allow, and renders the page around the figures.
 ///
-/// The same tables and facts give the same bytes: nothing else is looked at.
+/// Equal tables and facts give equal bytes, because nothing else is read.
+///
+/// # Errors
+/// Fails if a figure cannot be drawn or encoded.
 pub fn build_report(tables: &Tables, facts: &Facts) -> anyhow::Result<Report> {
     let view = view::ReportView::new(tables, facts);
     let figures = figures::render_figures(&view)?;
@@ -29,73 +33,90 @@ pub fn build_report(tables: &Tables, facts: &Facts) -> anyhow::Result<Report> {
     Ok(Report { figures, html })
 }
 
-/// One line of provenance per model, for the page's header tables.
+/// What the page says about one model besides its numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelFacts {
+    /// The model's name in the run.
     pub name: String,
-    /// Numbers in one sample.
+    /// The number of values in one sample.
     pub dim: usize,
-    /// The path and its parameters, as the card says them: `edm {sigma_min: 0.02, sigma_max: 20}`.
+    /// The path's kind with its parameters from the card, such as `edm {sigma_min: 0.02, sigma_max:
+    /// 20}`.
     pub path: String,
+    /// What the network predicts, and the precision if the run overrides it.
     pub prediction: String,
+    /// The prior distribution, such as `N(0, 80² I)`.
     pub prior: String,
     /// Where the path is cut off, and how far the state is from the prior there.
     pub truncation: String,
+    /// The number of parameters of the model's networks.
     pub parameters: u64,
-    /// What its networks are given besides the state: the card's keys of their inputs, and values.
+    /// The inputs of the networks besides the state: the card's key of each input, and its value.
     pub extra_inputs: Vec<(String, String)>,
-    /// Files with their SHA-256.
+    /// The model's files: the name and the SHA-256 of each.
     pub files: Vec<(String, String)>,
-    /// How bits/dim come about, in one sentence, or why there are none.
+    /// One sentence that says how bits/dim are computed, or why there are none.
     pub convention: String,
-    /// The card's provenance, key by key.
+    /// The keys and values of the card's `provenance` section.
     pub provenance: Vec<(String, String)>,
 }
 
-/// One dataset that was evaluated.
+/// What the page says about one dataset that the run evaluated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataFacts {
+    /// The name of the model that was evaluated on this dataset.
     pub model: String,
+    /// The name of the data file.
     pub file: String,
     pub sha256: String,
+    /// The number of samples in the dataset.
     pub samples: usize,
-    /// How integers became reals, or that floats were taken as they are.
+    /// How the values of the file became inputs of the model, for example by dequantization.
     pub preprocessing: String,
 }
 
-/// What the page says besides the tables.
+/// What the page shows besides the tables.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
-    /// The run's name; of several runs, their names.
+    /// The run's name. If the page covers several runs, their names, separated by commas.
     pub name: String,
-    /// Of several runs, each with its run's name.
+    /// The run's seed. If several runs have different seeds, each seed with its run's name.
     pub seed: String,
+    /// One entry for each model.
     pub models: Vec<ModelFacts>,
+    /// One entry for each dataset that a model was evaluated on.
     pub data: Vec<DataFacts>,
+    /// The number of finished trials.
     pub trials_finished: usize,
-    /// Trials that failed, with their reason.
+    /// The failed trials: a description of each trial, and its error message.
     pub trials_failed: Vec<(String, String)>,
+    /// The number of trials that have neither finished nor failed.
     pub trials_outstanding: usize,
-    /// (what, value): program version, runtime version, provider obtained, host, threads, times.
+    /// Names and values that describe how the run was made, such as the program's version, the
+    /// runtime's version, the execution provider and the number of threads.
     pub environment: Vec<(String, String)>,
-    /// The config's text, as the user gave it.
+    /// The text of the config, as the user wrote it.
     pub config: String,
 }
 
-/// One figure in both forms.
+/// One figure, as SVG and as PNG.
 #[derive(Debug, Clone)]
 pub struct Figure {
-    /// File stem under `plots/`.
+    /// The file stem under `plots/`.
     pub name: String,
-    /// The sentence under the figure: what is drawn, n, and what the bars mean.
+    /// The text under the figure: what it shows, the number of samples, and what the bars mean.
     pub caption: String,
+    /// The figure as SVG text.
     pub svg: String,
+    /// The figure as PNG bytes.
     pub png: Vec<u8>,
 }
 
-/// The derived files of a run directory: `plots/*` and `index.html`.
+/// The derived files of a run directory, in memory: `plots/*` and `index.html`.
 #[derive(Debug, Clone)]
 pub struct Report {
+    /// The figures in the order of the page.
     pub figures: Vec<Figure>,
+    /// The text of `index.html`.
     pub html: String,
 }

@@ -1,17 +1,22 @@
-//! Numbers for people: digits that match the error, absent values as a dash, grouped thousands.
+//! Formats numbers for readers: digits that match the error, a dash for absent values, and grouped
+//! thousands.
 
 use crate::num::stats;
 
-/// What stands where there is no number.
+/// The text that is shown for an absent number.
 pub const ABSENT: &str = "–";
 
-/// Half the width of a 95 % interval over `n` values; zero where there is no standard error.
+/// Half the width of the 95 % confidence interval of a mean of `n` values with this standard error,
+/// by Student's t. If `n` is unknown, the normal distribution is used. Zero if there is no standard
+/// error.
 pub fn half_width_95(error: Option<f64>, n: Option<usize>) -> f64 {
     if_finite(error).map_or(0.0, |error| stats::confidence_half_width(error, n, 0.95))
 }
 
-/// `value ± error`, the error with two digits and the value with as many decimals; without an
-/// error five significant digits.
+/// `value ± error`: the error has two digits, and the value has as many decimals.
+///
+/// A value without an error has five significant digits. Very large and very small values share a
+/// power of ten, as in `(2.500 ± 0.030)×10⁹`.
 pub fn format_with_error(value: Option<f64>, error: Option<f64>) -> String {
     let Some(value) = if_finite(value) else {
         return ABSENT.into();
@@ -19,7 +24,8 @@ pub fn format_with_error(value: Option<f64>, error: Option<f64>) -> String {
     let Some(error) = if_finite(error).map(f64::abs) else {
         return format_significant(value, 5);
     };
-    // Powers of ten end where numbers become subnormal; nobody measures there.
+    // Values below 1e-290 count as zero: their power of ten is close to the subnormal numbers,
+    // which have fewer digits.
     let normal = |v: f64| if v.abs() < 1e-290 { 0.0 } else { v };
     let (value, error) = (normal(value), normal(error));
     let top = value.abs().max(error);
@@ -33,7 +39,7 @@ pub fn format_with_error(value: Option<f64>, error: Option<f64>) -> String {
     format!("{value} ± {error}")
 }
 
-/// A value with the decimals that its error suggests, without the error.
+/// The value with the decimals that its error suggests, without the error.
 pub fn format_to_error_digits(value: f64, error: f64) -> String {
     let top = value.abs().max(error.abs());
     if !value.is_finite() {
@@ -45,7 +51,8 @@ pub fn format_to_error_digits(value: f64, error: f64) -> String {
     round_by_error(value, error.abs()).0
 }
 
-/// A part of a value beside that value: with the decimals of the value's error, and one digit where these show none.
+/// A part of a value, with the decimals that the value's error suggests. If all these digits are
+/// zero, one significant digit is shown instead.
 pub fn format_part(part: f64, error: Option<f64>) -> String {
     let text = if_finite(error).map_or_else(
         || format_significant(part, 2),
@@ -58,7 +65,8 @@ pub fn format_part(part: f64, error: Option<f64>) -> String {
     }
 }
 
-/// `[low, high]`: the 95 % interval of a mean of `n` values with this standard error.
+/// The 95 % confidence interval `[low, high]` of a mean of `n` values with this standard error.
+/// `None` if the mean or its error is absent or not finite.
 pub fn format_interval(value: Option<f64>, error: Option<f64>, n: Option<usize>) -> Option<String> {
     let (value, error) = (if_finite(value)?, if_finite(error)?);
     let half = half_width_95(Some(error), n);
@@ -70,7 +78,8 @@ pub fn format_interval(value: Option<f64>, error: Option<f64>, n: Option<usize>)
     ))
 }
 
-/// Significant digits, in scientific form where the plain one would be long.
+/// The value with this many significant digits, in scientific notation if it is very large or very
+/// small.
 pub fn format_significant(value: f64, digits: i32) -> String {
     if !value.is_finite() {
         return ABSENT.into();
@@ -89,12 +98,15 @@ pub fn format_significant(value: f64, digits: i32) -> String {
     format_fixed(value, (digits - 1 - exponent).clamp(0, 12) as usize)
 }
 
-/// As [`format_significant`], for an absent value a dash.
+/// Formats a value with [`format_significant`], and an absent value as a dash.
 pub fn format_optional(value: Option<f64>, digits: i32) -> String {
     if_finite(value).map_or(ABSENT.into(), |value| format_significant(value, digits))
 }
 
-/// A count or a mean count: grouped thousands, at most one decimal.
+/// A count or a mean of counts, with grouped thousands.
+///
+/// A value that is not whole has one decimal from 1 to 100 and none above 100. Below 1 it has two
+/// significant digits.
 pub fn format_count(value: f64) -> String {
     if !value.is_finite() {
         return ABSENT.into();
@@ -113,7 +125,8 @@ pub fn format_count(value: f64) -> String {
     }
 }
 
-/// Decimals as asked, thousands grouped by commas, a true minus sign and no negative zero.
+/// The value with this many decimals. Thousands are grouped by commas, the minus sign is
+/// typographic, and zero has no sign.
 pub fn format_fixed(value: f64, decimals: usize) -> String {
     let text = format!("{:.decimals$}", value.abs());
     let (whole, rest) = match text.find('.') {
@@ -125,7 +138,7 @@ pub fn format_fixed(value: f64, decimals: usize) -> String {
     format!("{sign}{}{rest}", group_thousands(whole))
 }
 
-/// `10⁻³`-style exponents.
+/// An exponent in superscript digits, such as `⁻³`.
 pub fn superscript(exponent: i32) -> String {
     let digit = |c: char| match c {
         '-' => '⁻',
@@ -138,13 +151,14 @@ pub fn superscript(exponent: i32) -> String {
     exponent.to_string().chars().map(digit).collect()
 }
 
-/// The number if it is one.
+/// The number if it is present and finite.
 pub fn if_finite(value: Option<f64>) -> Option<f64> {
     value.filter(|value| value.is_finite())
 }
 
+/// The digits with a comma between groups of three.
 fn group_thousands(digits: &str) -> String {
-    // Four digits read well as they are.
+    // A number of four digits is easy to read without a comma.
     if digits.len() <= 4 {
         return digits.into();
     }
@@ -159,11 +173,12 @@ fn group_thousands(digits: &str) -> String {
     out
 }
 
+/// The value and its error as texts: the error with two digits, the value with as many decimals.
 fn round_by_error(value: f64, error: f64) -> (String, String) {
     if error == 0.0 {
         return (format_significant(value, 5), "0".into());
     }
-    // Rounding to two digits first: 0.0996 is 0.10, not 0.100.
+    // The error is rounded to two digits first, so that 0.0996 becomes 0.10 and not 0.100.
     let rounded: f64 = format!("{error:.1e}").parse().unwrap_or(error);
     let decimals = 1 - rounded.log10().floor() as i32;
     if decimals >= 0 {

@@ -1,15 +1,24 @@
-//! Colours: one per estimator through all figures, and maps for fields; safe for colour-blind eyes.
+//! The colours of the report: one per estimator in all figures, and colour maps for fields. They
+//! are chosen for readers with colour-blindness too.
 
+/// A colour: its red, green and blue levels from 0 to 255.
 pub type Colour = [u8; 3];
 
+/// The colour of texts and of the reference estimator.
 pub const INK: Colour = [34, 34, 38];
+/// The colour of secondary texts and marks.
 pub const MUTED: Colour = [105, 108, 116];
+/// The colour of axes and of reference lines.
 pub const RULE: Colour = [160, 164, 172];
+/// The colour of grid lines at ticks.
 pub const GRID: Colour = [232, 234, 238];
+/// The colour of grid lines between ticks.
 pub const FAINT: Colour = [243, 244, 246];
+/// The background colour.
 pub const PAPER: Colour = [255, 255, 255];
 
-/// Okabe and Ito's colours without the yellow that white paper swallows, then Tol's muted ones.
+/// The colours of Okabe and Ito without black and yellow, then muted colours of Tol, then a grey.
+/// Yellow is hard to see on white paper.
 const ESTIMATOR_COLOURS: [Colour; 11] = [
     [0, 114, 178],
     [230, 159, 0],
@@ -24,7 +33,7 @@ const ESTIMATOR_COLOURS: [Colour; 11] = [
     [130, 130, 130],
 ];
 
-/// The form of a point: told apart also where colour is not seen.
+/// The shape of a marker. It tells estimators apart for readers who cannot see their colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MarkerShape {
     Circle,
@@ -33,20 +42,21 @@ pub enum MarkerShape {
     Triangle,
 }
 
-/// How one estimator looks.
+/// The colour and the shape of an estimator's markers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MarkerStyle {
     pub colour: Colour,
     pub shape: MarkerShape,
 }
 
-/// The reference estimator's look.
+/// The style of the reference estimator.
 pub const REFERENCE_STYLE: MarkerStyle = MarkerStyle {
     colour: INK,
     shape: MarkerShape::Circle,
 };
 
-/// The look of the `index`-th estimator that is not the reference.
+/// The style of the `index`-th estimator, not counting the reference. Colours repeat after 11
+/// estimators.
 pub fn estimator_style(index: usize) -> MarkerStyle {
     const SHAPES: [MarkerShape; 4] = [
         MarkerShape::Circle,
@@ -60,22 +70,23 @@ pub fn estimator_style(index: usize) -> MarkerStyle {
     }
 }
 
-/// The colour as text: dark enough to be read on white.
+/// A darker version of the colour, for text on white.
 pub fn text_colour(colour: Colour) -> Colour {
     colour.map(|level| (f64::from(level) * 0.72) as u8)
 }
 
-/// A map from numbers to colours.
+/// A map from numbers in [0, 1] to colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColourMap {
-    /// Perceptually uniform, dark to light: for levels.
+    /// Perceptually uniform, from dark to light. It shows values.
     Viridis,
-    /// Blue over white to red: for differences.
+    /// From blue over white to red. It shows differences.
     Diverging,
 }
 
 impl ColourMap {
-    /// The colour at `at` in [0, 1]; what lies outside takes the end's colour.
+    /// The colour at `at`. A number outside [0, 1] gets the colour of the nearer end, and a number
+    /// that is not finite gets the colour at 0.
     pub fn colour(self, at: f64) -> Colour {
         let stops: &[Colour] = match self {
             ColourMap::Viridis => &VIRIDIS,
@@ -96,7 +107,8 @@ impl ColourMap {
     }
 }
 
-/// Matplotlib's viridis at nine equal steps; in between linear, which the eye cannot tell.
+/// Matplotlib's viridis at nine equal steps. Linear interpolation between them shows no visible
+/// difference.
 const VIRIDIS: [Colour; 9] = [
     [68, 1, 84],
     [71, 44, 122],
@@ -109,6 +121,7 @@ const VIRIDIS: [Colour; 9] = [
     [253, 231, 37],
 ];
 
+/// ColorBrewer's RdBu with seven classes, from blue to red.
 const DIVERGING: [Colour; 7] = [
     [33, 102, 172],
     [103, 169, 207],

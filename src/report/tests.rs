@@ -1,4 +1,5 @@
-//! The report as a whole: what it shows, what it keeps out, and that nothing makes it fail.
+//! Tests of the whole report: the figures and sentences that it shows, the escaping of texts from
+//! users, and unusual tables.
 
 use super::*;
 use crate::rows::{
@@ -12,7 +13,7 @@ const ESTIMATORS: [(&str, &str); 3] = [
     ("stad", "learned"),
 ];
 
-/// Small tables with every kind of row, all names passed through `name`.
+/// Small tables with every kind of row. All names are passed through `name`.
 fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
     let key = || (name("moons"), name("test.npy"), name("heun"));
     let mut tables = Tables::default();
@@ -576,7 +577,8 @@ fn summary_says_whether_interval_contains_zero() {
     assert!(html.contains("] contains zero") && !html.contains("] does not contain zero"));
 }
 
-/// Few steps and other solvers come in one table, which says when a likelihood is too good to be true.
+/// Rows of few steps and of other solvers share one table. It reports a likelihood that is too high
+/// to be true.
 #[test]
 fn few_step_rows_are_compared_across_solvers_and_overestimates_reported() {
     let mut tables = tables(5, plain);
@@ -685,7 +687,8 @@ fn one_sample_and_non_finite_numbers_never_panic() {
     }
 }
 
-/// Measured, below rounding, not measured; and none to speak of where no solver stands behind the number.
+/// The headline distinguishes a measured bias, a bias below rounding, and a bias that was not
+/// measured. A few-step map has no solver, so the headline mentions none.
 #[test]
 fn headline_shows_solver_bias() {
     let page = |change: &dyn Fn(&mut SummaryRow)| {

@@ -1,11 +1,16 @@
-//! Names that users gave, made fit for drawing: nothing hidden, nothing live, not too long.
+//! Prepares names and texts from users for the report: hidden characters become visible, and long
+//! names become short.
 
-/// The text on one line, with characters that XML forbids or that reorder text replaced.
+/// The text on one line.
+///
+/// Line breaks and tabs become spaces. Other control characters, characters that XML forbids, and
+/// characters that change the reading direction become U+FFFD.
 pub fn sanitize_line(text: &str) -> String {
     text.chars().map(visible_char).collect()
 }
 
-/// As [`sanitize_line`], but lines and tabs stay: for a config shown as it was given.
+/// Replaces characters like [`sanitize_line`], but keeps line breaks and tabs. It is used for the
+/// config, which is shown as the user wrote it.
 pub fn sanitize_block(text: &str) -> String {
     let keep = |c| matches!(c, '\n' | '\t');
     text.chars()
@@ -14,10 +19,11 @@ pub fn sanitize_block(text: &str) -> String {
         .collect()
 }
 
+/// The character, or a visible replacement.
 fn visible_char(c: char) -> char {
     match c {
         '\n' | '\t' | '\r' | '\u{2028}' | '\u{2029}' => ' ',
-        // Marks that turn the reading direction could make one name look like another.
+        // Characters that change the reading direction could make one name look like another.
         '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
         '\u{feff}' | '\u{fffe}' | '\u{ffff}' => '\u{fffd}',
         c if c.is_control() => '\u{fffd}',
@@ -25,7 +31,8 @@ fn visible_char(c: char) -> char {
     }
 }
 
-/// A cleaned name of at most `most` characters; the middle goes, since names differ at both ends.
+/// A sanitized name of at most `most` characters. A long name loses its middle, because names
+/// usually differ at their ends.
 pub fn shorten(text: &str, most: usize) -> String {
     let text = sanitize_line(text);
     let count = text.chars().count();
@@ -39,8 +46,8 @@ pub fn shorten(text: &str, most: usize) -> String {
     format!("{start}…{end}")
 }
 
-/// A spec in YAML's flow style by its kind and values alone, `{hutchinson: {probes: 8}}` as
-/// `hutchinson 8`; any other text as it is.
+/// A specification in YAML's flow style, reduced to its kind and values: `{hutchinson: {probes:
+/// 8}}` becomes `hutchinson 8`. Any other text is only sanitized.
 pub fn compact_label(spec: &str) -> String {
     let spec = sanitize_line(spec);
     let Some(inner) = spec
@@ -69,7 +76,7 @@ pub fn compact_label(spec: &str) -> String {
         .to_string()
 }
 
-/// A file stem or anchor: lower-case ASCII letters, digits and single hyphens, 1 to 60 of them.
+/// A file stem or an HTML anchor: 1 to 60 lower-case ASCII letters, digits and single hyphens.
 pub fn slug(text: &str) -> String {
     let mut slug = String::new();
     for c in text.chars().map(|c| c.to_ascii_lowercase()) {
@@ -90,7 +97,7 @@ pub fn slug(text: &str) -> String {
     }
 }
 
-/// `a`, `a and b`, `a, b and c`.
+/// The items as an English list: `a`, `a and b`, `a, b and c`.
 pub fn join_with_and(items: &[String]) -> String {
     match items {
         [] => String::new(),

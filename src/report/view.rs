@@ -1,4 +1,5 @@
-//! What figures and page share: which rows belong together, who is the reference, who looks how.
+//! What figures and page share: which rows are compared, which estimator is the reference, and the
+//! style and the short name of each estimator.
 
 use std::collections::BTreeMap;
 
@@ -7,39 +8,45 @@ use super::palette::{self, MarkerStyle};
 use super::text::{compact_label, sanitize_line, shorten};
 use crate::rows::{SampleLikelihoodRow, SummaryRow, Tables};
 
-/// Longest name of an estimator in a figure, in characters.
+/// The longest name of an estimator in a figure, in characters.
 const MAX_NAME_CHARS: usize = 32;
 
-/// Groups of a model that have figures of their own.
+/// The number of comparison groups of a model that have figures.
 pub const GROUPS_WITH_FIGURES: usize = 24;
 
-/// Tables and facts with what is derived from them once.
+/// The tables and facts of a report, with the values that are derived from them once.
 pub struct ReportView<'a> {
     pub tables: &'a Tables,
     pub facts: &'a Facts,
-    /// Models in the order in which they first appear.
+    /// The models in the order of their first appearance.
     pub models: Vec<&'a str>,
+    /// The comparison groups in the order of their first appearance.
     pub groups: Vec<ComparisonGroup<'a>>,
+    /// The style of each estimator.
     styles: Vec<(&'a str, MarkerStyle)>,
-    /// What figures call each estimator: short, and no two alike.
+    /// The short name of each estimator. No two are equal.
     short_names: Vec<(&'a str, String)>,
 }
 
-/// One model on one dataset under one solver: what is compared within a figure.
+/// The rows of one model on one dataset under one solver. A figure compares the estimators of one
+/// group.
 pub struct ComparisonGroup<'a> {
     pub model: &'a str,
     pub dataset: &'a str,
     pub solver: &'a str,
+    /// The group's rows of `summary.csv`.
     pub rows: Vec<&'a SummaryRow>,
-    /// Name of the reference estimator; empty where none is named.
+    /// The label of the reference estimator, empty if the tables name none.
     pub reference: &'a str,
-    /// Whether the reference stands under another solver: such rows are compared in a table across solvers.
+    /// Whether the reference values come from another solver. Then the rows are compared in the
+    /// table across solvers, and the group has no figures of bias and cost.
     pub reference_under_other_solver: bool,
-    /// Numbers in one sample, where the facts say.
+    /// The number of values in one sample, if the facts contain it.
     pub dim: Option<usize>,
 }
 
 impl<'a> ReportView<'a> {
+    /// Groups the rows of the tables, and assigns styles and short names.
     pub fn new(tables: &'a Tables, facts: &'a Facts) -> ReportView<'a> {
         let mut view = ReportView {
             tables,
@@ -51,14 +58,14 @@ impl<'a> ReportView<'a> {
         };
         view.short_names = assign_short_names(&view.styles);
         for (model, dataset, solver) in group_keys(tables) {
-            let of = |row: &&SummaryRow| {
+            let in_group = |row: &&SummaryRow| {
                 (
                     row.model.as_str(),
                     row.dataset.as_str(),
                     row.solver.as_str(),
                 ) == (model, dataset, solver)
             };
-            let rows: Vec<&SummaryRow> = tables.summary.iter().filter(of).collect();
+            let rows: Vec<&SummaryRow> = tables.summary.iter().filter(in_group).collect();
             let named = rows
                 .iter()
                 .map(|row| row.reference.as_str())
@@ -74,7 +81,7 @@ impl<'a> ReportView<'a> {
                 .find(|facts| facts.name == model)
                 .map(|facts| facts.dim);
             let dim = dim.filter(|&dim| dim > 0);
-            let elsewhere = rows
+            let reference_under_other_solver = rows
                 .iter()
                 .any(|row| !row.reference_solver.is_empty() && row.reference_solver != solver);
             let reference = reference.unwrap_or("");
@@ -84,14 +91,14 @@ impl<'a> ReportView<'a> {
                 solver,
                 rows,
                 reference,
-                reference_under_other_solver: elsewhere,
+                reference_under_other_solver,
                 dim,
             });
         }
         view
     }
 
-    /// Groups that have figures of their own: the first [`GROUPS_WITH_FIGURES`] of each model.
+    /// The groups that have figures: the first [`GROUPS_WITH_FIGURES`] of each model.
     pub fn groups_with_figures(&self) -> impl Iterator<Item = &ComparisonGroup<'a>> {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         self.groups.iter().filter(move |group| {
@@ -101,7 +108,7 @@ impl<'a> ReportView<'a> {
         })
     }
 
-    /// What the page says where a model has more groups than that.
+    /// A sentence for the page if the model has more than [`GROUPS_WITH_FIGURES`] groups.
     pub fn figures_note(&self, model: &str) -> Option<String> {
         let all = self
             .groups
@@ -109,17 +116,21 @@ impl<'a> ReportView<'a> {
             .filter(|group| group.model == model)
             .count();
         (all > GROUPS_WITH_FIGURES).then(|| {
-            format!("Figures are drawn of the first {GROUPS_WITH_FIGURES} of {all} combinations of data and solver; the tables hold all.")
+            format!(
+                "Figures show only the first {GROUPS_WITH_FIGURES} of {all} combinations of data \
+                 and solver; the tables contain all of them."
+            )
         })
     }
 
-    /// The look of an estimator, the same in every figure.
+    /// The style of an estimator, the same in every figure. An unknown estimator gets the style of
+    /// the reference.
     pub fn style(&self, estimator: &str) -> MarkerStyle {
         let found = self.styles.iter().find(|(name, _)| *name == estimator);
-        found.map_or(palette::REFERENCE_STYLE, |(_, look)| *look)
+        found.map_or(palette::REFERENCE_STYLE, |(_, style)| *style)
     }
 
-    /// An estimator's name as figures and sentences show it.
+    /// The name of an estimator in figures and sentences.
     pub fn short_name(&self, estimator: &str) -> String {
         let found = self.short_names.iter().find(|(name, _)| *name == estimator);
         found.map_or_else(
@@ -128,7 +139,8 @@ impl<'a> ReportView<'a> {
         )
     }
 
-    /// What tells this group's files from those of the other groups.
+    /// The file stem of a figure of this group. It names the dataset and the solver only if the
+    /// model has several of them.
     pub fn file_stem(&self, kind: &str, group: &ComparisonGroup) -> String {
         let others = || {
             self.groups
@@ -147,18 +159,18 @@ impl<'a> ReportView<'a> {
 }
 
 impl<'a> ComparisonGroup<'a> {
-    /// Samples of one estimator that carry a log-likelihood.
+    /// The samples of one estimator that have a finite log-likelihood.
     pub fn samples(&self, tables: &'a Tables, estimator: &str) -> Vec<&'a SampleLikelihoodRow> {
-        let here = |s: &&SampleLikelihoodRow| {
+        let of_estimator = |s: &&SampleLikelihoodRow| {
             s.estimator == estimator
                 && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str())
                     == (self.model, self.dataset, self.solver)
                 && s.log_likelihood.is_some_and(f64::is_finite)
         };
-        tables.samples.iter().filter(here).collect()
+        tables.samples.iter().filter(of_estimator).collect()
     }
 
-    /// Estimators of this group, the reference first.
+    /// The estimators of this group, the reference first.
     pub fn estimators(&self) -> Vec<&'a str> {
         let mut names: Vec<&str> = vec![];
         for row in &self.rows {
@@ -178,15 +190,15 @@ impl<'a> ComparisonGroup<'a> {
             .copied()
     }
 
-    /// Factor from a difference of log-densities in nats to one in bits/dim, sign included;
-    /// `None` where bits/dim are not defined for this model.
+    /// The factor from a difference of log-densities in nats to a difference in bits/dim: −1 / (D
+    /// ln 2). `None` if the model has no bits/dim.
     pub fn bits_per_nat(&self) -> Option<f64> {
         let defined = self.rows.iter().any(|row| row.bits_per_dim.is_some());
         let dim = self.dim.filter(|_| defined)?;
         Some(-1.0 / (dim as f64 * std::f64::consts::LN_2))
     }
 
-    /// `digits · heun {steps: 18} · n = 128`, without what is the same throughout.
+    /// A line such as `digits · heun(steps=18) · n = 128`. Empty parts are omitted.
     pub fn subtitle(&self) -> String {
         let n = self.rows.iter().map(|row| row.n).max();
         let parts = [
@@ -194,16 +206,17 @@ impl<'a> ComparisonGroup<'a> {
             shorten(self.solver, 48),
             n.map(|n| format!("n = {n}")).unwrap_or_default(),
         ];
-        let said: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        said.join(" · ")
+        let shown: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        shown.join(" · ")
     }
 }
 
-/// A model's name as titles show it.
+/// The title of a figure: the model's name, and `what` the figure shows.
 pub fn figure_title(model: &str, what: &str) -> String {
     format!("{} · {what}", shorten(&sanitize_line(model), 40))
 }
 
+/// The models of all tables, each once.
 fn models_in_order<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
     let names = (tables.summary.iter().map(|row| row.model.as_str()))
         .chain(facts.models.iter().map(|model| model.name.as_str()))
@@ -221,6 +234,7 @@ fn models_in_order<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
     unique(names)
 }
 
+/// The model, dataset and solver of each comparison group.
 fn group_keys(tables: &Tables) -> Vec<(&str, &str, &str)> {
     let summary = tables
         .summary
@@ -237,8 +251,9 @@ fn group_keys(tables: &Tables) -> Vec<(&str, &str, &str)> {
     unique(summary.chain(samples).chain(profile))
 }
 
+/// Assigns a style to each estimator of the tables.
 fn assign_styles(tables: &Tables) -> Vec<(&str, MarkerStyle)> {
-    // Only the first reference is drawn in ink: two of them may meet in one figure.
+    // Only the first reference is drawn in black, because two references may appear in one figure.
     let references: Vec<&str> = unique(tables.summary.iter().map(|row| row.reference.as_str()))
         .into_iter()
         .take(1)
@@ -260,9 +275,10 @@ fn assign_styles(tables: &Tables) -> Vec<(&str, MarkerStyle)> {
         .collect()
 }
 
-fn assign_short_names<'a>(looks: &[(&'a str, MarkerStyle)]) -> Vec<(&'a str, String)> {
+/// Assigns a short name to each estimator. A name that is taken gets a number.
+fn assign_short_names<'a>(styles: &[(&'a str, MarkerStyle)]) -> Vec<(&'a str, String)> {
     let mut names: Vec<(&str, String)> = vec![];
-    for (estimator, _) in looks {
+    for (estimator, _) in styles {
         let short = shorten(&compact_label(estimator), MAX_NAME_CHARS);
         let taken = |name: &String| names.iter().any(|(_, other)| other == name);
         let numbered = (2..).map(|i| format!("{short} #{i}"));
@@ -274,7 +290,8 @@ fn assign_short_names<'a>(looks: &[(&'a str, MarkerStyle)]) -> Vec<(&'a str, Str
     names
 }
 
-/// Each item once, in the order of first appearance; quick also for many repeats in a row.
+/// Each item once, in the order of first appearance. Repeated items in a row cost one comparison
+/// each.
 fn unique<T: PartialEq + Copy>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen: Vec<T> = vec![];
     for item in items {

@@ -1,4 +1,5 @@
-//! Mean paired difference of each estimator from the reference, with its 95 % interval.
+//! The mean paired difference of each estimator from the reference, with its 95 % confidence
+//! interval.
 
 use super::CaptionedFigure;
 use crate::report::axis::Axis;
@@ -10,6 +11,7 @@ use crate::report::palette::INK;
 use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::SummaryRow;
 
+/// One figure for each comparison group whose reference has the same solver.
 pub fn bias_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter(|group| !group.reference_under_other_solver)
@@ -51,16 +53,16 @@ fn bias_figure<'a>(
     let mut bits = vec![];
     for (i, row) in rows.iter().enumerate() {
         let y = (rows.len() - 1 - i) as f64;
-        let look = view.style(&row.estimator);
+        let style = view.style(&row.estimator);
         panel.marks.push(PlotMark::line(
             vec![(bias_lower(row), y), (bias_upper(row), y)],
-            look.colour,
+            style.colour,
             2.6,
         ));
         let points = vec![(bias_value(row), y)];
         panel.marks.push(PlotMark::Dots {
             points,
-            style: look,
+            style,
             fill: Fill::Full,
             radius: 5.0,
             opacity: 1.0,
@@ -79,7 +81,7 @@ fn bias_figure<'a>(
         texts: at,
     });
     panel.right_margin = RightMargin::TextColumns(columns.collect());
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(group.model, &format!("bias against {reference}")),
         subtitle: group.subtitle(),
         legend: vec![],
@@ -92,7 +94,7 @@ fn bias_figure<'a>(
         model,
         stem,
         caption: bias_caption(view, group, &rows),
-        spec: picture,
+        spec,
     })
 }
 
@@ -118,14 +120,14 @@ fn format_bias_in_bits(row: &SummaryRow, factor: f64) -> String {
 fn bias_caption(view: &ReportView, group: &ComparisonGroup, rows: &[&SummaryRow]) -> String {
     let n = rows.iter().map(|row| row.n).max().unwrap_or(0);
     let mut text = format!(
-        "Mean difference in log-likelihood from {} over the same {n} samples (n = {n}). Bars are \
-         95 % intervals of the mean (Student's t, paired per sample); numbers at the \
-         right are mean ± one standard error.",
+        "Mean difference in log-likelihood from {} over the same samples (n = {n}). Bars are 95 % \
+         confidence intervals of the mean (Student's t, paired per sample). The numbers on the \
+         right are the mean ± one standard error.",
         view.short_name(group.reference),
     );
     if group.bits_per_nat().is_some() {
         text.push_str(
-            " In bits/dim the sign turns, since bits/dim fall where the log-likelihood rises.",
+            " In bits/dim the sign is reversed, since bits/dim fall if the log-likelihood rises.",
         );
     }
     text

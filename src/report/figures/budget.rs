@@ -10,9 +10,10 @@ use crate::report::palette::{self, INK, RULE};
 use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::BudgetRow;
 
-/// In the order in which a reader can do something about them.
+/// The components of the budget, in the order in which users can usually reduce them.
 pub const BUDGET_COMPONENTS: [&str; 5] = ["data", "probe", "solver", "dequantization", "numeric"];
 
+/// One figure for each comparison group whose solver error was measured.
 pub fn budget_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter_map(|group| budget_figure(view, group))
@@ -23,12 +24,12 @@ fn budget_figure<'a>(
     view: &ReportView<'a>,
     group: &ComparisonGroup<'a>,
 ) -> Option<CaptionedFigure<'a>> {
-    let here = |l: &&BudgetRow| {
+    let in_group = |l: &&BudgetRow| {
         (l.model.as_str(), l.dataset.as_str(), l.solver.as_str())
             == (group.model, group.dataset, group.solver)
     };
-    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(here).collect();
-    // Two components that everybody has are no budget yet.
+    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(in_group).collect();
+    // Most runs have `data` and `probe`. Without the solver's error they are not worth a figure.
     let shown: Vec<&str> = BUDGET_COMPONENTS
         .into_iter()
         .filter(|c| lines.iter().any(|l| component_size(l, c).is_some()))
@@ -72,10 +73,10 @@ fn budget_figure<'a>(
             let size = component_size(total, "total");
             if let Some(v) = size {
                 let points = vec![(v, y)];
-                let look = palette::REFERENCE_STYLE;
+                let style = palette::REFERENCE_STYLE;
                 panel.marks.push(PlotMark::Dots {
                     points,
-                    style: look,
+                    style,
                     fill: Fill::Hollow,
                     radius: 9.0,
                     opacity: 1.0,
@@ -91,10 +92,10 @@ fn budget_figure<'a>(
                 .map(|v| (v, y))
                 .collect();
             if !points.is_empty() {
-                let look = palette::estimator_style(k);
+                let style = palette::estimator_style(k);
                 panel.marks.push(PlotMark::Dots {
                     points,
-                    style: look,
+                    style,
                     fill: Fill::Full,
                     radius: 5.0,
                     opacity: 0.95,
@@ -113,30 +114,30 @@ fn budget_figure<'a>(
             })
             .collect(),
     );
-    let key = |(k, name): (usize, &&str)| {
-        let look = palette::estimator_style(k);
+    let entry = |(k, name): (usize, &&str)| {
+        let style = palette::estimator_style(k);
         LegendEntry {
             text: (*name).into(),
-            colour: look.colour,
-            symbol: LegendSymbol::Dot(look.shape, Fill::Full),
+            colour: style.colour,
+            symbol: LegendSymbol::Dot(style.shape, Fill::Full),
         }
     };
-    let mut keys: Vec<LegendEntry> = shown.iter().enumerate().map(key).collect();
-    let whole = LegendSymbol::Dot(palette::REFERENCE_STYLE.shape, Fill::Hollow);
-    keys.push(LegendEntry {
-        text: "total, in squares".into(),
+    let mut legend: Vec<LegendEntry> = shown.iter().enumerate().map(entry).collect();
+    let total_symbol = LegendSymbol::Dot(palette::REFERENCE_STYLE.shape, Fill::Hollow);
+    legend.push(LegendEntry {
+        text: "total (root of the sum of squares)".into(),
         colour: INK,
-        symbol: whole,
+        symbol: total_symbol,
     });
-    keys.push(LegendEntry {
-        text: "from the least to the largest".into(),
+    legend.push(LegendEntry {
+        text: "from the smallest to the largest".into(),
         colour: RULE,
         symbol: LegendSymbol::Line(Stroke::Solid),
     });
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(group.model, "error budget"),
         subtitle: group.subtitle(),
-        legend: keys,
+        legend,
         columns: 1,
         panel_size: (880.0, 92.0 + 34.0 * estimators.len() as f64),
         panels: vec![panel],
@@ -146,20 +147,23 @@ fn budget_figure<'a>(
         .find(|l| l.component == "solver")
         .map_or(0, |l| l.n);
     let caption = format!(
-        "Size of each part of the uncertainty in the mean log-likelihood, one line per estimator: what lies furthest \
-         right is what to buy first. Solver and numeric were measured on {measured} of the samples; the solver's part \
-         is the size of a bias. A part that is exactly zero or unknown has no place here.",
+        "Size of each component of the uncertainty in the mean log-likelihood, one line per \
+         estimator. The component furthest to the right is the one to reduce first. The solver's \
+         and the numeric error were measured on {measured} of the samples; the solver's \
+         component is the size of a bias. A component that is exactly zero or unknown is not \
+         drawn.",
     );
     let (model, stem) = (group.model, view.file_stem("budget", group));
     Some(CaptionedFigure {
         model,
         stem,
         caption,
-        spec: picture,
+        spec,
     })
 }
 
-/// A component's size in the mean, where it has a place on a logarithmic axis.
+/// The size in the mean, if the row is of this component and the size is above zero, as a
+/// logarithmic axis requires.
 fn component_size(line: &BudgetRow, component: &str) -> Option<f64> {
     if_finite(line.mean_nats).filter(|v| *v > 0.0 && line.component == component)
 }

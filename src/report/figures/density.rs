@@ -1,4 +1,5 @@
-//! The log-density of a two-dimensional model over the plane, and how estimators differ there.
+//! The log-density of a two-dimensional model over the plane, and the differences between
+//! estimators.
 
 use super::CaptionedFigure;
 use crate::report::axis::Axis;
@@ -7,12 +8,14 @@ use crate::report::palette::{ColourMap, INK, MarkerShape, MarkerStyle};
 use crate::report::text::{join_with_and, shorten};
 use crate::report::view::{ReportView, figure_title};
 
-/// Nats below the maximum at which the colours end: further down nothing is ever sampled.
+/// The colours end this many nats below the maximum. Samples hardly ever have lower log-densities.
 const COLOUR_DEPTH_NATS: f64 = 15.0;
-/// Estimators compared with the first one.
+/// The largest number of estimators that are compared with the first one.
 const MAX_OTHERS: usize = 3;
+/// The largest number of data points in a panel.
 const MAX_DATA_POINTS: usize = 800;
 
+/// One figure for each model with log-densities on a grid.
 pub fn density_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.models
         .iter()
@@ -48,24 +51,28 @@ fn density_figure<'a>(view: &ReportView<'a>, model: &'a str) -> Option<Captioned
         panels.extend(density_difference_panel(view, first, other, top));
     }
     let mut caption = format!(
-        "Log-density by {}, in nats per unit of the plane; colours end {COLOUR_DEPTH_NATS} nats below its \
-         maximum.",
+        "Log-density over the plane by {}, in nats. The colours end {COLOUR_DEPTH_NATS} nats below \
+         the maximum.",
         view.short_name(first.estimator)
     );
     if !points.is_empty() {
-        caption.push_str(&format!(" Points: {} samples of the data.", points.len()));
+        caption.push_str(&format!(
+            " The points are {} samples of the data.",
+            points.len()
+        ));
     }
     if !names.is_empty() {
         caption.push_str(&format!(
-            " Beside it {}, and the difference to the former where that lies above the floor.",
-            join_with_and(&names)
+            " The other panels show {}, and the difference to {} within its colour range.",
+            join_with_and(&names),
+            view.short_name(first.estimator)
         ));
     }
     let columns = if panels.len() == 1 { 1 } else { 3 };
-    // As high as the frame's width and the plane's aspect ask.
+    // The height follows from the frame's width and from the aspect of the plane.
     let width = if columns == 1 { 640.0 } else { 380.0 };
     let cell = (width, 68.0 + (width - 125.0) / first.aspect());
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(model, "log-density over the plane"),
         subtitle: format!("grid of {} × {}", first.xs.len(), first.ys.len()),
         legend: vec![],
@@ -77,11 +84,12 @@ fn density_figure<'a>(view: &ReportView<'a>, model: &'a str) -> Option<Captioned
         model,
         stem: format!("density-{model}"),
         caption,
-        spec: picture,
+        spec,
     })
 }
 
-/// One estimator's values on the grid, `None` where there are none; x runs fastest.
+/// One estimator's log-densities on a rectangular grid. x runs fastest, and a missing value is
+/// `None`.
 struct DensityField<'a> {
     estimator: &'a str,
     xs: Vec<f64>,
@@ -89,6 +97,7 @@ struct DensityField<'a> {
     values: Vec<Option<f64>>,
 }
 
+/// The fields of all estimators of a model, on one grid. Empty if the points are not a grid.
 fn density_fields<'a>(view: &ReportView<'a>, model: &str) -> Vec<DensityField<'a>> {
     let rows = || {
         view.tables
@@ -100,7 +109,8 @@ fn density_fields<'a>(view: &ReportView<'a>, model: &str) -> Vec<DensityField<'a
         sorted_unique(rows().map(|r| r.x)),
         sorted_unique(rows().map(|r| r.y)),
     );
-    // A grid is dense; scattered points would ask for an immense one.
+    // A grid has a value at almost every pair of x and y. Scattered points would need an immense
+    // field.
     if xs.len().saturating_mul(ys.len()) > 4 * rows().count().max(1) {
         return vec![];
     }
@@ -137,6 +147,7 @@ impl DensityField<'_> {
         self.values.iter().flatten().copied().reduce(f64::max)
     }
 
+    /// The panel of the log-density. `top` is the maximum of the colours in nats.
     fn panel(&self, view: &ReportView, top: f64, points: &[(f64, f64)]) -> Panel {
         let colour = |value: Option<f64>| match value {
             Some(value) => {
@@ -149,14 +160,14 @@ impl DensityField<'_> {
             ColourMap::Viridis,
             Axis::with_range("nats", [top - COLOUR_DEPTH_NATS, top], 6),
         );
-        let look = MarkerStyle {
+        let style = MarkerStyle {
             colour: INK,
             shape: MarkerShape::Circle,
         };
         let points = points.to_vec();
         panel.marks.push(PlotMark::Dots {
             points,
-            style: look,
+            style,
             fill: Fill::Full,
             radius: 1.1,
             opacity: 0.5,
@@ -164,6 +175,7 @@ impl DensityField<'_> {
         panel
     }
 
+    /// A panel with one coloured cell per grid point.
     fn raster_panel(&self, heading: String, colour: impl Fn(Option<f64>) -> [u8; 3]) -> Panel {
         let (x, y) = (cell_range(&self.xs), cell_range(&self.ys));
         let mut panel = Panel::new(
@@ -171,7 +183,7 @@ impl DensityField<'_> {
             Axis::with_range("x", x, 5),
             Axis::with_range("y", y, 5),
         );
-        // Screens count rows from the top.
+        // A raster begins with its upper row, and the grid with its lower row.
         let rows = self.values.chunks(self.xs.len().max(1)).rev();
         let pixels = rows.flatten().map(|&value| colour(value)).collect();
         panel.raster = Some(Raster {
@@ -183,14 +195,14 @@ impl DensityField<'_> {
         panel
     }
 
-    /// Width over height of the plane's part, within what can be looked at.
+    /// The ratio of the grid's width to its height, from 0.4 to 4.
     fn aspect(&self) -> f64 {
         let (x, y) = (cell_range(&self.xs), cell_range(&self.ys));
         ((x[1] - x[0]) / (y[1] - y[0])).clamp(0.4, 4.0)
     }
 }
 
-/// The range of a grid's cells: half a step beyond the outer centres.
+/// The range of the grid's cells, which reach half a step beyond the outer centres.
 fn cell_range(centres: &[f64]) -> [f64; 2] {
     let (low, high) = (
         centres.first().copied().unwrap_or(0.0),
@@ -205,6 +217,8 @@ fn cell_range(centres: &[f64]) -> [f64; 2] {
     [low - half, high + half]
 }
 
+/// The panel of the difference between two estimators. It leaves out points where the first one is
+/// below the colour range.
 fn density_difference_panel(
     view: &ReportView,
     first: &DensityField,
@@ -216,7 +230,8 @@ fn density_difference_panel(
         .map(|(a, b)| Some((*b)? - (*a).filter(|a| *a > top - COLOUR_DEPTH_NATS)?))
         .collect();
     let sizes = sorted_unique(differences.iter().flatten().map(|d| d.abs()));
-    // A few cells at the edge of the support must not take all the colours.
+    // A few cells at the edge of the support may have huge differences. The colours cover the other
+    // 99 %.
     let reach = *sizes.get(sizes.len().saturating_sub(1) * 99 / 100)?;
     let reach = if reach > 0.0 && reach.is_finite() {
         reach
@@ -246,7 +261,7 @@ fn density_difference_panel(
     Some(panel)
 }
 
-/// Real points of the model's first plane gallery, thinned.
+/// The data points of the model's first gallery in the plane, at most [`MAX_DATA_POINTS`] of them.
 fn gallery_points(view: &ReportView, model: &str) -> Vec<(f64, f64)> {
     let gallery = view
         .tables

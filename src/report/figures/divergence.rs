@@ -1,4 +1,4 @@
-//! The divergence of dx/dt along the path: each estimator's, and its difference to the reference.
+//! The divergence of dx/dt along the path by each estimator, and the difference to the reference.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +10,17 @@ use crate::report::palette::{MarkerStyle, RULE};
 use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::ProfileRow;
 
+/// The nodes of one sample's path: the x of the figure, and the divergence.
 type DivergenceCurve = Vec<(f64, f64)>;
 
+/// One figure for each comparison group with profiles.
 pub fn divergence_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter_map(|group| divergence_figure(view, group))
         .collect()
 }
 
-/// One estimator's curves, by sample.
+/// One estimator's curves, by the sample's index.
 struct EstimatorCurves<'a> {
     estimator: &'a str,
     style: MarkerStyle,
@@ -35,7 +37,8 @@ fn divergence_figure<'a>(
                 == (group.model, group.dataset, group.solver)
         })
         .collect();
-    // At the ends of some paths the ratio of signal to noise is infinite; a few nodes may go.
+    // At the ends of some paths the signal-to-noise ratio is infinite. It stays the x axis if at
+    // most a fifth of the nodes are lost.
     let lost = rows
         .iter()
         .filter(|row| !row.half_log_snr.is_finite())
@@ -58,9 +61,9 @@ fn divergence_figure<'a>(
     ));
     let samples = bundles.iter().map(|b| b.curves.len()).max().unwrap_or(0);
     let caption = divergence_caption(view, group, samples, panels.len() > 1);
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(group.model, "divergence along the path"),
-        subtitle: format!("{} · {samples} of them drawn", group.subtitle()),
+        subtitle: format!("{} · {samples} samples drawn", group.subtitle()),
         legend: divergence_legend(view, group, &bundles, panels.len() > 1),
         columns: 1,
         panel_size: (880.0, 280.0),
@@ -71,10 +74,12 @@ fn divergence_figure<'a>(
         model,
         stem,
         caption,
-        spec: picture,
+        spec,
     })
 }
 
+/// The curves of each estimator, the reference first. With `by_snr`, x is half the log
+/// signal-to-noise ratio, otherwise the model's time.
 fn curves_by_estimator<'a>(
     view: &ReportView<'a>,
     group: &ComparisonGroup<'a>,
@@ -85,10 +90,10 @@ fn curves_by_estimator<'a>(
     for row in rows {
         let known = bundles.iter().position(|b| b.estimator == row.estimator);
         let index = known.unwrap_or_else(|| {
-            let look = view.style(&row.estimator);
+            let style = view.style(&row.estimator);
             bundles.push(EstimatorCurves {
                 estimator: &row.estimator,
-                style: look,
+                style,
                 curves: BTreeMap::new(),
             });
             bundles.len() - 1
@@ -107,11 +112,12 @@ fn curves_by_estimator<'a>(
         bundle.curves.retain(|_, curve| curve.len() > 1);
     }
     bundles.retain(|bundle| !bundle.curves.is_empty());
-    // The reference is drawn first: what differs from it shows on top.
+    // The reference is drawn first, so that curves that differ from it lie on top.
     bundles.sort_by_key(|bundle| bundle.estimator != group.reference);
     bundles
 }
 
+/// The panel of the mean divergence over samples.
 fn mean_divergence_panel(bundles: &[EstimatorCurves], grid: &[f64], label: &str) -> Panel {
     let means: Vec<DivergenceCurve> = bundles
         .iter()
@@ -143,6 +149,8 @@ fn mean_divergence_panel(bundles: &[EstimatorCurves], grid: &[f64], label: &str)
     panel
 }
 
+/// The panel of the mean difference to the reference, with its standard deviation over samples.
+/// `None` if there is nothing to compare.
 fn divergence_difference_panel(
     view: &ReportView,
     group: &ComparisonGroup,
@@ -194,6 +202,7 @@ fn divergence_difference_panel(
     Some(panel)
 }
 
+/// The differences to the reference of the same sample, on the grid.
 fn difference_curves(
     bundle: &EstimatorCurves,
     reference: &EstimatorCurves,
@@ -212,14 +221,15 @@ fn difference_curves(
     bundle.curves.iter().filter_map(pair).collect()
 }
 
-fn spread_band(average: &[CurveMoments], look: MarkerStyle) -> Option<PlotMark> {
+/// The area of one standard deviation on either side of the mean.
+fn spread_band(average: &[CurveMoments], style: MarkerStyle) -> Option<PlotMark> {
     let side =
         |sign: f64| move |(x, mean, spread): &CurveMoments| Some((*x, mean + sign * (*spread)?));
     let mut points: Vec<(f64, f64)> = average.iter().filter_map(side(1.0)).collect();
     points.extend(average.iter().rev().filter_map(side(-1.0)));
     (points.len() > 3).then_some(PlotMark::Area {
         points,
-        colour: look.colour,
+        colour: style.colour,
         opacity: 0.13,
     })
 }
@@ -237,7 +247,7 @@ fn divergence_legend(
     bundles: &[EstimatorCurves],
     with_band: bool,
 ) -> Vec<LegendEntry> {
-    let key = |bundle: &EstimatorCurves| {
+    let entry = |bundle: &EstimatorCurves| {
         let role = if bundle.estimator == group.reference {
             " (reference)"
         } else {
@@ -250,16 +260,16 @@ fn divergence_legend(
             symbol: LegendSymbol::Line(Stroke::Solid),
         }
     };
-    let mut keys: Vec<LegendEntry> = bundles.iter().map(key).collect();
+    let mut legend: Vec<LegendEntry> = bundles.iter().map(entry).collect();
     if with_band && bundles.iter().any(|bundle| bundle.curves.len() > 1) {
         let text = "± 1 standard deviation over samples".into();
-        keys.push(LegendEntry {
+        legend.push(LegendEntry {
             text,
             colour: [90, 90, 90],
             symbol: LegendSymbol::Band,
         });
     }
-    keys
+    legend
 }
 
 fn divergence_caption(
@@ -275,14 +285,16 @@ fn divergence_caption(
     };
     let difference = match with_difference {
         true => format!(
-            " Below, the paired difference to {}: mean and standard deviation over the samples.",
+            " The lower panel shows the paired difference to {}: mean and standard deviation over \
+             the samples.",
             view.short_name(group.reference)
         ),
         false => String::new(),
     };
     format!(
-        "Divergence of dx/dt, time running from data to noise, over {over}: its integral over time \
-         is what a likelihood adds to the prior's log-density.{difference} Estimates are at the same \
-         nodes of the same paths; between nodes lines are drawn straight.",
+        "Divergence of dx/dt, with time running from data to noise, as a mean over {over}. The \
+         log-likelihood is the prior's log-density plus the integral of this divergence over \
+         time.{difference} All estimates are at the same nodes of the same paths; straight lines \
+         connect the nodes.",
     )
 }

@@ -1,4 +1,5 @@
-//! Error against cost: what an estimator buys for its Jacobian products, and for measured time.
+//! Error against cost: the accuracy that an estimator reaches for its Jacobian products, and for
+//! measured time.
 
 use super::CaptionedFigure;
 use crate::report::axis::Axis;
@@ -11,6 +12,7 @@ use crate::report::text::join_with_and;
 use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::{FrontierRow, SummaryRow};
 
+/// One figure for each comparison group whose reference has the same solver.
 pub fn frontier_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter(|group| !group.reference_under_other_solver)
@@ -18,11 +20,12 @@ pub fn frontier_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
         .collect()
 }
 
-/// One way to count what a sample costs.
+/// One way to measure the cost of a sample.
 struct CostMeasure {
     label: &'static str,
+    /// The whole cost of a sample.
     total: fn(&SummaryRow) -> f64,
-    /// The part that more probes multiply.
+    /// The part of the cost that grows with the number of probes.
     estimator_part: fn(&SummaryRow) -> f64,
 }
 
@@ -66,7 +69,7 @@ fn frontier_figure<'a>(
     let reference = group
         .reference_row()
         .filter(|row| COST_MEASURES.iter().any(|cost| (cost.total)(row) > 0.0));
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(group.model, "error against cost"),
         subtitle: group.subtitle(),
         legend: frontier_legend(view, reference),
@@ -83,14 +86,16 @@ fn frontier_figure<'a>(
         model,
         stem,
         caption: frontier_caption(view, group, &without),
-        spec: picture,
+        spec,
     })
 }
 
+/// Whether the error and the cost have positions on logarithmic axes.
 fn is_plottable(row: &SummaryRow, cost: &CostMeasure) -> bool {
     rmse_or_zero(row) > 0.0 && (cost.total)(row) > 0.0 && (cost.total)(row).is_finite()
 }
 
+/// The panel of one cost measure. `None` if no estimator can be drawn.
 fn error_cost_panel(
     view: &ReportView,
     group: &ComparisonGroup,
@@ -110,7 +115,8 @@ fn error_cost_panel(
         .reference_row()
         .filter(|row| place(row) > 0.0 && place(row).is_finite());
     let costs = shown.iter().chain(&reference).map(|row| place(row));
-    // A bias that happens to be tiny says no more than its interval: it does not stretch the axis.
+    // A bias that is tiny by chance must not stretch the axis, because its confidence interval
+    // reaches further up.
     let least = shown
         .iter()
         .map(|row| rmse_or_zero(row).min(abs_bias_high(row)))
@@ -170,7 +176,7 @@ fn error_cost_panel(
     Some(panel)
 }
 
-/// Whether the table of the frontier extrapolates this estimator by 1/K.
+/// Whether the frontier table extrapolates this estimator by the law 1/K.
 fn is_extrapolated(view: &ReportView, row: &SummaryRow) -> bool {
     let same = |l: &&FrontierRow| {
         (&l.model, &l.dataset, &l.solver, &l.estimator)
@@ -183,7 +189,8 @@ fn is_extrapolated(view: &ReportView, row: &SummaryRow) -> bool {
         .is_some_and(|l| l.basis == "1/K")
 }
 
-/// Where more probes or replicates would lead: the error falls with the root of what they multiply.
+/// The line that shows the effect of more probes or replicates. If their number grows by a factor,
+/// so does the estimator's part of the cost, and the error falls by the root of the factor.
 fn extrapolation_line(
     view: &ReportView,
     row: &SummaryRow,
@@ -219,21 +226,24 @@ fn abs_bias(row: &SummaryRow) -> f64 {
     if_finite(row.bias).unwrap_or(0.0).abs()
 }
 
+/// The upper end of the 95 % confidence interval of the absolute bias.
 fn abs_bias_high(row: &SummaryRow) -> f64 {
     abs_bias(row) + half_width_95(row.bias_stderr, row.bias_n)
 }
 
+/// The marks of one estimator: the RMSE, the size of the bias, and the confidence interval of the
+/// bias.
 fn error_marks(view: &ReportView, row: &SummaryRow, cost: f64, floor: f64) -> Vec<PlotMark> {
-    let look = view.style(&row.estimator);
+    let style = view.style(&row.estimator);
     let low = (abs_bias(row) - half_width_95(row.bias_stderr, row.bias_n)).max(floor);
     let mut marks = vec![];
     if if_finite(row.bias).is_some() && abs_bias_high(row) > low {
         let points = vec![(cost, low), (cost, abs_bias_high(row))];
-        marks.push(PlotMark::line(points, look.colour, 1.2));
+        marks.push(PlotMark::line(points, style.colour, 1.2));
     }
     let dots = |y, fill, radius| PlotMark::Dots {
         points: vec![(cost, y)],
-        style: look,
+        style,
         fill,
         radius,
         opacity: 1.0,
@@ -244,17 +254,17 @@ fn error_marks(view: &ReportView, row: &SummaryRow, cost: f64, floor: f64) -> Ve
 }
 
 fn frontier_legend(view: &ReportView, reference: Option<&SummaryRow>) -> Vec<LegendEntry> {
-    let key = |text: &str, sign| LegendEntry {
+    let entry = |text: &str, symbol| LegendEntry {
         text: text.into(),
         colour: INK,
-        symbol: sign,
+        symbol,
     };
-    let mut keys = vec![
-        key(
+    let mut legend = vec![
+        entry(
             "root mean square difference per sample",
             LegendSymbol::Dot(MarkerShape::Circle, Fill::Full),
         ),
-        key(
+        entry(
             "|bias| of the mean, with its 95 % interval",
             LegendSymbol::Dot(MarkerShape::Circle, Fill::Hollow),
         ),
@@ -266,22 +276,23 @@ fn frontier_legend(view: &ReportView, reference: Option<&SummaryRow>) -> Vec<Leg
             format_significant(row.jvps, 3),
             format_significant(row.seconds_per_sample, 2)
         );
-        keys.push(LegendEntry {
+        legend.push(LegendEntry {
             text,
             colour: MUTED,
             symbol: LegendSymbol::Line(Stroke::Dashed),
         });
     }
-    keys
+    legend
 }
 
 fn frontier_caption(view: &ReportView, group: &ComparisonGroup, without: &[&SummaryRow]) -> String {
     let mut text = format!(
-        "Per-sample error (full) and error of the mean (outlined) against {}, over the cost of one \
-         sample in Jacobian products and in measured time; down and to the left is better. Dashed lines: where \
-         more probes or replicates would lead, by the law 1/K. An estimator without Jacobian products has a \
-         place in the second panel alone. Thin bars: 95 % interval of the bias, down to the \
-         lower edge where it contains zero; an outlined point on that edge lies below it.",
+        "Error per sample (filled) and error of the mean (outlined) against {}, over the cost of \
+         one sample in Jacobian products and in measured time. Points further down and to the \
+         left are better. Dashed lines show the effect of more probes or replicates, by the law \
+         1/K. An estimator without Jacobian products appears only in the panel of measured time. \
+         Thin bars are 95 % confidence intervals of the bias; they reach the lower edge if they \
+         contain zero. An outlined point on that edge lies below it.",
         view.short_name(group.reference),
     );
     if !without.is_empty() {
@@ -289,10 +300,8 @@ fn frontier_caption(view: &ReportView, group: &ComparisonGroup, without: &[&Summ
             .iter()
             .map(|row| view.short_name(&row.estimator))
             .collect();
-        let plural = if names.len() == 1 { "has" } else { "have" };
         text.push_str(&format!(
-            " Not drawn: {}, which {plural} no place on logarithmic axes (no network cost, or no \
-             difference at all).",
+            " Not drawn: {}, because logarithmic axes cannot show a cost or a difference of zero.",
             join_with_and(&names)
         ));
     }

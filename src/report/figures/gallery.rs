@@ -8,12 +8,14 @@ use crate::report::text::shorten;
 use crate::report::view::{ReportView, figure_title};
 use crate::rows::Gallery;
 
-/// Most tiles of one grid and most points of one cloud.
+/// The largest number of images in one grid.
 const MAX_TILES: usize = 64;
+/// The largest number of points in one panel.
 const MAX_POINTS: usize = 2000;
-/// Most samples wide or high that a tile may be; larger ones are thinned.
+/// The largest width and height of an image in a grid, in pixels. Larger images are thinned.
 const MAX_TILE_SIZE: usize = 128;
 
+/// One figure for each gallery of images or of points in the plane.
 pub fn gallery_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.tables
         .galleries
@@ -23,7 +25,7 @@ pub fn gallery_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
 }
 
 fn gallery_figure(gallery: &Gallery) -> Option<CaptionedFigure<'_>> {
-    let picture = match gallery.shape[..] {
+    let spec = match gallery.shape[..] {
         [2] => plane_gallery(gallery),
         [height, width] => image_gallery(gallery, [1, height, width]),
         [channels, height, width] => image_gallery(gallery, [channels, height, width]),
@@ -35,9 +37,9 @@ fn gallery_figure(gallery: &Gallery) -> Option<CaptionedFigure<'_>> {
         "images"
     };
     let caption = format!(
-        "Generated {what} ({}, {} of them) beside real ones ({} of the data), drawn in the same {}.",
-        shorten(&gallery.sampler, 60),
+        "Generated {what} ({} by {}) and real {what} ({} of the data), drawn in the same {}.",
         gallery.generated.len(),
+        shorten(&gallery.sampler, 60),
         gallery.real.len(),
         if gallery.shape == [2] {
             "plane"
@@ -50,10 +52,11 @@ fn gallery_figure(gallery: &Gallery) -> Option<CaptionedFigure<'_>> {
         model: &gallery.model,
         stem,
         caption,
-        spec: picture,
+        spec,
     })
 }
 
+/// The figure of images of this shape (channels, height, width).
 fn image_gallery(gallery: &Gallery, shape: [usize; 3]) -> Option<FigureSpec> {
     let both = [(&gallery.generated, "Generated"), (&gallery.real, "Real")];
     let panels: Vec<Panel> = both
@@ -80,7 +83,7 @@ fn image_gallery(gallery: &Gallery, shape: [usize; 3]) -> Option<FigureSpec> {
     })
 }
 
-/// Images in rows with a thin gap between them; `None` where no image has the shape's size.
+/// A grid of images with thin gaps. `None` if no image has the size of the shape.
 fn tile_images(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Option<Raster> {
     let [channels, height, width] = shape;
     let size = channels
@@ -95,7 +98,7 @@ fn tile_images(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Optio
     let columns = (1..)
         .find(|c| c * c >= images.len())
         .filter(|_| !images.is_empty())?;
-    // Small images grow so that the gap is thin beside them, large ones shrink.
+    // Small images are enlarged, so that the gap is thin beside them. Large images are thinned.
     let grow = (32 / height.max(width)).max(1);
     let thin = height.max(width).div_ceil(MAX_TILE_SIZE);
     let (w, h) = (width.div_ceil(thin) * grow, height.div_ceil(thin) * grow);
@@ -120,6 +123,8 @@ fn tile_images(images: &[Vec<f64>], shape: [usize; 3], range: [f64; 2]) -> Optio
     })
 }
 
+/// The colour of the pixel at index `at` of a channel. Values are mapped from `range` to levels,
+/// and values that are not finite become grey.
 fn pixel_colour(
     image: &[f64],
     [channels, height, width]: [usize; 3],
@@ -145,6 +150,7 @@ fn pixel_colour(
     }
 }
 
+/// The figure of points in the plane.
 fn plane_gallery(gallery: &Gallery) -> Option<FigureSpec> {
     let pair = |row: &Vec<f64>| Some((*row.first()?, *row.get(1)?));
     let thinned = |rows: &[Vec<f64>]| -> Vec<(f64, f64)> {
@@ -159,21 +165,21 @@ fn plane_gallery(gallery: &Gallery) -> Option<FigureSpec> {
     let x = Axis::linear("x", all().map(|p| p.0), 5);
     let y = Axis::linear("y", all().map(|p| p.1), 5);
     let aspect = ((x.range[1] - x.range[0]) / (y.range[1] - y.range[0])).clamp(0.4, 3.0);
-    let looks = [
+    let styles = [
         palette::estimator_style(0),
         MarkerStyle {
             colour: MUTED,
             shape: MarkerShape::Circle,
         },
     ];
-    let panel = |(points, heading, look): (&Vec<(f64, f64)>, &str, MarkerStyle)| {
+    let panel = |(points, heading, style): (&Vec<(f64, f64)>, &str, MarkerStyle)| {
         let mut panel = Panel::new(heading, x.clone(), y.clone());
         panel.aspect = Some(aspect);
         let points = points.clone();
         let radius = if points.len() > 500 { 1.6 } else { 2.2 };
         panel.marks.push(PlotMark::Dots {
             points,
-            style: look,
+            style,
             fill: Fill::Full,
             radius,
             opacity: 0.6,
@@ -181,8 +187,8 @@ fn plane_gallery(gallery: &Gallery) -> Option<FigureSpec> {
         panel
     };
     let panels = [
-        (&generated, "Generated", looks[0]),
-        (&real, "Real", looks[1]),
+        (&generated, "Generated", styles[0]),
+        (&real, "Real", styles[1]),
     ];
     Some(FigureSpec {
         title: figure_title(&gallery.model, "samples"),

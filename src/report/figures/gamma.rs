@@ -1,4 +1,5 @@
-//! SteinDiff's factor γ over the steps, as it came out and as it was applied, and the coupling that it supposes.
+//! SteinDiff's factor γ over the steps, before its bounds and as it was applied, and the coupling
+//! ratio that its formula assumes to be 1.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +14,18 @@ use crate::report::text::shorten;
 use crate::report::view::{ReportView, figure_title};
 use crate::rows::StepRow;
 
-/// Values of γ that are drawn; literal ones can be of any size.
+/// The largest γ that is drawn. Without bounds, γ can have any size.
 const MAX_GAMMA: f64 = 2.0;
 
-/// What becomes of a step whose γ is known and not applied.
+/// The actions of steps whose γ is known but was not applied.
 const NOT_APPLIED_ACTIONS: [&str; 2] = ["not-significant", "skipped-gate"];
 
-/// Lines in one panel.
+/// The largest number of samplers in one panel.
 const MAX_SAMPLERS: usize = 8;
 
+/// One figure for each model, inner sampler and mode of SteinDiff.
 pub fn gamma_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
-    let of = |model: &&'a str| {
+    let figures_of_model = |model: &&'a str| {
         let rows: Vec<&StepRow> = view
             .tables
             .steps
@@ -41,26 +43,31 @@ pub fn gamma_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
             .filter_map(|kind| gamma_figure(model, &rows, *kind));
         drawn.collect::<Vec<_>>()
     };
-    view.models.iter().flat_map(of).collect()
+    view.models.iter().flat_map(figures_of_model).collect()
 }
 
-/// One sampler's steps: means over its populations, in the order of the steps.
+/// The steps of one sampler, in their order.
 struct SamplerSteps<'a> {
     sampler: &'a str,
     style: MarkerStyle,
     steps: Vec<MeanStep>,
 }
 
+/// One step, averaged over the populations.
 struct MeanStep {
+    /// Half the log signal-to-noise ratio before the step: ln(α/σ).
     x: f64,
+    /// The applied γ.
     gamma: f64,
+    /// γ before its bounds.
     raw: Option<f64>,
-    /// Of the raw γ, over the samples of all populations.
+    /// The standard error of `raw`, over the samples of all populations.
     raw_stderr: Option<f64>,
-    /// Those samples.
+    /// The number of samples of all populations.
     n: usize,
+    /// The coupling ratio.
     coupling: Option<f64>,
-    /// Whether a population was held back although γ was known: not told from 1, or outside the gate.
+    /// Whether γ was known but not applied in at least one population.
     not_applied: bool,
 }
 
@@ -89,7 +96,7 @@ fn gamma_figure<'a>(
     if all().any(|step| step.coupling.is_some()) {
         panels.push(coupling_panel(&runs, Axis::with_range(label, ends, 6)));
     }
-    let mut keys: Vec<LegendEntry> = runs
+    let mut legend: Vec<LegendEntry> = runs
         .iter()
         .map(|run| {
             let text = shorten(run.sampler, 60);
@@ -100,30 +107,31 @@ fn gamma_figure<'a>(
             }
         })
         .collect();
-    let text = "γ before its bounds, with its 95 % interval".into();
-    keys.push(LegendEntry {
+    let text = "γ before its bounds, with its 95 % confidence interval".into();
+    legend.push(LegendEntry {
         text,
         colour: palette::INK,
         symbol: LegendSymbol::Dot(MarkerShape::Circle, Fill::Hollow),
     });
     if all().any(|step| step.not_applied) {
-        let text = "held back, taken in full: γ not told from 1, or outside the gate".into();
-        keys.push(LegendEntry {
+        let text = "γ not applied: not significantly different from 1, or outside the gate".into();
+        legend.push(LegendEntry {
             text,
             colour: palette::INK,
             symbol: LegendSymbol::Dot(MarkerShape::Square, Fill::Hollow),
         });
     }
     let caption = format!(
-        "SteinDiff (mode {mode}) around {inner}: the factor of every step, mean over the populations. The line is what \
-         was applied; hollow points are γ before its bounds, with 95 % intervals over the samples, left out beyond \
-         {MAX_GAMMA}. The coupling ratio E‖x − αD‖² / (σ² (d − α E tr J_D)) is 1 where the state is data with noise of its \
-         level, as the formula of γ supposes."
+        "SteinDiff (mode {mode}) around {inner}: the factor γ of every step, averaged over the \
+         populations. The line shows the applied γ. Hollow points show γ before its bounds, with \
+         95 % confidence intervals over the samples; points outside 0 to {MAX_GAMMA} are not \
+         drawn. The coupling ratio E‖x − αD‖² / (σ² (d − α E tr J_D)) is 1 if the state is data \
+         with noise of its level, as the formula of γ assumes."
     );
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(model, &format!("the factor γ of SteinDiff around {inner}")),
         subtitle: format!("mode {mode}"),
-        legend: keys,
+        legend,
         columns: 1,
         panel_size: (880.0, 260.0),
         panels,
@@ -132,10 +140,11 @@ fn gamma_figure<'a>(
         model,
         stem: format!("gamma-{model}-{inner}-{mode}"),
         caption,
-        spec: picture,
+        spec,
     })
 }
 
+/// The steps of each sampler, for at most [`MAX_SAMPLERS`] samplers.
 fn steps_by_sampler<'a>(rows: &[&'a StepRow]) -> Vec<SamplerSteps<'a>> {
     let mut labels: Vec<&str> = Vec::new();
     for row in rows {
@@ -162,6 +171,7 @@ fn steps_by_sampler<'a>(rows: &[&'a StepRow]) -> Vec<SamplerSteps<'a>> {
         .collect()
 }
 
+/// The mean of one step over its populations. `None` if its signal-to-noise ratio is not finite.
 fn mean_step(rows: &[&StepRow]) -> Option<MeanStep> {
     let x = (rows[0].alpha / rows[0].sigma).ln();
     let known = |of: fn(&StepRow) -> Option<f64>| {
@@ -193,35 +203,32 @@ fn gamma_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
         colour: RULE,
         stroke: Stroke::Solid,
     });
-    for SamplerSteps {
-        style: look, steps, ..
-    } in runs
-    {
+    for SamplerSteps { style, steps, .. } in runs {
         let applied: Vec<(f64, f64)> = steps
             .iter()
             .map(|s| (s.x, s.gamma.min(MAX_GAMMA)))
             .collect();
         panel
             .marks
-            .push(PlotMark::line(applied.clone(), look.colour, 1.8));
+            .push(PlotMark::line(applied.clone(), style.colour, 1.8));
         panel.marks.push(PlotMark::Dots {
             points: applied,
-            style: *look,
+            style: *style,
             fill: Fill::Full,
             radius: 3.0,
             opacity: 1.0,
         });
-        let back: Vec<(f64, f64)> = steps
+        let not_applied: Vec<(f64, f64)> = steps
             .iter()
             .filter(|s| s.not_applied)
             .map(|s| (s.x, s.gamma.min(MAX_GAMMA)))
             .collect();
         let square = MarkerStyle {
             shape: MarkerShape::Square,
-            ..*look
+            ..*style
         };
         panel.marks.push(PlotMark::Dots {
-            points: back,
+            points: not_applied,
             style: square,
             fill: Fill::Hollow,
             radius: 6.0,
@@ -235,11 +242,11 @@ fn gamma_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
             let ends = [(raw - half).max(0.0), (raw + half).min(MAX_GAMMA)].map(|y| (step.x, y));
             panel
                 .marks
-                .push(PlotMark::line(ends.to_vec(), look.colour, 1.0));
+                .push(PlotMark::line(ends.to_vec(), style.colour, 1.0));
             let points = vec![(step.x, raw)];
             panel.marks.push(PlotMark::Dots {
                 points,
-                style: *look,
+                style: *style,
                 fill: Fill::Hollow,
                 radius: 4.2,
                 opacity: 1.0,

@@ -1,4 +1,4 @@
-//! Distribution of per-sample log-likelihoods, one outline per estimator on shared bins.
+//! The distribution of log-likelihoods over samples: one outline per estimator, with shared bins.
 
 use super::CaptionedFigure;
 use crate::report::axis::Axis;
@@ -6,6 +6,7 @@ use crate::report::figure_spec::{FigureSpec, LegendEntry, LegendSymbol, Panel, P
 use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::SampleLikelihoodRow;
 
+/// One figure for each comparison group with at least two samples.
 pub fn histogram_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter_map(|group| histogram_figure(view, group))
@@ -20,7 +21,7 @@ fn histogram_figure<'a>(
         .map(|estimator| (estimator, group.samples(view.tables, estimator)))
         .filter(|(_, samples)| samples.len() > 1)
         .collect();
-    // The reference is drawn last, over the others.
+    // The reference is drawn last, on top of the others.
     sets.reverse();
     let bits = sets
         .iter()
@@ -64,11 +65,11 @@ fn histogram_figure<'a>(
             width,
         ));
     }
-    let alike = sets
+    let equal_sizes = sets
         .iter()
         .all(|(_, samples)| samples.len() == sets[0].1.len());
-    let key = |(estimator, samples): &(&str, Vec<&SampleLikelihoodRow>)| LegendEntry {
-        text: if alike {
+    let entry = |(estimator, samples): &(&str, Vec<&SampleLikelihoodRow>)| LegendEntry {
+        text: if equal_sizes {
             view.short_name(estimator)
         } else {
             format!("{} (n = {})", view.short_name(estimator), samples.len())
@@ -76,7 +77,7 @@ fn histogram_figure<'a>(
         colour: view.style(estimator).colour,
         symbol: LegendSymbol::Line(Stroke::Solid),
     };
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(
             group.model,
             if bits {
@@ -86,7 +87,7 @@ fn histogram_figure<'a>(
             },
         ),
         subtitle: group.subtitle(),
-        legend: sets.iter().rev().map(key).collect(),
+        legend: sets.iter().rev().map(entry).collect(),
         columns: 1,
         panel_size: (880.0, 330.0),
         panels: vec![panel],
@@ -97,12 +98,12 @@ fn histogram_figure<'a>(
         ""
     };
     let caption = format!(
-        "Samples per bin by estimator, on {} shared bins{}.{outside}",
+        "Number of samples per bin, by estimator, with {} shared bins. {}{outside}",
         bins.count,
         if bits {
-            "; fewer bits are better"
+            "Fewer bits are better."
         } else {
-            "; to the right is more likely"
+            "Samples further to the right are more likely."
         },
     );
     let (model, stem) = (group.model, view.file_stem("histogram", group));
@@ -110,20 +111,23 @@ fn histogram_figure<'a>(
         model,
         stem,
         caption,
-        spec: picture,
+        spec,
     })
 }
 
-/// Equal bins from `low` on.
+/// Bins of equal width.
 struct HistogramBins {
+    /// The lower end of the first bin.
     low: f64,
     width: f64,
     count: usize,
+    /// Whether some values lie outside the bins.
     clipped: bool,
 }
 
 impl HistogramBins {
-    /// Freedman and Diaconis' width over all estimators, at most 80 bins, far outliers left out.
+    /// At most 80 bins over the values of all estimators, with the width of Freedman and Diaconis.
+    /// Far outliers lie outside the bins. `None` without values.
     fn from_values(sets: &[Vec<f64>]) -> Option<HistogramBins> {
         let mut all: Vec<f64> = sets
             .iter()
@@ -165,6 +169,7 @@ impl HistogramBins {
         })
     }
 
+    /// The number of values in each bin. Values outside the bins count in the outermost bins.
     fn counts(&self, values: &[f64]) -> Vec<usize> {
         let mut counts = vec![0; self.count];
         for value in values.iter().filter(|value| value.is_finite()) {
@@ -174,6 +179,7 @@ impl HistogramBins {
         counts
     }
 
+    /// The corners of the histogram's outline, from left to right.
     fn outline(&self, counts: &[usize]) -> Vec<(f64, f64)> {
         let edge = |i: usize| self.low + self.width * i as f64;
         let steps = counts.iter().enumerate();

@@ -1,4 +1,4 @@
-//! Statistics of generated samples against data, beside what data against data give.
+//! Statistics of generated samples against data, beside the same statistics of data against data.
 
 use super::CaptionedFigure;
 use crate::report::axis::Axis;
@@ -11,9 +11,10 @@ use crate::report::text::shorten;
 use crate::report::view::{ReportView, figure_title};
 use crate::rows::MetricRow;
 
-/// The sampler's name under which the data-versus-data rows stand.
+/// The sampler's name in rows that compare data with data.
 pub const FLOOR_SAMPLER: &str = "data";
 
+/// One figure for each model with statistics of samples.
 pub fn metric_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.models
         .iter()
@@ -46,26 +47,26 @@ fn metric_figure<'a>(view: &ReportView<'a>, model: &'a str) -> Option<CaptionedF
         .unwrap_or(1);
     let columns = panels.len().min(2);
     let floor = rows.iter().any(|row| row.sampler == FLOOR_SAMPLER);
-    let mut keys = vec![LegendEntry {
-        text: "generated, with its 95 % interval".into(),
+    let mut legend = vec![LegendEntry {
+        text: "generated samples, with 95 % confidence interval".into(),
         colour: GENERATED_COLOUR,
         symbol: LegendSymbol::Dot(palette::MarkerShape::Circle, Fill::Full),
     }];
     if floor {
-        let (text, sign) = (
-            "data against data: the floor".into(),
+        let (text, symbol) = (
+            "floor: data against data".into(),
             LegendSymbol::Line(Stroke::Dashed),
         );
-        keys.push(LegendEntry {
+        legend.push(LegendEntry {
             text,
             colour: MUTED,
-            symbol: sign,
+            symbol,
         });
     }
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(model, "statistics of samples"),
         subtitle: String::new(),
-        legend: keys,
+        legend,
         columns,
         panel_size: (
             if columns == 1 { 880.0 } else { 470.0 },
@@ -73,20 +74,23 @@ fn metric_figure<'a>(view: &ReportView<'a>, model: &'a str) -> Option<CaptionedF
         ),
         panels,
     };
-    let caption = "Statistics of generated samples against the reference data, with 95 % intervals \
-        (Student's t of the smaller set). Dashed, with its interval shaded: the floor, the same statistic \
-        of data against data, near which a perfect model would lie.";
+    let caption = "Statistics of generated samples against the reference data, with 95 % \
+        confidence intervals (Student's t, with the size of the smaller set). The dashed line \
+        with a shaded interval is the floor: the same statistic of data against data. A perfect \
+        model would lie near the floor.";
     let stem = format!("metrics-{model}");
     Some(CaptionedFigure {
         model,
         stem,
         caption: caption.into(),
-        spec: picture,
+        spec,
     })
 }
 
+/// The colour of generated samples.
 const GENERATED_COLOUR: Colour = [0, 114, 178];
 
+/// The panel of one statistic on one kind of features.
 fn metric_panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel {
     let of_kind = |row: &&&MetricRow| row.metric == metric && row.features == features;
     let (floor, generated): (Vec<&MetricRow>, Vec<&MetricRow>) = rows
@@ -132,11 +136,11 @@ fn metric_panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel 
             GENERATED_COLOUR,
             2.4,
         ));
-        let look = palette::estimator_style(0);
+        let style = palette::estimator_style(0);
         let points = vec![(row.value, y)];
         panel.marks.push(PlotMark::Dots {
             points,
-            style: look,
+            style,
             fill: Fill::Full,
             radius: 4.8,
             opacity: 1.0,
@@ -167,6 +171,7 @@ fn metric_high(row: &MetricRow) -> f64 {
     row.value + metric_half_width(row)
 }
 
+/// Half the width of the 95 % confidence interval of a statistic.
 fn metric_half_width(row: &MetricRow) -> f64 {
     half_width_95(row.stderr, Some(row.n_generated.min(row.n_reference)))
 }

@@ -1,4 +1,5 @@
-//! The figures: each a function from the tables to pictures, none where its columns are empty.
+//! The figures. Each is a function from the tables to descriptions of figures; it returns none if
+//! the tables lack its columns.
 //!
 //! A new figure is a file here, a `mod` line and a line in [`FIGURE_BUILDERS`].
 
@@ -25,19 +26,20 @@ use super::plot;
 use super::text::slug;
 use super::view::ReportView;
 
-/// A picture with what the page says about it.
+/// The description of a figure, with its model and its caption.
 pub struct CaptionedFigure<'a> {
     pub model: &'a str,
-    /// What the file is called, before it is made safe and unique.
+    /// The file stem, before it is reduced to safe characters and made unique.
     pub stem: String,
+    /// The text under the figure on the page.
     pub caption: String,
     pub spec: FigureSpec,
 }
 
-/// Draws what the tables allow.
+/// Describes the figures of one kind that the tables allow.
 type FigureBuilder = for<'a> fn(&ReportView<'a>) -> Vec<CaptionedFigure<'a>>;
 
-/// All figures, in the order in which a model's section shows them.
+/// All kinds of figures, in their order within a model's section of the page.
 const FIGURE_BUILDERS: [FigureBuilder; 10] = [
     bias::bias_figures,
     frontier::frontier_figures,
@@ -51,29 +53,33 @@ const FIGURE_BUILDERS: [FigureBuilder; 10] = [
     metrics::metric_figures,
 ];
 
-/// Every figure of every model, with the model's name.
+/// Draws every figure of every model. Each figure comes with its model's name.
+///
+/// # Errors
+/// Fails if a figure cannot be drawn.
 pub fn render_figures<'a>(view: &ReportView<'a>) -> Result<Vec<(&'a str, Figure)>> {
-    let mut done: Vec<(&str, Figure)> = vec![];
-    for drawing in FIGURE_BUILDERS.iter().flat_map(|draw| draw(view)) {
-        let name = unused_figure_name(&slug(&drawing.stem), &done);
+    let mut rendered: Vec<(&str, Figure)> = vec![];
+    for figure in FIGURE_BUILDERS.iter().flat_map(|describe| describe(view)) {
+        let name = unused_figure_name(&slug(&figure.stem), &rendered);
         let (svg, png) =
-            plot::render_figure(&drawing.spec).with_context(|| format!("figure {name}"))?;
-        done.push((
-            drawing.model,
+            plot::render_figure(&figure.spec).with_context(|| format!("figure {name}"))?;
+        rendered.push((
+            figure.model,
             Figure {
                 name,
-                caption: drawing.caption,
+                caption: figure.caption,
                 svg,
                 png,
             },
         ));
     }
-    Ok(done)
+    Ok(rendered)
 }
 
-/// Two models may differ only in characters that a file name loses.
-fn unused_figure_name(stem: &str, done: &[(&str, Figure)]) -> String {
-    let taken = |name: &str| done.iter().any(|(_, figure)| figure.name == name);
+/// The stem, with a number if another figure has it already. Two models may differ only in
+/// characters that a file name loses.
+fn unused_figure_name(stem: &str, rendered: &[(&str, Figure)]) -> String {
+    let taken = |name: &str| rendered.iter().any(|(_, figure)| figure.name == name);
     let numbered = (2..).map(|i| format!("{stem}-{i}"));
     let mut names = std::iter::once(stem.to_string()).chain(numbered);
     names.find(|name| !taken(name)).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Per-sample log-likelihoods of each estimator against the reference's.
+//! The log-likelihood of each sample by each estimator, against the reference.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,12 @@ use crate::report::palette::{MarkerShape, RULE};
 use crate::report::text::shorten;
 use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 
-/// Most points of one panel and of the whole figure: files stay small, clouds keep their form.
+/// The largest number of points in one panel.
 const MAX_POINTS_PER_PANEL: usize = 2000;
+/// The largest number of points in one figure, which keeps its file small.
 const MAX_POINTS_PER_FIGURE: usize = 9000;
 
+/// One figure for each comparison group with several estimators.
 pub fn scatter_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter_map(|group| scatter_figure(view, group))
@@ -58,20 +60,22 @@ fn scatter_figure<'a>(
         panels.len().min(3)
     };
     let side = if columns == 1 { 420.0 } else { 330.0 };
-    let drawn = clouds.iter().any(|(_, pairs)| pairs.len() > most);
-    let thinned = if drawn {
+    let is_thinned = clouds.iter().any(|(_, pairs)| pairs.len() > most);
+    let thinned = if is_thinned {
         format!(
-            " At most {most} points are drawn per panel, evenly spaced in the table; the numbers use all."
+            " Each panel shows at most {most} points, evenly spaced in the table; r and RMSE use \
+             all samples."
         )
     } else {
         String::new()
     };
     let caption = format!(
-        "Each point is one sample: log-likelihood by the named estimator against {}. Dashed: \
-         equality. r is Pearson's correlation, RMSE the root mean square difference in nats.{thinned}",
+        "Each point is one sample: its log-likelihood by the panel's estimator against {}. The \
+         dashed line is equality. r is Pearson's correlation, and RMSE is the root mean square \
+         difference in nats.{thinned}",
         view.short_name(group.reference),
     );
-    let picture = FigureSpec {
+    let spec = FigureSpec {
         title: figure_title(group.model, "log-likelihood per sample"),
         subtitle: group.subtitle(),
         legend: vec![],
@@ -84,10 +88,12 @@ fn scatter_figure<'a>(
         model,
         stem,
         caption,
-        spec: picture,
+        spec,
     })
 }
 
+/// The panel of one estimator with at most `most` points. A pair contains the reference's and the
+/// estimator's log-likelihood.
 fn scatter_panel(
     view: &ReportView,
     group: &ComparisonGroup,
@@ -116,16 +122,16 @@ fn scatter_panel(
         width: 1.2,
         stroke,
     });
-    let mut look = view.style(estimator);
-    // Forms would hide each other in a crowd; the panel's title names the estimator.
-    look.shape = MarkerShape::Circle;
+    let mut style = view.style(estimator);
+    // In a dense cloud circles are the clearest shape, and the panel's title names the estimator.
+    style.shape = MarkerShape::Circle;
     let step = pairs.len().div_ceil(most);
     let points: Vec<(f64, f64)> = pairs.iter().copied().step_by(step).collect();
     let opacity = if points.len() > 400 { 0.35 } else { 0.6 };
     let radius = if points.len() > 400 { 2.0 } else { 2.8 };
     panel.marks.push(PlotMark::Dots {
         points,
-        style: look,
+        style,
         fill: Fill::Full,
         radius,
         opacity,
@@ -136,8 +142,8 @@ fn scatter_panel(
     panel
 }
 
-/// Correlation and difference, for the corner that a cloud along the diagonal leaves free; of one
-/// pair only the difference.
+/// The correlation and the root mean square difference as lines of text. They stand in the upper
+/// left corner, which a cloud along the diagonal leaves free. A single pair has no correlation.
 fn agreement_lines(pairs: &[(f64, f64)]) -> Vec<String> {
     let n = pairs.len() as f64;
     let rmse = (pairs.iter().map(|(a, b)| (b - a).powi(2)).sum::<f64>() / n).sqrt();
@@ -156,7 +162,7 @@ fn agreement_lines(pairs: &[(f64, f64)]) -> Vec<String> {
     r.into_iter().chain([rmse]).collect()
 }
 
-/// Near one the distance to one is what counts: 0.99987 rather than 1.000.
+/// A correlation with enough digits to show its distance to one, such as 0.99987.
 pub fn format_correlation(r: f64) -> String {
     let decimals = (1..=5)
         .find(|&d| 1.0 - r.abs() >= 10f64.powi(-d))

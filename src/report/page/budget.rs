@@ -1,4 +1,5 @@
-//! The error budget of a group: which part of the uncertainty comes from where, and what lowers it.
+//! The error budget of a group: the size of each component of the uncertainty, and how to reduce
+//! the largest one.
 
 use maud::{Markup, html};
 
@@ -11,52 +12,60 @@ use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::BudgetRow;
 
-/// A row per estimator, a column per component.
+/// A table with a row per estimator and a column per component. It is open if the solver's error
+/// was measured.
 pub fn budget_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
-    let here = |line: &&BudgetRow| {
+    let in_group = |line: &&BudgetRow| {
         (
             line.model.as_str(),
             line.dataset.as_str(),
             line.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(here).collect();
-    let there = |name: &str| lines.iter().any(|l| l.component == name);
+    let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(in_group).collect();
+    let exists = |name: &str| lines.iter().any(|l| l.component == name);
     let components: Vec<&str> = BUDGET_COMPONENTS
         .iter()
         .copied()
         .chain(["total"])
-        .filter(|c| there(c))
+        .filter(|c| exists(c))
         .collect();
-    let (measured, rounding) = (there("solver"), there("numeric"));
+    let (measured, rounding) = (exists("solver"), exists("numeric"));
     html! {
         @if !lines.is_empty() { details open[measured] {
             summary { "The error budget of the mean" }
             div.scroll { table {
                 thead { tr { th { "Estimator" }
-                    @for name in &components { th.n title=(component_description(&lines, name)) { (name) } }
-                    th { "largest part, and what lowers it" }
+                    @for name in &components {
+                        th.n title=(component_description(&lines, name)) { (name) }
+                    }
+                    th { "largest component, and how to reduce it" }
                 } }
                 tbody { @for estimator in group.estimators() { tr {
                     th scope="row" { (view.short_name(estimator)) }
-                    @for name in &components { td.n { (budget_cell(find_component(&lines, estimator, name), group)) } }
+                    @for name in &components {
+                        td.n { (budget_cell(find_component(&lines, estimator, name), group)) }
+                    }
                     td { (largest_component(&lines, estimator)) }
                 } } }
             } }
             p.note {
-                "Size of each part in the mean over samples, nats"
-                @if group.bits_per_nat().is_some() { " (in brackets: bits/dim)" }
-                "; small: per sample, root mean square. They add up in squares. The noise of probes and of "
-                "dequantization is taken out of what is called data. The solver's part is a bias, with its sign, ± "
-                "its standard error, and does not fall with more samples. "
-                (ABSENT) " stands for: not known, or not there; " code { "budget.csv" } " says how each was measured."
-                @if !rounding { " " code { "budget: true" } " in a likelihood entry measures the solver's and the "
-                    "rounding's part for every estimator." }
+                "Size of each component in the mean over samples, in nats"
+                @if group.bits_per_nat().is_some() { " (bits/dim in brackets)" }
+                ". The small numbers are root mean squares per sample. The squares of the "
+                "components add up to the square of the total. The component data does not include "
+                "the noise of probes and of dequantization. The solver's component is a bias with "
+                "its sign ± its standard error, and more samples do not reduce it. "
+                (ABSENT) " means that a component is unknown or does not exist; "
+                code { "budget.csv" } " says how each component was measured."
+                @if !rounding { " " code { "budget: true" } " in a likelihood entry measures the "
+                    "solver's and the rounding error of every estimator." }
             }
         } }
     }
 }
 
+/// The row of one component of one estimator.
 fn find_component<'a>(
     lines: &[&'a BudgetRow],
     estimator: &str,
@@ -68,6 +77,7 @@ fn find_component<'a>(
         .copied()
 }
 
+/// How the component was measured, for the first estimator that has it.
 fn component_description(lines: &[&BudgetRow], component: &str) -> String {
     lines
         .iter()
@@ -75,6 +85,7 @@ fn component_description(lines: &[&BudgetRow], component: &str) -> String {
         .map_or(String::new(), |l| sanitize_line(&l.measured))
 }
 
+/// The size of a component in the mean and per sample, and the observed order of convergence.
 fn budget_cell(line: Option<&BudgetRow>, group: &ComparisonGroup) -> Markup {
     let Some(line) = line.filter(|l| if_finite(l.mean_nats).is_some()) else {
         return html! { (ABSENT) };
@@ -86,7 +97,7 @@ fn budget_cell(line: Option<&BudgetRow>, group: &ComparisonGroup) -> Markup {
     if line.component == "solver"
         && row.and_then(|row| SolverBias::from_summary(row)) == Some(SolverBias::Negligible)
     {
-        return html! { span title="Less than a rounding of the number" { "none" } };
+        return html! { span title="Less than the rounding of the number" { "none" } };
     }
     let mean = match (line.bias_nats, line.bias_stderr) {
         (Some(bias), error) => format_with_error(Some(bias), error),
@@ -99,11 +110,16 @@ fn budget_cell(line: Option<&BudgetRow>, group: &ComparisonGroup) -> Markup {
     html! {
         (mean)
         @if let Some(bits) = bits { " (" (format_significant(bits, 2)) ")" }
-        @if let Some(sample) = if_finite(line.sample_nats) { span.kind { (format_significant(sample, 2)) " per sample" } }
-        @if let Some(order) = line.observed_order { span.kind { "order seen: " (format_significant(order, 2)) } }
+        @if let Some(sample) = if_finite(line.sample_nats) {
+            span.kind { (format_significant(sample, 2)) " per sample" }
+        }
+        @if let Some(order) = line.observed_order {
+            span.kind { "observed order: " (format_significant(order, 2)) }
+        }
     }
 }
 
+/// The component with the largest share of the total, and the setting that reduces it.
 fn largest_component(lines: &[&BudgetRow], estimator: &str) -> Markup {
     let own = lines
         .iter()
@@ -113,7 +129,9 @@ fn largest_component(lines: &[&BudgetRow], estimator: &str) -> Markup {
         .max_by(|a, b| a.share.unwrap_or(0.0).total_cmp(&b.share.unwrap_or(0.0)));
     html! {
         @if let Some(line) = most {
-            (sanitize_line(&line.component)) ", " (format_count((100.0 * line.share.unwrap_or(0.0)).round())) "\u{a0}% of the squares: "
+            (sanitize_line(&line.component)) ", "
+            (format_count((100.0 * line.share.unwrap_or(0.0)).round()))
+            "\u{a0}% of the total's square: "
             (sanitize_line(&line.knob))
         } @else { (ABSENT) }
     }

@@ -1,5 +1,8 @@
-//! Full trajectories, learned divergences, few steps of a flow map and few steps of the plain flow in one table:
-//! cost, value, difference to the full trajectory, agreement per sample, and the samples of the same steps.
+//! The table that compares full trajectories, learned divergences, and few steps of a flow map or
+//! of the plain flow.
+//!
+//! It shows the cost, the value, the difference to the full trajectory, the agreement per sample,
+//! and statistics of samples that were drawn with the same steps.
 
 use maud::{Markup, html};
 
@@ -12,7 +15,7 @@ use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::{MetricRow, SummaryRow};
 
-/// The comparisons of a model, one for each dataset where solvers or few-step maps are compared.
+/// One table for each dataset of a model on which solvers or few-step maps are compared.
 pub fn comparison_tables(view: &ReportView, model: &str) -> Markup {
     let mut datasets: Vec<&str> = vec![];
     for group in view
@@ -27,24 +30,26 @@ pub fn comparison_tables(view: &ReportView, model: &str) -> Markup {
     html! { @for dataset in datasets { (comparison_table(view, model, dataset)) } }
 }
 
-/// Whether a group is held against another solver's reference, or holds few-step rows.
+/// Whether the group's reference has another solver, or the group contains few-step rows.
 fn needs_comparison(group: &ComparisonGroup) -> bool {
     group.reference_under_other_solver || group.rows.iter().any(|row| is_few_step(row))
 }
 
+/// Whether the row belongs to a few-step estimator.
 fn is_few_step(row: &SummaryRow) -> bool {
     row.kind.starts_with("few-step")
 }
 
-/// One row of the table with the group that it stands in.
+/// A row with its comparison group.
 type ComparisonRow<'a> = (&'a ComparisonGroup<'a>, &'a SummaryRow);
 
+/// The comparison of all solvers and estimators of a model on one dataset.
 fn comparison_table(view: &ReportView, model: &str, dataset: &str) -> Markup {
-    let here = |group: &&ComparisonGroup| group.model == model && group.dataset == dataset;
+    let of_dataset = |group: &&ComparisonGroup| group.model == model && group.dataset == dataset;
     let mut lines: Vec<ComparisonRow> = view
         .groups
         .iter()
-        .filter(here)
+        .filter(of_dataset)
         .flat_map(|g| g.rows.iter().map(move |row| (g, *row)))
         .collect();
     lines.sort_by_key(|(_, row)| if_finite(row.bias).is_some());
@@ -71,18 +76,27 @@ fn comparison_table(view: &ReportView, model: &str, dataset: &str) -> Markup {
                 th.n title="Evaluations of the network or map per sample" { "evals" }
                 th.n title="Jacobian products per sample" { "JVPs" }
                 th.n title="Mean over samples ± one standard error over the data" { (unit) " ± SE" }
-                th.n title="Distance of the mean to the reference's, paired per sample, ± one standard error" {
+                th.n title="Absolute mean paired difference from the reference ± standard error" {
                     "|Δ| ± SE, " (unit)
                 }
                 th.n title="Pearson's correlation with the reference over samples" { "r" }
-                th.n title="Spearman's correlation of ranks with the reference over samples" { "rank r" }
-                th.n title="Root mean square difference from the reference per sample" { "RMSE, nats" }
+                th.n title="Spearman's correlation of ranks with the reference over samples" {
+                    "rank r"
+                }
+                th.n title="Root mean square difference from the reference per sample" {
+                    "RMSE, nats"
+                }
                 @for (name, _) in &statistics {
-                    th.n title="Of the samples that the same steps draw, ± one standard error" { (sanitize_line(name)) " ± SE" }
+                    th.n title="Statistic of samples drawn with the same steps ± standard error" {
+                        (sanitize_line(name)) " ± SE"
+                    }
                 }
             } }
             tbody { @for (group, row) in &lines { tr.reference[if_finite(row.bias).is_none()] {
-                th scope="row" { (sanitize_line(&row.estimator)) span.kind { (sanitize_line(&row.kind)) } }
+                th scope="row" {
+                    (sanitize_line(&row.estimator))
+                    span.kind { (sanitize_line(&row.kind)) }
+                }
                 td { @if is_few_step(row) { "its own" } @else { (sanitize_line(&row.solver)) } }
                 td.n { (format_count(row.evaluations)) }
                 td.n { (format_count(row.jvps)) }
@@ -93,41 +107,52 @@ fn comparison_table(view: &ReportView, model: &str, dataset: &str) -> Markup {
                 td.n { (correlation_cell(row.rank_correlation)) }
                 td.n { (format_optional(row.rmse, 3)) }
                 @for (name, features) in &statistics {
-                    td.n { (metric_of_same_steps(row, &metrics, name, features).map_or(ABSENT.into(), |m| format_with_error(Some(m.value), m.stderr))) }
+                    @let metric = metric_of_same_steps(row, &metrics, name, features);
+                    @let text = metric.map(|m| format_with_error(Some(m.value), m.stderr));
+                    td.n { (text.unwrap_or(ABSENT.into())) }
                 }
             } } }
         } }
         p.note {
-            "|Δ|, r, rank r and RMSE are paired per sample against the row without them. Closer to it is better, not "
-            "lower: few steps and learned divergences give no normalized density, so a likelihood above the full "
-            "trajectory's is not a better model but a miscalibrated one."
+            "|Δ|, r, rank r and RMSE compare each row with the reference, which is the row without "
+            "them, paired per sample. Values closer to the reference are better. Few steps and "
+            "learned divergences give no normalized density: a likelihood above that of the full "
+            "trajectory is not a better model but a miscalibrated one."
             @if !better.is_empty() {
-                " Here that is so for "
+                " This applies to "
                 @for (i, (group, row)) in better.iter().enumerate() {
                     @if i > 0 { @if i + 1 == better.len() { " and " } @else { ", " } }
-                    b { (sanitize_line(&row.estimator)) @if !is_few_step(row) { " with " (sanitize_line(&row.solver)) } }
-                    " (" (non_breaking(&format_with_error(in_reported_unit(group, row.bias), in_reported_unit(group, row.bias_stderr)))) " " (unit) ")"
+                    b {
+                        (sanitize_line(&row.estimator))
+                        @if !is_few_step(row) { " with " (sanitize_line(&row.solver)) }
+                    }
+                    @let bias = in_reported_unit(group, row.bias);
+                    @let error = in_reported_unit(group, row.bias_stderr);
+                    " (" (non_breaking(&format_with_error(bias, error))) " " (unit) ")"
                 }
-                ": their 95\u{a0}% intervals lie above it."
+                ": the 95\u{a0}% intervals of these differences do not contain zero."
             }
             @if !statistics.is_empty() {
-                " Statistics are of samples drawn with the same steps, over the data of the statistics' own table."
+                " The statistics are those of samples that were drawn with the same steps, as in "
+                "the table “Statistics of samples”."
             }
         }
     }
 }
 
-/// A difference of log-densities in bits/dim where they are defined, in nats elsewhere.
+/// A difference of log-densities in bits/dim if these are defined, and in nats otherwise.
 fn in_reported_unit(group: &ComparisonGroup, nats: Option<f64>) -> Option<f64> {
     nats.map(|v| group.bits_per_nat().map_or(v, |factor| v * factor))
 }
 
+/// The absolute bias ± its standard error, in the reported unit.
 fn reference_distance_cell(group: &ComparisonGroup, row: &SummaryRow) -> String {
     let part = |v: Option<f64>| in_reported_unit(group, if_finite(v)).map(f64::abs);
     format_with_error(part(row.bias), part(row.bias_stderr))
 }
 
-/// Whether a row that is no density reports more likelihood than the reference, beyond chance.
+/// Whether a row whose number is not a normalized density reports a significantly higher likelihood
+/// than the reference.
 fn exceeds_reference(row: &SummaryRow) -> bool {
     let biased = is_few_step(row) || row.kind == "learned" || row.reference != row.estimator;
     let half = half_width_95(row.bias_stderr, row.bias_n);
@@ -141,7 +166,7 @@ fn correlation_cell(r: Option<f64>) -> String {
     if_finite(r).map_or(ABSENT.into(), format_correlation)
 }
 
-/// Statistics, with their features, that some row's own steps have samples for.
+/// The statistics with their features for which a sampler takes the steps of some row.
 fn statistics_of_same_steps<'a>(
     lines: &[ComparisonRow],
     metrics: &[&'a MetricRow],
@@ -156,8 +181,11 @@ fn statistics_of_same_steps<'a>(
     found
 }
 
-/// Whether a sampler takes the steps of a row: the same method over the same grid, with as many evaluations.
-/// Karras grids of samplers count points and those of solvers count steps, so `steps` itself says too little.
+/// Whether a sampler takes the steps of a row: the same method on the same grid, with as many
+/// evaluations.
+///
+/// The number `steps` is not compared, because Karras grids of samplers count points and those of
+/// solvers count steps.
 fn same_steps(row: &SummaryRow, metric: &MetricRow) -> bool {
     let label = if is_few_step(row) {
         &row.estimator
@@ -169,7 +197,7 @@ fn same_steps(row: &SummaryRow, metric: &MetricRow) -> bool {
         && metric.evaluations == row.evaluations
 }
 
-/// A label's words without its number of steps: method and grid.
+/// The words of a label without its number of steps: the method and the grid.
 fn method_and_grid(label: &str) -> Vec<String> {
     let words = label
         .split(['(', ')', ' '])
@@ -179,6 +207,7 @@ fn method_and_grid(label: &str) -> Vec<String> {
         .collect()
 }
 
+/// The statistic of a sampler that takes the steps of the row.
 fn metric_of_same_steps<'a>(
     row: &SummaryRow,
     metrics: &[&'a MetricRow],

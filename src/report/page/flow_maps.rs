@@ -1,4 +1,4 @@
-//! How far flow maps are flow maps: the residuals of their identities.
+//! How far flow maps satisfy the identities of a flow map: the residuals of these identities.
 
 use maud::{Markup, html};
 
@@ -7,15 +7,15 @@ use crate::report::text::sanitize_line;
 use crate::report::view::ReportView;
 use crate::rows::MapRow;
 
-/// What each identity says.
+/// The formula of each identity's residual, by the name of the identity.
 const IDENTITY_DESCRIPTIONS: [(&str, &str); 8] = [
     (
         "log-determinant",
-        "Σ (t′ − t) D less ln |det ∂X/∂x| along the walk, with the map's exact Jacobian",
+        "Σ (t′ − t) D minus ln |det ∂X/∂x| over the steps, with the map's exact Jacobian",
     ),
     (
         "semigroup-divergence",
-        "Σ (t′ − t) D of a step less that of its two halves",
+        "Σ (t′ − t) D of a step minus that of its two halves",
     ),
     (
         "semigroup-state",
@@ -23,25 +23,29 @@ const IDENTITY_DESCRIPTIONS: [(&str, &str); 8] = [
     ),
     (
         "diagonal",
-        "D(x, t, t) less the exact trace of ∂u/∂x (x, t, t)",
+        "D(x, t, t) minus the exact trace of ∂u/∂x (x, t, t)",
     ),
     (
         "diagonal-velocity",
-        "D(x, t, t) less the exact trace of the Jacobian of the model's own velocity",
+        "D(x, t, t) minus the exact trace of the Jacobian of the model's own velocity",
     ),
-    ("inverse-divergence", "Σ (t′ − t) D there and back again"),
+    (
+        "inverse-divergence",
+        "Σ (t′ − t) D of a step and of the step back",
+    ),
     (
         "inverse-state",
-        "distance from the start after a step there and back",
+        "distance from the start after a step and the step back",
     ),
     (
         "normalization",
-        "mass of the few-step density less one, by importance sampling from half a kernel density of \
-                       the data and half a normal law of twice their standard deviations",
+        "total mass of the few-step density minus one, by importance sampling from an equal \
+         mixture of a kernel density of the data and a normal distribution with twice the \
+         standard deviations of the data",
     ),
 ];
 
-/// One table for each map of the model.
+/// One table for each map and dataset of the model.
 pub fn flow_map_tables(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&MapRow> = view
         .tables
@@ -57,14 +61,22 @@ pub fn flow_map_tables(view: &ReportView, model: &str) -> Markup {
     }
     html! {
         @for (map, dataset) in maps {
-            @let rows: Vec<&MapRow> = rows.iter().filter(|r| r.map == map && r.dataset == dataset).copied().collect();
-            h4 { "Is " (sanitize_line(map)) " a flow map?" span.solver { (sanitize_line(dataset)) } }
+            @let same = |r: &&&MapRow| r.map == map && r.dataset == dataset;
+            @let rows: Vec<&MapRow> = rows.iter().filter(same).copied().collect();
+            h4 {
+                "Is " (sanitize_line(map)) " a flow map?"
+                span.solver { (sanitize_line(dataset)) }
+            }
             div.scroll { table {
                 thead { tr {
-                    th { "Identity" } th.n { "steps" } th.n { "residual ± SE" } th.n { "rms" } th { "unit" } th.n { "n" }
-                    th.n title="Draws of equal weight that importance sampling is worth" { "effective n" }
+                    th { "Identity" } th.n { "steps" } th.n { "residual ± SE" } th.n { "rms" }
+                    th { "unit" } th.n { "n" }
+                    th.n title="Number of draws of equal weight that would be as precise" {
+                        "effective n"
+                    }
                 } }
-                tbody { @for check in distinct_checks(&rows) { @for row in rows.iter().filter(|r| r.check == check) { tr {
+                tbody { @for check in distinct_checks(&rows) {
+                    @for row in rows.iter().filter(|r| r.check == check) { tr {
                     th scope="row" title=(identity_description(check)) { (sanitize_line(check)) }
                     td.n { (row.steps) }
                     td.n { (format_with_error(Some(row.residual), row.residual_stderr)) }
@@ -75,14 +87,19 @@ pub fn flow_map_tables(view: &ReportView, model: &str) -> Markup {
                 } } } }
             } }
             p.note {
-                "A true flow map has residuals of zero. "
-                @for check in distinct_checks(&rows) { b { (sanitize_line(check)) } ": " (identity_description(check)) "; " }
-                "each a mean over samples ± one standard error, with its root mean square."
+                "The residuals of a true flow map are zero. Each residual is a mean over samples ± "
+                "one standard error, and rms is its root mean square. The identities are: "
+                @for (i, check) in distinct_checks(&rows).into_iter().enumerate() {
+                    @if i > 0 { "; " }
+                    b { (sanitize_line(check)) } ": " (identity_description(check))
+                }
+                "."
             }
         }
     }
 }
 
+/// The identities of the rows, each once.
 fn distinct_checks<'a>(rows: &[&'a MapRow]) -> Vec<&'a str> {
     let mut found: Vec<&str> = vec![];
     for row in rows {
@@ -93,6 +110,7 @@ fn distinct_checks<'a>(rows: &[&'a MapRow]) -> Vec<&'a str> {
     found
 }
 
+/// The formula of an identity's residual, or an empty text if the identity is unknown.
 fn identity_description(check: &str) -> &'static str {
     IDENTITY_DESCRIPTIONS
         .iter()

@@ -1,4 +1,4 @@
-//! The cheapest estimator for a wanted accuracy.
+//! The table of the cheapest estimator for a wanted accuracy.
 
 use maud::{Markup, html};
 
@@ -7,16 +7,16 @@ use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::FrontierRow;
 
-/// A row per wanted accuracy, a column per estimator.
+/// A table with a row per wanted accuracy and a column per estimator, in a closed section.
 pub fn frontier_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
-    let here = |line: &&FrontierRow| {
+    let in_group = |line: &&FrontierRow| {
         (
             line.model.as_str(),
             line.dataset.as_str(),
             line.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let lines: Vec<&FrontierRow> = view.tables.frontier.iter().filter(here).collect();
+    let lines: Vec<&FrontierRow> = view.tables.frontier.iter().filter(in_group).collect();
     let mut wanted: Vec<(&str, &str, f64)> = vec![];
     for line in &lines {
         let one = (line.scope.as_str(), line.unit.as_str(), line.target);
@@ -26,40 +26,51 @@ pub fn frontier_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
     }
     wanted.sort_by(|a, b| (b.0, b.1).cmp(&(a.0, a.1)).then(b.2.total_cmp(&a.2)));
     let estimators = group.estimators();
-    // With one estimator there is nothing to choose.
+    // With a single estimator there is nothing to choose.
     html! {
         @if estimators.len() > 1 && !lines.is_empty() { details {
             summary { "The cheapest estimator for a wanted accuracy" }
             div.scroll { table {
-                thead { tr { th { "Wanted standard error" } th { "least time" } th { "fewest Jacobian products" }
+                thead { tr {
+                    th { "Wanted standard error" } th { "least time" }
+                    th { "fewest Jacobian products" }
                     @for estimator in &estimators { th.n { (view.short_name(estimator)) } }
                 } }
                 tbody { @for (scope, unit, target) in &wanted {
-                    @let row: Vec<&FrontierRow> = lines.iter().copied()
-                        .filter(|l| (l.scope.as_str(), l.unit.as_str(), l.target) == (*scope, *unit, *target)).collect();
+                    @let same = |l: &&FrontierRow| {
+                        (l.scope.as_str(), l.unit.as_str(), l.target) == (*scope, *unit, *target)
+                    };
+                    @let row: Vec<&FrontierRow> = lines.iter().copied().filter(same).collect();
                     tr {
                         th scope="row" { (format_significant(*target, 1)) " " (sanitize_line(unit))
-                            span.kind { @if *scope == "mean" { "of the mean" } @else { "per sample" } } }
+                            span.kind {
+                                @if *scope == "mean" { "of the mean" } @else { "per sample" }
+                            }
+                        }
                         td { (cheapest_estimator(view, &row, |l| l.least_seconds)) }
                         td { (cheapest_estimator(view, &row, |l| l.fewest_jvps)) }
                         @for estimator in &estimators {
-                            td.n { (frontier_cell(row.iter().find(|l| l.estimator == **estimator).copied())) }
+                            @let line = row.iter().find(|l| l.estimator == **estimator).copied();
+                            td.n { (frontier_cell(line)) }
                         }
                     }
                 } }
             } }
             p.note {
-                "What one sample would cost: Jacobian products and measured seconds. Numbers of probes and replicates "
-                "are extrapolated from this run by the law 1/K, which holds exactly for independent ones; a learned or "
-                "few-step number is there only where its measured distance from the exact trace is already within what is "
-                "wanted (per sample its RMSE, in the mean the upper end of the 95 % interval of its bias). The error is "
-                "the estimator's alone: data, solver and dequantization are in the error budget. "
-                (ABSENT) " stands for: out of reach, or not known."
+                "The cost of one sample in Jacobian products and measured seconds. The numbers of "
+                "probes and replicates are extrapolated from this run by the law 1/K, which is "
+                "exact if they are independent. A learned or few-step estimator has a cost only if "
+                "its measured distance from the exact trace is already within the wanted accuracy: "
+                "per sample its RMSE, and in the mean the upper end of the 95 % interval of its "
+                "bias. The error is that of the estimator alone. The error budget contains data, "
+                "solver and dequantization. "
+                (ABSENT) " means out of reach or unknown."
             }
         } }
     }
 }
 
+/// The estimator of the row that `by` marks as the cheapest.
 fn cheapest_estimator(
     view: &ReportView,
     row: &[&FrontierRow],
@@ -70,13 +81,16 @@ fn cheapest_estimator(
         .map_or(ABSENT.into(), |l| view.short_name(&l.estimator))
 }
 
+/// The cost of one sample, and the number of probes or replicates.
 fn frontier_cell(line: Option<&FrontierRow>) -> Markup {
     html! {
         @match line.and_then(|l| Some((l, l.jvps?, l.seconds?))) {
             Some((line, jvps, seconds)) => {
                 (format_count(jvps.round())) " products"
                 span.kind {
-                    @if let Some(needed) = line.needed { (format_count(needed)) " " (sanitize_line(&line.averages)) ", " }
+                    @if let Some(needed) = line.needed {
+                        (format_count(needed)) " " (sanitize_line(&line.averages)) ", "
+                    }
                     (format_significant(seconds, 2)) " s"
                 }
             }

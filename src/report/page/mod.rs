@@ -1,7 +1,8 @@
-//! The page: one self-contained HTML file that opens from disk, prints, and needs no network.
+//! The page: one HTML file that contains everything it needs. It opens from disk, can be printed,
+//! and loads nothing from a network.
 //!
-//! Every text that comes from a user goes through maud's escaping; only the style sheet and our
-//! own SVG are taken as they are.
+//! maud escapes every text that comes from a user. Only the style sheet and the program's own SVG
+//! are inserted unescaped.
 
 mod budget;
 mod comparison;
@@ -20,13 +21,16 @@ use super::Figure;
 use super::text::{sanitize_block, sanitize_line, shorten};
 use super::view::ReportView;
 
+/// The style sheet of the page.
 const STYLE_SHEET: &str = include_str!("style.css");
-/// Bytes of figures that the page carries; what goes beyond is linked, so that it still opens.
+/// The largest total size of the figures in the page, in bytes. Further figures are only linked, so
+/// that browsers can still open the page.
 const MAX_FIGURE_BYTES: usize = 7_000_000;
-/// Largest drawing that is put in as SVG; beyond it the PNG is smaller and quicker.
+/// The largest SVG in the page, in bytes. A larger figure is included as PNG, which is smaller and
+/// faster to show.
 const MAX_INLINE_SVG_BYTES: usize = 500_000;
 
-/// The page's HTML.
+/// The text of `index.html`.
 pub fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> String {
     let name = if view.facts.name.is_empty() {
         "flowgauge report"
@@ -41,7 +45,7 @@ pub fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="generator" content="flowgauge";
-                // An icon in the page itself, so that no browser asks a server for one.
+                // An empty icon, so that no browser requests one from a server.
                 link rel="icon" href="data:,";
                 title { (name) " · flowgauge" }
                 style { (PreEscaped(STYLE_SHEET)) }
@@ -58,7 +62,7 @@ pub fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> String {
                     (summary::summary_section(view))
                     (setup::setup_section(view))
                     section #results {
-                        h2 { "What came out" }
+                        h2 { "Results" }
                         (model_articles(view, figures))
                     }
                     (reading_guide::reading_guide_section(view))
@@ -66,7 +70,7 @@ pub fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> String {
                     (config_section(view))
                 }
                 footer {
-                    "Written by flowgauge from the run's own files; everything here can be rebuilt with "
+                    "Written by flowgauge from the files of the run. To rebuild this page, use "
                     code { "flowgauge report" } "."
                 }
             }
@@ -75,6 +79,7 @@ pub fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> String {
     page.into_string()
 }
 
+/// The line under the title: the numbers of models, samples and trials, and the seed.
 fn lead_line(view: &ReportView) -> String {
     let facts = view.facts;
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
@@ -91,12 +96,13 @@ fn lead_line(view: &ReportView) -> String {
     parts.join(" · ")
 }
 
+/// Links to the sections of the page.
 fn table_of_contents(view: &ReportView) -> Markup {
     html! {
         nav aria-label="Contents" {
             a href="#summary" { "In short" }
-            a href="#asked" { "What was asked" }
-            a href="#results" { "What came out" }
+            a href="#asked" { "Setup" }
+            a href="#results" { "Results" }
             @if view.models.len() > 1 {
                 @for (i, model) in view.models.iter().enumerate() {
                     a.sub href={ "#model-" (i + 1) } { (shorten(model, 24)) }
@@ -108,8 +114,9 @@ fn table_of_contents(view: &ReportView) -> Markup {
     }
 }
 
+/// One article per model, with its tables and figures.
 fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
-    let mut left = MAX_FIGURE_BYTES;
+    let mut bytes_left = MAX_FIGURE_BYTES;
     html! {
         @if view.models.is_empty() {
             p.empty { "No rows yet: no trial has finished, so there is nothing to show." }
@@ -123,8 +130,8 @@ fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
                 @if let Some(sentence) = view.figures_note(model) {
                     p { (sentence) }
                 }
-                @for (_, figure) in figures.iter().filter(|(of, _)| of == model) {
-                    (figure_element(figure, &mut left))
+                @for (_, figure) in figures.iter().filter(|(owner, _)| owner == model) {
+                    (figure_element(figure, &mut bytes_left))
                 }
                 (flow_maps::flow_map_tables(view, model))
                 (stein::stein_section(view, model))
@@ -135,25 +142,30 @@ fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
     }
 }
 
-fn figure_element(figure: &Figure, left: &mut usize) -> Markup {
-    let svg = figure.svg.len() <= MAX_INLINE_SVG_BYTES.min(*left);
+/// A figure with its caption and links to its files. `bytes_left` is the size that the page's
+/// figures may still have.
+fn figure_element(figure: &Figure, bytes_left: &mut usize) -> Markup {
+    let svg = figure.svg.len() <= MAX_INLINE_SVG_BYTES.min(*bytes_left);
     let bytes = if svg {
         figure.svg.len()
     } else {
         figure.png.len().div_ceil(3) * 4
     };
-    let fits = bytes <= *left;
+    let fits = bytes <= *bytes_left;
     if fits {
-        *left -= bytes;
+        *bytes_left -= bytes;
     }
     html! {
         figure id=(figure.name) {
             @if fits && svg {
                 div.drawing { (PreEscaped(&figure.svg)) }
             } @else if fits {
-                div.drawing { img alt=(figure.caption) src={ "data:image/png;base64," (base64_encoded(&figure.png)) }; }
+                div.drawing {
+                    img alt=(figure.caption)
+                        src={ "data:image/png;base64," (base64_encoded(&figure.png)) };
+                }
             } @else {
-                p.empty { "Left out here, since the page would become too large: see the files." }
+                p.empty { "This figure would make the page too large: see the linked files." }
             }
             figcaption {
                 (figure.caption) " "
@@ -171,6 +183,7 @@ fn base64_encoded(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+/// The section with the text of the config.
 fn config_section(view: &ReportView) -> Markup {
     html! {
         @if !view.facts.config.trim().is_empty() {

@@ -1,10 +1,11 @@
-//! How to read the numbers: every convention that a figure or table relies on.
+//! The section that explains how to read the numbers: every convention that a figure or a table
+//! uses.
 
 use maud::{Markup, html};
 
 use crate::report::view::ReportView;
 
-/// Definitions, in the order in which a reader meets them.
+/// The definitions, in the order in which a reader needs them.
 pub fn reading_guide_section(view: &ReportView) -> Markup {
     let samples = !view.tables.metrics.is_empty();
     html! {
@@ -13,86 +14,97 @@ pub fn reading_guide_section(view: &ReportView) -> Markup {
             dl.notes {
                 dt { "Log-likelihood" }
                 dd {
-                    "The natural logarithm of the model's density at the array that was evaluated, after any "
-                    "dequantization and scaling, in nats per sample: "
+                    "The natural logarithm of the model's density at the evaluated array, after "
+                    "any dequantization and scaling, in nats per sample: "
                     span.math { "log p(x₀) = log p_prior(x_T) + ∫ div v dt" }
-                    ", along dx/dt = v from data to noise, with + div. A model's own time direction, sign and "
-                    "scale are converted to this one convention."
+                    ". The path dx/dt = v runs from data to noise, and the divergence has a plus "
+                    "sign. The time direction, sign and scale of every model are converted to this "
+                    "convention."
                 }
                 dt { "Bits per dimension" }
                 dd {
                     span.math { "bits/dim = −log p / (D ln 2) + log₂(levels / (hi − lo))" }
-                    ": the density turned into bits for one integer value, where the data were quantized to "
-                    i { "levels" } " values over [lo, hi] and dequantized with uniform noise. Fewer is better. "
-                    "Where data are not quantized there are no bits/dim, only nats."
+                    ": the density in bits for one integer value, if the data were quantized to "
+                    i { "levels" } " values over [lo, hi] and dequantized with uniform noise. "
+                    "Lower is better. Data that are not quantized have no bits/dim, only nats."
                 }
-                dt { "What each ± is" }
+                dt { "The meaning of ±" }
                 dd {
-                    "Beside a mean over samples: one standard error over the data. Beside a bias or "
-                    "difference: one standard error of the mean of paired differences, the same samples on "
-                    "both sides. "
-                    "Beside a single sample, and as " i { "probe SE" } ": one standard error over the "
-                    "estimator's random probes. Brackets and bars in figures are 95 % intervals by "
-                    "Student's t: ± 1.96 standard errors of many values, more of few. "
-                    "A value without ± has no known error: of one sample, or of a deterministic estimator."
+                    "Beside a mean over samples it is one standard error over the data. Beside a "
+                    "bias or a difference it is one standard error of the mean of paired "
+                    "differences, with the same samples on both sides. Beside a single sample, and "
+                    "in the column " i { "probe SE" } ", it is one standard error over the "
+                    "estimator's random probes. Brackets, and bars in figures, are 95 % confidence "
+                    "intervals by Student's t: ± 1.96 standard errors for many values, and more "
+                    "for few. A value without ± has no known error, because it comes from one "
+                    "sample or from a deterministic estimator."
                 }
-                dt { "The solver's part" }
+                dt { "The solver's bias" }
                 dd {
-                    "Beside a mean, " i { "solver" } " is how much of it the solver's finite steps make: the mean as it "
-                    "stands less that of infinitely many steps, measured on a few samples with finer steps. More samples "
-                    "do not make it smaller. " i { "None" } " is less than a rounding of the number."
+                    "Beside a mean, " i { "solver" } " is the part of the mean that comes from the "
+                    "solver's finite steps: the mean minus that of infinitely many steps. It is "
+                    "measured on a few samples with finer steps. More samples do not reduce it. "
+                    i { "None" } " means that it is smaller than the rounding of the number."
                 }
                 dt { "Bias, RMSE, r, calibration" }
                 dd {
-                    "Against the run's reference estimator, paired per sample: the mean difference, the root "
-                    "mean square difference, and Pearson's correlation. Calibration is the root mean square of "
-                    "difference over reported standard error: near 1 where the reported errors are honest, "
-                    "above 1 where they are too small."
+                    "They compare an estimator with the run's reference estimator, paired per "
+                    "sample: the mean difference, the root mean square difference, and Pearson's "
+                    "correlation. Calibration is the root mean square of the difference divided by "
+                    "the reported standard error. It is near 1 if the reported errors are right, "
+                    "and above 1 if they are too small."
                 }
                 dt { "Kinds of numbers" }
                 dd { ul {
-                    li { b { "ode-exact" } ": every diagonal entry of the Jacobian, no sampling; exact up to "
-                    "the solver." }
-                    li { b { "ode-stochastic" } ": a randomized estimate of the trace, right in the mean, with "
-                    "an error that it reports." }
-                    li { b { "learned" } ": a trained head in place of the divergence; its bias does not "
-                    "shrink with more probes." }
-                    li { b { "few-step" } ": a learned map over finite times; not the likelihood of the ODE "
-                    "but of the map." }
-                    li { b { "closed-form" } ": the known density of an analytic model, without any solver." }
+                    li { b { "ode-exact" } ": every diagonal entry of the Jacobian, without "
+                    "sampling. The only error is that of the solver." }
+                    li { b { "ode-stochastic" } ": a randomized estimate of the trace. It is right "
+                    "in the mean and reports its error." }
+                    li { b { "learned" } ": a trained head in place of the divergence. More probes "
+                    "do not reduce its bias." }
+                    li { b { "few-step" } ": a learned map over finite times. It gives the "
+                    "likelihood of the map, not of the ODE." }
+                    li { b { "closed-form" } ": the known density of an analytic model, without a "
+                    "solver." }
                 } }
                 dt { "What a number bounds" }
                 dd { ul {
-                    li { b { "density" } " (not written out): the log-density at the given floats." }
-                    li { b { "elbo" } ": integers with uniform noise. The mean over noise of the log-density is a lower "
-                    "bound of the logarithm of the discrete probability, so bits/dim are an upper bound." }
-                    li { b { "iw-elbo" } ": the logarithm of the mean density over several draws of noise: a tighter "
-                    "bound, which approaches the discrete probability as the draws become more." }
-                    li { b { "none" } " (bounds nothing): floats that were quantized and not dequantized, or data that "
-                    "are not what the card says, which " code { "lattice: allow" } " takes as they are." }
+                    li { b { "density" } " (not shown in the tables): the log-density at the given "
+                    "floats." }
+                    li { b { "elbo" } ": integers with uniform noise. The mean of the log-density "
+                    "over the noise is a lower bound of the logarithm of the discrete probability, "
+                    "so bits/dim are an upper bound." }
+                    li { b { "iw-elbo" } ": the logarithm of the mean density over several draws "
+                    "of noise. This bound is tighter, and it approaches the logarithm of the "
+                    "discrete probability with more draws." }
+                    li { b { "none" } " (bounds nothing): floats that were quantized and not "
+                    "dequantized, or data that do not match the card, which "
+                    code { "lattice: allow" } " accepts." }
                 } }
                 dt { "Cost" }
                 dd {
-                    "Per sample, in evaluations of the network; a Jacobian product and a call of a learned "
-                    "head count at the ratio of time measured on the machine of the run. Seconds and cost "
-                    "depend on that machine, everything else does not."
+                    "Per sample, in evaluations of the network. Jacobian products and calls of a "
+                    "learned head count by the ratio of the times that were measured on the "
+                    "machine of the run. Only seconds and cost depend on that machine."
                 }
                 @if samples {
                     dt { "Statistics of samples" }
                     dd {
-                        "A Fréchet or kernel distance depends on the features, on both sample counts and on "
-                        "the reference set: compare it only within this page. Even a perfect model does not "
-                        "reach zero with finitely many samples; the row "
-                        i { "data against data" } " is the floor near which it would lie. Features that are not "
-                        "those of the usual Inception network give numbers that are not comparable with "
-                        "published FIDs."
+                        "A Fréchet or kernel distance depends on the features, on both sample "
+                        "counts and on the reference set: compare it only within this page. With "
+                        "finitely many samples, even a perfect model does not reach zero: it would "
+                        "lie near the floor, which is the statistic of "
+                        i { "data against data" } ". Features other than those of the usual "
+                        "Inception network give numbers that are not comparable with published "
+                        "FIDs."
                     }
                 }
                 dt { "Failed samples" }
-                dd { "A sample whose path ended in too many steps, too small a step or a number that is not "
-                "finite has a status and no value. It is counted, shown, and enters no average." }
+                dd { "A sample fails if its path takes too many steps, needs too small a step, or "
+                "reaches a number that is not finite. Then it has a status and no value. Failed "
+                "samples are counted and shown, but excluded from averages." }
                 dt { "–" }
-                dd { "There is no such number here. It does not stand for zero." }
+                dd { "There is no such number. The dash does not mean zero." }
             }
         }
     }

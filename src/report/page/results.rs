@@ -1,4 +1,5 @@
-//! The tables of one model: estimators against the reference, pairs, and sample statistics.
+//! The tables of one model: estimators against the reference, pairs of estimators, pairs of
+//! datasets, and statistics of samples.
 
 use maud::{Markup, html};
 
@@ -12,15 +13,19 @@ use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::{ContrastRow, GapRow, MetricRow, PairRow, SummaryRow};
 
-/// The summary of each dataset and solver of the model.
+/// The tables of each comparison group of the model whose reference has the same solver.
 pub fn result_tables(view: &ReportView, model: &str) -> Markup {
     html! {
-        @for group in view.groups.iter().filter(|group| group.model == model && !group.rows.is_empty() && !group.reference_under_other_solver) {
+        @for group in view.groups.iter().filter(|group| {
+            group.model == model && !group.rows.is_empty() && !group.reference_under_other_solver
+        }) {
             h4 {
                 (sanitize_line(group.dataset))
                 span.solver {
                     (sanitize_line(group.solver))
-                    @if let Some(n) = common_sample_count(group) { " · n = " (format_count(n as f64)) }
+                    @if let Some(n) = common_sample_count(group) {
+                        " · n = " (format_count(n as f64))
+                    }
                 }
             }
             (summary_table(view, group))
@@ -32,17 +37,20 @@ pub fn result_tables(view: &ReportView, model: &str) -> Markup {
     }
 }
 
-/// A column: its heading, what it means, and its text for a row; left out where no row has one.
+/// A column of the summary table. It is omitted if no row has a value in it.
 struct SummaryColumn {
     heading: &'static str,
+    /// The explanation that appears when the pointer rests on the heading.
     meaning: &'static str,
+    /// The text of the cell of a row.
     cell: fn(&ComparisonGroup, &SummaryRow) -> String,
 }
 
+/// The columns of the summary table after the estimator.
 const SUMMARY_COLUMNS: [SummaryColumn; 12] = [
     SummaryColumn {
         heading: "bits/dim ± SE",
-        meaning: "Mean over samples ± one standard error over the data; fewer is better",
+        meaning: "Mean over samples ± one standard error over the data; lower is better",
         cell: |_, row| format_with_error(row.bits_per_dim, row.bits_per_dim_stderr),
     },
     SummaryColumn {
@@ -84,19 +92,20 @@ const SUMMARY_COLUMNS: [SummaryColumn; 12] = [
     },
     SummaryColumn {
         heading: "probe SE",
-        meaning: "Root mean square of the reported per-sample standard error over probes, nats; none where the \
-                  estimator is deterministic",
+        meaning: "Root mean square of the standard errors over probes that are reported per \
+                  sample, nats; absent for deterministic estimators",
         cell: |_, row| format_optional(row.probe_stderr, 3),
     },
     SummaryColumn {
         heading: "calib.",
-        meaning: "Root mean square of difference over reported standard error: 1 where the reported errors are \
-                  honest",
+        meaning: "Root mean square of the difference divided by the reported standard error; 1 if \
+                  the reported errors are right",
         cell: |_, row| format_optional(row.calibration, 3),
     },
     SummaryColumn {
         heading: "cost",
-        meaning: "Per sample, in evaluations of the network; products and head calls at their measured ratio",
+        meaning: "Cost per sample in evaluations of the network; products and head calls count at \
+                  their measured ratio",
         cell: |_, row| format_count(row.cost),
     },
     SummaryColumn {
@@ -116,7 +125,8 @@ const SUMMARY_COLUMNS: [SummaryColumn; 12] = [
     },
 ];
 
-/// Beside the kind, what the number bounds; a density at given points bounds nothing.
+/// What the number bounds, to show beside its kind. A density at given points bounds nothing, and
+/// has no suffix.
 fn bound_suffix(row: &SummaryRow) -> String {
     match row.bound.as_str() {
         "" | "density" => String::new(),
@@ -126,6 +136,7 @@ fn bound_suffix(row: &SummaryRow) -> String {
     }
 }
 
+/// The table of the estimators of one group, the reference first.
 fn summary_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
     let columns: Vec<&SummaryColumn> = (SUMMARY_COLUMNS.iter())
         .filter(|column| {
@@ -142,31 +153,42 @@ fn summary_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
         div.scroll { table.summary {
             thead { tr {
                 th { "Estimator" }
-                @if common_sample_count(group).is_none() { th.n title="Samples that entered the averages" { "n" } }
+                @if common_sample_count(group).is_none() {
+                    th.n title="Samples in the averages" { "n" }
+                }
                 @if failures { th.n { "failed" } }
                 @for column in &columns { th.n title=(column.meaning) { (column.heading) } }
             } }
             tbody { @for row in rows { tr.reference[is_reference(group, row)] {
-                th scope="row" { (colour_swatch(view, &row.estimator)) (view.short_name(&row.estimator))
-                    @if view.short_name(&row.estimator) != sanitize_line(&row.estimator) { code.kind { (sanitize_line(&row.estimator)) } }
-                    span.kind { (sanitize_line(&row.kind)) (bound_suffix(row)) @if is_reference(group, row) { ", reference" } }
+                th scope="row" {
+                    (colour_swatch(view, &row.estimator)) (view.short_name(&row.estimator))
+                    @if view.short_name(&row.estimator) != sanitize_line(&row.estimator) {
+                        code.kind { (sanitize_line(&row.estimator)) }
+                    }
+                    span.kind {
+                        (sanitize_line(&row.kind)) (bound_suffix(row))
+                        @if is_reference(group, row) { ", reference" }
+                    }
                 }
                 @if common_sample_count(group).is_none() { td.n { (format_count(row.n as f64)) } }
                 @if failures {
-                    td.n.failed[row.failed > 0] { @if row.failed > 0 { strong { (row.failed) } } @else { "0" } } }
+                    td.n.failed[row.failed > 0] {
+                        @if row.failed > 0 { strong { (row.failed) } } @else { "0" }
+                    }
+                }
                 @for column in &columns { td.n { ((column.cell)(group, row)) } }
             } } }
         } }
         p.note {
-            "± is one standard error of the mean over the data. Bias, RMSE and r are paired per sample against "
-            (view.short_name(group.reference)) "; brackets are 95 % intervals. Cost is per sample, in evaluations of "
-            "the network. "
-            (ABSENT) " stands for: not defined here."
+            "± is one standard error of the mean over the data. Bias, RMSE and r compare each "
+            "estimator with " (view.short_name(group.reference)) ", paired per sample. Brackets "
+            "are 95 % intervals. Cost is per sample, in evaluations of the network. "
+            (ABSENT) " means that the number is not defined."
         }
     }
 }
 
-/// The number of samples, where it is the same for all estimators.
+/// The number of samples if it is the same for all estimators and no sample failed.
 fn common_sample_count(group: &ComparisonGroup) -> Option<usize> {
     let n = group.rows.first()?.n;
     group
@@ -180,6 +202,7 @@ fn is_reference(group: &ComparisonGroup, row: &SummaryRow) -> bool {
     row.estimator == group.reference
 }
 
+/// The bias with its 95 % interval. Absent for the reference itself.
 fn bias_cell(group: &ComparisonGroup, row: &SummaryRow) -> String {
     let Some(bias) = if_finite(row.bias).filter(|_| !is_reference(group, row)) else {
         return ABSENT.into();
@@ -195,47 +218,56 @@ fn bias_cell(group: &ComparisonGroup, row: &SummaryRow) -> String {
     }
 }
 
-/// The estimator's colour in the figures.
+/// A swatch of the estimator's colour in the figures.
 fn colour_swatch(view: &ReportView, estimator: &str) -> Markup {
     let [r, g, b] = view.style(estimator).colour;
     html! { span.swatch style={ "background:rgb(" (r) "," (g) "," (b) ")" } {} }
 }
 
+/// The differences between all pairs of estimators of a group, in a closed section.
 fn pairs_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
-    let here = |pair: &&PairRow| {
+    let in_group = |pair: &&PairRow| {
         (
             pair.model.as_str(),
             pair.dataset.as_str(),
             pair.solver.as_str(),
         ) == (group.model, group.dataset, group.solver)
     };
-    let pairs: Vec<&PairRow> = view.tables.pairs.iter().filter(here).collect();
+    let pairs: Vec<&PairRow> = view.tables.pairs.iter().filter(in_group).collect();
     html! {
         @if !pairs.is_empty() { details {
             summary { "Every pair of estimators (" (pairs.len()) ")" }
             div.scroll { table {
-                thead { tr { th { "Estimator" } th { "minus" } th.n { "n" } th.n { "difference ± SE, nats" }
-                    th.n { "95 % interval" } } }
+                thead { tr {
+                    th { "Estimator" } th { "minus" } th.n { "n" }
+                    th.n { "difference ± SE, nats" } th.n { "95 % interval" }
+                } }
                 tbody { @for pair in pairs { tr {
-                    td { (sanitize_line(&pair.estimator)) } td { (sanitize_line(&pair.other)) } td.n { (format_count(pair.n as f64)) }
-                    td.n { (format_with_error(Some(pair.difference), Some(pair.difference_stderr))) }
+                    td { (sanitize_line(&pair.estimator)) } td { (sanitize_line(&pair.other)) }
+                    td.n { (format_count(pair.n as f64)) }
+                    @let difference_stderr = Some(pair.difference_stderr);
+                    td.n { (format_with_error(Some(pair.difference), difference_stderr)) }
                     td.n.off[excludes_zero(pair)] {
                         "[" (format_to_error_digits(pair.low, pair.difference_stderr)) ", "
                         (format_to_error_digits(pair.high, pair.difference_stderr)) "]"
                     }
                 } } }
             } }
-            p.note { "Mean paired difference over the same samples ± one standard error. Bold: the interval "
-            "does not contain zero." }
+            p.note {
+                "Mean paired difference over the same samples ± one standard error. Bold intervals "
+                "do not contain zero."
+            }
         } }
     }
 }
 
+/// Whether the 95 % interval of the difference does not contain zero.
 fn excludes_zero(pair: &PairRow) -> bool {
     pair.low > 0.0 || pair.high < 0.0
 }
 
-/// Each two datasets of the model: how far apart it puts them, and how well it tells them apart.
+/// The table of all pairs of datasets of a model: the difference of their mean log-likelihoods, and
+/// the AUROC that tells them apart.
 pub fn dataset_gaps_table(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&GapRow> = view
         .tables
@@ -249,32 +281,43 @@ pub fn dataset_gaps_table(view: &ReportView, model: &str) -> Markup {
             h4 { "Between datasets" }
             div.scroll { table {
                 thead { tr {
-                    th { "Dataset" } th { "minus" } @if solvers { th { "Solver" } } th { "Estimator" }
-                    th.n { "n" } th.n { "n" }
-                    th.n { "difference ± SE, nats" } th.n { "95 % interval" } th.n { "bits/dim ± SE" }
-                    th.n title="Chance that a sample of the first has a higher log-likelihood than one of the second; DeLong's error" {
-                        "AUROC ± SE"
-                    }
+                    th { "Dataset" } th { "minus" } @if solvers { th { "Solver" } }
+                    th { "Estimator" } th.n { "n" } th.n { "n" }
+                    th.n { "difference ± SE, nats" } th.n { "95 % interval" }
+                    th.n { "bits/dim ± SE" }
+                    th.n title={
+                        "Probability that a sample of the first dataset has a higher "
+                        "log-likelihood than a sample of the second, with DeLong's standard error"
+                    } { "AUROC ± SE" }
                 } }
                 tbody { @for gap in rows { tr {
-                    th scope="row" { (sanitize_line(&gap.dataset)) } td { (sanitize_line(&gap.other)) }
+                    th scope="row" { (sanitize_line(&gap.dataset)) }
+                    td { (sanitize_line(&gap.other)) }
                     @if solvers { td { (sanitize_line(&gap.solver)) } }
                     td { (view.short_name(&gap.estimator)) }
-                    td.n { (format_count(gap.n as f64)) } td.n { (format_count(gap.n_other as f64)) }
+                    td.n { (format_count(gap.n as f64)) }
+                    td.n { (format_count(gap.n_other as f64)) }
                     td.n { (format_with_error(Some(gap.difference), Some(gap.difference_stderr))) }
-                    td.n { "[" (format_to_error_digits(gap.low, gap.difference_stderr)) ", " (format_to_error_digits(gap.high, gap.difference_stderr)) "]" }
+                    td.n {
+                        "[" (format_to_error_digits(gap.low, gap.difference_stderr)) ", "
+                        (format_to_error_digits(gap.high, gap.difference_stderr)) "]"
+                    }
                     td.n { (format_with_error(gap.bits_per_dim, gap.bits_per_dim_stderr)) }
                     td.n { (format_with_error(Some(gap.auroc), gap.auroc_stderr)) }
                 } } }
             } }
-            p.note { "Mean log-likelihood of the first dataset minus that of the second; above zero, the model ranks the "
-            "first higher. ± is one standard error over two independent sets of samples. An AUROC of ½ tells nothing apart; "
-            "one without an error is of two sets that do not overlap." }
+            p.note {
+                "Mean log-likelihood of the first dataset minus that of the second. If it is above "
+                "zero, the model gives the first dataset the higher log-likelihood. ± is one "
+                "standard error over two independent sets of samples. An AUROC of ½ does not "
+                "distinguish the datasets. An AUROC without an error belongs to two sets that do "
+                "not overlap."
+            }
         }
     }
 }
 
-/// Statistics of generated samples, each beside the data-versus-data floor.
+/// The statistics of generated samples, each beside its floor of data against data.
 pub fn metrics_table(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&MetricRow> = view
         .tables
@@ -289,30 +332,41 @@ pub fn metrics_table(view: &ReportView, model: &str) -> Markup {
             div.scroll { table {
                 thead { tr {
                     th { "Sampler" } th { "Statistic" } th { "Computed on" } th.n { "value ± SE" }
-                    th.n title="The same statistic of data against data, near which a perfect model would lie" {
+                    th.n title="The same statistic of data against data" {
                         "floor ± SE"
                     }
-                    th.n title="How many combined standard errors the value lies above the floor" { "above floor" }
+                    th.n title="Difference between value and floor, in combined standard errors" {
+                        "above floor"
+                    }
                     th.n { "generated" } th.n { "reference" }
                     th.n title="Evaluations of the network per generated sample" { "evaluations" }
                     th.n title="Jacobian products per generated sample" { "products" }
-                    th.n title="Evaluations per sample, products counted at their measured ratio" { "cost" }
+                    th.n title="Evaluations per sample; products count at their measured ratio" {
+                        "cost"
+                    }
                     @if noted { th { "note" } }
                 } }
                 tbody {
-                    @for row in rows.iter().filter(|row| row.sampler != FLOOR_SAMPLER) { (metrics_table_row(row, find_floor(&rows, row), noted)) }
-                    @for row in rows.iter().filter(|row| row.sampler == FLOOR_SAMPLER && has_no_generated_row(&rows, row)) {
+                    @for row in rows.iter().filter(|row| row.sampler != FLOOR_SAMPLER) {
+                        (metrics_table_row(row, find_floor(&rows, row), noted))
+                    }
+                    @for row in rows.iter().filter(|row| {
+                        row.sampler == FLOOR_SAMPLER && has_no_generated_row(&rows, row)
+                    }) {
                         (metrics_table_row(row, None, noted))
                     }
                 }
             } }
-            p.note { "± is one standard error of the statistic. The floor is the same statistic of data "
-            "against data, near which a perfect model would lie; its distance counts both errors." }
+            p.note {
+                "± is one standard error of the statistic. The floor is the same statistic of data "
+                "against data; a perfect model would lie near it. The distance from the floor is "
+                "in standard errors that combine both errors."
+            }
         }
     }
 }
 
-/// Differences between samplers that began at the same noise.
+/// The differences between samplers that start from the same noise.
 pub fn contrasts_table(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&ContrastRow> = view
         .tables
@@ -326,11 +380,11 @@ pub fn contrasts_table(view: &ReportView, model: &str) -> Markup {
         .count();
     html! {
         @if !rows.is_empty() {
-            h4 { "Samplers against others, from the same noise" }
+            h4 { "Differences between samplers, from the same noise" }
             div.scroll { table {
                 thead { tr {
-                    th { "Sampler" } th { "less" } th { "Statistic" } th.n { "pairs" } th.n { "difference ± SE" }
-                    th.n { "95 % interval" }
+                    th { "Sampler" } th { "minus" } th { "Statistic" } th.n { "pairs" }
+                    th.n { "difference ± SE" } th.n { "95 % interval" }
                 } }
                 tbody { @for row in &rows { tr {
                     th scope="row" { (sanitize_line(&row.sampler)) }
@@ -340,7 +394,8 @@ pub fn contrasts_table(view: &ReportView, model: &str) -> Markup {
                     @if row.difference == 0.0 && row.difference_stderr == 0.0 {
                         td.n { "0" } td.n { "the same samples" }
                     } @else {
-                        td.n { (format_with_error(Some(row.difference), Some(row.difference_stderr))) }
+                        @let stderr = Some(row.difference_stderr);
+                        td.n { (format_with_error(Some(row.difference), stderr)) }
                         td.n.off[row.low > 0.0 || row.high < 0.0] {
                             "[" (format_to_error_digits(row.low, row.difference_stderr)) ", "
                             (format_to_error_digits(row.high, row.difference_stderr)) "]"
@@ -348,22 +403,34 @@ pub fn contrasts_table(view: &ReportView, model: &str) -> Markup {
                     }
                 } } }
             } }
-            p.note { "A statistic of the one sampler's samples less that of the other's, which began at the same noise, so that "
-            "what both share cancels. The error is over the pairs and over the reference data. Below zero: nearer to the "
-            "data, for a distance. Bold: the interval does not contain zero, which of " (format_count(rows.len() as f64)) " intervals "
-            (format_count(apart as f64)) " do not; of many, one in twenty does so by chance." }
+            p.note {
+                "A statistic of the first sampler's samples minus the statistic of the second "
+                "sampler's. Both start from the same noise, so that errors that they share cancel. "
+                "The standard error is over the pairs and over the reference data. If the "
+                "statistic is a distance, a difference below zero means that the first sampler is "
+                "nearer to the data. "
+                "Bold intervals do not contain zero: " (format_count(apart as f64)) " of "
+                (format_count(rows.len() as f64)) ". Without any real difference, one interval in "
+                "twenty does not contain zero by chance."
+            }
         }
     }
 }
 
+/// One row of the table of statistics.
 fn metrics_table_row(row: &MetricRow, floor: Option<&MetricRow>, noted: bool) -> Markup {
     html! { tr {
         th scope="row" { (sanitize_line(&row.sampler)) }
         td { (sanitize_line(&row.metric)) }
-        td { @if row.features.is_empty() { (ABSENT) } @else { code { (sanitize_line(&row.features)) } } }
+        td {
+            @if row.features.is_empty() { (ABSENT) }
+            @else { code { (sanitize_line(&row.features)) } }
+        }
         td.n { (format_with_error(Some(row.value), row.stderr)) }
-        td.n { (floor.map_or(ABSENT.into(), |floor| format_with_error(Some(floor.value), floor.stderr))) }
-        td.n { (floor.and_then(|floor| distance_from_floor(row, floor)).unwrap_or(ABSENT.into())) }
+        @let floor_text = floor.map(|floor| format_with_error(Some(floor.value), floor.stderr));
+        td.n { (floor_text.unwrap_or(ABSENT.into())) }
+        @let distance = floor.and_then(|floor| distance_from_floor(row, floor));
+        td.n { (distance.unwrap_or(ABSENT.into())) }
         td.n { (format_count(row.n_generated as f64)) }
         td.n { (format_count(row.n_reference as f64)) }
         td.n { (format_count(row.evaluations)) }
@@ -373,7 +440,7 @@ fn metrics_table_row(row: &MetricRow, floor: Option<&MetricRow>, noted: bool) ->
     } }
 }
 
-/// What to know before trusting a row and its distance from the floor.
+/// The notes of a row and of its floor, in one text.
 fn notes_with_floor(row: &MetricRow, floor: Option<&MetricRow>) -> String {
     let of_floor = floor.filter(|floor| !floor.note.is_empty());
     let of_floor = of_floor.map(|floor| format!("floor: {}", sanitize_line(&floor.note)));
@@ -384,7 +451,7 @@ fn notes_with_floor(row: &MetricRow, floor: Option<&MetricRow>) -> String {
     notes.collect::<Vec<_>>().join("; ")
 }
 
-/// The floor of a row: the same statistic on the same features.
+/// The floor of a row: the same statistic on the same features, of data against data.
 pub fn find_floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a MetricRow> {
     let same = |other: &&&MetricRow| {
         other.sampler == FLOOR_SAMPLER
@@ -394,13 +461,15 @@ pub fn find_floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a Met
     rows.iter().find(same).copied()
 }
 
-/// A floor without a generated row stands for itself.
+/// Whether no generated samples have the statistic of this floor. Then the floor has a table row of
+/// its own.
 fn has_no_generated_row(rows: &[&MetricRow], floor: &MetricRow) -> bool {
     !rows.iter().any(|row| {
         row.sampler != FLOOR_SAMPLER && row.metric == floor.metric && row.features == floor.features
     })
 }
 
+/// The difference between a value and its floor, in combined standard errors.
 fn distance_from_floor(row: &MetricRow, floor: &MetricRow) -> Option<String> {
     let error = if_finite(row.stderr)?.hypot(if_finite(floor.stderr)?);
     let distance = (row.value - floor.value) / error;
@@ -409,7 +478,7 @@ fn distance_from_floor(row: &MetricRow, floor: &MetricRow) -> Option<String> {
         .then(|| format!("{} SE", format_significant(distance, 2)))
 }
 
-/// Whether the 95 % interval of the row's bias contains zero, where there is one.
+/// Whether the 95 % interval of the row's bias contains zero. `None` if there is no interval.
 pub fn bias_interval_contains_zero(row: &SummaryRow) -> Option<bool> {
     let (bias, error) = (if_finite(row.bias)?, if_finite(row.bias_stderr)?);
     Some(bias.abs() <= half_width_95(Some(error), row.bias_n))

@@ -1,4 +1,4 @@
-//! What was asked, of what, and where it all came from.
+//! The sections about the setup of the run and about the origin of its files.
 
 use maud::{Markup, html};
 
@@ -6,11 +6,11 @@ use crate::report::number_format::{ABSENT, format_count};
 use crate::report::text::sanitize_line;
 use crate::report::view::ReportView;
 
-/// Models, data, solvers and estimators.
+/// The section with models, data, estimators and solvers.
 pub fn setup_section(view: &ReportView) -> Markup {
     html! {
         section #asked {
-            h2 { "What was asked" }
+            h2 { "Setup" }
             @if !view.facts.models.is_empty() {
                 div.scroll { table {
                     thead { tr { th { "Model" } th.n { "D" } th { "Path" } th { "Network predicts" }
@@ -28,8 +28,9 @@ pub fn setup_section(view: &ReportView) -> Markup {
             }
             @if view.facts.models.iter().any(|model| !model.extra_inputs.is_empty()) {
                 div.scroll { table {
-                    thead { tr { th { "Model" } th { "Input" } th { "What it is given, besides the state" } } }
-                    tbody { @for model in &view.facts.models { @for (input, value) in &model.extra_inputs { tr {
+                    thead { tr { th { "Model" } th { "Input besides the state" } th { "Value" } } }
+                    tbody { @for model in &view.facts.models {
+                        @for (input, value) in &model.extra_inputs { tr {
                         th scope="row" { (sanitize_line(&model.name)) }
                         td { code { (sanitize_line(input)) } }
                         td.wide { (or_dash(value)) }
@@ -37,12 +38,15 @@ pub fn setup_section(view: &ReportView) -> Markup {
                 } }
             }
             @for model in view.facts.models.iter().filter(|model| !model.truncation.is_empty()) {
-                p.note { "The path of " (sanitize_line(&model.name)) " is cut off " (sanitize_line(&model.truncation)) "." }
+                p.note {
+                    "The path of " (sanitize_line(&model.name)) " is cut off "
+                    (sanitize_line(&model.truncation)) "."
+                }
             }
             @if !view.facts.data.is_empty() {
                 div.scroll { table {
                     thead { tr { th { "Data for" } th { "File" } th.n { "Samples" }
-                        th { "How the numbers were taken" } } }
+                        th { "Preprocessing" } } }
                     tbody { @for data in &view.facts.data { tr {
                         th scope="row" { (sanitize_line(&data.model)) }
                         td { code { (sanitize_line(&data.file)) } }
@@ -53,15 +57,17 @@ pub fn setup_section(view: &ReportView) -> Markup {
             }
             dl.facts {
                 (definition_entry("Estimators", &estimator_labels(view)))
-                (definition_entry("Solvers", &unique_labels(view.groups.iter().map(|group| group.solver))))
-                (definition_entry("Reference", &unique_labels(view.groups.iter().map(|group| group.reference))))
+                @let solvers = view.groups.iter().map(|group| group.solver);
+                (definition_entry("Solvers", &unique_labels(solvers)))
+                @let references = view.groups.iter().map(|group| group.reference);
+                (definition_entry("Reference", &unique_labels(references)))
                 dt { "Seed" } dd { (sanitize_line(&view.facts.seed)) }
             }
         }
     }
 }
 
-/// Hashes, versions and the cards' own words.
+/// The section with versions, hashes, the cards' provenance, and links to the tables.
 pub fn provenance_section(view: &ReportView) -> Markup {
     let facts = view.facts;
     html! {
@@ -75,11 +81,14 @@ pub fn provenance_section(view: &ReportView) -> Markup {
             @if facts.models.iter().any(|model| !model.files.is_empty()) || !facts.data.is_empty() {
                 h3 { "Files" }
                 div.scroll { table {
-                    thead { tr { th { "Of" } th { "File" } th { "SHA-256" } } }
+                    thead { tr { th { "Belongs to" } th { "File" } th { "SHA-256" } } }
                     tbody {
                         @for model in &facts.models { @for (file, hash) in &model.files {
-                            tr { th scope="row" { (sanitize_line(&model.name)) } td { code { (sanitize_line(file)) } }
-                                td { code.hash { (or_dash(hash)) } } }
+                            tr {
+                                th scope="row" { (sanitize_line(&model.name)) }
+                                td { code { (sanitize_line(file)) } }
+                                td { code.hash { (or_dash(hash)) } }
+                            }
                         } }
                         @for data in &facts.data {
                             tr { th scope="row" { (sanitize_line(&data.model)) ", data" }
@@ -90,17 +99,21 @@ pub fn provenance_section(view: &ReportView) -> Markup {
                 } }
             }
             @for model in facts.models.iter().filter(|model| !model.provenance.is_empty()) {
-                h3 { "The card of " (sanitize_line(&model.name)) " says" }
+                h3 { "Provenance in the card of " (sanitize_line(&model.name)) }
                 dl.facts { @for (key, value) in &model.provenance {
                     dt { (sanitize_line(key)) } dd { (or_dash(value)) }
                 } }
             }
             h3 { "Tables" }
-            p { "Every number above, and those behind the figures, as long and tidy CSV: " (table_links(view)) }
+            p {
+                "Every number of this page and of its figures is in these CSV tables: "
+                (table_links(view))
+            }
         }
     }
 }
 
+/// Links to the CSV tables that have rows.
 fn table_links(view: &ReportView) -> Markup {
     let t = view.tables;
     let files = [
@@ -119,17 +132,22 @@ fn table_links(view: &ReportView) -> Markup {
     ];
     html! {
         @for (file, rows) in files.into_iter().filter(|(_, rows)| *rows > 0) {
-            a.table href={ "tables/" (file) ".csv" } { (file) ".csv" } " (" (format_count(rows as f64)) " rows) "
+            a.table href={ "tables/" (file) ".csv" } { (file) ".csv" }
+            " (" (format_count(rows as f64)) " rows) "
         }
         @if files.iter().all(|(_, rows)| *rows == 0) { "none yet." }
     }
 }
 
+/// A term of a definition list with its values, unless there are none.
 fn definition_entry(label: &str, values: &[String]) -> Markup {
     html! {
         @if !values.is_empty() {
             dt { (label) }
-            dd { @for (i, value) in values.iter().enumerate() { @if i > 0 { ", " } code { (value) } } }
+            dd { @for (i, value) in values.iter().enumerate() {
+                @if i > 0 { ", " }
+                code { (value) }
+            } }
         }
     }
 }
@@ -138,6 +156,7 @@ fn estimator_labels(view: &ReportView) -> Vec<String> {
     unique_labels(view.groups.iter().flat_map(|group| group.estimators()))
 }
 
+/// Each label once, without empty ones.
 fn unique_labels<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut all: Vec<String> = vec![];
     for name in names.filter(|name| !name.is_empty()).map(sanitize_line) {
@@ -148,6 +167,7 @@ fn unique_labels<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     all
 }
 
+/// The text, or a dash if it is empty.
 fn or_dash(text: &str) -> String {
     if text.trim().is_empty() {
         ABSENT.into()

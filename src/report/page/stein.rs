@@ -1,4 +1,5 @@
-//! Stein tests of divergence heads: what each test function finds in each stratum of time.
+//! The Stein tests of divergence heads: the largest deviation per kind of test function and stratum
+//! of time.
 
 use maud::{Markup, html};
 
@@ -7,7 +8,7 @@ use crate::report::text::sanitize_line;
 use crate::report::view::ReportView;
 use crate::rows::SteinRow;
 
-/// Kinds of test functions, as columns: heading, and which names belong to it.
+/// The kinds of test functions: the heading of each column, and the prefix of the functions' names.
 const TEST_FUNCTION_KINDS: [(&str, &str); 4] = [
     ("g = 1", "1"),
     ("g = x[a]", "x["),
@@ -31,12 +32,17 @@ pub fn stein_section(view: &ReportView, model: &str) -> Markup {
     }
     html! {
         @for (dataset, head) in groups {
-            h4 { "Stein tests of the head " (sanitize_line(head)) span.solver { (sanitize_line(dataset)) } }
-            (stein_table(rows.iter().filter(|r| r.dataset == dataset && r.head == head).copied().collect()))
+            h4 {
+                "Stein tests of the head " (sanitize_line(head))
+                span.solver { (sanitize_line(dataset)) }
+            }
+            @let same = |r: &&&SteinRow| r.dataset == dataset && r.head == head;
+            (stein_table(rows.iter().filter(same).copied().collect()))
         }
     }
 }
 
+/// The table of one head on one dataset.
 fn stein_table(rows: Vec<&SteinRow>) -> Markup {
     let tests: Vec<&SteinRow> = rows.iter().filter(|r| r.z.is_some()).copied().collect();
     let mut strata: Vec<(f64, f64)> = Vec::new();
@@ -48,26 +54,34 @@ fn stein_table(rows: Vec<&SteinRow>) -> Markup {
     let worst = tests.iter().max_by(|a, b| abs_z(a).total_cmp(&abs_z(b)));
     html! {
         div.scroll { table {
-            thead { tr { th { "Times" } @for (heading, _) in TEST_FUNCTION_KINDS { th.n { (heading) } } } }
+            thead { tr {
+                th { "Times" }
+                @for (heading, _) in TEST_FUNCTION_KINDS { th.n { (heading) } }
+            } }
             tbody { @for stratum in &strata { tr {
-                th scope="row" { (format_significant(stratum.0, 3)) " to " (format_significant(stratum.1, 3)) }
+                th scope="row" {
+                    (format_significant(stratum.0, 3)) " to " (format_significant(stratum.1, 3))
+                }
                 @for (_, prefix) in TEST_FUNCTION_KINDS { (stein_cell(&tests, *stratum, prefix)) }
             } } }
         } }
         p.note {
-            "The largest |z| of each kind of test function, per stratum of time; bold: rejected at 5 % over all "
-            (format_count(tests.len() as f64)) " tests (Bonferroni). "
+            "The largest |z| of each kind of test function, per stratum of time. Bold values are "
+            "rejected at 5 % over all " (format_count(tests.len() as f64)) " tests (Bonferroni). "
             @if let Some(worst) = worst.filter(|w| is_rejected(w)) {
-                "This head is not the divergence of this velocity: |z| = " (format_significant(abs_z(worst), 3)) " for "
+                "This head is not the divergence of this velocity: |z| = "
+                (format_significant(abs_z(worst), 3)) " for "
                 code { (sanitize_line(&worst.function)) } ". "
-            } @else { "None of the tests tells this head from the divergence. " }
+            } @else { "No test distinguishes this head from the divergence. " }
             @for bias in rows.iter().filter(|r| r.z.is_none()) {
-                "Its bias in the mean, found without any Jacobian, is "
+                "Its mean bias over noised data, which was found without any Jacobian, is "
                 (format_with_error(bias.mean, bias.stderr)) " nats"
                 @if bias.bits_per_dim.is_some() {
-                    " (" (format_with_error(bias.bits_per_dim, bias.bits_per_dim_stderr)) " bits/dim)"
+                    " ("
+                    (format_with_error(bias.bits_per_dim, bias.bits_per_dim_stderr))
+                    " bits/dim)"
                 }
-                ", over the law of noised data. g = 1 sees this bias alone."
+                ". The test function g = 1 detects only this bias."
             }
         }
     }
@@ -77,10 +91,12 @@ fn abs_z(row: &SteinRow) -> f64 {
     row.z.map_or(0.0, f64::abs)
 }
 
+/// Whether the test rejects the head at 5 %, corrected for the number of tests.
 fn is_rejected(row: &SteinRow) -> bool {
     row.p.is_some_and(|p| p < 0.05)
 }
 
+/// The largest |z| of one kind of test function in one stratum.
 fn stein_cell(tests: &[&SteinRow], stratum: (f64, f64), prefix: &str) -> Markup {
     let kind = |r: &&&SteinRow| {
         (r.from, r.to) == stratum

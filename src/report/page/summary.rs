@@ -1,4 +1,4 @@
-//! The summary in plain words, made from the tables alone.
+//! The summary of the results in sentences, made from the tables alone.
 
 use maud::{Markup, html};
 
@@ -13,7 +13,8 @@ use crate::report::text::{join_with_and, sanitize_line};
 use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::{MetricRow, SummaryRow};
 
-/// What went wrong, before anything else; nothing where nothing did.
+/// The section about failed and outstanding work, which is the first of the page. Empty if there is
+/// none.
 pub fn warnings_section(view: &ReportView) -> Markup {
     let facts = view.facts;
     let failed: Vec<&SummaryRow> = view
@@ -26,44 +27,51 @@ pub fn warnings_section(view: &ReportView) -> Markup {
         failed.is_empty() && facts.trials_failed.is_empty() && facts.trials_outstanding == 0;
     html! {
         @if !quiet { section.alarm role="alert" {
-            h2 { "Not everything came through" }
+            h2 { "Some results are missing" }
             ul {
                 @for row in &failed { li {
                     b { (row.failed) " of " (row.n + row.failed) " samples failed" }
-                    ": " (sanitize_line(&row.model)) ", " (sanitize_line(&row.estimator)) ", " (sanitize_line(&row.solver))
-                    ". They are left out of the averages; " code { "samples.csv" } " names each with its status."
+                    ": " (sanitize_line(&row.model)) ", " (sanitize_line(&row.estimator)) ", "
+                    (sanitize_line(&row.solver))
+                    ". They are excluded from the averages; " code { "samples.csv" }
+                    " contains the status of each of them."
                 } }
                 @for (trial, reason) in &facts.trials_failed { li {
                     b { "Trial " (sanitize_line(trial)) " failed" } ": " (sanitize_line(reason))
                 } }
                 @if facts.trials_outstanding > 0 { li {
-                    b { (format_count(facts.trials_outstanding as f64)) " of the trials outstanding" }
-                    ": the numbers below cover only what is finished. The same " code { "run" } " again carries on."
+                    b {
+                        (format_count(facts.trials_outstanding as f64)) " outstanding "
+                        @if facts.trials_outstanding == 1 { "trial" } @else { "trials" }
+                    }
+                    ": the numbers below cover only finished trials. To continue, repeat the same "
+                    code { "run" } " command."
                 } }
             }
         } }
     }
 }
 
-/// One card per model, dataset and solver.
+/// The section with one card for each comparison group, and one for each model that has only
+/// statistics of samples.
 pub fn summary_section(view: &ReportView) -> Markup {
     let compared: Vec<&ComparisonGroup> = view
         .groups
         .iter()
         .filter(|group| !group.rows.is_empty() && !group.reference_under_other_solver)
         .collect();
-    let alone = |model: &&&str| compared.iter().all(|group| group.model != **model);
+    let has_no_likelihood = |model: &&&str| compared.iter().all(|group| group.model != **model);
     html! {
         section #summary {
             h2 { "In short" }
             @if compared.is_empty() { p.empty { "No likelihood has been measured." } }
             div.cards {
                 @for group in &compared { (summary_card(view, group)) }
-                @for model in view.models.iter().filter(alone) {
-                    @let said = sample_metric_sentences(view, model);
-                    @if !said.is_empty() { div.card {
+                @for model in view.models.iter().filter(has_no_likelihood) {
+                    @let sentences = sample_metric_sentences(view, model);
+                    @if !sentences.is_empty() { div.card {
                         h3 { (sanitize_line(model)) }
-                        ul { @for sentence in said { li { (sentence) } } }
+                        ul { @for sentence in sentences { li { (sentence) } } }
                     } }
                 }
             }
@@ -71,6 +79,7 @@ pub fn summary_section(view: &ReportView) -> Markup {
     }
 }
 
+/// The card of one comparison group: the headline and the sentences.
 fn summary_card(view: &ReportView, group: &ComparisonGroup) -> Markup {
     let first = view.groups.iter().find(|other| other.model == group.model);
     let lead = first.is_some_and(|first| std::ptr::eq(first, group));
@@ -80,40 +89,53 @@ fn summary_card(view: &ReportView, group: &ComparisonGroup) -> Markup {
             (headline(view, group))
             ul {
                 @for sentence in summary_sentences(view, group) { li { (sentence) } }
-                // Statistics belong to the model, so they are said once.
-                @if lead { @for sentence in sample_metric_sentences(view, group.model) { li { (sentence) } } }
+                // Statistics belong to the model, so only its first card shows them.
+                @if lead {
+                    @for sentence in sample_metric_sentences(view, group.model) {
+                        li { (sentence) }
+                    }
+                }
             }
         }
     }
 }
 
+/// The mean of the reference estimator, or of the first estimator without a reference.
 fn headline(view: &ReportView, group: &ComparisonGroup) -> Markup {
     let row = group.reference_row().or(group.rows.first().copied());
     html! {
         @if let Some(row) = row {
             @let bits = if_finite(row.bits_per_dim).is_some();
+            @let bits_text = format_with_error(row.bits_per_dim, row.bits_per_dim_stderr);
+            @let nats_text = format_with_error(row.nats, row.nats_stderr);
             p.headline {
                 span.value title="Mean over samples ± one standard error over the data" {
-                    @if bits { (non_breaking(&format_with_error(row.bits_per_dim, row.bits_per_dim_stderr))) }
-                    @else { (non_breaking(&format_with_error(row.nats, row.nats_stderr))) }
+                    @if bits { (non_breaking(&bits_text)) } @else { (non_breaking(&nats_text)) }
                 }
                 @if let Some(solver) = format_solver_bias(row) {
-                    span.value title="How much of it the solver's steps make" { ", " (non_breaking(&solver)) }
+                    span.value title="The part of the mean from the solver's finite steps" {
+                        ", " (non_breaking(&solver))
+                    }
                 }
                 " " span.unit { @if bits { "bits/dim" } @else { "nats" } }
             }
             p.under {
-                (view.short_name(&row.estimator)) ", mean ± standard error over " (format_count(row.n as f64))
+                (view.short_name(&row.estimator)) ", mean ± standard error over "
+                (format_count(row.n as f64))
                 @if row.n == 1 { " sample" } @else { " samples" }
-                @if bits { " (" (non_breaking(&format_with_error(row.nats, row.nats_stderr))) " nats)" }
+                @if bits { " (" (non_breaking(&nats_text)) " nats)" }
             }
             p.under { (sanitize_line(group.dataset)) " · " (sanitize_line(group.solver))
-                @if SolverBias::from_summary(row) == Some(SolverBias::NotMeasured) { ", solver error not measured" } }
+                @if SolverBias::from_summary(row) == Some(SolverBias::NotMeasured) {
+                    ", solver error not measured"
+                }
+            }
         }
     }
 }
 
-/// `solver −0.030`, in the headline's unit; nothing where it was not measured.
+/// The solver's bias in the unit of the headline, such as `solver −0.030`. `None` if it was not
+/// measured.
 fn format_solver_bias(row: &SummaryRow) -> Option<String> {
     match SolverBias::from_summary(row)? {
         SolverBias::NotMeasured => None,
@@ -129,7 +151,8 @@ fn format_solver_bias(row: &SummaryRow) -> Option<String> {
     }
 }
 
-/// The solver's bias where it is larger than the ± of the headline, which says nothing of it.
+/// A sentence about the solver's bias. `None` if it is smaller than the standard error in the
+/// headline, which does not contain it.
 fn solver_bias_sentence(view: &ReportView, group: &ComparisonGroup) -> Option<Markup> {
     let row = group.reference_row().or(group.rows.first().copied())?;
     let part = view.tables.budget.iter().find(|part| {
@@ -140,46 +163,56 @@ fn solver_bias_sentence(view: &ReportView, group: &ComparisonGroup) -> Option<Ma
     let bias = if_finite(part.bias_nats)?;
     (bias.abs() > if_finite(row.nats_stderr)?).then(|| {
         html! {
-            b { "Solver: " } "the log-likelihoods are too " @if bias > 0.0 { "high" } @else { "low" }
-            " by " b { (non_breaking(&format_with_error(Some(bias.abs()), part.bias_stderr))) " nats" }
-            @if let Some(bits) = if_finite(part.bias_bits_per_dim) { " (" (format_significant(bits, 2)) " bits/dim)" }
-            ", more than the standard error above (" (sanitize_line(&part.measured)) "); what lowers it: " (sanitize_line(&part.knob)) "."
+            b { "Solver: " } "the log-likelihoods are too "
+            @if bias > 0.0 { "high" } @else { "low" }
+            " by " b {
+                (non_breaking(&format_with_error(Some(bias.abs()), part.bias_stderr))) " nats"
+            }
+            @if let Some(bits) = if_finite(part.bias_bits_per_dim) {
+                " (" (format_significant(bits, 2)) " bits/dim)"
+            }
+            ", which is more than the standard error above. Measured by: "
+            (sanitize_line(&part.measured)) ". To reduce it: " (sanitize_line(&part.knob)) "."
         }
     })
 }
 
+/// The sentences about the estimators of one comparison group.
 fn summary_sentences(view: &ReportView, group: &ComparisonGroup) -> Vec<Markup> {
     let others: Vec<&SummaryRow> = (group.rows.iter().copied())
         .filter(|row| row.estimator != group.reference && if_finite(row.bias).is_some())
         .collect();
-    let mut said = vec![];
-    said.extend(solver_bias_sentence(view, group));
-    said.extend(
+    let mut sentences = vec![];
+    sentences.extend(solver_bias_sentence(view, group));
+    sentences.extend(
         others
             .iter()
             .filter(|row| row.kind == "closed-form")
             .map(|row| known_truth_sentence(view, group, row)),
     );
-    said.extend(nearest_estimator_sentence(view, group, &others));
+    sentences.extend(nearest_estimator_sentence(view, group, &others));
     let learned = |row: &&&SummaryRow| matches!(row.kind.as_str(), "learned" | "few-step");
-    said.extend(
+    sentences.extend(
         others
             .iter()
             .filter(learned)
             .map(|row| learned_bias_sentence(view, group, row)),
     );
-    said.extend(randomized_bias_sentence(view, &others));
-    said
+    sentences.extend(randomized_bias_sentence(view, &others));
+    sentences
 }
 
+/// A sentence about the difference between the closed form and the reference.
 fn known_truth_sentence(view: &ReportView, group: &ComparisonGroup, row: &SummaryRow) -> Markup {
     html! {
-        b { "Known truth: " } (view.short_name(&row.estimator)) " differs from " (view.short_name(group.reference)) " by "
-        (non_breaking(&format_with_error(row.bias, row.bias_stderr))) " nats in the mean, by " (format_optional(row.rmse, 2))
-        " nats (root mean square) per sample."
+        b { "Known truth: " } (view.short_name(&row.estimator)) " differs from "
+        (view.short_name(group.reference)) " by "
+        (non_breaking(&format_with_error(row.bias, row.bias_stderr))) " nats in the mean, and by "
+        (format_optional(row.rmse, 2)) " nats (root mean square) per sample."
     }
 }
 
+/// A sentence about the estimator with the smallest RMSE, closed forms excluded.
 fn nearest_estimator_sentence(
     view: &ReportView,
     group: &ComparisonGroup,
@@ -194,31 +227,33 @@ fn nearest_estimator_sentence(
                 .total_cmp(&b.rmse.unwrap_or(f64::MAX))
         })?;
     Some(html! {
-        b { "Nearest per sample: " (view.short_name(&row.estimator)) } ", " (format_optional(row.rmse, 2))
-        " nats (root mean square) from " (view.short_name(group.reference)) ", for " (format_count(row.cost)) " evaluations"
+        b { "Nearest per sample: " (view.short_name(&row.estimator)) } " differs from "
+        (view.short_name(group.reference)) " by " (format_optional(row.rmse, 2))
+        " nats (root mean square). It costs " (format_count(row.cost)) " evaluations"
         @if let Some(share) = relative_cost(view, group, row) { ", " (share) }
         "."
     })
 }
 
-/// A row's cost beside the reference's, in words.
+/// The cost of a row relative to the cost of the reference, in words.
 fn relative_cost(view: &ReportView, group: &ComparisonGroup, row: &SummaryRow) -> Option<String> {
     let share = row.cost / group.reference_row()?.cost;
-    let of = view.short_name(group.reference);
+    let reference = view.short_name(group.reference);
     match share {
         _ if !share.is_finite() => None,
-        _ if (0.98..1.02).contains(&share) => Some(format!("as many as {of}")),
+        _ if (0.98..1.02).contains(&share) => Some(format!("as many as {reference}")),
         _ if share >= 2.0 => Some(format!(
-            "{} times those of {of}",
+            "{} times as many as {reference}",
             format_significant(share, 2)
         )),
         _ => Some(format!(
-            "{}\u{a0}% of those of {of}",
+            "{}\u{a0}% of the cost of {reference}",
             format_significant(100.0 * share, 2)
         )),
     }
 }
 
+/// A sentence about the bias of a learned head or of a few-step map.
 fn learned_bias_sentence(view: &ReportView, group: &ComparisonGroup, row: &SummaryRow) -> Markup {
     let what = if row.kind == "few-step" {
         "Few-step map"
@@ -231,42 +266,51 @@ fn learned_bias_sentence(view: &ReportView, group: &ComparisonGroup, row: &Summa
         None => format_significant(factor * bias, 3),
     };
     html! {
-        b { (what) ": " (view.short_name(&row.estimator)) } " is off by " b { (shown(1.0)) " nats" }
+        b { (what) ": " (view.short_name(&row.estimator)) } " has a bias of "
+        b { (shown(1.0)) " nats" }
         @if let Some(factor) = group.bits_per_nat() { " (" (shown(factor)) " bits/dim)" }
-        @match (format_interval(row.bias, row.bias_stderr, row.bias_n), bias_interval_contains_zero(row)) {
-            (Some(interval), Some(true)) => { "; its 95\u{a0}% interval " (non_breaking(&interval)) " contains zero. " }
-            (Some(interval), _) => { "; its 95\u{a0}% interval " (non_breaking(&interval)) " does not contain zero. " }
+        @let interval = format_interval(row.bias, row.bias_stderr, row.bias_n);
+        @match (interval, bias_interval_contains_zero(row)) {
+            (Some(interval), Some(true)) => {
+                "; its 95\u{a0}% interval " (non_breaking(&interval)) " contains zero. "
+            }
+            (Some(interval), _) => {
+                "; its 95\u{a0}% interval " (non_breaking(&interval)) " does not contain zero. "
+            }
             _ => { "; one sample gives no interval. " }
         }
-        @if let Some(r) = if_finite(row.correlation) { "Per sample r = " (format_correlation(r)) "; " } @else { "It takes " }
-        (format_count(row.cost)) " evaluations"
+        @if let Some(r) = if_finite(row.correlation) {
+            "Its correlation per sample is r = " (format_correlation(r)) ". "
+        }
+        "It costs " (format_count(row.cost)) " evaluations"
         @if let Some(share) = relative_cost(view, group, row) { ", " (share) }
-        @if row.jvps == 0.0 { ", and no Jacobian products" }
+        @if row.jvps == 0.0 { ", without Jacobian products" }
         "."
     }
 }
 
-/// Estimators that should be right in the mean, and whether they are.
+/// A sentence about the randomized estimators, which should have no bias.
 fn randomized_bias_sentence(view: &ReportView, others: &[&SummaryRow]) -> Option<Markup> {
     let which = |zero| -> Vec<String> {
         let stochastic = others.iter().filter(|row| row.kind == "ode-stochastic");
         let rows = stochastic.filter(|row| bias_interval_contains_zero(row) == Some(zero));
         rows.map(|row| view.short_name(&row.estimator)).collect()
     };
-    let (well, off) = (which(true), which(false));
-    if well.is_empty() && off.is_empty() {
+    let (unbiased, biased) = (which(true), which(false));
+    if unbiased.is_empty() && biased.is_empty() {
         return None;
     }
     Some(html! {
         b { "Randomized estimates: " }
         "the 95\u{a0}% interval of the bias "
-        @if !well.is_empty() { "contains zero for " (join_with_and(&well)) }
-        @if !well.is_empty() && !off.is_empty() { ", but " }
-        @if !off.is_empty() { "does not contain zero for " (join_with_and(&off)) }
+        @if !unbiased.is_empty() { "contains zero for " (join_with_and(&unbiased)) }
+        @if !unbiased.is_empty() && !biased.is_empty() { ", but " }
+        @if !biased.is_empty() { "does not contain zero for " (join_with_and(&biased)) }
         "."
     })
 }
 
+/// Sentences about the statistics of samples: at most three samplers with two statistics each.
 fn sample_metric_sentences(view: &ReportView, model: &str) -> Vec<Markup> {
     let rows: Vec<&MetricRow> = view
         .tables
@@ -280,25 +324,27 @@ fn sample_metric_sentences(view: &ReportView, model: &str) -> Vec<Markup> {
             samplers.push(&row.sampler);
         }
     }
-    let of = |sampler: &&str| {
-        let said = rows.iter().filter(|row| row.sampler == *sampler).take(2);
+    let sentence = |sampler: &&str| {
+        let shown = rows.iter().filter(|row| row.sampler == *sampler).take(2);
         html! {
             b { "Samples by " (sanitize_line(sampler)) ": " }
-            @for (i, row) in said.enumerate() {
+            @for (i, row) in shown.enumerate() {
                 @if i > 0 { "; " }
-                (sanitize_line(&row.metric)) " " (non_breaking(&format_with_error(Some(row.value), row.stderr)))
+                (sanitize_line(&row.metric)) " "
+                (non_breaking(&format_with_error(Some(row.value), row.stderr)))
                 @if let Some(floor) = find_floor(&rows, row) {
-                    " (data against data: " (non_breaking(&format_with_error(Some(floor.value), floor.stderr))) ")"
+                    " (data against data: "
+                    (non_breaking(&format_with_error(Some(floor.value), floor.stderr))) ")"
                 }
-                @if !row.note.is_empty() { ", but see its note" }
+                @if !row.note.is_empty() { " (see its note in the table)" }
             }
             "."
         }
     };
-    samplers.iter().take(3).map(of).collect()
+    samplers.iter().take(3).map(sentence).collect()
 }
 
-/// A number that no line break may part.
+/// The number with non-breaking spaces, so that it stays on one line.
 pub fn non_breaking(number: &str) -> String {
     number.replace(' ', "\u{a0}")
 }

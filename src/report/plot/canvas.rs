@@ -1,7 +1,8 @@
-//! The only place that draws: plotters' backends behind a few strokes in logical pixels.
+//! The only module that draws. It wraps the backends of `plotters` with a few operations in logical
+//! pixels.
 //!
-//! SVG is drawn on a grid ten times finer than its pixels, PNG at twice its size and then
-//! halved, since both backends round to whole numbers.
+//! Both backends round to whole numbers. SVG is therefore drawn on a grid ten times finer than its
+//! pixels. PNG is drawn at twice its size, and each square of four pixels is averaged.
 
 use std::cell::RefCell;
 use std::sync::Once;
@@ -20,17 +21,19 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::report::figure_spec::{Fill, Raster};
 use crate::report::palette::{Colour, MarkerShape, PAPER};
 
-/// Steps of the SVG's grid in one pixel.
+/// The steps of the SVG's grid in one pixel.
 const SVG_UNITS_PER_PIXEL: f64 = 10.0;
-/// Pixels of the PNG per logical pixel, and how many are averaged into one: for evenly thick lines,
-/// which tests do not look at.
+/// The pixels of the PNG per logical pixel.
 const PNG_SCALE: u32 = 2;
+/// The drawn pixels per pixel of the PNG, in each direction. The average makes lines evenly thick.
+/// Tests do not look at this and draw faster without.
 const PNG_SUPERSAMPLING: u32 = if cfg!(test) { 1 } else { 2 };
+/// The name under which the embedded fonts are registered.
 const FONT_FAMILY: &str = "sans-serif";
-/// Plotters' font size over the height of an em, as its SVG backend has it.
+/// The font size of plotters per height of an em, as in its SVG backend.
 const FONT_SIZE_PER_EM: f64 = 1.24;
 
-/// Where a text's given point lies.
+/// Which part of a text lies at the given point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
     Start,
@@ -38,7 +41,7 @@ pub enum Anchor {
     End,
 }
 
-/// Size, weight and colour of a text.
+/// The size in logical pixels, the weight and the colour of a text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FontSpec {
     pub size: f64,
@@ -46,7 +49,7 @@ pub struct FontSpec {
     pub colour: Colour,
 }
 
-/// A box in logical pixels.
+/// A rectangle in logical pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rect {
     pub left: f64,
@@ -58,8 +61,10 @@ pub struct Rect {
 /// Draws in logical pixels on one backend.
 pub struct Canvas<DB: Backend> {
     area: DrawingArea<DB, Shift>,
+    /// The backend's units per logical pixel.
     scale: f64,
-    /// Rasters for the SVG, which takes them as pictures; on a bitmap they are drawn at once.
+    /// The rasters of an SVG, which become image elements after drawing. A bitmap draws its rasters
+    /// at once.
     deferred_rasters: Option<RefCell<Vec<(Rect, Raster)>>>,
 }
 
@@ -90,10 +95,10 @@ impl<DB: Backend> Canvas<DB> {
             .map_err(|error| anyhow!("drawing: {error}"))
     }
 
-    /// A line through the points.
+    /// Draws a line through the points.
     pub fn line(&self, points: &[(f64, f64)], colour: Colour, width: f64) -> Result<()> {
         let mut path: Vec<(i32, i32)> = points.iter().map(|&p| self.to_backend(p)).collect();
-        // Equal neighbours have no direction, which the rasterizer asks for.
+        // The rasterizer needs the direction between neighbours, which equal points do not have.
         path.dedup();
         if path.len() < 2 {
             return Ok(());
@@ -101,7 +106,7 @@ impl<DB: Backend> Canvas<DB> {
         self.draw_element(&PathElement::new(path, self.line_style(colour, 1.0, width)))
     }
 
-    /// A straight line in dashes.
+    /// Draws a straight dashed line.
     pub fn dashed_line(
         &self,
         from: (f64, f64),
@@ -124,7 +129,7 @@ impl<DB: Backend> Canvas<DB> {
         Ok(())
     }
 
-    /// A filled polygon.
+    /// Draws a filled polygon.
     pub fn polygon(&self, points: &[(f64, f64)], colour: Colour, opacity: f64) -> Result<()> {
         let mut path: Vec<(i32, i32)> = points.iter().map(|&p| self.to_backend(p)).collect();
         path.dedup();
@@ -134,7 +139,8 @@ impl<DB: Backend> Canvas<DB> {
         self.draw_element(&Polygon::new(path, to_rgb(colour).mix(opacity).filled()))
     }
 
-    /// A point of the given form around a centre.
+    /// Draws a marker around a centre. A hollow marker is a filled one with a smaller white marker
+    /// on top.
     pub fn marker(
         &self,
         centre: (f64, f64),
@@ -180,7 +186,7 @@ impl<DB: Backend> Canvas<DB> {
         self.polygon(&around(corners), colour, opacity)
     }
 
-    /// A text whose baseline starts, is centred or ends at the point.
+    /// Draws a text. The start, middle or end of its baseline lies at the point.
     pub fn text(&self, text: &str, at: (f64, f64), anchor: Anchor, font: FontSpec) -> Result<()> {
         self.draw_text(
             text,
@@ -191,7 +197,7 @@ impl<DB: Backend> Canvas<DB> {
         )
     }
 
-    /// A text that reads upwards, centred on the point.
+    /// Draws a text that reads upwards, centred at the point.
     pub fn vertical_text(&self, text: &str, at: (f64, f64), font: FontSpec) -> Result<()> {
         let at = (at.0 + 0.32 * font.size, at.1);
         self.draw_text(text, at, Anchor::Middle, font, FontTransform::Rotate270)
@@ -203,7 +209,7 @@ impl<DB: Backend> Canvas<DB> {
         at: (f64, f64),
         anchor: Anchor,
         font: FontSpec,
-        turn: FontTransform,
+        rotation: FontTransform,
     ) -> Result<()> {
         if text.is_empty() {
             return Ok(());
@@ -214,19 +220,19 @@ impl<DB: Backend> Canvas<DB> {
             Anchor::End => HPos::Right,
         };
         let style = font_desc(font.size * self.scale, font.bold)
-            .transform(turn)
+            .transform(rotation)
             .color(&to_rgb(font.colour))
             .pos(Pos::new(horizontal, VPos::Bottom));
         self.draw_element(&Text::new(text.to_string(), self.to_backend(at), style))
     }
 
-    /// A raster stretched over a box, without smoothing.
+    /// Draws a raster, stretched over a rectangle without smoothing.
     pub fn raster(&self, rect: Rect, raster: &Raster) -> Result<()> {
         if raster.pixels.is_empty() || raster.pixels.len() != raster.width * raster.height {
             return Ok(());
         }
-        if let Some(apart) = &self.deferred_rasters {
-            apart.borrow_mut().push((rect, raster.clone()));
+        if let Some(deferred) = &self.deferred_rasters {
+            deferred.borrow_mut().push((rect, raster.clone()));
             return Ok(());
         }
         let (from, to) = (
@@ -242,13 +248,16 @@ impl<DB: Backend> Canvas<DB> {
             let row = y * raster.height / h * raster.width;
             bytes.extend((0..w).flat_map(|x| raster.pixels[row + x * raster.width / w]));
         }
-        let picture = BitMapElement::with_owned_buffer(from, (w as u32, h as u32), bytes)
-            .context("a raster of another size than its pixels")?;
-        self.draw_element(&picture)
+        let bitmap = BitMapElement::with_owned_buffer(from, (w as u32, h as u32), bytes)
+            .context("the size of a raster does not match its pixels")?;
+        self.draw_element(&bitmap)
     }
 }
 
-/// The drawing as SVG text of this size in pixels.
+/// The drawing as SVG text of this size in pixels. `label` describes it to screen readers.
+///
+/// # Errors
+/// Fails if `draw` fails or a raster cannot be encoded.
 pub fn draw_svg(
     (width, height): (f64, f64),
     label: &str,
@@ -262,21 +271,24 @@ pub fn draw_svg(
     );
     let rasters = {
         let area = SVGBackend::with_string(&mut drawn, size).into_drawing_area();
-        let pen = Canvas {
+        let canvas = Canvas {
             area,
             scale: SVG_UNITS_PER_PIXEL,
             deferred_rasters: Some(RefCell::default()),
         };
-        draw(&pen)?;
-        pen.area
+        draw(&canvas)?;
+        canvas
+            .area
             .present()
             .map_err(|error| anyhow!("drawing: {error}"))?;
-        pen.deferred_rasters
+        canvas
+            .deferred_rasters
             .map(RefCell::into_inner)
             .unwrap_or_default()
     };
     let body = drawn.split_once('>').map_or("", |(_, body)| body);
-    // Quotes in texts are escaped, so these patterns are only ever attributes at their defaults.
+    // Quotes in texts are escaped, so these patterns match only attributes, which have their
+    // default values here.
     let body = body
         .replace(" opacity=\"1\"", "")
         .replace(" stroke=\"none\" stroke-width=\"1\"", "")
@@ -297,7 +309,10 @@ pub fn draw_svg(
     Ok(svg)
 }
 
-/// The drawing as a PNG with two pixels per logical one.
+/// The drawing as PNG bytes, with [`PNG_SCALE`] pixels per logical pixel.
+///
+/// # Errors
+/// Fails if `draw` fails or the image cannot be encoded.
 pub fn draw_png(
     (width, height): (f64, f64),
     draw: impl FnOnce(&Canvas<BitMapBackend>) -> Result<()>,
@@ -311,13 +326,14 @@ pub fn draw_png(
     let mut pixels = vec![255; 3 * wide as usize * high as usize];
     {
         let area = BitMapBackend::with_buffer(&mut pixels, (wide, high)).into_drawing_area();
-        let pen = Canvas {
+        let canvas = Canvas {
             area,
             scale: f64::from(PNG_SCALE * PNG_SUPERSAMPLING),
             deferred_rasters: None,
         };
-        draw(&pen)?;
-        pen.area
+        draw(&canvas)?;
+        canvas
+            .area
             .present()
             .map_err(|error| anyhow!("drawing: {error}"))?;
     }
@@ -328,7 +344,8 @@ pub fn draw_png(
     )
 }
 
-/// Means of squares of `side` by `side` pixels of three numbers each, row after row.
+/// The means over squares of `side` × `side` pixels. `pixels` contains rows of `wide` pixels with
+/// three levels each.
 fn downsampled(pixels: &[u8], wide: usize, side: usize) -> Result<Vec<u8>> {
     let shape = (pixels.len() / (3 * wide * side), side, wide / side, side, 3);
     let squares = ArrayView::from_shape(shape, pixels)?.mapv(u32::from);
@@ -346,12 +363,14 @@ fn encode_png(rgb: &[u8], width: u32, height: u32) -> Result<Vec<u8>> {
     Ok(png)
 }
 
+/// The SVG element that embeds a raster as PNG.
 fn image_element(rect: Rect, raster: &Raster) -> Result<String> {
     let bytes: Vec<u8> = raster.pixels.iter().flatten().copied().collect();
     let png = encode_png(&bytes, raster.width as u32, raster.height as u32)?;
     Ok(format!(
-        "<image x=\"{:.0}\" y=\"{:.0}\" width=\"{:.0}\" height=\"{:.0}\" preserveAspectRatio=\"none\" \
-         style=\"image-rendering:pixelated\" href=\"data:image/png;base64,{}\"/>\n",
+        "<image x=\"{:.0}\" y=\"{:.0}\" width=\"{:.0}\" height=\"{:.0}\" \
+         preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" \
+         href=\"data:image/png;base64,{}\"/>\n",
         rect.left * SVG_UNITS_PER_PIXEL,
         rect.top * SVG_UNITS_PER_PIXEL,
         (rect.right - rect.left) * SVG_UNITS_PER_PIXEL,
@@ -360,9 +379,9 @@ fn image_element(rect: Rect, raster: &Raster) -> Result<String> {
     ))
 }
 
-/// Width of a text in logical pixels.
+/// The width of a text in logical pixels.
 pub fn text_width(text: &str, size: f64, bold: bool) -> f64 {
-    // Measured large, because plotters rounds to whole pixels.
+    // The text is measured at ten times its size, because plotters rounds to whole pixels.
     let measured = register_fonts()
         .ok()
         .and_then(|()| font_desc(10.0 * size, bold).layout_box(text).ok());
@@ -389,7 +408,7 @@ fn to_rgb([r, g, b]: Colour) -> RGBColor {
     RGBColor(r, g, b)
 }
 
-/// Registers the embedded fonts, once: none is asked from the system.
+/// Registers the embedded fonts once. No font of the system is used.
 fn register_fonts() -> Result<()> {
     static FONTS: Once = Once::new();
     FONTS.call_once(|| {
@@ -398,7 +417,7 @@ fn register_fonts() -> Result<()> {
             (FontStyle::Bold, dejavu::sans::bold()),
         ];
         for (style, bytes) in fonts {
-            // A font that does not parse shows when the first text is measured.
+            // A font that cannot be parsed is noticed when the first text is measured.
             let _ = plotters::style::register_font(FONT_FAMILY, style, bytes);
         }
     });

@@ -1,8 +1,8 @@
-//! Texts beside points, placed so that none covers another: pure geometry.
+//! Places texts beside points, so that no text covers another text or a point.
 
 use super::canvas::Rect;
 
-/// One text to place: its point and its size, in pixels.
+/// A text to place: its point, width and height, in pixels.
 #[derive(Debug, Clone, Copy)]
 pub struct LabelRequest {
     pub point: (f64, f64),
@@ -10,9 +10,11 @@ pub struct LabelRequest {
     pub height: f64,
 }
 
-/// A box for each text, or `None` where all places around its point are taken.
+/// A rectangle for each text, or `None` if every place around its point is taken.
+///
+/// The rectangles lie inside `frame` and cover none of `points`.
 pub fn place_labels(
-    wanted: &[LabelRequest],
+    requests: &[LabelRequest],
     points: &[(f64, f64)],
     frame: Rect,
 ) -> Vec<Option<Rect>> {
@@ -20,22 +22,23 @@ pub fn place_labels(
         .iter()
         .map(|&(x, y)| square_around(x, y, 4.0))
         .collect();
-    let mut placed = Vec::with_capacity(wanted.len());
-    for one in wanted {
+    let mut placed = Vec::with_capacity(requests.len());
+    for request in requests {
         let free = |rect: &Rect| {
             is_rect_inside(rect, &frame) && !taken.iter().any(|t| rects_overlap(rect, t))
         };
-        let found = candidate_rects(one).into_iter().find(free);
+        let found = candidate_rects(request).into_iter().find(free);
         taken.extend(found);
         placed.push(found);
     }
     placed
 }
 
-/// Right and left first, then above and below, then farther away.
-fn candidate_rects(one: &LabelRequest) -> Vec<Rect> {
-    let (x, y) = one.point;
-    let (w, h) = (one.width, one.height);
+/// The possible places for a text, the best first: right and left of the point, then above and
+/// below, then further away.
+fn candidate_rects(request: &LabelRequest) -> Vec<Rect> {
+    let (x, y) = request.point;
+    let (w, h) = (request.width, request.height);
     let mut places = vec![];
     for far in [10.0, 16.0, 25.0] {
         let rows = [0.0, -0.6 * h, 0.6 * h, -1.2 * h, 1.2 * h];
@@ -85,7 +88,7 @@ mod tests {
         let points: Vec<_> = (0..12)
             .map(|i| (200.0 + f64::from(i % 4), 150.0 + f64::from(i)))
             .collect();
-        let wanted: Vec<_> = points
+        let requests: Vec<_> = points
             .iter()
             .map(|&point| LabelRequest {
                 point,
@@ -93,7 +96,7 @@ mod tests {
                 height: 14.0,
             })
             .collect();
-        let placed: Vec<_> = place_labels(&wanted, &points, frame)
+        let placed: Vec<_> = place_labels(&requests, &points, frame)
             .into_iter()
             .flatten()
             .collect();
@@ -112,11 +115,11 @@ mod tests {
             right: 50.0,
             bottom: 50.0,
         };
-        let wanted = [LabelRequest {
+        let requests = [LabelRequest {
             point: (25.0, 25.0),
             width: 80.0,
             height: 14.0,
         }];
-        assert_eq!(place_labels(&wanted, &[], frame), [None]);
+        assert_eq!(place_labels(&requests, &[], frame), [None]);
     }
 }

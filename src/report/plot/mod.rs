@@ -1,4 +1,4 @@
-//! Pictures to SVG and PNG: one layout and one drawing for both.
+//! Draws figures as SVG and as PNG, with one layout and one drawing routine for both formats.
 
 mod canvas;
 mod labels;
@@ -10,7 +10,9 @@ use self::canvas::{Anchor, Backend, Canvas, FontSpec, Rect};
 use super::figure_spec::{FigureSpec, LegendEntry, LegendSymbol, Stroke};
 use super::palette::{INK, MUTED};
 
+/// The margin around the figure, in pixels.
 const MARGIN: f64 = 16.0;
+/// The gap between panels, in pixels.
 const GAP: f64 = 18.0;
 const TITLE: FontSpec = FontSpec {
     size: 15.0,
@@ -27,48 +29,47 @@ const LEGEND: FontSpec = FontSpec {
     bold: false,
     colour: INK,
 };
+/// The height of one row of the legend, in pixels.
 const LEGEND_HEIGHT: f64 = 20.0;
 
-/// The picture as SVG text and as PNG bytes.
-pub fn render_figure(picture: &FigureSpec) -> Result<(String, Vec<u8>)> {
-    let layout = FigureLayout::from_spec(picture);
-    let label = format!("{}: {}", picture.title, picture.subtitle);
-    let svg = canvas::draw_svg(layout.size, &label, |pen| {
-        draw_figure(pen, picture, &layout)
+/// The figure as SVG text and as PNG bytes.
+///
+/// # Errors
+/// Fails if the figure cannot be drawn or encoded.
+pub fn render_figure(spec: &FigureSpec) -> Result<(String, Vec<u8>)> {
+    let layout = FigureLayout::from_spec(spec);
+    let label = format!("{}: {}", spec.title, spec.subtitle);
+    let svg = canvas::draw_svg(layout.size, &label, |canvas| {
+        draw_figure(canvas, spec, &layout)
     })?;
-    let png = canvas::draw_png(layout.size, |pen| draw_figure(pen, picture, &layout))?;
+    let png = canvas::draw_png(layout.size, |canvas| draw_figure(canvas, spec, &layout))?;
     Ok((svg, png))
 }
 
-/// Where everything goes, in pixels.
+/// The positions of the parts of a figure, in pixels.
 struct FigureLayout {
     size: (f64, f64),
-    /// Start of each key's sign, in the picture's order.
+    /// The upper left corner of each entry of the legend.
     legend: Vec<(f64, f64)>,
     panel_rects: Vec<Rect>,
 }
 
 impl FigureLayout {
-    fn from_spec(picture: &FigureSpec) -> FigureLayout {
-        let columns = picture.columns.clamp(1, picture.panels.len().max(1));
-        let rows = picture.panels.len().div_ceil(columns);
-        let (w, h) = picture.panel_size;
+    /// Computes the layout of a figure.
+    fn from_spec(spec: &FigureSpec) -> FigureLayout {
+        let columns = spec.columns.clamp(1, spec.panels.len().max(1));
+        let rows = spec.panels.len().div_ceil(columns);
+        let (w, h) = spec.panel_size;
         let panels = columns as f64 * w + (columns - 1) as f64 * GAP;
-        let heading = canvas::text_width(&picture.title, TITLE.size, true).max(canvas::text_width(
-            &picture.subtitle,
+        let heading = canvas::text_width(&spec.title, TITLE.size, true).max(canvas::text_width(
+            &spec.subtitle,
             SUBTITLE.size,
             false,
         ));
         let inner = panels.max(heading);
-        let mut top = MARGIN
-            + 18.0
-            + if picture.subtitle.is_empty() {
-                0.0
-            } else {
-                19.0
-            };
-        let keys = legend_positions(&picture.legend, inner, top + 6.0);
-        if let Some((_, last)) = keys.last() {
+        let mut top = MARGIN + 18.0 + if spec.subtitle.is_empty() { 0.0 } else { 19.0 };
+        let entries = legend_positions(&spec.legend, inner, top + 6.0);
+        if let Some((_, last)) = entries.last() {
             top = last + LEGEND_HEIGHT;
         }
         top += 8.0;
@@ -85,18 +86,18 @@ impl FigureLayout {
         let bottom = top + rows as f64 * (h + GAP) - GAP;
         FigureLayout {
             size: (inner + 2.0 * MARGIN, bottom + MARGIN),
-            legend: keys,
-            panel_rects: (0..picture.panels.len()).map(cell).collect(),
+            legend: entries,
+            panel_rects: (0..spec.panels.len()).map(cell).collect(),
         }
     }
 }
 
-/// Keys from left to right, in as many rows as they need.
-fn legend_positions(keys: &[LegendEntry], width: f64, top: f64) -> Vec<(f64, f64)> {
+/// The positions of the legend's entries: from left to right, in as many rows as necessary.
+fn legend_positions(entries: &[LegendEntry], width: f64, top: f64) -> Vec<(f64, f64)> {
     let (mut x, mut y) = (MARGIN, top);
     let mut places = vec![];
-    for key in keys {
-        let need = 24.0 + canvas::text_width(&key.text, LEGEND.size, false);
+    for entry in entries {
+        let need = 24.0 + canvas::text_width(&entry.text, LEGEND.size, false);
         if x > MARGIN && x + need > MARGIN + width {
             (x, y) = (MARGIN, y + LEGEND_HEIGHT);
         }
@@ -106,27 +107,23 @@ fn legend_positions(keys: &[LegendEntry], width: f64, top: f64) -> Vec<(f64, f64
     places
 }
 
+/// Draws the title, the legend and the panels.
 fn draw_figure<DB: Backend>(
-    pen: &Canvas<DB>,
-    picture: &FigureSpec,
+    canvas: &Canvas<DB>,
+    spec: &FigureSpec,
     layout: &FigureLayout,
 ) -> Result<()> {
-    pen.text(
-        &picture.title,
-        (MARGIN, MARGIN + 13.0),
-        Anchor::Start,
-        TITLE,
-    )?;
-    pen.text(
-        &picture.subtitle,
+    canvas.text(&spec.title, (MARGIN, MARGIN + 13.0), Anchor::Start, TITLE)?;
+    canvas.text(
+        &spec.subtitle,
         (MARGIN, MARGIN + 33.0),
         Anchor::Start,
         SUBTITLE,
     )?;
-    for (key, &place) in picture.legend.iter().zip(&layout.legend) {
-        draw_legend_entry(pen, key, place)?;
+    for (entry, &place) in spec.legend.iter().zip(&layout.legend) {
+        draw_legend_entry(canvas, entry, place)?;
     }
-    let Some(room) = picture
+    let Some(margins) = spec
         .panels
         .iter()
         .map(panel::text_margins)
@@ -134,30 +131,30 @@ fn draw_figure<DB: Backend>(
     else {
         return Ok(());
     };
-    for (panel, &cell) in picture.panels.iter().zip(&layout.panel_rects) {
-        panel::draw_panel(pen, panel, cell, room)?;
+    for (panel, &cell) in spec.panels.iter().zip(&layout.panel_rects) {
+        panel::draw_panel(canvas, panel, cell, margins)?;
     }
     Ok(())
 }
 
 fn draw_legend_entry<DB: Backend>(
-    pen: &Canvas<DB>,
-    key: &LegendEntry,
+    canvas: &Canvas<DB>,
+    entry: &LegendEntry,
     (x, y): (f64, f64),
 ) -> Result<()> {
     let middle = y + LEGEND_HEIGHT / 2.0;
     let (from, to) = ((x, middle), (x + 18.0, middle));
-    match key.symbol {
+    match entry.symbol {
         LegendSymbol::Dot(shape, fill) => {
-            pen.marker((x + 9.0, middle), (shape, fill), 4.5, (key.colour, 1.0))?;
+            canvas.marker((x + 9.0, middle), (shape, fill), 4.5, (entry.colour, 1.0))?;
         }
-        LegendSymbol::Line(Stroke::Solid) => pen.line(&[from, to], key.colour, 2.2)?,
-        LegendSymbol::Line(Stroke::Dashed) => pen.dashed_line(from, to, key.colour, 1.4)?,
+        LegendSymbol::Line(Stroke::Solid) => canvas.line(&[from, to], entry.colour, 2.2)?,
+        LegendSymbol::Line(Stroke::Dashed) => canvas.dashed_line(from, to, entry.colour, 1.4)?,
         LegendSymbol::Band => {
             let (top, bottom) = (middle - 5.0, middle + 5.0);
             let corners = [(x, top), (to.0, top), (to.0, bottom), (x, bottom)];
-            pen.polygon(&corners, key.colour, 0.18)?;
+            canvas.polygon(&corners, entry.colour, 0.18)?;
         }
     }
-    pen.text(&key.text, (x + 24.0, middle + 4.3), Anchor::Start, LEGEND)
+    canvas.text(&entry.text, (x + 24.0, middle + 4.3), Anchor::Start, LEGEND)
 }

@@ -1,4 +1,4 @@
-//! One panel: frame, grid, ticks, marks and what stands beside it.
+//! Draws one panel: its frame, grid, ticks and marks, and the texts and colours beside the frame.
 
 use anyhow::Result;
 
@@ -33,9 +33,10 @@ const NOTE: FontSpec = FontSpec {
     bold: false,
     colour: INK,
 };
+/// The width of a colour bar, in pixels.
 const COLOUR_BAR_WIDTH: f64 = 13.0;
 
-/// Room for texts left and right of a frame, in pixels.
+/// The widths that texts need left and right of a frame, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TextMargins {
     left: f64,
@@ -43,7 +44,8 @@ pub struct TextMargins {
 }
 
 impl TextMargins {
-    /// The room that serves both, so that frames of one picture stand in line.
+    /// The larger width on each side. All panels of a figure use it, so that their frames are
+    /// aligned.
     pub fn max(self, other: TextMargins) -> TextMargins {
         TextMargins {
             left: self.left.max(other.left),
@@ -53,37 +55,40 @@ impl TextMargins {
 }
 
 /// Draws a panel into its cell.
+///
+/// # Errors
+/// Fails if the backend cannot draw.
 pub fn draw_panel<DB: Backend>(
-    pen: &Canvas<DB>,
+    canvas: &Canvas<DB>,
     panel: &Panel,
     cell: Rect,
-    room: TextMargins,
+    margins: TextMargins,
 ) -> Result<()> {
-    let frame = frame_rect(panel, cell, room);
+    let frame = frame_rect(panel, cell, margins);
     let plot = PlotArea {
         x: &panel.x,
         y: &panel.y,
         frame,
     };
-    pen.text(
+    canvas.text(
         &panel.title,
         (frame.left, cell.top + 13.0),
         Anchor::Start,
         HEADING,
     )?;
     match &panel.raster {
-        Some(raster) => pen.raster(frame, raster)?,
-        None => draw_grid(pen, &plot)?,
+        Some(raster) => canvas.raster(frame, raster)?,
+        None => draw_grid(canvas, &plot)?,
     }
     for mark in &panel.marks {
-        plot.draw_mark(pen, mark, &panel.marks)?;
+        plot.draw_mark(canvas, mark, &panel.marks)?;
     }
-    draw_x_axis(pen, &plot)?;
-    draw_y_axis(pen, &plot)?;
-    draw_right_margin(pen, panel, &plot)
+    draw_x_axis(canvas, &plot)?;
+    draw_y_axis(canvas, &plot)?;
+    draw_right_margin(canvas, panel, &plot)
 }
 
-/// What the panel's own texts need.
+/// The widths that the texts of one panel need.
 pub fn text_margins(panel: &Panel) -> TextMargins {
     let mut left = 2.0;
     if !panel.y.ticks.is_empty() {
@@ -106,20 +111,23 @@ pub fn text_margins(panel: &Panel) -> TextMargins {
     TextMargins { left, right }
 }
 
-/// The box of the data: the cell less the room for texts.
-fn frame_rect(panel: &Panel, cell: Rect, room: TextMargins) -> Rect {
+/// The frame: the cell without the margins for texts. If the panel has an aspect, so has the frame.
+fn frame_rect(panel: &Panel, cell: Rect, margins: TextMargins) -> Rect {
     let below = if panel.x.ticks.is_empty() { 4.0 } else { 22.0 };
     let bottom = cell.bottom - below - if panel.x.label.is_empty() { 0.0 } else { 19.0 };
-    let headed = matches!(&panel.right_margin, RightMargin::TextColumns(columns) if columns.iter().any(|c| !c.heading.is_empty()));
+    let headed = matches!(
+        &panel.right_margin,
+        RightMargin::TextColumns(columns) if columns.iter().any(|c| !c.heading.is_empty())
+    );
     let top = cell.top
         + if panel.title.is_empty() && !headed {
             8.0
         } else {
             24.0
         };
-    // However long the texts are, something of the data is seen.
-    let left = cell.left + room.left.min(0.6 * (cell.right - cell.left));
-    let right = (cell.right - room.right).max(left + 40.0);
+    // Long texts must not push the data out of the cell.
+    let left = cell.left + margins.left.min(0.6 * (cell.right - cell.left));
+    let right = (cell.right - margins.right).max(left + 40.0);
     let bottom = bottom.max(top + 30.0);
     let Some(aspect) = panel.aspect.filter(|a| a.is_finite() && *a > 0.0) else {
         return Rect {
@@ -157,7 +165,8 @@ fn widest_tick_text(axis: &Axis, size: f64) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// Names are read as text, numbers as ticks.
+/// The font of an axis's tick texts. An axis without a label has names as ticks, which are larger
+/// than numbers.
 fn tick_font(axis: &Axis) -> FontSpec {
     if axis.label.is_empty() {
         CATEGORY
@@ -166,7 +175,7 @@ fn tick_font(axis: &Axis) -> FontSpec {
     }
 }
 
-/// Axes on their frame.
+/// The two axes and the frame that they span.
 struct PlotArea<'a> {
     x: &'a Axis,
     y: &'a Axis,
@@ -174,14 +183,19 @@ struct PlotArea<'a> {
 }
 
 impl PlotArea<'_> {
+    /// The horizontal pixel of a place in the x range, from 0 at its start to 1 at its end. Places
+    /// far outside the frame are moved to its edge.
     fn x_pixel(&self, part: f64) -> f64 {
         self.frame.left + part.clamp(-0.02, 1.02) * (self.frame.right - self.frame.left)
     }
 
+    /// The vertical pixel of a place in the y range. Places far outside the frame are moved to its
+    /// edge.
     fn y_pixel(&self, part: f64) -> f64 {
         self.frame.bottom - part.clamp(-0.02, 1.02) * (self.frame.bottom - self.frame.top)
     }
 
+    /// The pixel of a point. `None` if an axis has no position for it.
     fn to_pixels(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
         Some((
             self.x_pixel(self.x.fraction(x)?),
@@ -196,9 +210,10 @@ impl PlotArea<'_> {
             .collect()
     }
 
+    /// Draws one mark. `all` are the marks of the panel, which labels must not cover.
     fn draw_mark<DB: Backend>(
         &self,
-        pen: &Canvas<DB>,
+        canvas: &Canvas<DB>,
         mark: &PlotMark,
         all: &[PlotMark],
     ) -> Result<()> {
@@ -208,7 +223,7 @@ impl PlotArea<'_> {
                 colour,
                 width,
                 stroke: Stroke::Solid,
-            } => pen.line(&self.points_to_pixels(points), *colour, *width),
+            } => canvas.line(&self.points_to_pixels(points), *colour, *width),
             PlotMark::Line {
                 points,
                 colour,
@@ -219,32 +234,32 @@ impl PlotArea<'_> {
                 let pairs = points.windows(2);
                 pairs
                     .into_iter()
-                    .try_for_each(|p| pen.dashed_line(p[0], p[1], *colour, *width))
+                    .try_for_each(|p| canvas.dashed_line(p[0], p[1], *colour, *width))
             }
             PlotMark::Dots {
                 points,
-                style: look,
+                style,
                 fill,
                 radius,
                 opacity,
             } => {
-                let form = (look.shape, *fill);
-                let ink = (look.colour, *opacity);
+                let form = (style.shape, *fill);
+                let ink = (style.colour, *opacity);
                 self.points_to_pixels(points)
                     .into_iter()
-                    .try_for_each(|at| pen.marker(at, form, *radius, ink))
+                    .try_for_each(|at| canvas.marker(at, form, *radius, ink))
             }
             PlotMark::Area {
                 points,
                 colour,
                 opacity,
-            } => pen.polygon(&self.points_to_pixels(points), *colour, *opacity),
+            } => canvas.polygon(&self.points_to_pixels(points), *colour, *opacity),
             PlotMark::VerticalLine { x, colour, stroke } => {
                 let Some(x) = self.x.fraction(*x).map(|part| self.x_pixel(part)) else {
                     return Ok(());
                 };
                 self.draw_rule(
-                    pen,
+                    canvas,
                     (x, self.frame.top),
                     (x, self.frame.bottom),
                     *colour,
@@ -256,41 +271,42 @@ impl PlotArea<'_> {
                     return Ok(());
                 };
                 self.draw_rule(
-                    pen,
+                    canvas,
                     (self.frame.left, y),
                     (self.frame.right, y),
                     *colour,
                     *stroke,
                 )
             }
-            PlotMark::Labels(texts) => self.draw_labels(pen, texts, all),
+            PlotMark::Labels(texts) => self.draw_labels(canvas, texts, all),
             PlotMark::CornerText(lines) => lines.iter().enumerate().try_for_each(|(i, line)| {
                 let at = (
                     self.frame.left + 8.0,
                     self.frame.top + 17.0 + 16.0 * i as f64,
                 );
-                pen.text(line, at, Anchor::Start, NOTE)
+                canvas.text(line, at, Anchor::Start, NOTE)
             }),
         }
     }
 
     fn draw_rule<DB: Backend>(
         &self,
-        pen: &Canvas<DB>,
+        canvas: &Canvas<DB>,
         from: (f64, f64),
         to: (f64, f64),
         colour: Colour,
         stroke: Stroke,
     ) -> Result<()> {
         match stroke {
-            Stroke::Solid => pen.line(&[from, to], colour, 1.2),
-            Stroke::Dashed => pen.dashed_line(from, to, colour, 1.2),
+            Stroke::Solid => canvas.line(&[from, to], colour, 1.2),
+            Stroke::Dashed => canvas.dashed_line(from, to, colour, 1.2),
         }
     }
 
+    /// Draws the labels that have a free place.
     fn draw_labels<DB: Backend>(
         &self,
-        pen: &Canvas<DB>,
+        canvas: &Canvas<DB>,
         texts: &[(f64, f64, String, Colour)],
         all: &[PlotMark],
     ) -> Result<()> {
@@ -298,7 +314,7 @@ impl PlotArea<'_> {
             .iter()
             .filter_map(|(x, y, text, colour)| Some((self.to_pixels((*x, *y))?, text, *colour)))
             .collect();
-        let wanted: Vec<LabelRequest> = shown
+        let requests: Vec<LabelRequest> = shown
             .iter()
             .map(|(point, text, _)| LabelRequest {
                 point: *point,
@@ -314,20 +330,20 @@ impl PlotArea<'_> {
             _ => None,
         });
         let points: Vec<_> = dots.flatten().collect();
-        let places = labels::place_labels(&wanted, &points, self.frame);
+        let places = labels::place_labels(&requests, &points, self.frame);
         for ((_, text, colour), place) in shown.iter().zip(places) {
             let Some(place) = place else { continue };
             let font = FontSpec {
                 colour: *colour,
                 ..NOTE
             };
-            pen.text(text, (place.left, place.bottom - 3.5), Anchor::Start, font)?;
+            canvas.text(text, (place.left, place.bottom - 3.5), Anchor::Start, font)?;
         }
         Ok(())
     }
 }
 
-/// Places along a straight line, close enough that no text fits between.
+/// Points along a straight line, so close to each other that no text fits between them.
 fn points_along_line(ends: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let [from, to] = ends else { return vec![] };
     let steps = ((to.0 - from.0).hypot(to.1 - from.1) / 8.0)
@@ -342,43 +358,44 @@ fn points_along_line(ends: &[(f64, f64)]) -> Vec<(f64, f64)> {
     (0..=steps as usize).map(|i| at(i as f64 / steps)).collect()
 }
 
-fn draw_grid<DB: Backend>(pen: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
+fn draw_grid<DB: Backend>(canvas: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
     let f = plot.frame;
     let upright = |part: f64| [(plot.x_pixel(part), f.top), (plot.x_pixel(part), f.bottom)];
     let level = |part: f64| [(f.left, plot.y_pixel(part)), (f.right, plot.y_pixel(part))];
     for &at in &plot.x.minor {
-        pen.line(&upright(plot.x.position_fraction(at)), FAINT, 1.0)?;
+        canvas.line(&upright(plot.x.position_fraction(at)), FAINT, 1.0)?;
     }
     for &at in &plot.y.minor {
-        pen.line(&level(plot.y.position_fraction(at)), FAINT, 1.0)?;
+        canvas.line(&level(plot.y.position_fraction(at)), FAINT, 1.0)?;
     }
     for tick in &plot.x.ticks {
-        pen.line(&upright(plot.x.position_fraction(tick.position)), GRID, 1.0)?;
+        canvas.line(&upright(plot.x.position_fraction(tick.position)), GRID, 1.0)?;
     }
     for tick in &plot.y.ticks {
-        pen.line(&level(plot.y.position_fraction(tick.position)), GRID, 1.0)?;
+        canvas.line(&level(plot.y.position_fraction(tick.position)), GRID, 1.0)?;
     }
     Ok(())
 }
 
-fn draw_x_axis<DB: Backend>(pen: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
+fn draw_x_axis<DB: Backend>(canvas: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
     let f = plot.frame;
     if plot.x.ticks.is_empty() && plot.x.label.is_empty() {
         return Ok(());
     }
-    pen.line(&[(f.left, f.bottom), (f.right, f.bottom)], RULE, 1.0)?;
+    canvas.line(&[(f.left, f.bottom), (f.right, f.bottom)], RULE, 1.0)?;
     let mut free_from = f64::NEG_INFINITY;
     for tick in &plot.x.ticks {
         let x = plot.x_pixel(plot.x.position_fraction(tick.position));
-        pen.line(&[(x, f.bottom), (x, f.bottom + 4.0)], RULE, 1.0)?;
+        canvas.line(&[(x, f.bottom), (x, f.bottom + 4.0)], RULE, 1.0)?;
         let half = canvas::text_width(&tick.text, TICK.size, false) / 2.0;
+        // A text that would overlap the previous one is omitted.
         if x - half > free_from {
-            pen.text(&tick.text, (x, f.bottom + 17.0), Anchor::Middle, TICK)?;
+            canvas.text(&tick.text, (x, f.bottom + 17.0), Anchor::Middle, TICK)?;
             free_from = x + half + 6.0;
         }
     }
     let middle = (f.left + f.right) / 2.0;
-    pen.text(
+    canvas.text(
         &plot.x.label,
         (middle, f.bottom + 36.0),
         Anchor::Middle,
@@ -386,38 +403,42 @@ fn draw_x_axis<DB: Backend>(pen: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
     )
 }
 
-fn draw_y_axis<DB: Backend>(pen: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
+fn draw_y_axis<DB: Backend>(canvas: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
     let f = plot.frame;
     let font = tick_font(plot.y);
     for tick in &plot.y.ticks {
         let y = plot.y_pixel(plot.y.position_fraction(tick.position));
-        pen.text(
+        canvas.text(
             &tick.text,
             (f.left - 8.0, y + 0.36 * font.size),
             Anchor::End,
             font,
         )?;
     }
-    let room = if plot.y.ticks.is_empty() {
+    let text_width = if plot.y.ticks.is_empty() {
         0.0
     } else {
         widest_tick_text(plot.y, font.size) + 8.0
     };
-    let at = (f.left - room - 9.0, (f.top + f.bottom) / 2.0);
-    pen.vertical_text(&plot.y.label, at, LABEL)
+    let at = (f.left - text_width - 9.0, (f.top + f.bottom) / 2.0);
+    canvas.vertical_text(&plot.y.label, at, LABEL)
 }
 
-fn draw_right_margin<DB: Backend>(pen: &Canvas<DB>, panel: &Panel, plot: &PlotArea) -> Result<()> {
+fn draw_right_margin<DB: Backend>(
+    canvas: &Canvas<DB>,
+    panel: &Panel,
+    plot: &PlotArea,
+) -> Result<()> {
     let f = plot.frame;
     match &panel.right_margin {
         RightMargin::Empty => Ok(()),
-        RightMargin::TextColumns(columns) => draw_text_columns(pen, columns, plot),
-        RightMargin::ColourBar(map, axis) => draw_colour_bar(pen, *map, axis, f),
+        RightMargin::TextColumns(columns) => draw_text_columns(canvas, columns, plot),
+        RightMargin::ColourBar(map, axis) => draw_colour_bar(canvas, *map, axis, f),
     }
 }
 
 fn draw_text_columns<DB: Backend>(
-    pen: &Canvas<DB>,
+    canvas: &Canvas<DB>,
     columns: &[TextColumn],
     plot: &PlotArea,
 ) -> Result<()> {
@@ -427,7 +448,7 @@ fn draw_text_columns<DB: Backend>(
             colour: MUTED,
             ..NOTE
         };
-        pen.text(
+        canvas.text(
             &column.heading,
             (x, plot.frame.top - 8.0),
             Anchor::Start,
@@ -437,7 +458,7 @@ fn draw_text_columns<DB: Backend>(
             let Some(part) = plot.y.fraction(*y) else {
                 continue;
             };
-            pen.text(note, (x, plot.y_pixel(part) + 4.2), Anchor::Start, NOTE)?;
+            canvas.text(note, (x, plot.y_pixel(part) + 4.2), Anchor::Start, NOTE)?;
         }
         x += text_column_width(column) + 14.0;
     }
@@ -445,7 +466,7 @@ fn draw_text_columns<DB: Backend>(
 }
 
 fn draw_colour_bar<DB: Backend>(
-    pen: &Canvas<DB>,
+    canvas: &Canvas<DB>,
     map: ColourMap,
     axis: &Axis,
     f: Rect,
@@ -459,7 +480,7 @@ fn draw_colour_bar<DB: Backend>(
     let pixels = (0..128)
         .map(|i| map.colour(1.0 - (f64::from(i) + 0.5) / 128.0))
         .collect();
-    pen.raster(
+    canvas.raster(
         rect,
         &Raster {
             width: 1,
@@ -469,9 +490,9 @@ fn draw_colour_bar<DB: Backend>(
     )?;
     for tick in &axis.ticks {
         let y = f.bottom - axis.position_fraction(tick.position) * (f.bottom - f.top);
-        pen.line(&[(rect.right, y), (rect.right + 3.0, y)], RULE, 1.0)?;
-        pen.text(&tick.text, (rect.right + 6.0, y + 4.0), Anchor::Start, TICK)?;
+        canvas.line(&[(rect.right, y), (rect.right + 3.0, y)], RULE, 1.0)?;
+        canvas.text(&tick.text, (rect.right + 6.0, y + 4.0), Anchor::Start, TICK)?;
     }
     let x = rect.right + 20.0 + widest_tick_text(axis, TICK.size);
-    pen.vertical_text(&axis.label, (x, (f.top + f.bottom) / 2.0), LABEL)
+    canvas.vertical_text(&axis.label, (x, (f.top + f.bottom) / 2.0), LABEL)
 }
