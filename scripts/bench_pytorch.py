@@ -4,24 +4,27 @@
     python scripts/bench_pytorch.py --quick                    # a few evaluations of each: does it work here?
     python scripts/bench_pytorch.py --only mlp --only "unet, 1 probe"
 
-The networks have random weights from a fixed seed, are exported to a temporary folder, and are velocities of flow
-matching: a perceptron of 64 dimensions with four layers of 256 and SiLU at 256 samples, a U-Net of 32x32x3 with
-GroupNorm, SiLU and attention at 8x8 at 4 samples, and with --diffusers the UNet2DModel that the field calls CIFAR-10
+The networks have random weights from a fixed seed and are exported to a temporary folder. They are velocities of
+flow matching: a perceptron of 64 dimensions with four layers of 256 and SiLU at 256 samples, and a U-Net of 32x32x3
+with GroupNorm, SiLU and attention at 8x8 at 4 samples. --diffusers adds the UNet2DModel that the field calls CIFAR-10
 (35.7 million weights) at 4 samples.
 
-Both sides follow Heun's method with the same fixed steps, so that they evaluate equally often, with the same number of
-threads.  What is timed is many steps less few steps, per evaluation of the whole batch, so that the start of a
-process, the opening of sessions and the reading of files are left out on both sides; flowgauge's start stands beside
-the table.  Wall time and CPU time (resource.getrusage, of children for flowgauge) are medians over interleaved rounds.
-A ratio is the time of the other program by flowgauge's, so that above 1 flowgauge is faster, and the smaller of the
-wall and the CPU ratio is what counts.
+Both sides follow Heun's method with the same fixed steps, so they make the same number of evaluations. Both use the
+same number of threads. The script times many steps minus few steps, per evaluation of the whole batch. So the start
+of a process, the opening of sessions and the reading of files are left out on both sides. flowgauge's start is beside
+the table. Wall time and CPU time (resource.getrusage, of children for flowgauge) are medians over interleaved rounds.
+A ratio is the time of the other program divided by flowgauge's: above 1, flowgauge is faster. The reported ratio is
+the smaller one of the wall and the CPU ratio.
 
-All groups take tens of minutes on two cores; they want a machine that does nothing else, and what other programs
-took meanwhile is said at the end.
+All groups take tens of minutes on two cores. They need a machine that does nothing else. The script prints at the end
+what other programs took meanwhile.
 
-Before a group is timed, both sides must have computed the same: exact log-likelihoods agree within 1e-3 nats, paths
-end at the same prior densities, 16 probes differ by what their standard errors allow, the programs in PyTorch agree
-with one another on one set of probes, and the derived graph with them.  Exits 1 where they do not.
+Before a group is timed, both sides must have computed the same:
+- exact log-likelihoods agree within 1e-3 nats;
+- paths end at the same prior densities;
+- 16 probes differ by no more than their standard errors allow;
+- the programs in PyTorch agree with one another, and with the derived graph, on one set of probes.
+The script exits 1 if they do not.
 """
 
 import argparse

@@ -1,11 +1,14 @@
-"""Whether a run stays linear in time and flat in memory: many samples, many trials, many features.
+"""Measures whether a run is linear in time and constant in memory: many samples, many trials, many features.
 
     python scripts/bench_scale.py [--program target/release/flowgauge] [--sizes 1000,10000,100000] [--trials 100,1000,10000]
 
-Samples: one entry of log-likelihoods of the two moons (two estimators, fixed steps) on so many copies of its data with
-noise.  Trials: a config of as many solvers that do the same work, on four samples each, with planning alone beside it.
-Statistics: the Frechet distance of two files of as many features of 2,048 dimensions.  Each line is a process of its
-own: wall seconds, processor seconds, and the most memory it held.
+- Samples: one entry of log-likelihoods of the two moons (two estimators, fixed steps) on that many copies of its data
+  with noise.
+- Trials: a config with that many solvers that do the same work, on four samples each. Planning is also timed without
+  the run.
+- Statistics: the Frechet distance of two files with that many features of 2,048 dimensions.
+
+Each line is a process of its own: wall seconds, processor seconds, and its peak memory.
 """
 
 import argparse

@@ -1,12 +1,13 @@
-"""Differentiate what ONNX Runtime's optimizers write, and hold it against the same model without optimization.
+"""Differentiates files written by ONNX Runtime's optimizers, and compares them with the same model without optimization.
 
     python scripts/check_fused.py [--program target/release/examples/differentiate] FILE.onnx|FOLDER ...
     python scripts/check_fused.py --operators     # models of one fused operator each, against the runtime's own kernels
 
-Each file is saved by the graph optimizer at the extended and the full level, and by the optimizer for transformers as each
-type of model.  y, J·V and Vᵀ·J of original and optimized file, by ONNX Runtime on the CPU: max |error| / max |reference|
-<= 5e-5, except where the optimizer's file is another network by itself, which is told.  Of one operator: y against its kernel <= 1e-5, J·V against central differences of the kernel <= 5e-3, Vᵀ·J
-against J·V <= 5e-5.  Files in the blocked layout of the full level must be refused.  Prints Markdown; exits 1 if
+Each file is saved by the graph optimizer at the extended and the full level, and by the optimizer for transformers as
+each type of model. ONNX Runtime on the CPU computes y, J·V and Vᵀ·J of the original and the optimized file. The bound
+is max |error| / max |reference| <= 5e-5, except if the optimizer's file is itself another network; the script prints
+this. For one operator: y against its kernel <= 1e-5, J·V against central differences of the kernel <= 5e-3, Vᵀ·J
+against J·V <= 5e-5. Files in the blocked layout of the full level must be refused. Prints Markdown; exits 1 if
 anything fails.
 """
 

@@ -1,12 +1,12 @@
-"""Holds the program's likelihoods on the trained DDPM against float64 arithmetic that shares nothing with it.
+"""Compares the program's likelihoods on the trained DDPM with independent float64 arithmetic.
 
     python scripts/check_mnist.py --program target/release/flowgauge [--images 2] [--steps 8]
 
-Here the network runs in float64 in torch, its Jacobian's diagonal comes from torch's reverse mode, and path,
+Here the network runs in float64 in torch, and the diagonal of its Jacobian comes from torch's reverse mode. Path,
 velocity, grid, Heun's sums and prior are written out below from the literature: Ho et al. 2020 for the betas,
 Song et al. 2021 for the ODE, dx/dt = f x + g^2/(2 sigma) eps with f = d ln alpha/dt, g^2 = -2 f.
-The images are floats in the model's coordinates, so that no draw is involved: both sides do the same
-deterministic sums and may differ by the network's float32 alone. Needs the files of place_mnist.py.
+The images are floats in the model's coordinates, so there is no random draw. Both sides compute the same
+deterministic sums, and only the network's float32 may make them differ. Needs the files of place_mnist.py.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Differentiate an ONNX file that comes without references, and hold it against differences in float64.
+"""Differentiates an ONNX file that comes without references, and compares it with differences in float64.
 
     pip download --no-deps adaptive-terrain-diffusion==0.4.2 && unzip adaptive_terrain_diffusion-*.whl -d terrain
     cargo build --release -p onnx-autodiff --example differentiate
     python scripts/check_outside.py terrain/terrain_diffusion/weights/*.onnx [--batch 1] [--rounds 3] [--step 1e-7]
 
-The file is rewritten in float64 by the differentiating program (`--float64`).  Fourth-order central differences of its
-output along two directions are the references: for J·V in float32 and in float64, and by the inner product with a
-cotangent for V^T·J.  Costs are process CPU times of one thread, medians over interleaved rounds, in units of the plain
-forward; memory is the peak of a Python process of its own.  Prints what it measures.
+The differentiating program rewrites the file in float64 (`--float64`). Fourth-order central differences of its output
+along two directions are the references. They are compared with J·V in float32 and in float64, and with V^T·J by the
+inner product with a cotangent. Costs are process CPU times of one thread, medians over interleaved rounds, in units of
+the plain forward. Memory is the peak of a separate Python process. Prints what it measures.
 """
 
 import argparse

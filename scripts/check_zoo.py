@@ -1,15 +1,18 @@
-"""Differentiate every ONNX file given and hold the result against its float64 references.
+"""Differentiates every given ONNX file and compares the result with its float64 references.
 
     python scripts/check_zoo.py [--program target/release/flowgauge] FILE.onnx|FOLDER ...
     python scripts/check_zoo.py --cost FOLDER ...        # times as well; for networks made with --bench
     python scripts/check_zoo.py --trained FILE.onnx ...  # files without references: float64 by torch, from the graph
     python scripts/check_zoo.py --summary FIGURES.json ...   # what --json wrote, one line for each network
 
-For each file, forward and reverse mode: the ONNX checker's full check; no operator but the standard domain's; inputs and
-outputs as documented; then, through ONNX Runtime on the CPU, batches of 1, 3 and 7 with 1 and 5 tangents from the one
-graph.  Bounds: max |error| / max |reference| <= 5e-5, Frobenius <= 2e-5, primal against the plain forward <= 1e-5.  Times are process CPU time on
-one thread, medians over interleaved rounds, in units of the plain forward of the same batch; memory is the peak of a
-Python process of its own that runs nothing else.  Prints Markdown; exits 1 if a file fails.
+For each file, in forward and reverse mode, it checks:
+- the ONNX checker's full check passes, and all operators are of the standard domain;
+- inputs and outputs are the documented ones;
+- through ONNX Runtime on the CPU, batches of 1, 3 and 7 with 1 and 5 tangents run from the one graph.
+
+Bounds: max |error| / max |reference| <= 5e-5, Frobenius <= 2e-5, primal against the plain forward <= 1e-5. Times are
+process CPU time on one thread, medians over interleaved rounds, in units of the plain forward of the same batch.
+Memory is the peak of a separate Python process that runs nothing else. Prints Markdown; exits 1 if a file fails.
 """
 
 import argparse

@@ -1,8 +1,7 @@
-"""What the training scripts share: a small residual network, averaged weights, ONNX export, cards.
+"""Shared by the training scripts: a small residual network, averaged weights, ONNX export, cards.
 
-Everything is kept to operators that any ONNX runtime has (MatMul/Gemm, Add, Mul, Sigmoid, Sin,
-Cos, Sqrt, Log, Concat), because the exported graphs are meant to be differentiated and moved
-between runtimes.
+Everything uses only operators that any ONNX runtime has (MatMul/Gemm, Add, Mul, Sigmoid, Sin, Cos, Sqrt, Log,
+Concat), because the exported graphs are meant to be differentiated and moved between runtimes.
 """
 
 import copy

@@ -1,21 +1,27 @@
-"""Hold onnx-ad 0.3.0 and this crate side by side: which files each differentiates, how exactly, at what cost.
+"""Compares onnx-ad 0.3.0 with this crate: which files each differentiates, how exactly, at what cost.
 
     pip install -r scripts/requirements-zoo.txt && pip install onnx-ad==0.3.0
     cargo build --release -p onnx-autodiff --example differentiate
     python scripts/compare_onnx_ad.py                       # everything; half an hour on two cores
     python scripts/compare_onnx_ad.py operators|standard|readme|networks [--only NAME] [--all]
 
-`operators` takes the files of one operator each in `tests/data/graph` (`rules.npz`, `outputs.npz`) and a few loops and
-branches; `standard` the examples that the onnx package holds of every operator of the standard, by each of their
-floating-point inputs in turn, the others constant; `readme` the models that onnx-ad's README names, rebuilt and exported here; `networks` the 26 networks of
-`tests/data/graph`. Both derive from the same bytes, both derived graphs run in the same ONNX Runtime on one thread.
+- `operators`: the files of one operator each in `tests/data/graph` (`rules.npz`, `outputs.npz`), and a few loops and
+  branches.
+- `standard`: the examples that the onnx package has for every operator of the standard, by each of their
+  floating-point inputs in turn, with the other inputs constant.
+- `readme`: the models that onnx-ad's README names, rebuilt and exported here.
+- `networks`: the 26 networks of `tests/data/graph`.
+
+Both tools derive from the same bytes. Both derived graphs run in the same ONNX Runtime on one thread. What ONNX
+Runtime cannot load runs in the onnx package's evaluator.
 
 Errors are max |error| / max |reference|. References: for operators the derivatives stored beside them (in reverse by
-⟨U, J·V⟩ = ⟨Jᵀ·U, V⟩), for the standard's examples differences of the onnx package's evaluator in float64, for the rest
-torch's (JAX's) own modes in float64 with the same weights. What ONNX Runtime cannot load runs in that evaluator. Times are process CPU
-time, medians over interleaved rounds, in units of the plain forward of the same batch. onnx-ad's reverse mode takes 16
-cotangents in one run; this crate's takes one, and is run 16 times. Derivation is wall-clock time: of onnx-ad the call in
-a running interpreter (its import not counted), of this crate the whole process.
+⟨U, J·V⟩ = ⟨Jᵀ·U, V⟩), for the standard's examples differences of the onnx package's evaluator in float64, for the
+rest torch's (JAX's) own modes in float64 with the same weights.
+
+Times are process CPU time, medians over interleaved rounds, in units of the plain forward of the same batch. onnx-ad's
+reverse mode takes 16 cotangents in one run. This crate's takes one, and is run 16 times. Derivation is wall-clock
+time: for onnx-ad the call in a running interpreter (without its import), for this crate the whole process.
 """
 
 import argparse

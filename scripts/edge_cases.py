@@ -1,15 +1,15 @@
-"""Writes tests/data/graph/outputs.npz and singular.npz: what exporters' graphs are rarely made of, but sometimes.
+"""Writes tests/data/graph/outputs.npz and singular.npz: forms that exporters write rarely.
 
     python scripts/edge_cases.py        # needs numpy, onnx and onnxruntime
 
-`outputs.npz` uses every output of every operator that has several, each alone. A case is named by number, operator and
-output: `.onnx` the bytes of a model with input `x` and output `y`; `.x` its input and, where the operator is
-differentiated, `.j` the Jacobian, by central differences of the same file extrapolated twice. A case without `.j` must
-be refused by its node.
+`outputs.npz` uses every output of every operator with several outputs, one at a time. A case is named by number,
+operator and output. `.onnx` has the bytes of a model with input `x` and output `y`. `.x` is its input. If the operator
+is differentiated, `.j` is the Jacobian, by central differences of the same file extrapolated twice. A case without
+`.j` must be refused, with the name of its node.
 
-`singular.npz` holds operators at points where a formula divides zero by zero. `.j` is written by hand: what PyTorch
-gives there (`torch.pow`, `torch.prod`, `torch.linalg.vector_norm`, `torch.maximum`, `torch.amax`, `torch.clamp`, ...),
-infinite where the derivative is.
+`singular.npz` holds operators at points where a formula divides zero by zero. `.j` is written by hand: it has
+PyTorch's value there (`torch.pow`, `torch.prod`, `torch.linalg.vector_norm`, `torch.maximum`, `torch.amax`,
+`torch.clamp` and others), and is infinite if the derivative is.
 
 `tests/data/edges/` holds networks `(x, t) -> y` for the command line: with such points, with axes that the file leaves
 open, with a batch size inside, with a loop.

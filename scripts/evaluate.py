@@ -1,9 +1,9 @@
-"""Held-out figures of the models, in float64, for their READMEs.
+"""Prints held-out figures of the models, in float64, for their READMEs.
 
     python scripts/evaluate.py [digits] [moons] [mixture]
 
-One trajectory serves all estimators: Heun, the divergence evaluated where the solver evaluates the
-velocity, weights h/2 and h/2.  What differs between rows is the divergence alone.
+One trajectory serves all estimators. The solver is Heun. The divergence is evaluated at the points at which the
+solver evaluates the velocity, with weights h/2 and h/2. So rows differ only by the divergence.
 """
 
 import math

@@ -3,18 +3,20 @@
     python scripts/export_extractors.py inception-v3 | inception-v3-clean | dinov2-vitl14 | clip-vitl14-336
         [--weights FILE] [--out FOLDER] [--random]
 
-- inception-v3: torch-fidelity's port of the Inception-v3 of 2015-12-05 (pip install torch-fidelity torchvision); its own
-  resizing and scaling are left out, for the preset says them. `features` are the 2048 pooled numbers, `logits` the 1008
-  without their bias. inception-v3-clean is the same file.
+- inception-v3: torch-fidelity's port of the Inception-v3 of 2015-12-05 (pip install torch-fidelity torchvision). Its
+  own resizing and scaling are left out, because the preset describes them. `features` are the 2048 pooled numbers,
+  `logits` the 1008 without their bias. inception-v3-clean is the same file.
 - dinov2-vitl14: facebookresearch/dinov2 by torch.hub; `features` is the class token after the last norm.
-- clip-vitl14-336: OpenAI's weights in torch-fidelity's copy of their network, in float32; `features` is the projected image
-  embedding.
+- clip-vitl14-336: OpenAI's weights in torch-fidelity's copy of their network, in float32; `features` is the projected
+  image embedding.
 
-Weights are downloaded once into torch's cache unless `--weights` names them, and their SHA-256 is held against the preset's.
-Every export is run by ONNX Runtime beside torch in float64 on three random images before it is written. Its SHA-256 depends on the version
-of torch: it is printed, and recorded with that of the weights in FILE.onnx.json, which the program reads beside FILE.onnx.
-`--random` takes untrained weights (and for CLIP two layers): it tries the mechanics where nothing can be downloaded, and writes
-FILE.random.onnx so that it is never taken for the real one.
+Weights are downloaded once into torch's cache, unless `--weights` names them. Their SHA-256 is compared with the
+preset's. ONNX Runtime runs every export beside torch in float64 on three random images before the file is written. The
+SHA-256 of an export depends on the version of torch. It is printed, and recorded with the hash of the weights in
+FILE.onnx.json, which the program reads beside FILE.onnx.
+
+`--random` takes untrained weights (and for CLIP two layers). It tests the export on a machine that can download
+nothing. It writes FILE.random.onnx, so that the result is never taken for the real one.
 """
 
 import argparse

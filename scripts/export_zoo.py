@@ -1,14 +1,17 @@
-"""Export the field's own networks to ONNX, with float64 references of their Jacobian products.
+"""Exports the field's own networks to ONNX, with float64 references of their Jacobian products.
 
     python scripts/export_zoo.py --out zoo [--only REGEX] [--opsets 17,18,20,21,23] [--bench]
     python scripts/export_zoo.py --fixtures          # writes tests/data/graph
 
 Every network is a small configuration with seeded random weights, in both export styles of PyTorch: `ts`, the
-TorchScript exporter, and `dynamo`, the one built on torch.export.  Beside each `<library>-<model>-<style>-op<opset>.onnx`
-lies an `.npz`: the graph's inputs by name (N = 3, float32 or int64), `v` [4, N, ...] float32 tangents of `x`,
-`y` and `jv` [4, N, ...] in float64, `w` float32, a cotangent of the output, and `wj` = w^T J in float64.  The references
-are those of torch's forward and reverse mode with the float32 weights cast to float64.  `--bench` makes networks of a
-useful size instead, which the costs are measured on.  Needs the versions in requirements-zoo.txt.
+TorchScript exporter, and `dynamo`, the exporter built on torch.export. Beside each
+`<library>-<model>-<style>-op<opset>.onnx` is an `.npz` with
+- the graph's inputs by name (N = 3, float32 or int64);
+- `v` [4, N, ...], float32 tangents of `x`;
+- `y` and `jv` [4, N, ...] in float64;
+- `w`, a float32 cotangent of the output, and `wj` = w^T J in float64.
+The references come from torch's forward and reverse mode with the float32 weights cast to float64. `--bench` makes
+networks of a useful size instead, on which the costs are measured. Needs the versions in requirements-zoo.txt.
 """
 
 import argparse

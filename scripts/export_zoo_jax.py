@@ -1,4 +1,4 @@
-"""Export networks made with JAX to ONNX, with float64 references: the same files as export_zoo.py, by jax2onnx.
+"""Exports networks made with JAX to ONNX, with float64 references: the same files as export_zoo.py, by jax2onnx.
 
     python scripts/export_zoo_jax.py [--out zoo]         # without --out: writes tests/data/graph
 

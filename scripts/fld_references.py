@@ -1,12 +1,12 @@
 """Runs the authors' package of the feature likelihood divergence and writes tests/data/metrics/fld.npz.
 
-    python scripts/fld_references.py CHECKOUT       # of https://github.com/marcojira/fld (which no registry has)
+    python scripts/fld_references.py CHECKOUT       # of https://github.com/marcojira/fld (not in any registry)
 
-The package computes in torch's default type, which is float64 here. What it draws at random is taken away: its shuffles leave
-the order as it is. One set is fitted a second time with 37 training samples per step instead of 10,000.
+The package computes in torch's default type, which is float64 here. Its random draws are removed: its shuffles keep
+the order. One set is fitted a second time with 37 training samples per step instead of 10,000.
 
 Sets: "full" (60 generated x 6, 90 training, 50 held-out samples), "wide" (12 x 20, 15, 14: fewer samples than columns),
-"copies" (generated samples half of which are training samples, some of them to the last bit).
+"copies" (half of the generated samples are training samples, some of them bit for bit).
 """
 
 import pathlib

@@ -1,19 +1,19 @@
-"""Shared by the scripts that train flow maps: the student, its frame, the losses of F2D2, a check.
+"""Shared by the scripts that train flow maps: the student, its coordinates, the losses of F2D2, a check.
 
-A flow map takes a state at time t to time s in one evaluation; beside the average velocity u it predicts
+A flow map takes a state at time t to time s in one evaluation. Beside the average velocity u it predicts
 the average divergence D, both in the card's own time and in true units:
 
     x_s = x_t + (s - t) u(x_t, t, s),        integral of div from t to s = (s - t) D(x_t, t, s).
 
-Everything is learned in a frame in which Gaussian data do not move.  If data were N(m, C) the flow
-would carry x_t = m + U k(t) xi with xi at rest, k(t)^2 the variances at time t.  So let xi be the
-state and tau(t) a clock in which the rest is spread evenly; what is left to learn is
+Everything is learned in coordinates in which Gaussian data do not move. If data were N(m, C), the flow
+would carry x_t = m + U k(t) xi with constant xi, where k(t)^2 are the variances at time t. So let xi be the
+state, and tau(t) a clock in which the rest is spread evenly. The network learns only
 
     xi_s = xi_t + (tau_s - tau_t) r(xi_t, t, s),    (tau_s - tau_t) z(xi_t, t, s),
 
-the average velocity and divergence of the flow in the frame.  The conditions that define a flow map
-(semigroup, Lagrangian, Eulerian) do not change under a change of coordinates, so that the losses are
-the published ones, in (xi, tau).  A network of zeros is the exact map of the Gaussian.
+the average velocity and divergence of the flow in these coordinates. The conditions that define a flow map
+(semigroup, Lagrangian, Eulerian) do not change under a change of coordinates. So the losses are the
+published ones, in (xi, tau). A network of zeros is the exact map of the Gaussian.
 
 F2D2: Ai, He, Gu, Salakhutdinov, Kolter, Boffi, Simchowitz, arXiv 2512.02636.
 """

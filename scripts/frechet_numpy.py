@@ -1,7 +1,7 @@
-"""The Frechet distance of two .npy files of features with numpy and scipy, timed: what benches/frechet.rs is held against.
+"""Times the Frechet distance of two .npy files of features with numpy and scipy, for comparison with benches/frechet.rs.
 
-The fastest right form there: covariances by numpy.cov in float64, and the trace of the root from the eigenvalues of
-the symmetric S1^1/2 S2 S1^1/2 (two symmetric eigenproblems instead of the root of a product).
+It uses the fastest correct form there: covariances by numpy.cov in float64, and the trace of the root from the
+eigenvalues of the symmetric S1^1/2 S2 S1^1/2 (two symmetric eigenproblems instead of the root of a product).
 """
 
 import resource

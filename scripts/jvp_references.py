@@ -1,4 +1,4 @@
-"""Write tests/data/jvp/*.npz and tests/data/*_truth.npz: what the program's tests are held against.
+"""Writes tests/data/jvp/*.npz and tests/data/*_truth.npz: the reference values of the program's tests.
 
     python scripts/jvp_references.py [digits] [moons] [mixture]
 
@@ -7,7 +7,7 @@ tests/data/jvp/<model>.npz   x [3,D], t [3] (f32, as a program would feed them),
                              forward-mode differentiation, weights as in the file
 tests/data/<model>_truth.npz x [n,D] f32 states at the data end, x_T [n,D] at the prior end,
                              log_likelihood [n] by the exact trace, DOP853 at tight tolerances
-mixture_truth.npz has besides: log_density [n] of x, from the mixture's formula; log_likelihood by
+mixture_truth.npz also has   log_density [n] of x, from the mixture's formula; log_likelihood by
                              the identity log p + log pi(x_T) - log p_T(x_T); and
                              log_likelihood_integrated, the same by integrating the divergence
 """

@@ -1,13 +1,13 @@
-"""Make tests/data/closed_forms: tiny ONNX graphs of cases whose likelihoods are known.
+"""Makes tests/data/closed_forms: tiny ONNX graphs of cases whose likelihoods are known.
 
     python scripts/make_closed_forms.py
 
-Each is written operator by operator in float32, so that whatever differs from the formulas is rounding.
+Each graph is written operator by operator in float32, so it differs from the formulas only by rounding.
 The tests compute the formulas themselves, in float64, from the numbers in `closed_forms.json`.
 
     gaussian   N(m, U diag(c) U^T) on edm, a denoiser; a second output is the trace of its Jacobian
-    flow       the same law on flow matching, a velocity
-    product    three independent two-component mixtures on the line, turned by U, on edm, a denoiser
+    flow       the same distribution on flow matching, a velocity
+    product    three independent two-component mixtures on the line, rotated by U, on edm, a denoiser
     dirac      two points +a and -a on edm, a denoiser: a tanh(a.x / sigma^2)
     linear     dx/dt = (1 + t) A x + b with a nonsymmetric A, data at t = 0
     raw        a small random network F to be wrapped as EDM does, and `inside` with the wrapping in the graph

@@ -1,4 +1,4 @@
-"""tests/data/external: a network whose weights lie in a file beside it, and one whose weights no message can hold.
+"""Makes tests/data/external: a network with its weights in a file beside it, and one with weights too large for a message.
 
     python scripts/make_external.py
 """

@@ -1,15 +1,15 @@
-"""Write tests/data/gaussian_map: the flow map of a Gaussian in closed form, as ONNX graphs in double precision.
+"""Writes tests/data/gaussian_map: the flow map of a Gaussian in closed form, as ONNX graphs in double precision.
 
     python scripts/make_gaussian_map.py
 
 Data N(m, diag C) at time 1 of x_t = t x_1 + (1 - t) eps (flow matching, data at 1), so x_t ~ N(t m, S_t) with
-S_t = t^2 C + (1 - t)^2.  The flow keeps (x - t m) / sqrt(S_t), hence with r = sqrt(S_s / S_t)
+S_t = t^2 C + (1 - t)^2. The flow keeps (x - t m) / sqrt(S_t). Hence with r = sqrt(S_s / S_t)
 
     u(x, t, s) = m + k (x - t m),   k = (r - 1) / (s - t) = ((C + 1)(s + t) - 2) / (S_t (r + 1))
     D(x, t, s) = (1 / (s - t)) sum log(1 + (s - t) k) = sum k l((s - t) k),   l(z) = log(1 + z) / z
 
-which have no 0/0 at s = t but that of l, whose series stands there.  The same map is written with the ways
-in which the field gives the second time: itself, the signed step, and a duration towards the data.
+The only 0/0 at s = t is that of l, and the graph uses its series there. The same map is written with the field's
+three conventions for the second time: the time itself, the signed step, and a duration towards the data.
 """
 
 import numpy as np

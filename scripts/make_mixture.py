@@ -1,10 +1,10 @@
-"""Make models/mixture: an 8-D Gaussian mixture whose denoiser and divergence are closed forms.
+"""Makes models/mixture: an 8-D Gaussian mixture whose denoiser and divergence are closed forms.
 
     python scripts/make_mixture.py
 
-The graphs are written operator by operator, so that nothing is learned and nothing approximated:
-whatever differs from the float64 formulas is rounding.  Isotropic components, x_sigma = x_0 +
-sigma eps, V_k = c_k + sigma^2.  What the graphs compute is arranged against cancellation in f32:
+The graphs are written operator by operator. Nothing is learned and nothing approximated, so they differ
+from the float64 formulas only by rounding. Isotropic components, x_sigma = x_0 + sigma eps,
+V_k = c_k + sigma^2. The graphs are arranged to avoid cancellation in f32:
 
     s_k  = c_k / V_k,  t_k = sigma^2 / V_k = 1 - s_k,  r = softmax(log w_k + log N(x; m_k, V_k))
     mu_k = m_k + s_k (x - m_k)                       mean of component k's posterior
@@ -12,9 +12,9 @@ sigma eps, V_k = c_k + sigma^2.  What the graphs compute is arranged against can
     div of dx/dsigma = (d - tr J_D) / sigma
          = (1/sigma) [ sum_k r_k d t_k - sum_k r_k |mu_k - D|^2 / sigma^2 ]
 
-The last line: tr J_D = tr Cov[x_0 | x] / sigma^2, and the covariance of a mixture
-is the mean of the covariances, d c_k sigma^2 / V_k each, plus the covariance of the means.  Both
-terms are sums of what is not negative; at sigma = 0.02 nothing like 1 - 0.999 is formed.  With
+The last line uses tr J_D = tr Cov[x_0 | x] / sigma^2. The covariance of a mixture is the mean of the
+covariances, d c_k sigma^2 / V_k each, plus the covariance of the means. Both terms are sums of
+nonnegative numbers, so at sigma = 0.02 nothing like 1 - 0.999 is formed. With
 mu_k - D = (x - D) - t_k (x - m_k), the spread divided by sigma is computed from the scores:
 
     (mu_k - D)/sigma = sigma (g_k - gbar),  g_k = (m_k - x)/V_k,  gbar = sum_k r_k g_k

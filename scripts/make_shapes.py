@@ -1,12 +1,15 @@
-"""Write tests/data/shapes: images in which every number has a law of its own, so that no axis can be exchanged.
+"""Writes tests/data/shapes: networks of images in which every number has its own distribution.
 
     python scripts/make_shapes.py
 
-`denoiser.onnx` is the denoiser of N(m, diag s^2) over [3, 8, 8], m and s different at every number; `map.onnx` has
-the ports of a flow map; `features.onnx` takes linear features of images in [-1, 1], and the others the same features
-of bytes, which they scale themselves: `features_255.onnx` by x/255*2 - 1, `features_mean.onnx` by (x - 127.5)/127.5
-with one mean and deviation per channel, behind a cast and a transposition from channels last, `features_flat.onnx`
-those of flat images.
+So no two axes can be exchanged without a change of the result.
+
+- `denoiser.onnx` is the denoiser of N(m, diag s^2) over [3, 8, 8], with m and s different at every number.
+- `map.onnx` has the ports of a flow map.
+- `features.onnx` takes linear features of images in [-1, 1].
+- The others take the same features of bytes, which they scale themselves: `features_255.onnx` by x/255*2 - 1,
+  `features_mean.onnx` by (x - 127.5)/127.5 with one mean and deviation per channel, after a cast and a transposition
+  from channels last, and `features_flat.onnx` those of flat images.
 """
 
 from pathlib import Path

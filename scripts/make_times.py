@@ -1,18 +1,18 @@
-"""Make tests/data/times: small ONNX graphs whose time inputs, or further inputs, ask for care.
+"""Makes tests/data/times: small ONNX graphs with special time inputs or further inputs.
 
     python scripts/make_times.py
 
 Every graph takes x [N,4] and gives y [N,4] and d [N]. N(0, I) stays N(0, I) on a variance-preserving path, and its
-noise prediction is sigma x: so `indexed` and `smooth` are exact models of a known law.
+noise prediction is sigma x. So `indexed` and `smooth` are exact models of a known distribution.
 
     indexed       y = sigma_t x with sigma from a table of 1000, by an index t (int64), as DDPM's networks take it
     smooth        the same with sigma as a piecewise linear function of a float t, between the indices
     indexed_map   two indices t and s: y = (sigma_t + sigma_s) x
     heeding       y = t x, of a float t; also with x and y in float64 and float16, and `heeding_cast`, which takes and
                   gives float32 and computes in float16, as converters to half precision leave it
-    ignoring      y = x / 4, whatever t is: a field that does not depend on time
+    ignoring      y = x / 4 for any t: a field that does not depend on time
     heeding_map   y = (t + 2 s) x
-    ignoring_map  y = t x, whatever s is
+    ignoring_map  y = t x for any s
     wide          y = t x + w, w from a one-hot class of ten (`class`), an embedding [3,5] (`context`) and a label [N]
     wide_map      the same with (t + 2 s) x
 """

@@ -10,9 +10,9 @@
 - cmmd-pytorch: CMMD
 - torch-fidelity: inception scores, and its resizing like TensorFlow's; torch: bicubic resizing
 
-clean-fid is the pip package; of https://github.com/layer6ai-labs/dgm-eval and https://github.com/sayakpaul/cmmd-pytorch,
-which are none, checkouts are named: metric_references.py DGM_EVAL CMMD_PYTORCH. Single files of theirs are loaded, so that
-none of their image networks is needed.
+clean-fid is the pip package. https://github.com/layer6ai-labs/dgm-eval and https://github.com/sayakpaul/cmmd-pytorch are
+not packages, so name checkouts of them: metric_references.py DGM_EVAL CMMD_PYTORCH. The script loads only single files
+of them, and needs none of their image networks.
 
 Features: "full" (60 x 6 against 45 x 6), "wide" (12 x 20 against 15 x 20: fewer samples than
 columns) and "flat" (60 x 8 against 45 x 8, of rank 5, one column constant).

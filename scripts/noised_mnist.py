@@ -1,11 +1,14 @@
-"""What configs/steindiff-mnist.yaml takes besides the files of place_mnist.py: MNIST as floats, and with noise in it.
+"""Writes the other inputs of configs/steindiff-mnist.yaml: MNIST as floats, and with noise in it.
 
     python scripts/place_mnist.py --from FOLDER && python scripts/noised_mnist.py
 
-data/mnist-noised-499.npy: the first 1,024 training images at index 499 of 1,000 linear betas,
-α (X/127.5 − 1) + √(1 − α²) ε with ε from numpy's default_rng(0). data/mnist-floor.npy: the next 1,024, clean, for the
-distance of data from data. data/mnist-test.npy: the first 2,500 test images as X/127.5 − 1, which are exact bytes again
-when features are taken, as dequantized ones are not. None of them is kept by git.
+- data/mnist-noised-499.npy: the first 1,024 training images at index 499 of 1,000 linear betas,
+  α (X/127.5 − 1) + √(1 − α²) ε with ε from numpy's default_rng(0).
+- data/mnist-floor.npy: the next 1,024, clean, for the distance of data from data.
+- data/mnist-test.npy: the first 2,500 test images as X/127.5 − 1. They become exact bytes again when features are
+  taken; dequantized images do not.
+
+git keeps none of them.
 """
 
 import gzip

@@ -1,7 +1,7 @@
-"""Run an ONNX file in float64 with torch: the weights are the file's, the arithmetic is double.
+"""Runs an ONNX file in float64 with torch: the weights are the file's, the arithmetic is double.
 
-This is what the reference figures are computed with.  It shares no code with the training scripts
-(only the files they wrote) nor with the program under test, and torch can differentiate it.
+The reference figures are computed with this module. It shares no code with the training scripts (only the
+files that they wrote) nor with the program under test. torch can differentiate it.
 """
 
 import onnx

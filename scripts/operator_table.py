@@ -1,16 +1,16 @@
-"""Writes what is known of the operators: `src/operators.txt`, `OPERATORS.md` and the summary of it in the README of the
-crate onnx-autodiff.
+"""Writes the facts about operators: `src/operators.txt`, `OPERATORS.md` and its summary in the README of the crate
+onnx-autodiff.
 
     cargo build --release -p onnx-autodiff --examples
     python scripts/operator_table.py            # needs onnx and onnxruntime; onnx-ad==0.3.0 for its column
-    python scripts/operator_table.py --check    # writes nothing; exits 1 where one of them is stale
+    python scripts/operator_table.py --check    # writes nothing; exits 1 if one of them is stale
 
 `operators.txt` holds the inputs, outputs and attributes of the standard operators by opset, from the onnx package.
 
-`OPERATORS.md` says of every operator what the crate does with it. The facts are what the crate says of itself
-(`examples/operators`) and what runs: every file of one operator of `tests/data/graph` is differentiated in both modes
-and run, and counts where its derivative is right; operators that no runtime has yet count the onnx package's own
-examples, which its evaluator runs. Where onnx-ad is not installed its column is kept as it was written.
+`OPERATORS.md` says of every operator what the crate does with it. The facts come from the crate itself
+(`examples/operators`) and from test runs. Every file of one operator of `tests/data/graph` is differentiated in both
+modes and run; it counts if its derivative is right. For operators that no runtime has yet, the onnx package's own
+examples count, which its evaluator runs. If onnx-ad is not installed, its column is kept as it was written.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Puts the files that configs/mnist.yaml and configs/steindiff-mnist.yaml name where it looks for them, each held against its SHA-256.
+"""Copies the files that configs/mnist.yaml and configs/steindiff-mnist.yaml name to their places, and checks their SHA-256.
 
-    python scripts/place_mnist.py --from ../shared/data [--link]
+    python scripts/place_mnist.py --from FOLDER [--link]
 
-None of them belongs to this repository (models/ddpm-mnist/README.md says whose they are), so git ignores
-the copies. Standard library only; found anywhere below the given folder, by name.
+None of the files belongs to this repository (models/ddpm-mnist/README.md names their authors), so git ignores the
+copies. The script needs only the standard library. It finds the files by name, at any depth below the given folder.
 """
 
 import argparse

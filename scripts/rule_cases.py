@@ -1,12 +1,14 @@
-"""Writes tests/data/graph/rules.npz: small models of one operator each, with Jacobian products to hold them against.
+"""Writes tests/data/graph/rules.npz: small models of one operator each, with reference Jacobian products.
 
     python scripts/rule_cases.py        # needs numpy, onnx and onnxruntime
 
-Every case is three arrays, named by number and operator: `.onnx` the bytes of a model with input `x` and output `y`, in
-float64 where ONNX Runtime has the operator in it and else in float32; `.xv` its input and three directions; `.jv` the
-derivative of `y` along them, by central differences extrapolated four times: in extended precision where the reference
-evaluator computes in it, and exactly where differences of two lengths agree, as those of linear and piecewise linear
-operators do (`.right` is then 1e-12); else in float64 (2e-9).
+Every case has three arrays, named by number and operator:
+- `.onnx`: the bytes of a model with input `x` and output `y`, in float64 if ONNX Runtime has the operator in it,
+  otherwise in float32;
+- `.xv`: its input and three directions;
+- `.jv`: the derivative of `y` along them, by central differences extrapolated four times. They are in extended
+  precision if the reference evaluator computes in it, and exact if differences of two lengths agree, as for linear and
+  piecewise linear operators (`.right` is then 1e-12). Otherwise they are in float64 (2e-9).
 """
 
 import math

@@ -4,9 +4,9 @@ Every scheduler is run twice with its own code: as it ships, in float32 ("f32"),
 default dtype and the name `float32` inside its module set to float64 ("f64"), which changes no formula.
 The model is closed-form: E[x0 | x] of a two-dimensional mixture at (alpha, sigma).
 
-Where conventions differ, the case is built so that both do the same:
+Conventions differ. Each case is built so that both do the same:
 - diffusers lowers the order at the end only below 15 steps, and always before sigma = 0;
-- its DPM-Solver++ counts the step to sigma = 0 as the last one, where flowgauge denoises after the grid;
+- its DPM-Solver++ counts the step to sigma = 0 as the last one, while flowgauge denoises after the grid;
 - its `linspace` timesteps are rounded to integers: 9 steps over 999 need no rounding;
 - its DDIM ends one index beyond the table; `set_alpha_to_one=False` ends it at index 0;
 - its Heun scheduler works on x / alpha in sigma / alpha, as an edm path does.

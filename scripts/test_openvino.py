@@ -1,6 +1,6 @@
-"""Holds `--provider openvino` against the CPU: see `scripts/test-openvino`.
+"""Compares `--provider openvino` with the CPU: see `scripts/test-openvino`.
 
-    python scripts/test_openvino.py PROGRAM        # needs nothing but Python
+    python scripts/test_openvino.py PROGRAM        # needs only Python
 """
 
 import csv

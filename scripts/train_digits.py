@@ -1,8 +1,8 @@
-"""Make models/digits: an EDM denoiser, a Stein divergence head and a classifier for 8x8 digits.
+"""Makes models/digits: an EDM denoiser, a Stein divergence head and a classifier for 8x8 digits.
 
     python scripts/train_digits.py [denoiser] [head] [classifier] [card]
 
-Without arguments all four are made in that order.  Seeded; one thread; about a quarter of an hour.
+Without arguments it makes all four in that order. Seeded; one thread; about a quarter of an hour.
 """
 
 import math

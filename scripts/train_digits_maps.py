@@ -1,8 +1,8 @@
-"""Make the flow maps of models/digits: Shortcut-Distill-F2D2 and MeanFlow-F2D2 students.
+"""Makes the flow maps of models/digits: Shortcut-Distill-F2D2 and MeanFlow-F2D2 students.
 
     python scripts/train_digits_maps.py [shortcut] [meanflow] [export]
 
-The teacher is denoiser.onnx.  Seeded; one thread; about 8 CPU-minutes for both.
+The teacher is denoiser.onnx. Seeded; one thread; about 8 CPU-minutes for both.
 """
 
 import copy

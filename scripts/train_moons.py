@@ -1,9 +1,9 @@
-"""Make models/moons: a flow-matching velocity for two moons, and a Stein divergence head.
+"""Makes models/moons: a flow-matching velocity for two moons, and a Stein divergence head.
 
     python scripts/train_moons.py [velocity] [head] [card]
 
-Data at t = 1: x_t = t x_0 + (1 - t) eps, velocity = dx/dt.  Without arguments all three are made in
-that order.  Seeded; one thread; about a quarter of an hour.
+Data at t = 1: x_t = t x_0 + (1 - t) eps, velocity = dx/dt. Without arguments it makes all three in that
+order. Seeded; one thread; about a quarter of an hour.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Make the flow map of models/moons: a two-time F2D2 student by Lagrangian self-distillation (LSD).
+"""Makes the flow map of models/moons: a two-time F2D2 student by Lagrangian self-distillation (LSD).
 
     python scripts/train_moons_maps.py [train] [export]
 
-The teacher is velocity.onnx.  Seeded; one thread; about 7 CPU-minutes.
+The teacher is velocity.onnx. Seeded; one thread; about 7 CPU-minutes.
 """
 
 import sys

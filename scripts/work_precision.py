@@ -1,10 +1,11 @@
-"""Work and precision of log-likelihoods: networks, float64 references, and the solvers of others on the same networks.
+"""Work and precision of log-likelihoods: networks, float64 references, and third-party solvers on the same networks.
 
     python scripts/work_precision.py OUT [--flowgauge target/release/flowgauge] [--samples 16]
 
 Writes OUT/<network>/ (network.onnx, card.yaml, x.npy), and OUT/results.csv with one line per network, solver and
-tolerance: the root mean square and the largest error in nats against scipy's DOP853 at 1e-10 with the divergence among
-its variables, and evaluations per sample. Needs numpy, scipy and onnx; diffrax and torchdiffeq where they are installed.
+tolerance. A line has the root mean square and the largest error in nats, and the evaluations per sample. The reference
+is scipy's DOP853 at 1e-10 with the divergence among its variables. Needs numpy, scipy and onnx; uses diffrax and
+torchdiffeq if they are installed.
 """
 
 import argparse
