@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod, heun};
 
-/// One evaluation per step.
+/// Euler's method on dx/dt = v, with one evaluation per step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Euler(pub SamplerSchedule);
