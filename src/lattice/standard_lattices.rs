@@ -20,8 +20,8 @@ struct CandidateLattice {
     min_counts: (usize, usize),
     /// Whether a value must occur twice. A ramp may lie on the lattice without any repeat.
     needs_repeat: bool,
-    /// Whether the values must reach into the first and the last quarter of the lattice, as those
-    /// of images do and counts and ages do not.
+    /// Whether the values must reach into the first and the last quarter of the lattice. Values of
+    /// images do, but counts and ages do not.
     must_span: bool,
 }
 

@@ -32,7 +32,7 @@ impl SamplingMethod for Ddim {
         }))
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        multistep::multistep_steps(self, &self.0, on)
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.0, context)
     }
 }

@@ -39,7 +39,7 @@ impl SamplingMethod for Dpmpp2m {
         }))
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        multistep::multistep_steps(self, &self.0, on)
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.0, context)
     }
 }

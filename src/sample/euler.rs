@@ -18,8 +18,8 @@ impl SamplingMethod for Euler {
         }))
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        let points = self.0.points(on)?;
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        let points = self.0.points(context)?;
         let steps = points
             .windows(2)
             .map(|pair| heun::euler_step(pair[0], pair[1]));

@@ -151,16 +151,16 @@ impl SamplingMethod for FlowMapSampler {
         })
     }
 
-    fn grid(&self, on: &SamplerContext) -> Result<Vec<PathPoint>, String> {
+    fn grid(&self, context: &SamplerContext) -> Result<Vec<PathPoint>, String> {
         Ok(self
-            .times(on.curve)?
+            .times(context.curve)?
             .into_iter()
-            .map(|t| PathPoint::at_time(on.curve, t))
+            .map(|t| PathPoint::at_time(context.curve, t))
             .collect())
     }
 
-    fn check(&self, on: &SamplerContext) -> Result<(), String> {
-        self.times(on.curve).map(drop)
+    fn check(&self, context: &SamplerContext) -> Result<(), String> {
+        self.times(context.curve).map(drop)
     }
 
     fn cost(&self, _: &SamplerContext) -> SampleCost {
@@ -252,12 +252,12 @@ mod tests {
     ) -> DrawnSamples {
         let sampler: Sampler = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
         let samples: Vec<u64> = (0..x.nrows() as u64).collect();
-        let on = SamplerContext {
+        let context = SamplerContext {
             curve,
             prediction: Prediction::Velocity,
         };
         let draw = SampleRequest {
-            context: on,
+            context,
             prior: Prior { std },
             key: RngKey { seed: 0 },
             samples: &samples,
@@ -431,7 +431,8 @@ mod tests {
             .expect("right");
             for prior in [true, false] {
                 let spec = format!(
-                    "{{flow-map: {{steps: 1, density: true, guidance: {{step: 1.0e-3, prior: {prior}}}}}}}"
+                    "{{flow-map: {{steps: 1, density: true, \
+                     guidance: {{step: 1.0e-3, prior: {prior}}}}}}}"
                 );
                 let plain = draw(
                     Parabola,

@@ -122,10 +122,10 @@ impl Heun {
 
     /// The step with churn, which begins at the raised noise σ̂. On edm paths, the only ones with
     /// churn, the time is σ.
-    fn with_churn(&self, step: SamplerStep, on: &SamplerContext) -> SamplerStep {
+    fn with_churn(&self, step: SamplerStep, context: &SamplerContext) -> SamplerStep {
         let sigma = step.from.sigma;
         let raised = sigma * (1.0 + self.relative_churn(sigma));
-        let from = PathPoint::at_time(on.curve, raised);
+        let from = PathPoint::at_time(context.curve, raised);
         let churn = self.s_noise * (raised * raised - sigma * sigma).sqrt();
         let raised_step = if step.prediction == StepPrediction::Velocity {
             heun_step(from, step.to)
@@ -143,7 +143,7 @@ impl Heun {
     /// # Errors
     /// Fails if one of them is negative or not finite, or if there is churn on a path other than
     /// edm.
-    fn check_churn(&self, on: &SamplerContext) -> Result<(), String> {
+    fn check_churn(&self, context: &SamplerContext) -> Result<(), String> {
         let numbers = [
             ("s_churn", self.s_churn),
             ("s_min", self.s_min),
@@ -157,7 +157,7 @@ impl Heun {
                 return Err(format!("{key} is {value}, expected a number of at least 0"));
             }
         }
-        match on.curve.path() {
+        match context.curve.path() {
             _ if self.s_churn == 0.0 => Ok(()),
             ProbabilityPath::Edm { .. } if self.variable == HeunVariable::Sigma => Err(
                 "variable is sigma and s_churn is above 0; on edm paths the time is sigma \
@@ -185,9 +185,9 @@ impl SamplingMethod for Heun {
         })
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        self.check_churn(on)?;
-        let points = self.schedule.points(on)?;
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        self.check_churn(context)?;
+        let points = self.schedule.points(context)?;
         if self.variable == HeunVariable::Sigma && points[0].alpha == 0.0 {
             return Err(
                 "variable is sigma, but sigma/alpha is infinite at the prior end; use `time`, or \
@@ -196,7 +196,7 @@ impl SamplingMethod for Heun {
             );
         }
         let velocity_is_defined = |to: &PathPoint| {
-            sampler_step::prediction_is_defined(on, StepPrediction::Velocity, to.t)
+            sampler_step::prediction_is_defined(context, StepPrediction::Velocity, to.t)
         };
         let step_between = |pair: &[PathPoint]| match self.variable {
             HeunVariable::Sigma => heun_step_in_sigma(pair[0], pair[1]),
@@ -210,7 +210,7 @@ impl SamplingMethod for Heun {
         Ok(steps
             .map(|step| {
                 if self.s_churn > 0.0 {
-                    self.with_churn(step, on)
+                    self.with_churn(step, context)
                 } else {
                     step
                 }

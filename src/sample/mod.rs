@@ -62,8 +62,8 @@ impl Sampler {
     ///
     /// A sampler with a population counts each sample once for every evaluation, and twice as often
     /// if it also takes Jacobian products. Any other sampler counts each sample once.
-    pub fn network_rows(&self, on: &SamplerContext, count: usize) -> usize {
-        let cost = self.cost(on);
+    pub fn network_rows(&self, context: &SamplerContext, count: usize) -> usize {
+        let cost = self.cost(context);
         match self.population() {
             Some(_) => {
                 count * cost.evaluations.max(1) as usize * if cost.products > 0 { 2 } else { 1 }
@@ -238,7 +238,7 @@ pub trait SamplingMethod: Sync {
     /// # Errors
     /// Fails if the sampler's steps do not have this form, or if a parameter is invalid. The
     /// message names the key and says what is expected.
-    fn steps(&self, _on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+    fn steps(&self, _context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
         Err("its steps are not weights of the state and of predictions".to_owned())
     }
 
@@ -246,8 +246,8 @@ pub trait SamplingMethod: Sync {
     ///
     /// # Errors
     /// Fails if a parameter is invalid. The message names the key and says what is expected.
-    fn grid(&self, on: &SamplerContext) -> Result<Vec<PathPoint>, String> {
-        let steps = self.steps(on)?;
+    fn grid(&self, context: &SamplerContext) -> Result<Vec<PathPoint>, String> {
+        let steps = self.steps(context)?;
         let last = steps.last().map(|s| s.to);
         Ok(steps.iter().map(|s| s.from).chain(last).collect())
     }
@@ -257,14 +257,14 @@ pub trait SamplingMethod: Sync {
     /// # Errors
     /// Fails if a parameter is invalid for the path or the prediction. The message names the key
     /// and says what is expected.
-    fn check(&self, on: &SamplerContext) -> Result<(), String> {
-        sampler_step::check_steps(&self.steps(on)?, on)
+    fn check(&self, context: &SamplerContext) -> Result<(), String> {
+        sampler_step::check_steps(&self.steps(context)?, context)
     }
 
     /// The cost of one sample, known before anything is drawn.
-    fn cost(&self, on: &SamplerContext) -> SampleCost {
+    fn cost(&self, context: &SamplerContext) -> SampleCost {
         let evaluations = self
-            .steps(on)
+            .steps(context)
             .map_or(0, |steps| sampler_step::count_evaluations(&steps));
         SampleCost {
             evaluations,

@@ -80,9 +80,9 @@ pub fn step_order(highest: usize, i: usize, steps: usize, lower_order_final: boo
 pub fn multistep_steps(
     method: &dyn Multistep,
     schedule: &SamplerSchedule,
-    on: &SamplerContext,
+    context: &SamplerContext,
 ) -> Result<Vec<SamplerStep>, String> {
-    let points = schedule.points(on)?;
+    let points = schedule.points(context)?;
     let mut steps = steps_between_points(method, schedule.lower_order_final, &points);
     steps.extend(schedule.final_denoising_step(&points));
     Ok(steps)

@@ -96,11 +96,11 @@ impl SamplerSchedule {
     ///
     /// # Errors
     /// Fails if [`SamplerSchedule::times`] fails.
-    pub fn points(&self, on: &SamplerContext) -> Result<Vec<PathPoint>, String> {
+    pub fn points(&self, context: &SamplerContext) -> Result<Vec<PathPoint>, String> {
         Ok(self
-            .times(on.curve)?
+            .times(context.curve)?
             .into_iter()
-            .map(|t| PathPoint::at_time(on.curve, t))
+            .map(|t| PathPoint::at_time(context.curve, t))
             .collect())
     }
 }

@@ -125,16 +125,16 @@ pub fn count_evaluations(steps: &[SamplerStep]) -> u64 {
 /// # Errors
 /// Fails if a prediction is undefined at a point of the grid, as a velocity is at σ = 0 on some
 /// paths. The message names the time and says how to avoid it.
-pub fn check_steps(steps: &[SamplerStep], on: &SamplerContext) -> Result<(), String> {
+pub fn check_steps(steps: &[SamplerStep], context: &SamplerContext) -> Result<(), String> {
     let points = steps.iter().flat_map(|step| {
         let ends = [Some(step.from), step.corrector.as_ref().map(|_| step.to)];
         ends.into_iter().flatten().map(|at| (step.prediction, at))
     });
     if let Some((_, at)) = points
         .into_iter()
-        .find(|(prediction, at)| !prediction_is_defined(on, *prediction, at.t))
+        .find(|(prediction, at)| !prediction_is_defined(context, *prediction, at.t))
     {
-        let prediction = serde_json::to_value(on.prediction).unwrap_or_default();
+        let prediction = serde_json::to_value(context.prediction).unwrap_or_default();
         return Err(format!(
             "a prediction of {prediction} leaves the step at t = {} undefined, where alpha is {} \
              and sigma is {}; cut the path short of this time with t_min and t_max",
@@ -145,11 +145,11 @@ pub fn check_steps(steps: &[SamplerStep], on: &SamplerContext) -> Result<(), Str
 }
 
 /// Whether the card's prediction determines `prediction` at time `t`.
-pub fn prediction_is_defined(on: &SamplerContext, prediction: StepPrediction, t: f64) -> bool {
-    let s = on.curve.at(t);
+pub fn prediction_is_defined(context: &SamplerContext, prediction: StepPrediction, t: f64) -> bool {
+    let s = context.curve.at(t);
     let Affine { a, b } = match prediction {
-        StepPrediction::Velocity => on.prediction.velocity(&s),
-        StepPrediction::Denoised => on.prediction.denoised(&s),
+        StepPrediction::Velocity => context.prediction.velocity(&s),
+        StepPrediction::Denoised => context.prediction.denoised(&s),
     };
     a.is_finite() && b.is_finite()
 }
@@ -305,11 +305,11 @@ impl StepProposal {
 
     /// The denoiser E\[x₀ | x\] at the step's first prediction, and the states at which it was
     /// made.
-    pub fn denoised(&self, step: &SamplerStep, on: &SamplerContext) -> (Batch, &Batch) {
+    pub fn denoised(&self, step: &SamplerStep, context: &SamplerContext) -> (Batch, &Batch) {
         let value = match step.prediction {
             StepPrediction::Denoised => self.first.value.clone(),
             StepPrediction::Velocity => {
-                let affine = Prediction::Velocity.denoised(&on.curve.at(step.from.t));
+                let affine = Prediction::Velocity.denoised(&context.curve.at(step.from.t));
                 &self.first.value * affine.b + &self.first.state * affine.a
             }
         };
@@ -338,7 +338,7 @@ pub fn step_jacobian_products(
     step: &SamplerStep,
     proposal: &StepProposal,
     z: &TangentBatch,
-    on: &SamplerContext,
+    context: &SamplerContext,
     field: &mut dyn JacobianOperator,
 ) -> Result<StepJacobianProducts, EvalError> {
     let first = prediction_jvp(
@@ -346,12 +346,12 @@ pub fn step_jacobian_products(
         &proposal.first.state,
         step.from.t,
         z,
-        on,
+        context,
         field,
     )?;
     let denoised = match step.prediction {
         StepPrediction::Denoised => first.clone(),
-        StepPrediction::Velocity => denoised_jvp(&first, z, step.from.t, on),
+        StepPrediction::Velocity => denoised_jvp(&first, z, step.from.t, context),
     };
     let predicted = z * step.weights[0] + &first * step.weights[1];
     let (Some(corrector), Some(second)) = (&step.corrector, &proposal.second) else {
@@ -366,7 +366,7 @@ pub fn step_jacobian_products(
         &second.state,
         step.to.t,
         &predicted,
-        on,
+        context,
         field,
     )?;
     let end =
@@ -384,14 +384,14 @@ fn prediction_jvp(
     x: &Batch,
     t: f64,
     z: &TangentBatch,
-    on: &SamplerContext,
+    context: &SamplerContext,
     field: &mut dyn JacobianOperator,
 ) -> Result<TangentBatch, EvalError> {
     let velocity = field.jvp(&vec![t; x.nrows()], x, z)?;
     Ok(if prediction == StepPrediction::Velocity {
         velocity
     } else {
-        denoised_jvp(&velocity, z, t, on)
+        denoised_jvp(&velocity, z, t, context)
     })
 }
 
@@ -400,9 +400,9 @@ fn denoised_jvp(
     velocity: &TangentBatch,
     z: &TangentBatch,
     t: f64,
-    on: &SamplerContext,
+    context: &SamplerContext,
 ) -> TangentBatch {
-    let affine = Prediction::Velocity.denoised(&on.curve.at(t));
+    let affine = Prediction::Velocity.denoised(&context.curve.at(t));
     velocity * affine.b + z * affine.a
 }
 
@@ -473,9 +473,9 @@ mod tests {
             for path in ProbabilityPath::defaults() {
                 let curve = path.curve().expect("defaults are right");
                 let mut model = analytic::example_mixture(curve.clone(), 3);
-                let on = velocity_context(&curve);
+                let context = velocity_context(&curve);
                 let steps = sampler_from_yaml(spec).with_steps(7);
-                let Ok(steps) = steps.steps(&on) else {
+                let Ok(steps) = steps.steps(&context) else {
                     continue;
                 };
                 let x =
@@ -503,7 +503,7 @@ mod tests {
                         };
                     let slope = (shifted(1.0, &mut model) - shifted(-1.0, &mut model)) / (2.0 * h);
                     let proposal = trajectory.propose(step, &mut model).expect("analytic");
-                    let got = step_jacobian_products(step, &proposal, &z, &on, &mut model)
+                    let got = step_jacobian_products(step, &proposal, &z, &context, &mut model)
                         .expect("analytic")
                         .step;
                     for (g, want) in got.iter().zip(&slope) {

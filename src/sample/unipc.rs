@@ -176,7 +176,7 @@ impl SamplingMethod for UniPc {
         })
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        multistep::multistep_steps(self, &self.schedule, on)
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.schedule, context)
     }
 }

@@ -375,8 +375,8 @@ impl SamplingMethod for SteinDiff {
         })
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        let steps = self.sampler.steps(on).map_err(|e| {
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        let steps = self.sampler.steps(context).map_err(|e| {
             format!(
                 "sampler: {}",
                 registry::prefix_with_name(self.sampler.name(), e)
@@ -394,17 +394,17 @@ impl SamplingMethod for SteinDiff {
         Ok(steps)
     }
 
-    fn check(&self, on: &SamplerContext) -> Result<(), String> {
+    fn check(&self, context: &SamplerContext) -> Result<(), String> {
         self.check_parameters()?;
-        sampler_step::check_steps(&self.steps(on)?, on)
+        sampler_step::check_steps(&self.steps(context)?, context)
     }
 
     /// The cost if no prediction made ahead can be reused.
     ///
     /// A prediction made ahead is valid only if its step was taken in full, which is not known in
     /// advance. The cost is therefore an upper bound if the corrected sampler reuses predictions.
-    fn cost(&self, on: &SamplerContext) -> SampleCost {
-        let Ok(steps) = self.steps(on) else {
+    fn cost(&self, context: &SamplerContext) -> SampleCost {
+        let Ok(steps) = self.steps(context) else {
             return SampleCost::default();
         };
         let reused = steps

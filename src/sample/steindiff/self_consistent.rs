@@ -19,12 +19,11 @@ pub fn chord_weight(steps: &[SamplerStep]) -> f64 {
     }
 }
 
-/// x ← (1 − λ) x^S + λ x^traj with x^traj = (1 − w) x_k + w x_ahead and λ = exp(−‖x^traj − x^S‖² /
-/// (2 d τ²)).
+/// x ← (1 − λ) x^S + λ x^traj, with x^traj = (1 − w) x_k + w x_ahead.
 ///
-/// Here x^S is `damped`, the result of the first of `steps`, and x_ahead is the end of the second
-/// step from there. Each sample has its own λ. Returns the states and the mean of λ, which is
-/// `None` if there is no second step.
+/// The weight of each sample is λ = exp(−‖x^traj − x^S‖² / (2 d τ²)). Here x^S is `damped`, the
+/// result of the first of `steps`, and x_ahead is the end of the second step from there. Returns
+/// the states and the mean of λ, which is `None` if there is no second step.
 ///
 /// # Errors
 /// Fails if the model cannot be evaluated.
