@@ -1,34 +1,38 @@
-//! Named conventions: the same log-likelihood as other programs would print it.
+//! Named conventions: the log-likelihood as other programs would print it.
 //!
-//! Each is linear in log p, so a mean and its standard error go over exactly. A convention whose constants
-//! presume other data than a card's has no number there, and says why.
+//! Every convention is an affine function of log p, so a mean and its standard error convert
+//! exactly. A convention whose constants do not suit a card's data has no number for them, and an
+//! error says why.
 
 use std::f64::consts::LN_2;
 
 /// What a convention depends on besides the log-likelihood.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConventionContext {
-    /// Numbers in one sample.
+    /// The numbers in one sample, D.
     pub dim: usize,
-    /// The data's range in the model's coordinates.
+    /// The data's range in the model's coordinates. `None` if the card names none.
     pub range: Option<[f64; 2]>,
-    /// How many values the data were quantized to.
+    /// The number of levels to which the data were quantized. `None` if the card names none.
     pub levels: Option<u32>,
 }
 
-/// value = scale · log p + offset, with log p in nats in the model's coordinates.
+/// The conversion value = scale · log p + offset, with log p in nats in the model's coordinates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AffineConversion {
+    /// The factor of log p.
     pub scale: f64,
+    /// The constant term.
     pub offset: f64,
 }
 
 impl AffineConversion {
+    /// Converts a log-likelihood in nats.
     pub fn convert(&self, log_likelihood: f64) -> f64 {
         self.scale * log_likelihood + self.offset
     }
 
-    /// The standard error of a value from that of the log-likelihood.
+    /// Converts the standard error of a log-likelihood in nats.
     pub fn convert_stderr(&self, stderr: f64) -> f64 {
         self.scale.abs() * stderr
     }
@@ -36,14 +40,18 @@ impl AffineConversion {
 
 /// One way to print a log-likelihood.
 pub struct Convention {
+    /// The name with which users choose the convention.
     pub name: &'static str,
+    /// The unit of the converted value.
     pub unit: &'static str,
-    /// log p is in nats, in the model's own coordinates; D the numbers in one sample.
+    /// The formula. In it log p is in nats in the model's coordinates, and D is the number of
+    /// values in one sample.
     pub formula: &'static str,
-    /// The public code that it was read from, or what defines it.
+    /// The public code from which the formula was read, or the definition.
     pub source: &'static str,
-    /// What that code does besides the formula, which a number of this program does not repeat.
+    /// What that code does besides the formula. This program does not repeat it.
     pub protocol: &'static str,
+    /// The conversion for a context, or the reason why the convention does not apply.
     conversion: fn(&ConventionContext) -> Result<AffineConversion, String>,
 }
 
@@ -53,16 +61,16 @@ impl Convention {
         CONVENTIONS.iter().find(|c| c.name == name)
     }
 
-    /// The convention in a setting.
+    /// The conversion for a card's data.
     ///
     /// # Errors
-    /// Why it does not apply there.
-    pub fn conversion_for(&self, setting: &ConventionContext) -> Result<AffineConversion, String> {
-        (self.conversion)(setting)
+    /// Fails if the convention does not apply to the data. The message gives the reason.
+    pub fn conversion_for(&self, context: &ConventionContext) -> Result<AffineConversion, String> {
+        (self.conversion)(context)
     }
 }
 
-/// Every convention, our own units first.
+/// Every convention, with this program's own units first.
 pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "nats",
@@ -114,15 +122,16 @@ pub const CONVENTIONS: &[Convention] = &[
         unit: "bits/dim",
         formula: "(−log p) / (D ln 2) + 7 − inverse_scaler(−1)",
         source: "yang-song/score_sde_pytorch, likelihood.py",
-        protocol: "RK45 at rtol = atol = 1e-5 with one error norm for the whole batch, time cut at 1e-5, one fixed \
-                   Rademacher probe per image, five passes over the test set with fresh uniform noise",
+        protocol: "RK45 at rtol = atol = 1e-5 with one error norm for the whole batch, time cut at \
+                   1e-5, one fixed Rademacher probe per image, five passes over the test set with \
+                   fresh uniform noise",
         conversion: |s| {
             require_256_levels(s)?;
             match s.range {
                 Some([-1.0, 1.0]) => Ok(bits_per_dim_conversion(s, 7.0)),
                 Some([0.0, 1.0]) => Ok(bits_per_dim_conversion(s, 8.0)),
                 range => Err(format!(
-                    "its scalers know data in [-1, 1] and [0, 1], not {}",
+                    "its scalers handle only data in [-1, 1] and [0, 1], not {}",
                     format_range(range)
                 )),
             }
@@ -131,9 +140,11 @@ pub const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "ffjord",
         unit: "bits/dim",
-        formula: "−(log p_y / D − ln 256) / ln 2, with log p_y = log p + D ln(hi − lo) the density of y in [0, 1]",
+        formula: "−(log p_y / D − ln 256) / ln 2, with log p_y = log p + D ln(hi − lo) the density \
+                  of y in [0, 1]",
         source: "rtqichen/ffjord, train_cnf.py",
-        protocol: "(255 y + u) / 256 as dequantization, a logit layer inside the model, the mean of batch means",
+        protocol: "(255 y + u) / 256 as dequantization, a logit layer inside the model, the mean \
+                   of batch means",
         conversion: |s| {
             require_256_levels(s)?;
             let [low, high] = s.range.ok_or("the card names no range")?;
@@ -145,7 +156,8 @@ pub const CONVENTIONS: &[Convention] = &[
         unit: "bits/dim",
         formula: "−(log p + D ln 2 − D ln 256) / (D ln 2)",
         source: "Keely-Ai/F2D2, nll.py",
-        protocol: "few-step Euler with a learned divergence times 20000, y clamped to [0, 1], the mean of batch means",
+        protocol: "few-step Euler with a learned divergence times 20000, y clamped to [0, 1], the \
+                   mean of batch means",
         conversion: |s| {
             require_256_levels(s)?;
             match s.range {
@@ -161,8 +173,10 @@ pub const CONVENTIONS: &[Convention] = &[
         name: "flow_matching",
         unit: "nats",
         formula: "log p",
-        source: "facebookresearch/flow_matching, flow_matching/solver/ode_solver.py, compute_likelihood",
-        protocol: "one fixed Rademacher probe unless `exact_divergence`; dequantization and bits/dim are the caller's",
+        source: "facebookresearch/flow_matching, flow_matching/solver/ode_solver.py, \
+                 compute_likelihood",
+        protocol: "one fixed Rademacher probe unless `exact_divergence` is set; dequantization and \
+                   bits/dim are left to the caller",
         conversion: |_| {
             Ok(AffineConversion {
                 scale: 1.0,
@@ -172,6 +186,7 @@ pub const CONVENTIONS: &[Convention] = &[
     },
 ];
 
+/// The conversion to bits/dim with the given offset.
 fn bits_per_dim_conversion(s: &ConventionContext, offset: f64) -> AffineConversion {
     AffineConversion {
         scale: -1.0 / (s.dim as f64 * LN_2),
@@ -179,20 +194,21 @@ fn bits_per_dim_conversion(s: &ConventionContext, offset: f64) -> AffineConversi
     }
 }
 
-/// Constants of 8 bits hold for 256 levels alone.
+/// Fails if the data do not have 256 levels, because the convention's constants are for 8 bits.
 fn require_256_levels(s: &ConventionContext) -> Result<(), String> {
     match s.levels {
         Some(256) => Ok(()),
         Some(levels) => Err(format!(
-            "its constants presume 256 levels, and these data have {levels}"
+            "its constants presume 256 levels, but these data have {levels}"
         )),
         None => Err(
-            "its constants presume 256 levels, and the card names none: the data are not quantized"
+            "its constants presume 256 levels, but the card names none: the data are not quantized"
                 .to_owned(),
         ),
     }
 }
 
+/// A range in words.
 fn format_range(range: Option<[f64; 2]>) -> String {
     range.map_or("an unknown range".to_owned(), |[low, high]| {
         format!("[{low}, {high}]")
@@ -211,17 +227,18 @@ mod tests {
         }
     }
 
-    fn value(name: &str, setting: &ConventionContext, log_likelihood: f64) -> Option<f64> {
+    fn value(name: &str, context: &ConventionContext, log_likelihood: f64) -> Option<f64> {
         Some(
             Convention::by_name(name)
                 .expect(name)
-                .conversion_for(setting)
+                .conversion_for(context)
                 .ok()?
                 .convert(log_likelihood),
         )
     }
 
-    /// T8: uniform bytes under the density of ½ per dimension on [−1, 1] are eight bits in every convention of bits.
+    /// T8: uniform bytes have 8 bits/dim in every convention if the density is uniform over the
+    /// range, such as ½ per dimension on [−1, 1].
     #[test]
     fn uniform_bytes_are_eight_bits_in_every_convention() {
         let d = 3072.0;
@@ -230,9 +247,9 @@ mod tests {
             ([0.0, 1.0], 1.0),
             ([0.0, 256.0], 1.0 / 256.0),
         ] {
-            let (setting, log_p) = (bytes_in(range), d * each.ln());
+            let (context, log_p) = (bytes_in(range), d * each.ln());
             for convention in CONVENTIONS.iter().filter(|c| c.unit == "bits/dim") {
-                let Ok(linear) = convention.conversion_for(&setting) else {
+                let Ok(linear) = convention.conversion_for(&context) else {
                     continue;
                 };
                 assert!(
@@ -242,29 +259,29 @@ mod tests {
                 );
             }
             assert!(
-                value("bits-per-dim", &setting, log_p).is_some()
-                    && value("ffjord", &setting, log_p).is_some()
+                value("bits-per-dim", &context, log_p).is_some()
+                    && value("ffjord", &context, log_p).is_some()
             );
         }
     }
 
-    /// T8: the standard normal law, with E x² = 1/3: 1.566197 bits of density and 7 of offset.
+    /// T8: N(0, 1) with E x² = 1/3 gives 1.566197 bits of density and 7 bits of offset.
     #[test]
     fn normal_density_has_known_bits_per_dim() {
-        let setting = ConventionContext {
+        let context = ConventionContext {
             dim: 1,
             ..bytes_in([-1.0, 1.0])
         };
         let log_p = -(0.5 * (2.0 * std::f64::consts::PI).ln() + 1.0 / 6.0);
         for name in ["bits-per-dim", "score_sde", "ffjord", "f2d2"] {
-            let got = value(name, &setting, log_p).expect(name);
+            let got = value(name, &context, log_p).expect(name);
             assert!((got - 8.566_197).abs() < 1e-6, "{name}: {got}");
         }
-        assert_eq!(value("nats-per-dim", &setting, log_p), Some(-log_p));
-        assert_eq!(value("flow_matching", &setting, log_p), Some(log_p));
+        assert_eq!(value("nats-per-dim", &context, log_p), Some(-log_p));
+        assert_eq!(value("flow_matching", &context, log_p), Some(log_p));
     }
 
-    /// What the public code computes, written out as it stands there.
+    /// The formulas of the public code, written as they are there, give the same numbers.
     #[test]
     fn conventions_match_the_published_code() {
         let (d, log_p) = (3072.0, -4321.5f64);
@@ -278,7 +295,7 @@ mod tests {
         assert!(
             (value("f2d2", &bytes_in([-1.0, 1.0]), log_p).expect("applies") - f2d2).abs() < 1e-12
         );
-        // Their flow ends in [0, 1]; that of a model on [−1, 1] is half as dense per dimension.
+        // FFJORD's data are in [0, 1]. The same density on [−1, 1] is half as large per dimension.
         let ffjord = -((log_p + d * ln(2.0)) / d - ln(256.0)) / ln(2.0);
         assert!(
             (value("ffjord", &bytes_in([-1.0, 1.0]), log_p).expect("applies") - ffjord).abs()

@@ -25,50 +25,58 @@ mod parquet_table;
 pub use images::{ImageFolder, png_grid};
 pub use npy_rows::NpyRows;
 
-/// A whole array as read.
+/// A whole array of samples, as read from a file or a folder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
-    /// As the user named it.
+    /// The name that the user gave: a path, and the member of an archive if there is one.
     pub name: String,
+    /// The SHA-256 of the file's bytes, in hexadecimal.
     pub sha256: String,
-    /// Samples first.
+    /// The values, with the samples along the first axis.
     pub values: ArrayD<f64>,
+    /// The kind of the file's numbers.
     pub number_kind: NumberKind,
-    /// The order of the file's axes, where it was said.
+    /// The order of the file's axes, if the user gave one and it was applied.
     pub layout: Option<AxisLayout>,
-    /// What was left out or taken for something, in sentences that go on after the file's name.
+    /// What the reader left out or assumed. Each note continues a sentence that begins with the
+    /// file's name.
     pub notes: Vec<String>,
 }
 
-/// What a log-likelihood is to its data.
+/// What a log-likelihood says about its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LikelihoodBound {
-    /// As the column `bound` says it.
+    /// The text in the column `bound`.
     pub kind: &'static str,
-    /// Why it bounds nothing, in a sentence that goes on after the file's name.
+    /// Why it bounds nothing. The text continues a sentence that begins with the file's name.
     pub reason: Option<String>,
 }
 
-/// A mean and a covariance of features, as programs that compute a Fréchet distance keep them.
+/// The mean and the covariance of features, as programs store them for a Fréchet distance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureStatistics {
-    /// As the user named it.
+    /// The name that the user gave: a path, and the member of an archive if there is one.
     pub name: String,
+    /// The SHA-256 of the file's bytes, in hexadecimal.
     pub sha256: String,
+    /// The mean of the features.
     pub mean: Array1<f64>,
+    /// The covariance of the features.
     pub covariance: Array2<f64>,
-    /// As [`Dataset::notes`].
+    /// What the reader assumed. Each note continues a sentence that begins with the file's name.
     pub notes: Vec<String>,
 }
 
-/// What a file holds.
+/// The content of a file: samples, or statistics of samples.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LoadedData {
+    /// An array of samples.
     Samples(Dataset),
+    /// A mean and a covariance of features.
     Statistics(FeatureStatistics),
 }
 
-/// An array as a parser gives it, with notes for [`Dataset::notes`].
+/// An array from a parser, with the notes for [`Dataset::notes`].
 #[derive(Debug)]
 struct ParsedArray {
     values: ArrayD<f64>,
@@ -76,7 +84,7 @@ struct ParsedArray {
     notes: Vec<String>,
 }
 
-/// What the bytes of a file are.
+/// The content of a file's bytes.
 enum ParsedContent {
     Samples(ParsedArray),
     Statistics {
@@ -86,31 +94,34 @@ enum ParsedContent {
     },
 }
 
-/// Prints notes on standard error, after the name of their file.
+/// Prints each note on standard error, after the name of its file.
 fn print_file_notes(name: &str, notes: &[String]) {
     notes
         .iter()
         .for_each(|text| errln!("flowgauge: {name}: {text}"));
 }
 
-/// What kind of numbers a file holds.
+/// The kind of a file's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NumberKind {
+    /// Floating-point numbers, which are used as they are.
     Floats,
-    /// By the file's own type; a model's levels turn them into reals.
+    /// Integers according to the file's number type. The levels of a card turn them into real
+    /// numbers.
     Integers,
-    /// Integers of a type that holds 0 to 255 and nothing else.
+    /// Integers of a type that holds only 0 to 255.
     Uint8,
-    /// A text table in which every number is written as a whole one. Text has no types: these are
-    /// integers to a card with levels, and reals to any other.
+    /// A text table in which every number is written as an integer. Text has no number types, so
+    /// these are integers for a card with levels and real numbers for any other card.
     IntegerText,
 }
 
 impl LoadedData {
-    /// Reads samples, as [`Dataset::read`] does, or statistics of them from a .npz or .safetensors file.
+    /// Reads samples like [`Dataset::read`], or statistics of samples from a `.npz` or
+    /// `.safetensors` file.
     ///
     /// # Errors
-    /// One message that names the file and what is wrong.
+    /// Fails if the file cannot be read or does not contain valid data. The message names the file.
     pub fn read(spec: &Path) -> Result<LoadedData> {
         let name = spec.display().to_string();
         let (file, member) = split_member(spec);
@@ -122,13 +133,13 @@ impl LoadedData {
             if let Some(why) = signature::explain_missing(&file) {
                 bail!("{name}: {why}");
             }
-            // A device or a pipe may never end.
+            // Reading a device or a pipe may never end.
             if file.exists() && !file.is_file() {
                 bail!("{name}: it is neither a file nor a folder");
             }
             let bytes = std::fs::read(&file)
                 .with_context(|| format!("{}: the data cannot be read", file.display()))?;
-            // What is empty or cut off, its own reader tells.
+            // An empty file has no signature. Its reader gives a better message.
             if let Some(why) = signature::explain_mismatch(&bytes, ExpectedFile::Array)
                 .filter(|_| !bytes.is_empty())
             {
@@ -176,7 +187,7 @@ impl FeatureStatistics {
 }
 
 impl Dataset {
-    /// An array, samples first, with the hash of what it was read from.
+    /// A dataset without layout and notes. The samples lie along the first axis of `values`.
     pub fn new(name: String, sha256: String, values: ArrayD<f64>, numbers: NumberKind) -> Dataset {
         Dataset {
             name,
@@ -188,33 +199,39 @@ impl Dataset {
         }
     }
 
-    /// Reads `.npy`, `.npz` (`file.npz:name`), `.safetensors` (likewise), `.csv`, `.parquet`, IDX
-    /// (also `.gz`), or a folder of PNG or JPEG images.
+    /// Reads samples from a file or a folder.
+    ///
+    /// The formats are `.npy`, `.npz` and `.safetensors` (also `file.npz:name`), `.csv`, `.tsv`,
+    /// `.parquet`, IDX, `.gz` of these, and a folder of PNG or JPEG images.
     ///
     /// # Errors
-    /// One message that names the file and what is wrong.
+    /// Fails if the file cannot be read or does not contain valid samples. The message names the
+    /// file.
     pub fn read(spec: &Path) -> Result<Dataset> {
         match LoadedData::read(spec)? {
             LoadedData::Samples(data) => Ok(data),
             LoadedData::Statistics(FeatureStatistics { name, mean, .. }) => bail!(
-                "{name}: it holds statistics, a mean and a covariance of {} features, and not samples; they are                  compared by `flowgauge metrics --metric frechet` alone",
+                "{name}: it holds statistics (a mean and a covariance of {} features) and no \
+                 samples; only `flowgauge metrics --metric frechet` compares statistics",
                 mean.len()
             ),
         }
     }
 
-    /// The same with its axes in an order that fits samples of the shape `wanted`, where a layout is said.
+    /// Rearranges the axes to samples of the shape `wanted`, if a layout was given and applies.
     ///
     /// # Errors
-    /// Where the array has other axes than the layout, or fits in no order of them.
+    /// Fails if the array has another number of axes than the layout, or if no order of them fits.
     pub fn with_layout(
         mut self,
-        said: Option<RequestedLayout>,
+        requested: Option<RequestedLayout>,
         wanted: &[usize],
     ) -> Result<Dataset> {
         let port = shape::port_sizes(wanted);
-        if let Some(said) = said.filter(|said| said.applies(self.values.shape(), &port)) {
-            return self.rearranged(said.layout, Some(&port));
+        if let Some(requested) =
+            requested.filter(|requested| requested.applies(self.values.shape(), &port))
+        {
+            return self.rearranged(requested.layout, Some(&port));
         }
         if shape::flattens_by_rows(self.sample_shape(), wanted)
             && shape::fits(self.sample_shape(), wanted)
@@ -227,10 +244,10 @@ impl Dataset {
         Ok(self)
     }
 
-    /// As [`AxisLayout::rearrange`], with a note.
+    /// Rearranges the axes with [`AxisLayout::rearrange`] and adds a note.
     ///
     /// # Errors
-    /// As there.
+    /// Fails if the array has another number of axes than the layout, or if no order of them fits.
     pub fn rearranged(mut self, layout: &AxisLayout, wanted: Option<&[i64]>) -> Result<Dataset> {
         let read = self.values.shape().to_vec();
         self.values = layout
@@ -254,15 +271,17 @@ impl Dataset {
         &self.values.shape()[1..]
     }
 
-    /// Samples.
+    /// The number of samples.
     pub fn len(&self) -> usize {
         self.values.shape().first().copied().unwrap_or(0)
     }
 
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Checks that there is at least one sample and that all values are finite.
     fn check_values(&self) -> Result<()> {
         if self.values.ndim() == 0 || self.values.is_empty() {
             bail!(
@@ -282,7 +301,7 @@ impl Dataset {
         Ok(())
     }
 
-    /// The first `n` samples flattened to rows, without any change of their values.
+    /// The first `n` samples as flat rows, with unchanged values.
     pub fn first_rows(&self, n: usize) -> Array2<f64> {
         let n = n.min(self.len());
         let width = self.values.len() / self.len();
@@ -293,27 +312,29 @@ impl Dataset {
         flat.slice_move(ndarray::s![..n, ..])
     }
 
-    /// Refuses samples of another shape than the card's: see [`shape::fits`].
+    /// Checks that the samples fit the card's shape, by the rule of [`shape::fits`].
     ///
     /// # Errors
-    /// A message with both shapes, and the layout under which they would fit.
+    /// Fails if they do not fit. The message contains both shapes, and the layout with which the
+    /// samples would fit.
     pub fn check_shape(&self, card: &Card) -> Result<()> {
         if shape::fits(self.sample_shape(), &card.shape) {
             return Ok(());
         }
         let whose = format!("the card `{}` has shape", card.name);
-        let misfit = ShapeMismatch::for_shape(self.values.shape(), &card.shape);
+        let mismatch = ShapeMismatch::for_shape(self.values.shape(), &card.shape);
         Err(anyhow!(
             "{}: {}",
             self.name,
-            misfit.message(&whose, shape::layout_option_hint)
+            mismatch.message(&whose, shape::layout_option_hint)
         ))
     }
 
-    /// Refuses data that do not fit the card, before anything runs.
+    /// Checks that the data fit the card, before anything runs.
     ///
     /// # Errors
-    /// Where the shape differs, or integers meet a card without `levels` or lie outside them.
+    /// Fails if the shapes differ, if the data are integers and the card has no `levels`, or if an
+    /// integer is outside the levels.
     pub fn check_fits(&self, card: &Card) -> Result<()> {
         self.check_shape(card)?;
         if !self.is_quantized(card) {
@@ -321,8 +342,8 @@ impl Dataset {
         }
         let Some(levels) = card.data.and_then(|d| d.levels) else {
             bail!(
-                "{}: it holds integers, but the card `{}` names no `data: {{range, levels}}` to scale them by; \
-                 give floats in the model's coordinates, or add the levels to the card",
+                "{}: it holds integers, but the card `{}` has no `data: {{range, levels}}` to \
+                 scale them; give floats in the model's coordinates, or add the levels to the card",
                 self.name,
                 card.name
             );
@@ -333,7 +354,7 @@ impl Dataset {
             .find(|v| **v < 0.0 || **v >= f64::from(levels));
         let hint = match self.number_kind {
             NumberKind::IntegerText => {
-                "; a table of whole numbers is read as integers: write 1.0 for floats"
+                "; a table of whole numbers is read as integers: write 1.0 instead of 1 for floats"
             }
             _ => "",
         };
@@ -347,7 +368,7 @@ impl Dataset {
         })
     }
 
-    /// Whether a model's levels turn these numbers into reals.
+    /// Whether the card's levels turn these numbers into real numbers.
     pub fn is_quantized(&self, card: &Card) -> bool {
         match self.number_kind {
             NumberKind::Floats => false,
@@ -356,14 +377,18 @@ impl Dataset {
         }
     }
 
-    /// What a log-likelihood of these data is to them: a `density` at the given floats, a lower bound (`elbo`) of the
-    /// discrete log-probability of integers, or `none` where it would bound nothing and that is allowed.
+    /// What a log-likelihood says about these data.
+    ///
+    /// It is a `density` at the given floats, or a lower bound (`elbo`) of the discrete
+    /// log-probability of integers. It is `none` if it would bound nothing and `lattice` allows
+    /// this.
     ///
     /// # Errors
-    /// Where it would bound nothing and that is not allowed; the message says why, and the way out.
+    /// Fails if a log-likelihood would bound nothing and `lattice` does not allow this. The message
+    /// gives the reason and the remedy.
     pub fn likelihood_bound(&self, card: &Card, lattice: LatticePolicy) -> Result<LikelihoodBound> {
         let quantized = self.is_quantized(card);
-        let unfit = match quantized {
+        let mismatch = match quantized {
             true => lattice::integer_data_mismatch(
                 &self.values,
                 self.number_kind == NumberKind::Uint8,
@@ -371,13 +396,13 @@ impl Dataset {
             ),
             false => lattice::float_data_mismatch(&self.values, &card.shape, card.data),
         };
-        let Some(unfit) = unfit else {
+        let Some(mismatch) = mismatch else {
             return Ok(LikelihoodBound {
                 kind: if quantized { ELBO } else { DENSITY },
                 reason: None,
             });
         };
-        let why = match &unfit {
+        let why = match &mismatch {
             DataMismatch::Quantized(how) => format!("its floats lie on a lattice ({how})"),
             DataMismatch::OutOfRange(how) => how.clone(),
         };
@@ -385,42 +410,52 @@ impl Dataset {
             return Ok(LikelihoodBound {
                 kind: NO_BOUND,
                 reason: Some(format!(
-                    "{why}: log-likelihoods and bits/dim of it bound nothing"
+                    "{why}: its log-likelihoods and bits/dim bound nothing"
                 )),
             });
         }
         let levels = card.data.and_then(|d| d.levels);
-        let way_out = match (unfit, levels) {
+        let remedy = match (mismatch, levels) {
             (DataMismatch::OutOfRange(_), _) if quantized => {
-                "scaled by the card they would not be what its model saw; give data of its depth, or a card with the \
-                 levels and the range of these"
+                "the card would scale them to values that its model has not seen; give data of the \
+                 card's depth, or a card with the levels and the range of these data"
                     .to_owned()
             }
             (DataMismatch::OutOfRange(_), _) => {
-                "bits per dimension count levels of the card's range; scale the data into it, or give the card the \
-                 range that its model saw, or no `levels` where bits per dimension are not asked for"
+                "bits per dimension count levels of the card's range; scale the data into this \
+                 range, or write the range that the model was trained on into the card, or remove \
+                 `levels` from the card if you do not need bits per dimension"
                     .to_owned()
             }
             (DataMismatch::Quantized(_), levels) => {
                 let give = match levels {
-                    Some(levels) => format!("give the integers 0 to {}, which are then dequantized", levels - 1),
-                    None => "give the integers, and the card `data: {range, levels}` to dequantize them by".to_owned(),
+                    Some(levels) => format!(
+                        "give the integers 0 to {}, which are then dequantized",
+                        levels - 1
+                    ),
+                    None => "give the integers, and a card with `data: {range, levels}` to \
+                             dequantize them"
+                        .to_owned(),
                 };
                 format!(
-                    "they were quantized and not dequantized, and a density at such points bounds no probability and \
-                     can be raised without limit; {give}, or floats with uniform noise of one step added"
+                    "they were quantized and not dequantized, and a density at such points bounds \
+                     no probability and can grow without limit; {give}, or give floats with \
+                     uniform noise of one step added"
                 )
             }
         };
         bail!(
-            "{}: {why}: {way_out}; `lattice: allow` (`--lattice allow`) takes them as they are, and `bound` then says \
-             none",
+            "{}: {why}: {remedy}; `lattice: allow` (`--lattice allow`) takes the data as they are, \
+             and the column `bound` then says none",
             self.name
         )
     }
 
-    /// States of the given draws of samples: floats as they are; integers X as lo + (hi − lo)(X + u)/levels
-    /// with u uniform in \[0, 1) by the address of sample and draw (uniform dequantization).
+    /// The states of the given samples, rows × dim.
+    ///
+    /// Floats are used as they are. An integer X becomes lo + (hi − lo)(X + u)/levels with u
+    /// uniform in \[0, 1) (uniform dequantization). The noise u depends only on the seed, the
+    /// sample's index and the draw's number.
     pub fn states(&self, card: &Card, key: RngKey, samples: &[SampleId]) -> Batch {
         let dim = card.dim();
         let mut out = Batch::zeros((samples.len(), dim));
@@ -438,14 +473,15 @@ impl Dataset {
         out
     }
 
-    /// Refuses a dequantization of floats, which have nothing to dequantize.
+    /// Checks that the data are integers, because floats cannot be dequantized.
     ///
     /// # Errors
-    /// A sentence with the way out.
+    /// Fails if the data are floats. The message gives the remedy.
     pub fn check_dequantizable(&self, card: &Card) -> Result<()> {
         if !self.is_quantized(card) {
             bail!(
-                "dequantization: {} holds floats, which are taken as they are; expected integers, or nothing about dequantization",
+                "dequantization: {} holds floats, which are taken as they are; expected integers, \
+                 or remove the dequantization",
                 self.name
             );
         }
@@ -466,12 +502,13 @@ impl Dataset {
     }
 }
 
-/// The file or folder that a user names, without the member of an archive: `file.npz` of `file.npz:name`.
+/// The file or folder that a user names, without the member of an archive: `file.npz` for
+/// `file.npz:name`.
 pub fn path_without_member(spec: &Path) -> PathBuf {
     split_member(spec).0
 }
 
-/// `file.npz:name` is a member of a file; a path that exists is itself.
+/// Splits `file.npz:name` into the file and its member. A path that exists has no member.
 fn split_member(spec: &Path) -> (PathBuf, Option<String>) {
     let text = spec.to_string_lossy();
     if spec.exists() {
@@ -485,6 +522,7 @@ fn split_member(spec: &Path) -> (PathBuf, Option<String>) {
     }
 }
 
+/// Parses the bytes of a file. The file's name decides the format.
 fn parse_data_file(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<ParsedContent> {
     let name = file
         .file_name()
@@ -494,11 +532,14 @@ fn parse_data_file(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<Pa
         member,
         name.ends_with(".npz") || name.ends_with(".safetensors"),
     ) {
-        bail!("`:{member}` names an array inside a .npz or .safetensors file, which this is not");
+        bail!(
+            "`:{member}` names an array inside a .npz or .safetensors file, but this file is \
+             neither"
+        );
     }
     if let Some(inner) = name.strip_suffix(".gz") {
         let mut plain = Vec::new();
-        // A bound on what a few bytes of gzip may unpack to.
+        // A few bytes of gzip may unpack to any size, so the size is limited.
         let mut reader = flate2::read::GzDecoder::new(bytes).take(1 << 32);
         reader
             .read_to_end(&mut plain)
@@ -519,14 +560,15 @@ fn parse_data_file(file: &Path, member: Option<&str>, bytes: &[u8]) -> Result<Pa
             Some("csv" | "tsv") => csv_table::array_from_csv(bytes)?,
             Some("parquet") => parquet_table::array_from_parquet(bytes)?,
             _ => bail!(
-                "unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX (-ubyte) or a folder of images"
+                "unknown kind of array; expected .npy, .npz, .safetensors, .csv, .parquet, IDX \
+                 (-ubyte) or a folder of images"
             ),
         }
     };
     Ok(ParsedContent::Samples(array))
 }
 
-/// A .npy file of any of the plain number formats.
+/// Parses a `.npy` file.
 fn array_from_npy(bytes: &[u8]) -> Result<ParsedArray> {
     let (values, format) = npy::parse_npy(bytes)?;
     let numbers = match format {
@@ -535,7 +577,8 @@ fn array_from_npy(bytes: &[u8]) -> Result<ParsedArray> {
         npy::NpyFormat::Floats | npy::NpyFormat::Void2 => NumberKind::Floats,
     };
     let note =
-        "its numbers are unnamed pairs of bytes, as NumPy keeps bfloat16, and are read as that"
+        "its numbers are pairs of bytes without a type, as NumPy writes bfloat16, and are read as \
+         bfloat16"
             .to_owned();
     Ok(ParsedArray {
         values,
@@ -544,7 +587,8 @@ fn array_from_npy(bytes: &[u8]) -> Result<ParsedArray> {
     })
 }
 
-/// The IDX format of the MNIST files: two zeros, a type byte, the number of axes, sizes, numbers.
+/// Parses the IDX format of the MNIST files: two zero bytes, a type byte, the number of axes, the
+/// sizes, the numbers.
 fn array_from_idx(bytes: &[u8]) -> Result<ParsedArray> {
     if bytes.len() < 4 || bytes[0] != 0 || bytes[1] != 0 {
         bail!("it is no IDX file (it does not begin with two zero bytes)");
@@ -580,10 +624,10 @@ fn array_from_idx(bytes: &[u8]) -> Result<ParsedArray> {
     })
 }
 
-/// Rows as a .npy of f32, each with the card's shape.
+/// The bytes of a `.npy` file of float32 with the rows of `x`, each in the shape `shape`.
 ///
 /// # Errors
-/// Never for rows of that size.
+/// Fails if a row does not have as many numbers as `shape`.
 pub fn encode_npy_f32(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
     let full: Vec<usize> = std::iter::once(x.nrows())
         .chain(shape.iter().copied())
@@ -598,10 +642,10 @@ pub fn encode_npy_f32(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The rows of a .npy of f32, flattened.
+/// The rows of a `.npy` file of float32, flattened.
 ///
 /// # Errors
-/// Where the bytes are no such array.
+/// Fails if the bytes are not such a file.
 pub fn decode_npy_f32(bytes: &[u8]) -> Result<Batch> {
     let values = <ArrayD<f32> as ndarray_npy::ReadNpyExt>::read_npy(bytes)?;
     let rows = values.shape().first().copied().unwrap_or(0).max(1);
@@ -706,7 +750,7 @@ mod tests {
         );
         assert!(refused("a.csv", b"1,2\n3\n").contains("table"));
         assert!(refused("a.csv", b"1,2\n3,x\n").contains("line 2, column 2: \"x\" is no number"));
-        // A hole in the first row costs no column.
+        // A missing number in the first row does not remove its column.
         assert!(
             refused("a.csv", b"x,y\n,1\n2,3\n").contains("line 2, column 1: \"\" is no number")
         );
@@ -718,7 +762,8 @@ mod tests {
     #[test]
     fn dequantization_stays_in_the_cell_and_is_batch_independent() {
         let card: Card = serde_yaml::from_str(
-            "name: a\nshape: [2]\nnetwork: {file: f, inputs: {x: x}, output: v, prediction: velocity}\n\
+            "name: a\nshape: [2]\n\
+             network: {file: f, inputs: {x: x}, output: v, prediction: velocity}\n\
              path: {kind: flow-matching}\ndata: {range: [-1, 1], levels: 4}\n",
         )
         .expect("a card");

@@ -1,10 +1,14 @@
-//! Dequantization: how integers become reals, and what the mean over several draws bounds.
+//! Dequantization: how integers become real numbers, and what the combination of several draws
+//! bounds.
 //!
-//! With u uniform in a cell of the lattice, log P(X) = log ∫ p(X + u) du ≥ E_u log p(X + u) (Jensen): one draw, or
-//! the mean of several, is an `elbo` of the discrete log-probability. The logarithm of the mean of K densities,
-//! `iw-elbo`, is tighter and approaches log P(X) as K grows (Burda, Grosse & Salakhutdinov, 2016; for
-//! dequantization Hoogeboom, Cohen & Tomczak, 2020). Noise that a model learned (variational dequantization) needs
-//! a network of its own, which cards do not have.
+//! Let u be uniform in a cell of the lattice. By Jensen's inequality, log P(X) = log ∫ p(X + u) du
+//! ≥ E_u log p(X + u). The log-density of one draw, or the mean over several draws, is therefore in
+//! expectation a lower bound of the discrete log-probability, an `elbo`.
+//!
+//! The logarithm of the mean of K densities, `iw-elbo`, is tighter and approaches log P(X) as K
+//! grows (Burda, Grosse & Salakhutdinov, 2016; for dequantization Hoogeboom, Cohen & Tomczak,
+//! 2020). Learned noise (variational dequantization) needs a network of its own, which cards do not
+//! have.
 
 use std::collections::BTreeMap;
 
@@ -19,32 +23,37 @@ use crate::registry;
 use crate::solve::Status;
 
 registry! {
-    /// The dequantizations, as `dequantization:` and `--dequantization` name them.
+    /// The dequantizations, under the names that `dequantization:` and `--dequantization` accept.
     pub enum Dequantization: DequantizationMethod {
         "uniform" => Uniform(Uniform),
         "importance" | "iwae" | "importance-weighted" => Importance(Importance),
     }
 }
 
-/// What becomes of several uniform draws of one sample.
+/// How several uniform draws of one sample combine to one number.
 pub trait DequantizationMethod: Sync {
-    /// How many there are, each at an address of its own.
+    /// The number of draws per sample. The noise of a draw depends only on the seed, the sample's
+    /// index and the draw's number.
     fn draw_count(&self) -> usize;
 
-    /// What their combination is: the column `bound`.
+    /// The kind of bound that the combination is, as in the column `bound`.
     fn bound_kind(&self) -> &'static str;
 
-    /// The sample's number from the log-densities of its draws, in nats, and its standard error over them.
+    /// The sample's number from the log-densities of its draws, in nats, with its standard error
+    /// over the draws.
     fn combine_log_densities(&self, log_densities: &[f64]) -> Option<Estimate>;
 
-    /// Whether the combination is linear, so that zero-mean noise of an estimator stays zero in the mean.
+    /// Whether the combination is linear. Zero-mean noise of a divergence estimator then keeps its
+    /// zero mean.
     fn is_linear(&self) -> bool;
 }
 
-/// The mean of `repeats` log-densities: a lower bound of log P(X) in expectation.
+/// The mean of the log-densities of several uniform draws, in expectation a lower bound of log
+/// P(X).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Uniform {
+    /// The number of draws per sample, 1 to 10000. Default: 1.
     pub repeats: usize,
 }
 
@@ -72,10 +81,12 @@ impl DequantizationMethod for Uniform {
     }
 }
 
-/// The logarithm of the mean of `draws` densities: never below the mean of their logarithms.
+/// The logarithm of the mean of the densities of several uniform draws. It is never below the mean
+/// of the log-densities.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Importance {
+    /// The number of draws per sample, 1 to 10000. Default: 8.
     pub draws: usize,
 }
 
@@ -94,7 +105,8 @@ impl DequantizationMethod for Importance {
         "iw-elbo"
     }
 
-    /// The standard error is the delta method's: sd(w)/(√K · mean w) of the weights w.
+    /// The logarithm of the mean density, with a standard error from the delta method:
+    /// sd(w)/(√K · mean w) for the weights w.
     fn combine_log_densities(&self, log_densities: &[f64]) -> Option<Estimate> {
         let top = log_densities
             .iter()
@@ -115,21 +127,22 @@ impl DequantizationMethod for Importance {
     }
 }
 
-/// Most draws of one sample.
+/// The largest number of draws per sample.
 const MAX_DRAWS: usize = 10_000;
 
-/// What a number of one uniform draw, or of the mean of several, bounds.
+/// The bound kind of one uniform draw or of the mean of several.
 pub const ELBO: &str = "elbo";
 
-/// What a number is where nothing was dequantized: the density at the given point.
+/// The bound kind of data that are not dequantized: the density at the given point.
 pub const DENSITY: &str = "density";
 
-/// What a number is that bounds nothing: of floats that were quantized and not dequantized, or of data that are not
-/// what the card says, where `lattice: allow` takes them.
+/// The bound kind of data whose numbers do not bound anything but are allowed by `lattice: allow`.
+/// These are quantized floats without dequantization, and data that do not match the card.
 pub const NO_BOUND: &str = "none";
 
 impl Dequantization {
-    /// The suffix that tells a dataset's rows from those of the same file under another dequantization.
+    /// The suffix that distinguishes a dataset's rows from rows of the same file with another
+    /// dequantization.
     pub fn dataset_suffix(&self) -> String {
         match self {
             Dequantization::Uniform(u) => format!("[{} draws]", u.repeats),
@@ -137,10 +150,11 @@ impl Dequantization {
         }
     }
 
-    /// Refuses numbers of draws and estimators that make no sense, by their key.
+    /// Checks the number of draws and whether the estimators suit the combination.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if the number of draws is out of range, or if an estimator is random and the
+    /// combination is not linear. The message names the key and says what is expected.
     pub fn check(&self, estimators: &[DivergenceEstimator]) -> Result<(), String> {
         let key = if self.is_linear() { "repeats" } else { "draws" };
         registry::check_bounds(
@@ -154,9 +168,9 @@ impl Dequantization {
             .find(|e| e.is_random() && !self.is_linear())
         {
             Some(random) => Err(format!(
-                "{}: `{}` is random, and the logarithm of a mean of exponentials turns its noise into a bias upwards, \
-                 so that the number would bound nothing; expected a deterministic estimator such as `exact`, or \
-                 `{{uniform: {{repeats: {}}}}}`",
+                "{}: `{}` is random, and the logarithm of a mean of exponentials turns its noise \
+                 into an upward bias, so the result would not be a bound; expected a \
+                 deterministic estimator such as `exact`, or `{{uniform: {{repeats: {}}}}}`",
                 self.name(),
                 random.label(),
                 self.draw_count()
@@ -165,7 +179,7 @@ impl Dequantization {
         }
     }
 
-    /// Addresses of all draws of the samples; draw 0 is the sample's own.
+    /// The addresses of all draws of the samples. Draw 0 has the address of the sample itself.
     pub fn draw_addresses(&self, samples: &[SampleId]) -> Vec<SampleId> {
         let draws = self.draw_count() as u64;
         samples
@@ -174,10 +188,12 @@ impl Dequantization {
             .collect()
     }
 
-    /// One row per estimator and sample from the rows of its draws, in the order of estimators and samples.
+    /// Combines the rows of the draws into one row per estimator and sample, in the order of
+    /// estimators and samples.
     ///
-    /// Costs are summed. `stderr` is the probes' own error of the combination: draws have probes of their own, so
-    /// it falls as they become more. A sample with a draw that did not end well has that status and no numbers.
+    /// Costs are summed. `stderr` is the probes' share of the combination's standard error. Every
+    /// draw has probes of its own, so it falls as the number of draws grows. If a draw failed, the
+    /// sample has the draw's status and no numbers.
     pub fn combine_rows(&self, rows: Vec<LikelihoodResult>) -> Vec<LikelihoodResult> {
         let mut groups: BTreeMap<(usize, SampleId), Vec<LikelihoodResult>> = BTreeMap::new();
         for row in rows {
@@ -192,6 +208,7 @@ impl Dequantization {
             .collect()
     }
 
+    /// Combines the rows of one sample's draws for one estimator.
     fn combine_sample_rows(&self, sample: SampleId, rows: &[LikelihoodResult]) -> LikelihoodResult {
         let sum = |f: fn(&LikelihoodResult) -> u64| rows.iter().map(f).sum::<u64>();
         let seconds = |f: fn(&LikelihoodResult) -> f64| rows.iter().map(f).sum::<f64>();
@@ -206,20 +223,23 @@ impl Dequantization {
         let value = all(|r| r.log_likelihood)
             .filter(|_| status == Status::Ok)
             .and_then(|l| self.combine_values(&l));
-        // Terms of a sum average as the sum does; the importance bound is no sum of such terms.
+        // The terms of a mean of sums can be averaged one by one. The importance bound is not a sum
+        // of such terms, so it has none unless there is a single draw.
         let mean = |f: fn(&LikelihoodResult) -> Option<f64>| {
             let terms = all(f).filter(|_| value.is_some() && (self.is_linear() || rows.len() == 1));
             terms
                 .and_then(|t| stats::mean_estimate(&t))
                 .map(|e| e.value)
         };
-        let probes = all(|r| r.stderr).filter(|_| value.is_some());
+        let probe_stderrs = all(|r| r.stderr).filter(|_| value.is_some());
         LikelihoodResult {
             estimator: rows[0].estimator,
             sample,
             log_likelihood: value.map(|e| e.value),
-            stderr: probes.map(|s| s.iter().map(|v| v * v).sum::<f64>().sqrt() / s.len() as f64),
-            // Draws have chains of their own, whose degrees of freedom do not add up to a Student's interval.
+            stderr: probe_stderrs
+                .map(|s| s.iter().map(|v| v * v).sum::<f64>().sqrt() / s.len() as f64),
+            // Every draw has replicates of its own. Their degrees of freedom do not combine into
+            // one Student's t interval.
             half_width: None,
             dequantization_stderr: value.and_then(|e| e.stderr),
             prior_log_density: mean(|r| r.prior_log_density),
@@ -235,6 +255,7 @@ impl Dequantization {
         }
     }
 
+    /// Combines the log-densities of one sample's draws.
     fn combine_values(&self, values: &[f64]) -> Option<Estimate> {
         DequantizationMethod::combine_log_densities(&**self, values)
     }
@@ -291,7 +312,7 @@ mod tests {
         }
     }
 
-    /// T8's neighbours: with one draw all bounds are one number, with more the importance bound is the higher.
+    /// With one draw both bounds are equal. With more draws the importance bound is higher.
     #[test]
     fn importance_bound_lies_between_mean_and_best_draw() {
         let values = [-3.0, -1.5, -2.25, -7.0, -1.75];
@@ -321,7 +342,7 @@ mod tests {
                 .abs()
                 < 1e-14
         );
-        // No overflow and no underflow where log-densities are those of images.
+        // Log-densities as small as those of images neither overflow nor underflow.
         let far = values.map(|v| v - 1e5);
         assert!(
             (read("importance")
@@ -335,7 +356,7 @@ mod tests {
         );
     }
 
-    /// For log-densities of a known law N(m, s²) the mean's error is s/√R and the delta method's is honest.
+    /// Both standard errors have the nominal coverage for log-densities from N(0, s²).
     #[test]
     fn dequantization_stderr_has_nominal_coverage() {
         use crate::num::key::Purpose;
@@ -405,8 +426,9 @@ mod tests {
         assert_eq!(broken[0].status, Status::Ok);
     }
 
-    /// A state at rest under a standard normal prior, with the Jacobian products of [[0, a], [a, 0]] ⊕ 0: the noise
-    /// of dequantization and that of the probes are independent, and the variance of both is known.
+    /// A zero velocity with a standard normal prior and the Jacobian products of
+    /// [[0, a], [a, 0]] ⊕ 0. The noise of dequantization and the noise of the probes are
+    /// independent, and both variances are known.
     struct AtRest {
         dim: usize,
         a: f64,
@@ -441,7 +463,7 @@ mod tests {
         }
     }
 
-    /// Rows of the samples' draws: dx/dt = 0 over one unit of time.
+    /// The combined rows of the samples, with dx/dt = 0 over one unit of time.
     fn rows(
         whole: Array2<f64>,
         levels: u32,
@@ -451,8 +473,10 @@ mod tests {
     ) -> Vec<LikelihoodResult> {
         let dim = whole.ncols();
         let card: Card = serde_yaml::from_str(&format!(
-            "name: a\nshape: [{dim}]\nnetwork: {{file: f, inputs: {{x: x}}, output: v, prediction: velocity}}\n\
-             path: {{kind: flow-matching, data_at: 0}}\ndata: {{range: [-1, 1], levels: {levels}}}\n"
+            "name: a\nshape: [{dim}]\n\
+             network: {{file: f, inputs: {{x: x}}, output: v, prediction: velocity}}\n\
+             path: {{kind: flow-matching, data_at: 0}}\n\
+             data: {{range: [-1, 1], levels: {levels}}}\n"
         ))
         .expect("a card");
         let samples: Vec<SampleId> = (0..whole.nrows() as u64).collect();
@@ -488,7 +512,7 @@ mod tests {
         spec.combine_rows(rows)
     }
 
-    /// T8: whole numbers that are uniform over 256 levels, under a flow at rest from N(0, I): 8.566197 bits/dim.
+    /// T8: integers uniform over 256 levels have 8.566197 bits/dim if the model is N(0, I).
     #[test]
     fn uniform_bytes_under_a_normal_model_have_known_bits() {
         let whole = Array2::from_shape_fn((64, 64), |(i, j)| ((i * 64 + j) % 256) as f64);
@@ -498,11 +522,12 @@ mod tests {
             .map(|r| bits_per_dim(r.log_likelihood.expect("ok"), 64, 7.0))
             .collect();
         let mean = stats::mean_estimate(&bits).expect("rows").value;
-        // Every level is there equally often, so that only the noise within a level is random.
+        // Every level occurs equally often, so only the noise within a level is random.
         assert!((mean - 8.566_197).abs() < 1e-4, "{mean}");
     }
 
-    /// With x = lo + w(X + u), the variance of −x²/2 over u is known in closed form; so is that of the probes.
+    /// With x = lo + w(X + u), the variance of −x²/2 over u has a closed form, and so has the
+    /// variance of the probes.
     #[test]
     fn dequantization_stderr_includes_noise_and_probes() {
         let (n, levels, draws, probes, a) = (3000usize, 4u32, 8.0, 4.0, 0.05);
@@ -533,7 +558,7 @@ mod tests {
             (spread / (known + of_probes) - 1.0).abs() < 0.05,
             "{spread} {known} {of_probes}"
         );
-        // The part that the budget names dequantization is what is left.
+        // The rest of the spread is the part that the error budget calls dequantization.
         assert!(
             ((spread - own) / known - 1.0).abs() < 0.1,
             "{}",

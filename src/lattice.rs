@@ -1,12 +1,15 @@
-//! Float data that were quantized and not dequantized, or that do not lie where the card says.
+//! Checks of data whose bits per dimension would not bound anything: quantized floats without
+//! dequantization, and numbers outside the card's range.
 //!
-//! The density of a continuous model at the points of a lattice says nothing about the data: a model that puts a
-//! narrow peak on every level has a likelihood without bound (Theis, van den Oord & Bethge, "A note on the
-//! evaluation of generative models", 2016, section 3.1). Under any card, the lattices that quantization usually leaves
-//! are looked for. Where the card names `levels`, and so promises bits per dimension, data must be what it says:
-//! integers below the levels, or floats in the range that were dequantized. Then values that repeat, any equally
-//! spaced values and half precision are found too, so that a grid of points, a constant array or hand-written halves
-//! and quarters are still no reason to refuse.
+//! The density of a continuous model at the points of a lattice says nothing about the data. A
+//! model with a narrow peak at every level has an unbounded likelihood (Theis, van den Oord &
+//! Bethge, "A note on the evaluation of generative models", 2016, section 3.1).
+//!
+//! With any card, the checks look for the lattices that quantization usually leaves. A card that
+//! names `levels` promises bits per dimension. Its data must be integers below the levels, or
+//! dequantized floats in the range. For such a card the checks also look for repeated values, any
+//! equally spaced values and half precision. They accept a grid of points, a constant array, and
+//! halves and quarters written by hand.
 
 use ndarray::ArrayD;
 use schemars::JsonSchema;
@@ -22,18 +25,21 @@ mod subsample;
 
 use subsample::Subsample;
 
-/// What is done about data whose bits per dimension would bound nothing.
+/// What to do with data whose bits per dimension would not bound anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum LatticePolicy {
+    /// Refuses the data.
     #[default]
     Refuse,
-    /// They are taken as they are, and the column `bound` says `none`.
+    /// Takes the data as they are. The column `bound` then says `none`.
     Allow,
 }
 
-/// The lattice that all values lie on, in words; `None` where they look continuous. `shape` is that of one sample.
+/// A description of the lattice on which all values lie. `None` if the values look continuous.
+///
+/// `values` holds the samples along its first axis, and `shape` is the shape of one sample.
 pub fn detect_lattice(
     values: &ArrayD<f64>,
     shape: &[usize],
@@ -42,12 +48,14 @@ pub fn detect_lattice(
     detect_lattice_in_subsample(&Subsample::from_array(values, shape), data)
 }
 
-fn detect_lattice_in_subsample(look: &Subsample, data: Option<DataSpec>) -> Option<String> {
-    // Constant samples may be meant: it takes an image to be quantized.
-    if !look.any_sample_varies() {
+/// A description of the lattice on which all values of a subsample lie. `None` if they look
+/// continuous.
+fn detect_lattice_in_subsample(subsample: &Subsample, data: Option<DataSpec>) -> Option<String> {
+    // Constant samples may be intentional and do not show quantization.
+    if !subsample.any_sample_varies() {
         return None;
     }
-    let known = standard_lattices::detect_standard_lattice(look, data);
+    let known = standard_lattices::detect_standard_lattice(subsample, data);
     let Some(DataSpec {
         range,
         levels: Some(levels),
@@ -56,39 +64,48 @@ fn detect_lattice_in_subsample(look: &Subsample, data: Option<DataSpec>) -> Opti
         return known;
     };
     known
-        .or_else(|| repeats::detect_two_values(look))
-        .or_else(|| repeats::detect_half_precision(look))
-        .or_else(|| affine::detect_affine_lattice(look))
+        .or_else(|| repeats::detect_two_values(subsample))
+        .or_else(|| repeats::detect_half_precision(subsample))
+        .or_else(|| affine::detect_affine_lattice(subsample))
         .or_else(|| {
-            repeats::detect_repeated_values(look, range, (range[1] - range[0]) / f64::from(levels))
+            repeats::detect_repeated_values(
+                subsample,
+                range,
+                (range[1] - range[0]) / f64::from(levels),
+            )
         })
 }
 
-/// Why the density at some floats bounds nothing.
+/// Why the log-likelihood of some data does not bound anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataMismatch {
-    /// They were quantized and not dequantized; in words, how that shows.
+    /// The floats were quantized and not dequantized. The text says how this shows.
     Quantized(String),
-    /// They are not in the card's range, or integers of another depth; a clause with both ranges.
+    /// The floats are outside the card's range, or the integers have another depth. The text is a
+    /// clause with both ranges.
     OutOfRange(String),
 }
 
-/// Why floats are not what a card's `data` says; `None` where they are. `shape` is that of one sample.
+/// Why floats do not match the card's `data`. `None` if they match.
+///
+/// `values` holds the samples along its first axis, and `shape` is the shape of one sample.
 pub fn float_data_mismatch(
     values: &ArrayD<f64>,
     shape: &[usize],
     data: Option<DataSpec>,
 ) -> Option<DataMismatch> {
-    let look = Subsample::from_array(values, shape);
-    let quantized = detect_lattice_in_subsample(&look, data).map(DataMismatch::Quantized);
+    let subsample = Subsample::from_array(values, shape);
+    let quantized = detect_lattice_in_subsample(&subsample, data).map(DataMismatch::Quantized);
     quantized.or_else(|| {
         let DataSpec { range, levels } = data?;
-        range::float_range_mismatch(values, &look, range, levels?).map(DataMismatch::OutOfRange)
+        range::float_range_mismatch(values, &subsample, range, levels?)
+            .map(DataMismatch::OutOfRange)
     })
 }
 
-/// Why integers are not what a card's `data` says; `None` where they are. `bytes` where the file's own type holds no
-/// number above 255.
+/// Why integers do not match the card's `data`. `None` if they match.
+///
+/// `bytes` says that the file's number type holds only 0 to 255.
 pub fn integer_data_mismatch(
     values: &ArrayD<f64>,
     bytes: bool,
@@ -122,7 +139,7 @@ mod tests {
             .expect("its size")
     }
 
-    /// As a float32 file holds it.
+    /// The numbers of `f`, rounded to float32 as a file holds them.
     fn stored(x: Array2<f64>, f: impl Fn(f64) -> f64) -> ArrayD<f64> {
         x.mapv(|v| f64::from(f(v) as f32)).into_dyn()
     }
@@ -210,7 +227,7 @@ mod tests {
                 passes(normal.into_dyn());
                 passes(Array2::zeros((rows, d)).into_dyn());
                 passes(Array2::ones((rows, d)).into_dyn());
-                // Some coordinates rest, the rest is continuous.
+                // Some coordinates are constant, and the others are continuous.
                 passes(
                     Array2::from_shape_fn(
                         (rows, d),
@@ -219,7 +236,7 @@ mod tests {
                     .into_dyn(),
                 );
             }
-            // Properly dequantized data, corners, constant images, a grid of the plane, written eighths, a ramp.
+            // Dequantized data, corners, constant images, a grid in the plane, eighths, and a ramp.
             let u = key
                 .uniform(Purpose::Check, 1, 0, 64 * 64)
                 .into_shape_with_order((64, 64))
@@ -248,7 +265,7 @@ mod tests {
         assert_eq!(found(&written.into_dyn(), bytes([-1.0, 1.0])), None);
     }
 
-    /// Bytes with channels of different contents, as images have them.
+    /// Images of random bytes.
     fn images(n: usize, shape: [usize; 3], seed: u64) -> ArrayD<f64> {
         let u = RngKey { seed }.uniform(Purpose::Check, 0, 0, n * shape.iter().product::<usize>());
         let whole = u.mapv(|u| (u * 256.0).floor());
@@ -263,7 +280,7 @@ mod tests {
         x
     }
 
-    /// Everything that a card with levels must refuse, and the word that says why.
+    /// Everything that a card with levels must refuse, and the words that say why.
     #[test]
     fn undequantized_data_are_refused_under_levels() {
         use half::{bf16, f16};
@@ -341,7 +358,7 @@ mod tests {
                 );
             }
         }
-        // What only many numbers show: no lattice, but equal values.
+        // Only many numbers show these: the values are on no lattice but repeat.
         let x = || images(20, [3, 8, 8], 3);
         for (what, x) in [
             ("gamma", with(x(), |v, _| 2.0 * (v / 255.0).powf(2.2) - 1.0)),
@@ -374,7 +391,7 @@ mod tests {
                 .expect("a lattice");
             assert!(said.contains("each position"), "{n}: {said}");
         }
-        // One channel is a mask, or was forgotten.
+        // One channel is a mask, or was not dequantized.
         let x = with(images(20, [4, 8, 8], 3), |v, at| {
             if at[1] < 3 {
                 dequantized(v, at)
@@ -401,7 +418,7 @@ mod tests {
         );
     }
 
-    /// Proper continuous data of many kinds, which a card with levels takes.
+    /// Continuous data of many kinds, which a card with levels accepts.
     #[test]
     fn continuous_data_pass_the_lattice_check() {
         let key = RngKey { seed: 11 };
@@ -433,7 +450,7 @@ mod tests {
                     "dequantized",
                     with(x(), |v, at| 2.0 * cells(v, at) / f64::from(levels) - 1.0),
                 );
-                // A dark background, whose floats of 32 bits are few to a cell.
+                // A dark background, where a cell contains only few float32 numbers.
                 passes(
                     "dark",
                     with(x(), |v, at| {
@@ -491,7 +508,7 @@ mod tests {
                             .sin()
                     }),
                 );
-                // Samples that are there again, mirrored ones, and grey pictures in colour.
+                // Repeated samples, mirrored samples, and grey images with three channels.
                 passes(
                     "again",
                     with(x(), |v, at| {
@@ -515,8 +532,9 @@ mod tests {
                     }),
                 );
             }
-            // Tables with repeated values and few decimals, molecules with fixed atoms: cards without levels. From 16384
-            // numbers on, a few equally spaced values are refused under any card.
+            // Tables with repeated values and few decimals, and molecules with fixed atoms, have
+            // cards without levels. From 16384 numbers on, a few equally spaced values are refused
+            // with any card.
             if count >= 1 << 14 {
                 continue;
             }
@@ -587,7 +605,7 @@ mod tests {
             ("None", u() * 2.007 - 1.0035, signed),
             ("None", u() * 256.0, [0.0, 256.0]),
             ("None", u(), [0.0, 1.0]),
-            // Low contrast, and a bright or dark scene, are no other range.
+            // Low contrast, or a bright or dark scene, does not mean another range.
             ("None", u() * 0.9 - 0.3, signed),
             ("None", u() * 0.5 + 0.3, signed),
             ("None", u() - 1.0, signed),

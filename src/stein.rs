@@ -1,12 +1,16 @@
-//! Stein tests of a learned divergence: whether it is the velocity's, asked without any Jacobian.
+//! Stein tests of a learned divergence head: whether it is the divergence of the velocity, without
+//! any Jacobian.
 //!
-//! For every density p and test function g, E_p[g·div v] = −E_p[v·∇g + g·v·∇log p] (integration by parts). So the
-//! residual r = g·D + v·∇g + g·v·s of a head D has mean E_p[g·(D − div v)], which is 0 for every g where D is the
-//! divergence. p is the law of noised data x = α x₀ + σ ε, and −ε/σ may stand for the score s: it has the score's
-//! mean given x, and the identity holds for each x₀ by itself, so that an x₀ may serve several times.
+//! For every density p and test function g, integration by parts gives E_p[g·div v] = −E_p[v·∇g +
+//! g·v·∇log p]. The residual r = g·D + v·∇g + g·v·s of a head D therefore has the mean E_p[g·(D −
+//! div v)]. This mean is 0 for every g if D is the divergence.
 //!
-//! g = 1 asks for the head's bias alone, which a head can pass that is wrong sample by sample: one trained on −v·s,
-//! which has the right mean, is caught by the others.
+//! p is the distribution of noised data x = α x₀ + σ ε. The score s may be replaced by −ε/σ, whose
+//! mean given x is the score. With −ε/σ the identity holds for each x₀ by itself, so an x₀ may be
+//! used several times.
+//!
+//! The test function g = 1 tests only the head's bias. A head trained on −v·s has the right mean
+//! but is wrong for single samples. It passes the test with g = 1 and fails others.
 
 use ndarray::{Array1, Array3, Axis};
 use schemars::JsonSchema;
@@ -19,17 +23,21 @@ use crate::num::Batch;
 use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::num::stats::{self, Estimate};
 
-/// What is asked of one head, as `stein:` of a likelihood entry gives it.
+/// The Stein tests of one head, as `stein:` of a likelihood entry describes them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SteinTest {
+    /// The name of the head under the card's `divergence_heads`. Default: `stad`.
     pub head: String,
-    /// Strata of time, equal in ln(σ/α) where that is finite at both ends, else in time.
+    /// The number of strata of time, 1 to 1000. Default: 8. The strata are equally wide in ln(σ/α)
+    /// if that is finite at both ends of the path, otherwise in time.
     pub times: usize,
-    /// States per stratum, each with its mirror image −ε; more than there are data take these again.
+    /// The number of states per stratum, 10 to 1000000. Default: 2000. Each state has a mirror
+    /// image with the noise −ε. If there are fewer data, they are used several times.
     pub samples: usize,
-    /// Random Fourier features among the test functions.
+    /// The number of random Fourier features among the test functions, 0 to 1000. Default: 16.
     pub features: usize,
+    /// What replaces the score in the residual. Default: `noise`.
     pub score: SteinScore,
 }
 
@@ -45,30 +53,33 @@ impl Default for SteinTest {
     }
 }
 
-/// What stands for the score in the residual.
+/// What replaces the score in the residual of a Stein test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum SteinScore {
-    /// −ε/σ: right for any model, at the price of its noise.
+    /// −ε/σ. It is right for any model, but its noise makes the test less sensitive.
     #[default]
     Noise,
-    /// The model's own score: right where it is exact, as for a card with a `closed_form`, and only for states of
-    /// its own law.
+    /// The model's own score. It is right only if the score is exact, as for a card with a
+    /// `closed_form`, and only for states from the model's own distribution.
     Model,
 }
 
-/// Coordinates among the test functions, evenly spread over a sample's numbers.
+/// The largest number of coordinates among the test functions. They are spread evenly over a
+/// sample's numbers.
 const MAX_COORDINATES: usize = 8;
 
-/// A test function g with v·∇g.
+/// A test function g.
 #[derive(Debug, Clone, PartialEq)]
 enum TestFunction {
+    /// g = 1.
     Constant,
+    /// One coordinate of x, divided by the scale s of the states.
     Coordinate(usize),
-    /// |x|²/d.
+    /// x|²/(d s²).
     Square,
-    /// cos(ωᵀx/s + b), ω of variance 1/d per coordinate and s the scale of the states.
+    /// cos(ωᵀx/s + b). ω has the variance 1/d per coordinate, and s is the scale of the states.
     FourierFeature {
         number: usize,
         omega: Array1<f64>,
@@ -77,6 +88,7 @@ enum TestFunction {
 }
 
 impl TestFunction {
+    /// The name in tables.
     fn name(&self) -> String {
         match self {
             TestFunction::Constant => "1".to_owned(),
@@ -106,17 +118,24 @@ impl TestFunction {
     }
 }
 
-/// Time in strata: a variable u that runs from the data end to the prior end.
+/// Strata of time. They are equally wide in a variable u that runs from the data end to the prior
+/// end.
 struct TimeStrata<'a> {
+    /// The path (α, σ).
     curve: &'a PathCurve,
+    /// u at the data end.
     first: f64,
+    /// u at the prior end.
     last: f64,
-    /// Whether u is ln(σ/α), or time itself where that is not finite.
+    /// Whether u is ln(σ/α). Otherwise u is the time, because ln(σ/α) is infinite at an end of the
+    /// path.
     logarithmic: bool,
+    /// The number of strata.
     count: usize,
 }
 
 impl<'a> TimeStrata<'a> {
+    /// `count` strata of the path's time.
     fn new(curve: &'a PathCurve, count: usize) -> TimeStrata<'a> {
         let (start, end) = (curve.data_end(), curve.prior_end());
         let of = |t: f64| -curve.at(t).half_log_snr();
@@ -135,11 +154,12 @@ impl<'a> TimeStrata<'a> {
         }
     }
 
+    /// The width of a stratum in u. It is negative if u falls from the data end to the prior end.
     fn width(&self) -> f64 {
         (self.last - self.first) / self.count as f64
     }
 
-    /// The time at part `u` of stratum `k`, and dt/du there.
+    /// The time at the fraction `u` of stratum `k`, and dt/du there.
     fn time(&self, k: usize, u: f64) -> (f64, f64) {
         let at = self.first + (k as f64 + u) * self.width();
         if !self.logarithmic {
@@ -151,33 +171,38 @@ impl<'a> TimeStrata<'a> {
     }
 }
 
-/// One test function in one stratum.
+/// The result of one test function in one stratum.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteinResidual {
-    /// The stratum's ends, in the card's time.
+    /// The stratum's end on the data side, in the card's own time.
     pub from: f64,
+    /// The stratum's end on the prior side, in the card's own time.
     pub to: f64,
+    /// The name of the test function.
     pub function: String,
-    /// Mean of r·dt/du over states: nats per unit of ln(σ/α), or of time.
+    /// The mean of r·dt/du over the states, in nats per unit of ln(σ/α) or of time.
     pub mean: Estimate,
+    /// The mean divided by its standard error. NaN if the standard error is not defined.
     pub z: f64,
-    /// Of |z| under the hypothesis that the head is right, times the number of tests (Bonferroni), at most 1.
+    /// The two-sided p-value of z if the head is right, times the number of tests (Bonferroni), at
+    /// most 1.
     pub p: f64,
 }
 
-/// What the tests of one head say.
+/// The results of all tests of one head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteinTestResults {
+    /// One result for each stratum and test function.
     pub residuals: Vec<SteinResidual>,
-    /// Mean over data of log p by the head minus log p by the true divergence, in nats.
+    /// The mean over the data of log p by the head minus log p by the true divergence, in nats.
     pub bias: Estimate,
 }
 
 impl SteinTest {
-    /// Refuses parameters that make no sense, by their key.
+    /// Checks the parameters.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if a parameter is out of range. The message names the key and says what is expected.
     pub fn check(&self) -> Result<(), String> {
         for (key, value, least, most) in [
             ("times", self.times, 1, 1000),
@@ -189,11 +214,13 @@ impl SteinTest {
         Ok(())
     }
 
+    /// The test functions for samples of `dim` numbers. The Fourier features depend only on the
+    /// seed.
     fn test_functions(&self, key: RngKey, dim: usize) -> Vec<TestFunction> {
         let count = dim.min(MAX_COORDINATES);
         let coordinates = (0..count).map(|i| TestFunction::Coordinate(i * dim / count));
         let features = (0..self.features).map(|number| {
-            // Beyond the addresses of samples.
+            // No sample has an index this large, so the feature's draws are its own.
             let address = (1u64 << 60) + number as u64;
             let omega = key.normal(Purpose::SteinTest, address, 0, dim) / (dim as f64).sqrt();
             let phase = std::f64::consts::TAU * key.uniform_at(Purpose::SteinTest, address, 0, 1);
@@ -211,10 +238,13 @@ impl SteinTest {
             .collect()
     }
 
-    /// r·dt/du of samples: samples × strata × functions. `clean` are the data x₀ of those samples.
+    /// The residuals r·dt/du of samples: samples × strata × test functions.
+    ///
+    /// `clean` holds the data x₀ of the samples, rows × dim. The noise and the times of a sample
+    /// depend only on the seed and its index.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated.
+    /// Fails if the velocity or the head cannot be evaluated.
     pub fn residuals(
         &self,
         field: &mut dyn VectorField,
@@ -231,13 +261,13 @@ impl SteinTest {
         );
         let mut out = Array3::zeros((n, self.times, functions.len()));
         for k in 0..self.times {
-            let places: Vec<(f64, f64)> = (samples.iter())
+            let times: Vec<(f64, f64)> = (samples.iter())
                 .map(|s| strata.time(k, key.uniform_at(Purpose::SteinTest, *s, k as u64, 1)))
                 .collect();
             for sign in [1.0, -1.0] {
                 let (mut x, mut noise) = (clean.clone(), Batch::zeros(clean.raw_dim()));
                 for (i, sample) in samples.iter().enumerate() {
-                    let s = curve.at(places[i].0);
+                    let s = curve.at(times[i].0);
                     noise
                         .row_mut(i)
                         .assign(&(key.normal(Purpose::SteinTest, *sample, k as u64, dim) * sign));
@@ -245,14 +275,14 @@ impl SteinTest {
                     row *= s.alpha;
                     row.scaled_add(s.sigma, &noise.row(i));
                 }
-                let t: Vec<f64> = places.iter().map(|p| p.0).collect();
+                let t: Vec<f64> = times.iter().map(|p| p.0).collect();
                 let v = field.velocity(&t, &x)?;
                 let divergence = head.eval(&t, &x)?;
                 for i in 0..n {
                     let s = curve.at(t[i]);
                     let scale = (s.alpha * s.alpha + s.sigma * s.sigma).sqrt();
                     let (x, v) = (x.row(i), v.row(i));
-                    let slope = match self.score {
+                    let velocity_score = match self.score {
                         SteinScore::Noise => -v.dot(&noise.row(i)) / s.sigma,
                         SteinScore::Model => {
                             let view = Prediction::Velocity.denoised(&s);
@@ -262,8 +292,10 @@ impl SteinTest {
                     };
                     for (j, function) in functions.iter().enumerate() {
                         let (g, along) = function.value_and_directional_derivative(x, v, scale);
-                        // A state and its mirror image are one draw: what is even in ε cancels between them.
-                        out[[i, k, j]] += 0.5 * places[i].1 * (g * (divergence[i] + slope) + along);
+                        // A state and its mirror image are averaged into one draw. They depend on
+                        // each other, and the terms that are odd in ε cancel.
+                        out[[i, k, j]] +=
+                            0.5 * times[i].1 * (g * (divergence[i] + velocity_score) + along);
                     }
                 }
             }
@@ -271,7 +303,8 @@ impl SteinTest {
         Ok(out)
     }
 
-    /// The tests, from the residuals of all samples.
+    /// The results of the tests, from the residuals of all samples. Residuals that are not finite
+    /// are excluded.
     pub fn summarize(
         &self,
         curve: &PathCurve,
@@ -284,7 +317,7 @@ impl SteinTest {
             TimeStrata::new(curve, self.times),
         );
         let tests = (self.times * functions.len()) as f64;
-        let nothing = Estimate {
+        let undefined = Estimate {
             value: f64::NAN,
             stderr: None,
             n: 0,
@@ -298,8 +331,8 @@ impl SteinTest {
                     .copied()
                     .filter(|v| v.is_finite())
                     .collect();
-                let mean = stats::mean_estimate(&values).unwrap_or(nothing);
-                // A residual that is zero throughout speaks for the head, and not against it.
+                let mean = stats::mean_estimate(&values).unwrap_or(undefined);
+                // If every residual is zero, the head passes: z is 0 rather than 0/0.
                 let z = match mean.stderr {
                     Some(e) if e > 0.0 => mean.value / e,
                     _ if mean.value == 0.0 => 0.0,
@@ -321,7 +354,7 @@ impl SteinTest {
         let bias: Vec<f64> = bias.iter().copied().filter(|v| v.is_finite()).collect();
         SteinTestResults {
             residuals: found,
-            bias: stats::mean_estimate(&bias).unwrap_or(nothing),
+            bias: stats::mean_estimate(&bias).unwrap_or(undefined),
         }
     }
 }
@@ -345,7 +378,7 @@ mod tests {
             .to_vec()
     }
 
-    /// A head by its formula.
+    /// A head that is given by a formula.
     struct Head<F>(AnalyticMixture, F);
 
     impl<F: Fn(&mut AnalyticMixture, &[f64], &Batch) -> Vec<f64> + Send> ScalarField for Head<F> {
@@ -354,7 +387,7 @@ mod tests {
         }
     }
 
-    /// Data of the model's own law.
+    /// Data from the model's own distribution.
     fn data(model: &AnalyticMixture, n: usize) -> Batch {
         let (key, d) = (RngKey { seed: 31 }, model.means.ncols());
         let mut x = Batch::zeros((n, d));
@@ -415,7 +448,7 @@ mod tests {
         z.fold(0.0, f64::max)
     }
 
-    /// T12: the true divergence passes on every path, by either score, and has no bias.
+    /// T12: the true divergence passes on every path with either score, and has no bias.
     #[test]
     fn stein_test_passes_for_the_true_divergence() {
         for path in paths() {
@@ -437,10 +470,11 @@ mod tests {
         }
     }
 
-    /// The wrong objective: −v·s is right in the mean, wrong sample by sample. g = 1 lets it pass; others do not.
+    /// A head trained on −v·s has the right mean and is wrong for single samples. It passes the
+    /// test with g = 1 and fails others.
     ///
-    /// Its residual is v·∇g: g = x sees E[v], which is not zero where data of a mean are scaled by α, and is zero
-    /// on edm, where |x|² sees it.
+    /// The mean of its residual is E[v·∇g]. With g = x this is E[v], which is not zero if α scales
+    /// data with a mean. E[v] is zero on edm paths, where the test with |x|² rejects the head.
     #[test]
     fn stein_test_rejects_a_head_that_is_unbiased_only_in_the_mean() {
         let wrong = |m: &mut AnalyticMixture, t: &[f64], x: &Batch| -> Vec<f64> {
@@ -488,7 +522,7 @@ mod tests {
                     found.residuals.iter().any(|r| r.p < 1e-6),
                     "{path:?} {score:?}"
                 );
-                // With the score itself this head's residual under g = 1 is zero state by state.
+                // With the model's score this head's residual for g = 1 is zero for every state.
                 let allowed = 4.0 * found.bias.stderr.expect("many") + 1e-12;
                 assert!(
                     found.bias.value.abs() <= allowed,
@@ -499,7 +533,7 @@ mod tests {
         }
     }
 
-    /// A constant error per unit of ln σ is a bias of known size, found within its standard error.
+    /// A constant error per unit of ln σ (or of time) is a known bias, which the test measures.
     #[test]
     fn stein_test_measures_a_known_bias() {
         for path in [

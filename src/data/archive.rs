@@ -1,4 +1,5 @@
-//! Files that hold several arrays, .npz and .safetensors: which of them the samples are, and files of statistics.
+//! Files that hold several arrays, `.npz` and `.safetensors`: which array holds the samples, and
+//! files of statistics.
 
 use std::io::{Cursor, Read};
 
@@ -9,24 +10,31 @@ use safetensors::{Dtype, SafeTensors};
 use super::{NumberKind, ParsedArray, ParsedContent};
 use crate::num::npy;
 
-/// A bound on what a few bytes may unpack to.
+/// The largest size to which an array may unpack.
 const MAX_UNPACKED_BYTES: u64 = 1 << 32;
 
-/// Bytes of an array's file in which its header lies.
+/// The number of bytes at the start of an array's file in which its header must lie.
 const MAX_HEADER_BYTES: u64 = 1 << 16;
 
-/// Names under which programs keep a mean and a covariance: pytorch-fid, clean-fid and EDM the first alone, ADM the
-/// second beside it, of features that keep their place in the image.
+/// The names under which programs store a mean and a covariance.
+///
+/// pytorch-fid, clean-fid and EDM use only the first pair. ADM adds the second pair for features
+/// that keep their place in the image.
 const STATISTICS_NAMES: [(&str, &str); 2] = [("mu", "sigma"), ("mu_s", "sigma_s")];
 
-/// One array of a file, before it is read.
+/// One array of a file, before its values are read.
 pub(super) struct ArchiveMember {
     name: String,
     shape: Vec<usize>,
+    /// Whether its numbers are integers.
     integer: bool,
 }
 
-/// What a file of arrays holds; `wanted` names one of them.
+/// The content of a file with several arrays. `wanted` is the array that the user named.
+///
+/// # Errors
+/// Fails if the file has no array of that name, or if it is not clear which array holds the
+/// samples.
 pub(super) fn archive_content(
     mut archive: impl ArrayArchive,
     wanted: Option<&str>,
@@ -53,32 +61,38 @@ pub(super) fn archive_content(
             None => Ok(ParsedContent::Samples(archive.read_array(name)?)),
         };
     }
-    let laws: Vec<&(&str, &str)> = STATISTICS_NAMES
+    let statistics_pairs: Vec<&(&str, &str)> = STATISTICS_NAMES
         .iter()
         .filter(|(mu, sigma)| is_mean_and_covariance(&members, mu, sigma))
         .collect();
-    let of_law = |m: &&ArchiveMember| {
-        laws.iter()
+    let is_statistic = |m: &&ArchiveMember| {
+        statistics_pairs
+            .iter()
             .any(|(mu, sigma)| m.name == *mu || m.name == *sigma)
     };
     let (statistics, others): (Vec<&ArchiveMember>, Vec<&ArchiveMember>) =
-        members.iter().partition(of_law);
+        members.iter().partition(is_statistic);
     let Some((first, labels)) = others.split_first() else {
-        return read_mean_and_covariance(&mut archive, laws[0].0, laws[0].1);
+        return read_mean_and_covariance(
+            &mut archive,
+            statistics_pairs[0].0,
+            statistics_pairs[0].1,
+        );
     };
     if labels.is_empty() && statistics.is_empty() {
         return Ok(ParsedContent::Samples(archive.read_array(&first.name)?));
     }
-    let of_each = |m: &&ArchiveMember| {
+    // Labels are integers, one for each sample.
+    let is_labels = |m: &&ArchiveMember| {
         m.integer && (m.shape[..] == first.shape[..1] || m.shape == [first.shape[0], 1])
     };
-    if first.shape.len() < 2 || !labels.iter().all(of_each) {
+    if first.shape.len() < 2 || !labels.iter().all(is_labels) {
         let largest = members
             .iter()
             .max_by_key(|m| m.shape.iter().product::<usize>())
             .unwrap_or(first);
         bail!(
-            "it holds several arrays: {}; name one, as FILE:{}",
+            "it holds several arrays: {}; name one of them, such as FILE:{}",
             list_members(&members),
             largest.name
         );
@@ -93,20 +107,20 @@ pub(super) fn archive_content(
     };
     let mut note = format!("the samples are its array `{}`", first.name);
     if !labels.is_empty() {
-        note += &format!("; {} are labels and not used", names(labels));
+        note += &format!("; {} are labels and are not used", names(labels));
     }
     if !statistics.is_empty() {
         note += &format!(
-            "; {} are statistics and not used, FILE:{} is them",
+            "; {} are statistics and are not used; name FILE:{} to use them",
             names(&statistics),
-            laws[0].0
+            statistics_pairs[0].0
         );
     }
     array.notes.push(note);
     Ok(ParsedContent::Samples(array))
 }
 
-/// Whether two arrays have the shapes of a mean and a covariance.
+/// Whether two arrays exist and have the shapes of a mean and a covariance.
 fn is_mean_and_covariance(members: &[ArchiveMember], mu: &str, sigma: &str) -> bool {
     let shape = |name: &str| {
         members
@@ -117,6 +131,7 @@ fn is_mean_and_covariance(members: &[ArchiveMember], mu: &str, sigma: &str) -> b
     matches!((shape(mu), shape(sigma)), (Some([d] | [1, d]), Some([a, b])) if a == d && b == d)
 }
 
+/// Reads statistics and checks that they are finite and that the covariance is symmetric.
 fn read_mean_and_covariance(
     archive: &mut impl ArrayArchive,
     mu: &str,
@@ -138,7 +153,7 @@ fn read_mean_and_covariance(
         .iter()
         .any(|gap| gap.abs() > 1e-5 * largest)
     {
-        bail!("its `{sigma}` is not symmetric: it is no covariance");
+        bail!("its `{sigma}` is not symmetric, so it is not a covariance");
     }
     let note = format!(
         "its arrays `{mu}` and `{sigma}` are the mean and the covariance of {} features",
@@ -151,6 +166,7 @@ fn read_mean_and_covariance(
     })
 }
 
+/// The names and the shapes of all arrays, for a message.
 fn list_members(members: &[ArchiveMember]) -> String {
     members
         .iter()
@@ -159,23 +175,36 @@ fn list_members(members: &[ArchiveMember]) -> String {
         .join(", ")
 }
 
-/// What is asked of a file of arrays.
+/// A file with several named arrays.
 pub(super) trait ArrayArchive {
+    /// The arrays of the file, without their values.
+    ///
+    /// # Errors
+    /// Fails if the file is damaged.
     fn members(&mut self) -> Result<Vec<ArchiveMember>>;
 
+    /// Reads the array called `name`.
+    ///
+    /// # Errors
+    /// Fails if there is no such array, or if it cannot be read.
     fn read_array(&mut self, name: &str) -> Result<ParsedArray>;
 }
 
-/// A .npz archive, its arrays in the order in which they lie there.
+/// A `.npz` archive. Its arrays are in the order of the archive.
 pub(super) struct NpzArchive<'a>(zip::ZipArchive<Cursor<&'a [u8]>>);
 
 impl<'a> NpzArchive<'a> {
+    /// Opens an archive.
+    ///
+    /// # Errors
+    /// Fails if the bytes are not a zip archive.
     pub(super) fn open(bytes: &'a [u8]) -> Result<NpzArchive<'a>> {
         Ok(NpzArchive(
             zip::ZipArchive::new(Cursor::new(bytes)).context("it is no .npz archive")?,
         ))
     }
 
+    /// The first `most` bytes of the member at `place`, unpacked.
     fn member_bytes(&mut self, place: usize, most: u64) -> Result<Vec<u8>> {
         let mut plain = Vec::new();
         self.0
@@ -187,6 +216,7 @@ impl<'a> NpzArchive<'a> {
     }
 }
 
+/// The name of an array, without the suffix of its member.
 fn strip_npy_suffix(name: &str) -> &str {
     name.strip_suffix(".npy").unwrap_or(name)
 }
@@ -220,10 +250,14 @@ impl ArrayArchive for NpzArchive<'_> {
     }
 }
 
-/// A .safetensors file, its tensors in the order of their names.
+/// A `.safetensors` file. Its tensors are in the order of their names.
 pub(super) struct SafetensorsArchive<'a>(SafeTensors<'a>);
 
 impl<'a> SafetensorsArchive<'a> {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// Fails if the bytes are not a `.safetensors` file.
     pub(super) fn open(bytes: &'a [u8]) -> Result<SafetensorsArchive<'a>> {
         Ok(SafetensorsArchive(
             SafeTensors::deserialize(bytes)
@@ -287,7 +321,8 @@ impl ArrayArchive for SafetensorsArchive<'_> {
             Dtype::I64 => read!(i64, NumberKind::Integers),
             other => {
                 bail!(
-                    "tensor `{name}` has format {other:?}; expected float32, float64, float16, bfloat16 or integers"
+                    "tensor `{name}` has format {other:?}; expected float32, float64, float16, \
+                     bfloat16 or integers"
                 )
             }
         };
@@ -301,7 +336,7 @@ impl ArrayArchive for SafetensorsArchive<'_> {
     }
 }
 
-/// Numbers of 16 bits, the lower byte first.
+/// Decodes 16-bit numbers with the lower byte first.
 fn decode_16_bit(data: &[u8], of: impl Fn(u16) -> f64) -> Vec<f64> {
     data.chunks_exact(2)
         .map(|b| of(u16::from_le_bytes([b[0], b[1]])))

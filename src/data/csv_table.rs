@@ -1,28 +1,30 @@
-//! Tables of text: CSV.
+//! Text tables: CSV and its relatives.
 //!
-//! What separates the columns is told from the file, and so is the decimal mark. A header and an index are no samples.
-//! A column of no numbers is left out and named; one that holds numbers in some rows only is refused.
+//! The separator and the decimal mark are detected from the file. A header and an index are not
+//! samples. A column without numbers is excluded, and a note names it. A column with numbers only
+//! in some rows is an error.
 
 use anyhow::{Result, anyhow, bail};
 use ndarray::{ArrayD, IxDyn};
 
 use super::{NumberKind, ParsedArray};
 
-/// Rows that tell the separator.
+/// The number of rows from which the separator is detected.
 const SNIFFED_ROWS: usize = 64;
 
-/// The text of one table, in cells.
+/// The cells of one table, as text.
 struct CsvCells {
     rows: Vec<Vec<String>>,
-    /// Of each row, in the file.
+    /// The line of each row in the file.
     lines: Vec<u64>,
+    /// The decimal mark.
     decimal: char,
 }
 
-/// Reads a table of comma-, semicolon- or tab-separated text.
+/// Reads a table of text that is separated by commas, semicolons or tabs.
 ///
 /// # Errors
-/// Where it is no table of numbers, with line and column.
+/// Fails if the text is not a table of numbers. The message names the line and the column.
 pub(super) fn array_from_csv(bytes: &[u8]) -> Result<ParsedArray> {
     let text = decode_text(bytes)?;
     let separator = detect_separator(&text);
@@ -44,7 +46,7 @@ pub(super) fn array_from_csv(bytes: &[u8]) -> Result<ParsedArray> {
     cells.to_array(header, separator)
 }
 
-/// UTF-8, with or without its mark, or the UTF-16 of spreadsheets.
+/// Decodes UTF-8, with or without a byte order mark, or the UTF-16 that spreadsheets write.
 fn decode_text(bytes: &[u8]) -> Result<String> {
     let wide = |of: fn([u8; 2]) -> u16| {
         let units = bytes[2..].chunks_exact(2).map(|b| of([b[0], b[1]]));
@@ -63,12 +65,12 @@ fn decode_text(bytes: &[u8]) -> Result<String> {
     }
 }
 
-/// The separator under which all cells of a row are numbers, or else the most of them; a comma where nothing splits
-/// any row.
+/// The separator with which all cells of a row are numbers, otherwise the one with the most
+/// numbers. It is a comma if no separator splits any row.
 fn detect_separator(text: &str) -> u8 {
     let score = |separator: u8| {
         let cells = CsvCells::read(text, separator, Some(SNIFFED_ROWS)).ok();
-        // The last row that is looked at is no header.
+        // The last of these rows is not a header.
         let row = cells.as_ref().and_then(|c| c.rows.last());
         let numbers = row.map_or(0, |r| {
             r.iter()
@@ -81,14 +83,17 @@ fn detect_separator(text: &str) -> u8 {
             row.map_or(0, Vec::len),
         )
     };
-    // Of equals the last is taken.
+    // If scores are equal, max_by_key takes the last candidate.
     let candidates = [b',', b'\t', b';']
         .into_iter()
         .filter(|s| separator_splits_any_row(text, *s));
     candidates.max_by_key(|s| score(*s)).unwrap_or(b',')
 }
 
-/// Whether a separator is in any row outside of quotes, so that no other one is taken for a decimal mark.
+/// Whether a separator occurs in any row outside of quotes.
+///
+/// Only such separators are candidates. With a separator that never occurs, a comma between columns
+/// would look like a decimal mark.
 fn separator_splits_any_row(text: &str, separator: u8) -> bool {
     let mut reader = ::csv::ReaderBuilder::new();
     reader
@@ -104,6 +109,7 @@ fn separator_splits_any_row(text: &str, separator: u8) -> bool {
 }
 
 impl CsvCells {
+    /// Splits the text into cells. `most` limits the number of rows.
     fn read(text: &str, separator: u8, most: Option<usize>) -> Result<CsvCells> {
         let mut reader = ::csv::ReaderBuilder::new()
             .has_headers(false)
@@ -132,7 +138,8 @@ impl CsvCells {
         Ok(cells)
     }
 
-    /// Whether numbers are written with decimal commas: some have one comma, and none has a point.
+    /// Whether numbers are written with decimal commas: some contain one comma, and none contains a
+    /// point.
     fn has_decimal_commas(&self) -> bool {
         let all = || self.rows.iter().flatten();
         let comma = |c: &&String| c.contains(',') && c.replacen(',', ".", 1).parse::<f64>().is_ok();
@@ -140,13 +147,14 @@ impl CsvCells {
         all().any(|c| comma(&c)) && !all().any(point)
     }
 
-    /// A blank line inside a table of one column is a missing number.
+    /// Checks that a table with one column has no blank line between its rows, because that is a
+    /// missing number.
     fn check_no_gaps(&self) -> Result<()> {
         let single = self.rows.first().is_some_and(|r| r.len() == 1);
         match self.lines.windows(2).find(|l| single && l[1] > l[0] + 1) {
             Some(lines) if !self.rows.iter().flatten().any(|c| c.contains('\n')) => {
                 bail!(
-                    "line {}, column 1: it is empty, and no number",
+                    "line {}, column 1: it is empty, expected a number",
                     lines[0] + 1
                 )
             }
@@ -154,6 +162,7 @@ impl CsvCells {
         }
     }
 
+    /// The number in a cell. `None` if it is not a number.
     fn parse_number(&self, cell: &str) -> Option<f64> {
         match self.decimal {
             ',' => cell.replacen(',', ".", 1).parse().ok(),
@@ -161,13 +170,13 @@ impl CsvCells {
         }
     }
 
-    /// Whether a number is written without a decimal mark or an exponent.
+    /// Whether a number is written without a decimal mark and without an exponent.
     fn is_integer_text(cell: &str) -> bool {
         let digits = cell.trim_start_matches(['-', '+']);
         !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
     }
 
-    /// The first row, where it names columns and is no sample.
+    /// The header, if the first row names columns and is not a sample.
     fn detect_header(&self) -> Option<CsvHeader> {
         let (first, below) = self.rows.split_first()?;
         let header = |counts| {
@@ -179,38 +188,39 @@ impl CsvCells {
         if first.iter().all(|c| self.parse_number(c).is_none()) {
             return header(None);
         }
-        // Behind an unnamed column a count cannot be a sample.
+        // An unnamed column is an index, so a count after it names columns and is not a sample.
         if first.len() > 1 && first[0].is_empty() && is_counting_sequence(&first[1..]) {
             return header(None);
         }
         if !is_counting_sequence(first) || below.is_empty() {
             return None;
         }
-        let written = |row: &[String]| {
+        let all_integers = |row: &[String]| {
             row.iter()
                 .filter(|c| self.parse_number(c).is_some())
                 .all(|c| CsvCells::is_integer_text(c))
         };
-        let floats = below.iter().any(|row| !written(row));
+        let floats = below.iter().any(|row| !all_integers(row));
         let only_floats = || {
             below
                 .iter()
                 .flatten()
                 .all(|c| !CsvCells::is_integer_text(c))
         };
-        // 0, 1, …, 9 may be a sample of whole numbers, but where the next one goes on counting it is.
-        let goes_on = || self.parse_number(&below[0][0]) == Some(first.len() as f64);
-        let is = match first.len() {
+        // 0, 1, …, 9 may be a sample of whole numbers. It is a sample if the next row continues the
+        // count.
+        let next_row_continues = || self.parse_number(&below[0][0]) == Some(first.len() as f64);
+        let is_header = match first.len() {
             1 | 2 => floats && only_floats(),
-            n => floats || (n >= 8 && !goes_on()),
+            n => floats || (n >= 8 && !next_row_continues()),
         };
-        is.then(|| CsvHeader {
+        is_header.then(|| CsvHeader {
             names: first.clone(),
             last_count: Some(first.len() - 1),
         })
     }
 
-    /// The columns of numbers.
+    /// The numeric columns as an array.
     fn to_array(&self, header: Option<CsvHeader>, separator: u8) -> Result<ParsedArray> {
         let width = self.rows[0].len();
         let name = |column: usize| match &header {
@@ -239,7 +249,10 @@ impl CsvCells {
             && width > 1
             && self.first_column_is_index();
         if index {
-            notes.push("its first column has no name and numbers the rows: it is an index, and is left out".to_owned());
+            notes.push(
+                "its first column has no name and numbers the rows: it is an index and is left out"
+                    .to_owned(),
+            );
         }
         let mut numeric = Vec::new();
         let mut left_out = Vec::new();
@@ -288,8 +301,8 @@ impl CsvCells {
         })
     }
 
-    /// Whether the first column is 0, 1, …, or whole numbers of which each is there once, as an index is of which rows
-    /// were dropped or shuffled.
+    /// Whether the first column holds different integers, as an index does even if rows were
+    /// dropped or shuffled.
     fn first_column_is_index(&self) -> bool {
         let mut seen = std::collections::HashSet::new();
         self.rows
@@ -298,20 +311,21 @@ impl CsvCells {
     }
 }
 
+/// The first row of a table, if it is a header.
 struct CsvHeader {
     names: Vec<String>,
-    /// The last of 0, 1, …, where it consists of those.
+    /// The last number, if the names are 0, 1, ….
     last_count: Option<usize>,
 }
 
 impl CsvHeader {
-    /// Whether the first column has no name, or what pandas makes of none.
+    /// Whether the first column has no name, or the name that pandas gives to an unnamed column.
     fn first_column_is_unnamed(&self) -> bool {
         self.last_count.is_none() && ["", "Unnamed: 0"].contains(&self.names[0].as_str())
     }
 }
 
-/// Whether cells are 0, 1, …, n − 1.
+/// Whether the cells are 0, 1, …, n − 1.
 fn is_counting_sequence(cells: &[String]) -> bool {
     cells
         .iter()
@@ -319,7 +333,7 @@ fn is_counting_sequence(cells: &[String]) -> bool {
         .all(|(i, c)| CsvCells::is_integer_text(c) && c.parse() == Ok(i))
 }
 
-/// The line of a record. The reader's own position is before the blank lines that it skips on the way to it.
+/// The line of a record. The reader reports the position before the blank lines that it skips.
 fn line_of_record(position: &::csv::Position, text: &str) -> u64 {
     let rest = text.as_bytes().iter().skip(position.byte() as usize);
     let skipped = rest
@@ -329,7 +343,7 @@ fn line_of_record(position: &::csv::Position, text: &str) -> u64 {
     position.line() + skipped as u64
 }
 
-/// Rows of unequal length, with their line.
+/// The message for rows of different lengths, with the line. `None` for other errors.
 fn unequal_lengths_error(error: &::csv::Error, text: &str) -> Option<anyhow::Error> {
     let ::csv::ErrorKind::UnequalLengths {
         pos: Some(at),
@@ -340,7 +354,8 @@ fn unequal_lengths_error(error: &::csv::Error, text: &str) -> Option<anyhow::Err
         return None;
     };
     Some(anyhow!(
-        "it is no table: line {} has another number of cells ({len}) than those before it ({expected_len})",
+        "it is no table: line {} has another number of cells ({len}) than those before it \
+         ({expected_len})",
         line_of_record(at, text)
     ))
 }
@@ -374,7 +389,7 @@ fn describe_non_numeric<'a>(cells: impl Iterator<Item = &'a str>, separator: u8)
     }
 }
 
-/// Whether text is a number of which some digits are in groups of three.
+/// Whether the text is a number with some digits in groups of three.
 fn has_digit_groups(text: &str, group: char, decimal: char) -> bool {
     let (whole, fraction) = text.split_once(decimal).unwrap_or((text, ""));
     let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
@@ -388,7 +403,7 @@ fn has_digit_groups(text: &str, group: char, decimal: char) -> bool {
         && rest.all(|g| g.len() == 3 && digits(g))
 }
 
-/// A note about columns that hold no numbers.
+/// A note about columns without numbers.
 pub(super) fn non_numeric_columns_note(columns: &[String]) -> String {
     match columns {
         [one] => format!("column {one} holds no numbers and is left out"),
@@ -399,7 +414,7 @@ pub(super) fn non_numeric_columns_note(columns: &[String]) -> String {
     }
 }
 
-/// The first few of a list.
+/// The first few items of a list.
 pub(super) fn abbreviate_list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.collect();
     match names.len() {
@@ -412,7 +427,8 @@ pub(super) fn abbreviate_list<'a>(names: impl Iterator<Item = &'a str>) -> Strin
 mod tests {
     use super::*;
 
-    /// A table, and what is read: numbers row by row and words of the notes, or the words of a refusal.
+    /// Each table with the expected result: the numbers row by row and words of the notes, or the
+    /// words of an error.
     #[test]
     fn csv_tables_of_every_kind() {
         type Read<'a> = Result<(usize, &'a [f64], &'a [&'a str]), &'a str>;
@@ -434,7 +450,7 @@ mod tests {
             ),
             ("0.5\n1.5\n2.5\n3.5\n4.5\n5.5\n\n\n", Ok((1, &floats, &[]))),
             ("# x,y\n0.5,1.5\n2.5,3.5\n4.5,5.5\n", Ok((2, &floats, &[]))),
-            // A separator inside a text is none.
+            // A separator inside quotes or other text does not separate.
             (
                 "a,x,y\n\"p;q\",0.5,1.5\n\"r;s\",2.5,3.5\n\"t;u\",4.5,5.5\n",
                 Ok((2, &floats, &["column `a` (text)"])),
@@ -443,7 +459,7 @@ mod tests {
                 "a;x;y\nb,c;0.5;1.5\nd,e;2.5;3.5\nf,g;4.5;5.5\n",
                 Ok((2, &floats, &["column `a` (text)"])),
             ),
-            // Headers that count, and those that are samples.
+            // First rows that count: headers and samples.
             (
                 "0,1,2\n0.5,1.5,2.5\n3.5,4.5,5.5\n",
                 Ok((
@@ -530,7 +546,7 @@ mod tests {
                 "1,2\n3,4,5\n",
                 Err("line 2 has another number of cells (3) than those before it (2)"),
             ),
-            // No comma is a decimal mark for want of another separator.
+            // A comma is not taken for a decimal mark because no other separator occurs.
             (
                 "1,2\n3\n",
                 Err("line 2 has another number of cells (1) than those before it (2)"),
@@ -549,7 +565,7 @@ mod tests {
                 "0.5\r\n\r\n\r\n1.5\r\n",
                 Err("line 2, column 1: it is empty"),
             ),
-            // Blank lines of a wider table hide no number, and are counted.
+            // Blank lines of a wider table are no missing numbers, but they count as lines.
             (
                 "x,y\n\n1,2\n\n3,z\n",
                 Err("line 5, column 2: \"z\" is no number"),
@@ -581,7 +597,7 @@ mod tests {
                 (Err(error), Ok(_)) => panic!("{text:?}: {error:#}"),
             }
         }
-        // What a spreadsheet calls Unicode text.
+        // Spreadsheets call this format Unicode text.
         let wide: Vec<u8> = "\u{feff}x\ty\n0,5\t1,5\n"
             .encode_utf16()
             .flat_map(u16::to_le_bytes)

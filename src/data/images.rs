@@ -1,4 +1,4 @@
-//! Images: folders of them in, one grid of samples out.
+//! Images: reads folders of images, and writes samples as a grid in one image.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,22 @@ use crate::model::library::hex;
 use crate::num::Batch;
 use crate::signature::{self, ExpectedFile};
 
-/// The images of a folder in the order of their names, read one at a time.
+/// The images of a folder in the order of their names. They are read one at a time.
 pub struct ImageFolder {
+    /// The image files.
     files: Vec<PathBuf>,
-    /// Of all files' bytes.
+    /// The SHA-256 of the bytes of all files, in hexadecimal.
     pub sha256: String,
-    /// What else the folder holds and is not read, in sentences.
+    /// What else is in the folder and is not read. Each note continues a sentence that begins with
+    /// the folder's name.
     pub notes: Vec<String>,
 }
 
 impl ImageFolder {
+    /// Finds the images of a folder.
+    ///
     /// # Errors
-    /// Where the folder holds no image, or a file cannot be read.
+    /// Fails if the folder holds no image, or if a file cannot be read.
     pub fn open(folder: &Path) -> Result<ImageFolder> {
         let (mut files, mut others, mut folders) = (Vec::new(), Vec::new(), Vec::new());
         for entry in std::fs::read_dir(folder)? {
@@ -38,7 +42,7 @@ impl ImageFolder {
                 .map(|e| e.to_string_lossy().to_lowercase())
                 .unwrap_or_default();
             match () {
-                // What file managers leave is no data.
+                // These files come from file managers and hold no data.
                 () if name.starts_with('.') || ["Thumbs.db", "desktop.ini"].contains(&&*name) => {}
                 () if path.is_dir() => folders.push(name),
                 () if ["png", "jpg", "jpeg"].contains(&&*extension) => files.push(path),
@@ -49,11 +53,11 @@ impl ImageFolder {
         let mut notes = Vec::new();
         if let Some(some) = describe_ignored_entries(folders, "folder") {
             notes.push(format!(
-                "{some} inside it: images are read from the folder itself and not from those"
+                "{some} inside it: images are read only from the folder itself"
             ));
         }
         if let Some(some) = describe_ignored_entries(others, "file") {
-            notes.push(format!("{some} in it: no .png or .jpg, and not read"));
+            notes.push(format!("{some} in it: no .png or .jpg, so not read"));
         }
         if files.is_empty() {
             bail!(
@@ -72,15 +76,18 @@ impl ImageFolder {
         })
     }
 
+    /// The number of images.
     pub fn len(&self) -> usize {
         self.files.len()
     }
 
+    /// Whether there are no images. This is never the case after [`ImageFolder::open`].
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
-    /// Images of any sizes, grey or in colour, in bytes: of 16 bits each number becomes the nearest byte.
+    /// The images as bytes, grey or in colour, of any size. A number of 16 bits becomes the nearest
+    /// byte.
     pub fn images(&self) -> impl Iterator<Item = Result<Image>> {
         let mut first = None;
         self.files.iter().map(move |file| {
@@ -107,7 +114,7 @@ impl ImageFolder {
     }
 }
 
-/// How many of what there are, with the first few names.
+/// The number of ignored entries and the first few names. `None` if there are none.
 fn describe_ignored_entries(mut names: Vec<String>, what: &str) -> Option<String> {
     names.sort();
     let all = names
@@ -124,7 +131,8 @@ fn describe_ignored_entries(mut names: Vec<String>, what: &str) -> Option<String
     }
 }
 
-/// An image without transparency, in 8 or 16 bits: a palette is its colours, and fewer bits are spread over 8.
+/// An image without transparency, with 8 or 16 bits per number. Palettes are resolved to colours,
+/// and fewer bits are scaled to 8.
 struct DecodedImage {
     file: PathBuf,
     image: image::DynamicImage,
@@ -133,6 +141,10 @@ struct DecodedImage {
 }
 
 impl DecodedImage {
+    /// Reads and decodes an image.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or decoded, or if some of its pixels are transparent.
     fn read(file: &Path) -> Result<DecodedImage> {
         use image::DynamicImage as D;
         let name = || file.display().to_string();
@@ -142,7 +154,7 @@ impl DecodedImage {
         }
         let image = image::load_from_memory(&bytes)
             .with_context(|| format!("{}: it cannot be decoded", name()))?;
-        let (opaque, wide) = match &image {
+        let (opaque, is_16_bit) = match &image {
             D::ImageLuma8(_) | D::ImageRgb8(_) => (true, false),
             D::ImageLuma16(_) | D::ImageRgb16(_) => (true, true),
             D::ImageLumaA8(i) => (i.pixels().all(|p| p.0[1] == u8::MAX), false),
@@ -150,48 +162,51 @@ impl DecodedImage {
             D::ImageLumaA16(i) => (i.pixels().all(|p| p.0[1] == u16::MAX), true),
             D::ImageRgba16(i) => (i.pixels().all(|p| p.0[3] == u16::MAX), true),
             _ => bail!(
-                "{}: its numbers are of {:?}, expected 8 or 16 bits",
+                "{}: its numbers have the type {:?}, expected 8 or 16 bits",
                 name(),
                 image.color()
             ),
         };
         if !opaque {
             bail!(
-                "{}: some of its pixels are transparent, and their colours are not what is seen; put it on a background",
+                "{}: some of its pixels are transparent, so their stored colours are not what is \
+                 seen; put the image on a background",
                 name()
             );
         }
         Ok(DecodedImage {
             file: file.to_owned(),
             image,
-            is_16_bit: wide,
+            is_16_bit,
         })
     }
 
-    /// Refuses an image of another depth than the first one.
-    fn check_same_depth(&self, (first, wide): &(PathBuf, bool)) -> Result<()> {
-        let bits = |wide: bool| if wide { 16 } else { 8 };
-        if *wide != self.is_16_bit {
+    /// Checks that the image has the same depth as the first image.
+    fn check_same_depth(&self, (first, is_16_bit): &(PathBuf, bool)) -> Result<()> {
+        let bits = |is_16_bit: bool| if is_16_bit { 16 } else { 8 };
+        if *is_16_bit != self.is_16_bit {
             bail!(
-                "{} has {} bits to a number, but {} has {}; expected images of one depth",
+                "{} has {} bits per number, but {} has {}; expected images of one depth",
                 self.file.display(),
                 bits(self.is_16_bit),
                 first.display(),
-                bits(*wide)
+                bits(*is_16_bit)
             );
         }
         Ok(())
     }
 
+    /// Whether the image is grey.
     fn is_grey(&self) -> bool {
         !self.image.color().has_color()
     }
 
+    /// The width and the height.
     fn size(&self) -> [usize; 2] {
         [self.image.width() as usize, self.image.height() as usize]
     }
 
-    /// Its numbers, one channel after the other.
+    /// Appends the numbers of the image, one channel after the other.
     fn append_channels(&self, values: &mut Vec<f64>, grey: bool) {
         let image = &self.image;
         match (grey, self.is_16_bit) {
@@ -209,7 +224,11 @@ impl DecodedImage {
     }
 }
 
-/// A folder's images as one array, and its hash: [N, H, W] where all are grey, else [N, 3, H, W].
+/// The images of a folder as one array, with their hash. The shape is N × H × W if all images are
+/// grey, otherwise N × 3 × H × W.
+///
+/// # Errors
+/// Fails if the folder holds no image, or if the images differ in size or depth.
 pub(super) fn array_from_image_folder(folder: &Path) -> Result<(ParsedArray, String)> {
     let ImageFolder {
         files,
@@ -228,8 +247,8 @@ pub(super) fn array_from_image_folder(folder: &Path) -> Result<(ParsedArray, Str
         image.check_same_depth(&(first.file.clone(), first.is_16_bit))?;
         if image.size() != [width, height] {
             bail!(
-                "{} is {}×{}, but {} is {width}×{height}: only an extractor whose preset resizes takes images of \
-                 several sizes",
+                "{} is {}×{}, but {} is {width}×{height}: images of several sizes need an \
+                 extractor whose preset resizes",
                 image.file.display(),
                 image.size()[0],
                 image.size()[1],
@@ -258,16 +277,17 @@ pub(super) fn array_from_image_folder(folder: &Path) -> Result<(ParsedArray, Str
     ))
 }
 
-/// Samples of a grid, at most.
+/// The largest number of samples in a grid.
 const MAX_GRID_SAMPLES: usize = 256;
 
-/// The first samples side by side as a PNG, in as square a grid as they allow.
+/// The first samples side by side in one PNG image. The grid is as square as possible.
 ///
-/// `shape` is that of one sample: `[H, W]`, `[C, H, W]`, `[H, W, C]`, or `[D]` with D a square. `range` is where black and white lie,
-/// the samples' own extremes where absent; rounding is [`PixelCoding::to_byte`]'s.
+/// `shape` is the shape of one sample: `[H, W]`, `[C, H, W]`, `[H, W, C]`, or `[D]` if D is a
+/// square number. `range` gives the values of black and white. Without it they are the smallest and
+/// the largest value. Values are rounded like in [`PixelCoding::to_byte`].
 ///
 /// # Errors
-/// For shapes that are no images.
+/// Fails if samples of this shape are not images.
 pub fn png_grid(samples: &Batch, shape: &[usize], range: Option<[f64; 2]>) -> Result<Vec<u8>> {
     let side = |d: usize| (d as f64).sqrt().round() as usize;
     let shape = match *shape {

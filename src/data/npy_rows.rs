@@ -1,4 +1,4 @@
-//! Rows of a large .npy file, read where they lie.
+//! Rows of a large `.npy` file that are read on demand.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,32 +10,38 @@ use ndarray::Array2;
 use crate::num::npy::{check_declared_size, declared_shape, npy_header};
 use crate::num::source::RowSource;
 
-/// A .npy file of float32 or float64, samples first, whose rows stay in the file until they are asked for.
+/// A `.npy` file of float32 or float64 with the samples along its first axis. Its rows stay in the
+/// file until they are needed.
 pub struct NpyRows {
     path: PathBuf,
+    /// The number of samples.
     rows: usize,
+    /// The numbers in one sample.
     columns: usize,
-    /// Of one sample.
+    /// The shape of one sample.
     pub shape: Vec<usize>,
-    /// Bytes of a number.
+    /// The bytes of one number.
     number_bytes: usize,
-    /// Where the numbers begin.
+    /// The position in the file at which the numbers begin.
     data_offset: u64,
 }
 
-/// Files and rows below these bytes are better read at once.
+/// Smaller files are read as a whole.
 const MIN_FILE_BYTES: u64 = 1 << 26;
+/// Files with shorter rows are read as a whole.
 const MIN_ROW_BYTES: usize = 512;
 
 impl NpyRows {
-    /// The file's rows; `None` for what is better read at once: other kinds of files, small ones, short rows.
+    /// Opens a large `.npy` file. `None` if the file should be read as a whole: other kinds of
+    /// files, small files, and files with short rows.
     ///
     /// # Errors
-    /// Where the file cannot be read, or its header claims another size than it has.
+    /// Fails if the file cannot be read, or if its header claims more numbers than the file holds.
     pub fn open(path: &Path) -> Result<Option<NpyRows>> {
         NpyRows::open_if_at_least(path, MIN_FILE_BYTES, MIN_ROW_BYTES)
     }
 
+    /// Opens a `.npy` file of at least `large` bytes with rows of at least `row` bytes.
     fn open_if_at_least(path: &Path, large: u64, row: usize) -> Result<Option<NpyRows>> {
         let npy = path
             .extension()
@@ -67,7 +73,8 @@ impl NpyRows {
         let prefix = if head[6] == 1 { 10 } else { 12 };
         let start = (prefix + header.len()) as u64;
         let whole = start + (rows * columns * width) as u64 == length;
-        // What is not plainly laid out is left to the reader that knows all layouts and says what is wrong.
+        // Other layouts are left to the reader of whole files, which knows them all and says what
+        // is wrong.
         let plain = compact.contains("'fortran_order':False")
             && rows > 0
             && columns * width >= row
@@ -160,7 +167,7 @@ mod tests {
                 .expect("whole")
                 .is_none()
         );
-        // A file that ends early is left to the reader that says so.
+        // A truncated file is left to the reader of whole files, which gives the error.
         let bytes = std::fs::read(file("a.npy")).expect("bytes");
         std::fs::write(file("d.npy"), &bytes[..bytes.len() - 4]).expect("written");
         assert!(

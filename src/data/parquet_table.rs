@@ -1,4 +1,4 @@
-//! Parquet tables: their columns of numbers.
+//! Parquet tables: reads their numeric columns.
 
 use std::sync::Once;
 
@@ -14,24 +14,26 @@ use parquet::schema::types::Type;
 use super::csv_table::{abbreviate_list, non_numeric_columns_note};
 use super::{NumberKind, ParsedArray};
 
-/// The name of the thread that reads.
+/// The name of the thread that reads a table.
 const READER_THREAD: &str = "parquet";
 
-/// Numbers of a table, at most: a few bytes may claim any number of equal ones.
+/// The largest number of values in a table. A few bytes may claim any number of equal values.
 const MAX_NUMBERS: i64 = 1 << 30;
 
-/// Reads the columns of numbers of a Parquet table; the index that pandas adds is left out.
+/// Reads the numeric columns of a Parquet table. The index that pandas adds is excluded.
 ///
 /// # Errors
-/// Where it is no such table, or a number is missing, with row and column.
+/// Fails if the bytes are not a Parquet table, or if a number is missing. The message names the row
+/// and the column.
 pub(super) fn array_from_parquet(bytes: &[u8]) -> Result<ParsedArray> {
-    // The reader panics on some damaged files: in a thread of its own, where nothing is said of that.
+    // The reader panics on some damaged files. It runs in a thread of its own, whose panics print
+    // nothing and become an error here.
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
-        let usual = std::panic::take_hook();
+        let default_hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| match std::thread::current().name() {
             Some(READER_THREAD) => {}
-            _ => usual(info),
+            _ => default_hook(info),
         }));
     });
     let damaged = || anyhow!("it is no parquet table: it is damaged");
@@ -43,6 +45,7 @@ pub(super) fn array_from_parquet(bytes: &[u8]) -> Result<ParsedArray> {
     })
 }
 
+/// Reads the numeric columns. It may panic if the file is damaged.
 fn read_parquet_columns(bytes: &[u8]) -> Result<ParsedArray> {
     let damaged = |e: parquet::errors::ParquetError| anyhow!("it is no parquet table: {e}");
     let reader =
@@ -67,7 +70,10 @@ fn read_parquet_columns(bytes: &[u8]) -> Result<ParsedArray> {
     }
     let (rows, width) = (file.num_rows(), numeric.len());
     if rows.saturating_mul(width as i64) > MAX_NUMBERS {
-        bail!("it claims {rows} rows of {width} numbers, more than {MAX_NUMBERS} numbers");
+        bail!(
+            "it claims {rows} rows of {width} numbers; expected at most {MAX_NUMBERS} numbers in \
+             all"
+        );
     }
     let mut notes = Vec::new();
     if !indices.is_empty() {
@@ -79,13 +85,13 @@ fn read_parquet_columns(bytes: &[u8]) -> Result<ParsedArray> {
     let integers = numeric
         .iter()
         .all(|f| matches!(column_kind(f), ColumnKind::Integer));
-    let asked = Type::group_type_builder(file.schema().name())
+    let selected = Type::group_type_builder(file.schema().name())
         .with_fields(numeric)
         .build()
         .map_err(damaged)?;
     let mut values = Vec::new();
     for (i, row) in reader
-        .get_row_iter(Some(asked))
+        .get_row_iter(Some(selected))
         .map_err(damaged)?
         .enumerate()
     {
@@ -109,31 +115,34 @@ fn read_parquet_columns(bytes: &[u8]) -> Result<ParsedArray> {
     })
 }
 
-/// The columns that pandas says are its index.
+/// The columns that pandas declares as its index.
 fn index_columns(metadata: Option<&Vec<KeyValue>>) -> Vec<String> {
     let text = metadata
         .into_iter()
         .flatten()
         .find(|pair| pair.key == "pandas")
         .and_then(|pair| pair.value.as_deref());
-    let said: Option<serde_json::Value> = text.and_then(|text| serde_json::from_str(text).ok());
-    let columns = said
+    let metadata_json: Option<serde_json::Value> =
+        text.and_then(|text| serde_json::from_str(text).ok());
+    let columns = metadata_json
         .as_ref()
-        .and_then(|said| said.get("index_columns")?.as_array().cloned())
+        .and_then(|metadata_json| metadata_json.get("index_columns")?.as_array().cloned())
         .unwrap_or_default();
-    // An index without a column is an object that tells its range.
+    // An index that is not a column is an object with a range, not a string.
     columns
         .iter()
         .filter_map(|c| c.as_str().map(str::to_owned))
         .collect()
 }
 
+/// The kind of a column. `Other` says in words what the column holds instead of numbers.
 enum ColumnKind {
     Integer,
     Real,
     Other(&'static str),
 }
 
+/// The kind of a column.
 fn column_kind(field: &Type) -> ColumnKind {
     let info = field.get_basic_info();
     if !field.is_primitive() || info.repetition() == Repetition::REPEATED {
@@ -155,6 +164,7 @@ fn column_kind(field: &Type) -> ColumnKind {
     }
 }
 
+/// Whether integers of this type are dates or times.
 fn is_time_type(converted: ConvertedType) -> bool {
     use ConvertedType as C;
     matches!(
@@ -163,6 +173,7 @@ fn is_time_type(converted: ConvertedType) -> bool {
     )
 }
 
+/// The number in a cell. `None` if it is missing or not a number.
 fn field_to_f64(field: &Field) -> Option<f64> {
     Some(match field {
         Field::Byte(v) => f64::from(*v),
@@ -181,7 +192,7 @@ fn field_to_f64(field: &Field) -> Option<f64> {
     })
 }
 
-/// A whole number of up to 16 bytes, the highest first, by a power of ten.
+/// A decimal number: an integer of at most 16 bytes, highest byte first, divided by a power of ten.
 fn decimal_to_f64(value: &Decimal) -> Option<f64> {
     let bytes = value.data();
     let sign = if bytes.first()? & 0x80 == 0 { 0 } else { -1 };
@@ -208,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    /// Three rows with a column of each kind of `fields`.
+    /// A table with three rows and the columns `fields`.
     fn written(fields: &str, compression: Compression, metadata: Option<&str>) -> Vec<u8> {
         let schema =
             parse_message_type(&format!("message schema {{ {fields} }}")).expect("a schema");
@@ -391,7 +402,7 @@ mod tests {
             None,
         );
         assert!(why(&hole).contains("row 1, column `y`: it holds no number"));
-        // Damage anywhere is refused, or leaves a table: it never ends the program.
+        // Damage at any byte gives an error or a table. It never ends the program.
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x55;

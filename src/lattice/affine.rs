@@ -1,49 +1,57 @@
-//! Equally spaced values with any origin and any step: of all numbers, of each channel, of each position, of each
-//! sample. A mean taken off and a deviation divided by leave such lattices.
+//! Equally spaced values with any origin and any step: of all numbers, of each channel, of each
+//! position, or of each sample.
+//!
+//! Such lattices remain if a mean was subtracted from quantized data and the result was divided by
+//! a standard deviation.
 
 use super::subsample::{Subsample, distinct_values, is_regular_pattern};
 
-/// Steps between the ends of a lattice, at most: 16 bits, and some more for values beyond both ends.
+/// The largest number of steps between the ends of a lattice: 16 bits, and half as many again for
+/// values beyond both ends.
 const MAX_STEPS: f64 = 98_304.0;
 
-/// What the smallest difference of two values is divided by in the search for the step, at most.
+/// The largest divisor of the smallest difference in the search for the step.
 const MAX_DIVISOR: usize = 256;
 
-/// Values of one group, and groups, looked at, at most.
+/// The largest number of examined values in a group.
 const MAX_GROUP_VALUES: usize = 2048;
+/// The largest number of examined groups.
 const MAX_GROUPS: usize = 64;
 
-/// Log10 of the probability of chance, from which on it is none.
+/// The log10 of the largest probability at which a lattice is no longer considered chance.
 const MAX_LOG10_CHANCE: f64 = -12.0;
 
-/// The affine lattice of the whole, of the channels, of the positions or of the samples, in words.
-pub(super) fn detect_affine_lattice(look: &Subsample) -> Option<String> {
-    let places = |of: &dyn Fn(usize) -> usize, group: usize| -> Vec<usize> {
-        (0..look.positions.len())
-            .filter(|p| of(look.positions[*p]) == group)
+/// A description of the affine lattice of all values, of a channel, of the positions or of the
+/// samples. `None` if there is none.
+pub(super) fn detect_affine_lattice(subsample: &Subsample) -> Option<String> {
+    let places = |group_of: &dyn Fn(usize) -> usize, group: usize| -> Vec<usize> {
+        (0..subsample.positions.len())
+            .filter(|p| group_of(subsample.positions[*p]) == group)
             .collect()
     };
-    let all: Vec<usize> = (0..look.positions.len()).collect();
-    if let Some(spacing) = fit_affine_lattice(&look.numbers).filter(AffineLattice::is_significant) {
+    let all: Vec<usize> = (0..subsample.positions.len()).collect();
+    if let Some(lattice) =
+        fit_affine_lattice(&subsample.numbers).filter(AffineLattice::is_significant)
+    {
         return Some(format!(
             "they are equally spaced, {} apart",
-            five_significant_digits(spacing.step)
+            five_significant_digits(lattice.step)
         ));
     }
-    let channel = |channels: usize, of: &dyn Fn(usize) -> usize| {
+    let channel = |channels: usize, channel_of: &dyn Fn(usize) -> usize| {
         (0..channels).find_map(|c| {
-            let spacing = fit_affine_lattice(&look.values_at(&places(of, c)))
+            let lattice = fit_affine_lattice(&subsample.values_at(&places(channel_of, c)))
                 .filter(AffineLattice::is_significant)?;
             Some(format!(
-                "those of channel {c} are equally spaced, {} apart",
-                five_significant_digits(spacing.step)
+                "the values of channel {c} are equally spaced, {} apart",
+                five_significant_digits(lattice.step)
             ))
         })
     };
-    if let [first, .., last] = look.shape[..]
-        && look.shape.len() > 2
+    if let [first, .., last] = subsample.shape[..]
+        && subsample.shape.len() > 2
     {
-        let inner: usize = look.shape[1..].iter().product();
+        let inner: usize = subsample.shape[1..].iter().product();
         let found = (first <= MAX_GROUPS)
             .then(|| channel(first, &|p| p / inner))
             .flatten();
@@ -53,52 +61,56 @@ pub(super) fn detect_affine_lattice(look: &Subsample) -> Option<String> {
         }
     }
     let step = all.len().div_ceil(MAX_GROUPS);
-    let positions = all.iter().step_by(step).map(|p| look.values_at(&[*p]));
+    let positions = all.iter().step_by(step).map(|p| subsample.values_at(&[*p]));
     if let Some(step) = step_of_separate_lattices(positions) {
         return Some(format!(
-            "those of each position are equally spaced, {} apart at one of them",
+            "the values at each position are equally spaced, {} apart at one of them",
             five_significant_digits(step)
         ));
     }
-    let step = look.samples().count().div_ceil(MAX_GROUPS).max(1);
-    let samples = look.samples().step_by(step).map(<[f64]>::to_vec);
+    let step = subsample.samples().count().div_ceil(MAX_GROUPS).max(1);
+    let samples = subsample.samples().step_by(step).map(<[f64]>::to_vec);
     step_of_separate_lattices(samples).map(|step| {
         format!(
-            "those of each sample are equally spaced, {} apart in one of them",
+            "the values of each sample are equally spaced, {} apart in one of them",
             five_significant_digits(step)
         )
     })
 }
 
-/// The step of the first of many small groups, where every group lies on a lattice of its own.
+/// The step of the first of many small groups, provided that every group lies on a lattice of its
+/// own.
 fn step_of_separate_lattices(groups: impl Iterator<Item = Vec<f64>>) -> Option<f64> {
     let (mut chance, mut step) = (0.0, None);
     for group in groups.filter(|g| g.iter().any(|v| *v != g[0])) {
-        // Two values lie on a lattice in any case, and say nothing.
+        // Two values always lie on a lattice and say nothing.
         if group.len() < 3 || distinct_values(group.iter().copied()).len() < 3 {
             continue;
         }
-        let spacing = fit_affine_lattice(&group)?;
-        chance += spacing.log10_chance;
-        step = step.or(Some(spacing.step));
+        let lattice = fit_affine_lattice(&group)?;
+        chance += lattice.log10_chance;
+        step = step.or(Some(lattice.step));
     }
     step.filter(|_| chance < MAX_LOG10_CHANCE)
 }
 
-/// A lattice that holds all of some values.
+/// A lattice on which all values of a group lie.
 struct AffineLattice {
+    /// The distance between neighbouring values.
     step: f64,
-    /// Log10 of the probability that as many continuous numbers lie as near to some lattice.
+    /// The log10 of the probability that as many continuous numbers lie as close to some lattice.
     log10_chance: f64,
 }
 
 impl AffineLattice {
+    /// Whether chance can be excluded.
     fn is_significant(&self) -> bool {
         self.log10_chance < MAX_LOG10_CHANCE
     }
 }
 
-/// The coarsest lattice of at most [`MAX_STEPS`] steps that all numbers lie on, to the precision of float32.
+/// The coarsest lattice of at most [`MAX_STEPS`] steps on which all numbers lie, to the precision
+/// of float32.
 fn fit_affine_lattice(numbers: &[f64]) -> Option<AffineLattice> {
     let values = distinct_values(numbers.iter().copied());
     if values.len() < 3
@@ -113,7 +125,7 @@ fn fit_affine_lattice(numbers: &[f64]) -> Option<AffineLattice> {
         .step_by(values.len().div_ceil(MAX_GROUP_VALUES))
         .collect();
     let (first, last) = (values[0], values[values.len() - 1]);
-    // What a rounding or two to float32 leave of the difference of two numbers.
+    // One or two roundings to float32 change the difference of two numbers by this much.
     let slack = 2.0 * f64::from(f32::EPSILON) * first.abs().max(last.abs());
     let mut gaps: Vec<f64> = values.windows(2).map(|p| p[1] - p[0]).collect();
     gaps.sort_by(f64::total_cmp);
@@ -143,14 +155,18 @@ fn fit_affine_lattice(numbers: &[f64]) -> Option<AffineLattice> {
     None
 }
 
-/// How near to a multiple of the step a distance must be: data that were divided by a small deviation have lost more
-/// digits than their size tells.
+/// The largest distance from a multiple of the step that counts as being on the lattice.
+///
+/// The second term allows for data that were divided by a small standard deviation. They have lost
+/// more digits than their size suggests.
 fn lattice_tolerance(slack: f64, step: f64) -> f64 {
     slack.max(5e-4 * step)
 }
 
-/// A step, known up to a doubt, held against longer and longer distances, each of which makes it more precise; `None`
-/// where one is no multiple of it.
+/// Refines a step, known up to `doubt`, with longer and longer distances.
+///
+/// Each distance makes the step more precise. Returns `None` if a distance is not a multiple of the
+/// step.
 fn refine_step(distances: &[f64], mut step: f64, mut doubt: f64, slack: f64) -> Option<f64> {
     for distance in distances {
         let times = (distance / step).round();
@@ -166,13 +182,14 @@ fn refine_step(distances: &[f64], mut step: f64, mut doubt: f64, slack: f64) -> 
     Some(step)
 }
 
-/// A number with few digits, which somebody may have written: up to three decimals, or sixty-fourths.
+/// Whether a number has few digits and may have been written by hand: at most three decimals, or a
+/// multiple of 1/64.
 fn has_few_digits(v: &f64) -> bool {
     let whole = |v: f64| (v - v.round()).abs() <= f64::from(f32::EPSILON) * v.abs().max(1.0);
     whole(v * 1000.0) || (v * 64.0).fract() == 0.0
 }
 
-/// Five significant digits.
+/// A number with five significant digits.
 fn five_significant_digits(step: f64) -> String {
     let digits = (4.0 - step.abs().log10().floor()).clamp(0.0, 12.0) as usize;
     let text = format!("{step:.digits$}");

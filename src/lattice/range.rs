@@ -1,13 +1,14 @@
-//! Numbers that do not lie where the card says: outside its range, in half of it, or of another depth.
+//! Checks of a card's range and depth: numbers outside the range, numbers in one half of it, and
+//! integers of another depth.
 
 use ndarray::ArrayD;
 
 use super::subsample::Subsample;
 
-/// Why floats are not in a card's range of so many levels, in words; `None` where they are.
+/// Why floats do not match a card's range with `levels` levels, in words. `None` if they match.
 pub(super) fn float_range_mismatch(
     values: &ArrayD<f64>,
-    look: &Subsample,
+    subsample: &Subsample,
     [low, high]: [f64; 2],
     levels: u32,
 ) -> Option<String> {
@@ -15,16 +16,17 @@ pub(super) fn float_range_mismatch(
     let half_level = (high - low) / f64::from(levels) / 2.0;
     if least < low - half_level || most > high + half_level {
         return Some(format!(
-            "its floats go from {} to {}, beyond the card's range [{low}, {high}] by more than half of one of its \
-             {levels} levels",
+            "its floats go from {} to {}, beyond the card's range [{low}, {high}] by more than \
+             half the width of one of its {levels} levels",
             four_decimals(least),
             four_decimals(most)
         ));
     }
-    if look.numbers.len() < 64 || look.distinct.len() < 4 {
+    if subsample.numbers.len() < 64 || subsample.distinct.len() < 4 {
         return None;
     }
-    // Usual ranges that fit into half of the card's: numbers that lie in one of them and reach both of its ends.
+    // The numbers lie in a usual range that fits into about half of the card's range, and they
+    // reach both of its ends: they were probably scaled to the usual range instead of the card's.
     let usual = [([0.0, 1.0], 0.05), ([-0.5, 0.5], 0.01), ([-1.0, 1.0], 0.01)];
     let (_, [a, b]) = usual
         .into_iter()
@@ -35,14 +37,17 @@ pub(super) fn float_range_mismatch(
             inside && reached && least >= a - half_level && most <= b + half_level
         })?;
     Some(format!(
-        "its floats go from {} to {}, as data of the range [{a}, {b}] do, but the card's range is [{low}, {high}]",
+        "its floats go from {} to {}, like data of the range [{a}, {b}], but the card's range is \
+         [{low}, {high}]",
         four_decimals(least),
         four_decimals(most)
     ))
 }
 
-/// Why integers are not of a card's depth, in words; `None` where they may be. `bytes` where the file's own type holds
-/// no number above 255.
+/// Why integers do not have the depth of a card with `levels` levels, in words. `None` if they may
+/// have it.
+///
+/// `bytes` says that the file's number type holds only 0 to 255.
 pub(super) fn integer_depth_mismatch(
     values: &ArrayD<f64>,
     bytes: bool,
@@ -53,15 +58,17 @@ pub(super) fn integer_depth_mismatch(
     if bytes && levels > 256 {
         return Some(format!("its integers are bytes, 0 to 255, but {card}"));
     }
-    // A file in whose numbers the first bits are never set is of another depth, or all but black.
+    // If the highest bits are never set, the file has another depth, or its images are dark.
     let dark = values.len() >= 64 && least < most && 16.0 * most <= f64::from(levels);
     dark.then(|| {
         format!(
-            "its integers go from {least} to {most}, in the lowest sixteenth of the card's: {card}"
+            "its integers go from {least} to {most}, which is only the lowest sixteenth of the \
+             levels: {card}"
         )
     })
 }
 
+/// The smallest and the largest value.
 fn min_and_max(values: &ArrayD<f64>) -> (f64, f64) {
     values
         .iter()
@@ -70,7 +77,7 @@ fn min_and_max(values: &ArrayD<f64>) -> (f64, f64) {
         })
 }
 
-/// Four decimals at most.
+/// A number with at most four decimals.
 fn four_decimals(v: f64) -> String {
     let text = format!("{v:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

@@ -1,29 +1,32 @@
-//! The numbers of an array that are looked at: a bounded part of it, spread over all samples and positions.
+//! The part of an array that the checks examine: a bounded number of values, spread over all
+//! samples and positions.
 
 use std::collections::{HashMap, HashSet};
 
 use ndarray::{ArrayD, Axis};
 
-/// Numbers looked at, at most, however large the array is.
+/// The largest number of examined values, whatever the size of the array.
 const MAX_NUMBERS: usize = 1 << 18;
 
-/// Positions of a sample looked at, at most.
+/// The largest number of examined positions in a sample.
 const MAX_POSITIONS: usize = 1 << 10;
 
-/// Some samples of an array at some of their positions: all of them where the array is small.
+/// Some samples of an array at some of their positions. A small array is examined as a whole.
 pub(super) struct Subsample {
-    /// The numbers of one sample after the other.
+    /// The values, one sample after the other.
     pub numbers: Vec<f64>,
-    /// Positions in a sample, in its row-major order.
+    /// The examined positions in a sample, in its row-major order.
     pub positions: Vec<usize>,
-    /// Sizes of one sample.
+    /// The shape of one sample.
     pub shape: Vec<usize>,
-    /// Different values, sorted.
+    /// The different values in ascending order.
     pub distinct: Vec<f64>,
 }
 
 impl Subsample {
-    /// Looks at an array, samples first. `shape` is that of one sample, whatever the file's axes are.
+    /// Takes a subsample of an array with the samples along its first axis.
+    ///
+    /// `shape` is the shape of one sample in the card. It may differ from the file's axes.
     pub fn from_array(values: &ArrayD<f64>, shape: &[usize]) -> Subsample {
         let samples = values.shape().first().copied().unwrap_or(0);
         let width = values.len().checked_div(samples).unwrap_or(0);
@@ -41,52 +44,54 @@ impl Subsample {
         }
         let fits = shape.iter().product::<usize>() == width;
         let shape = if fits { shape.to_vec() } else { vec![width] };
-        let different = distinct_values(numbers.iter().copied());
+        let distinct = distinct_values(numbers.iter().copied());
         Subsample {
             numbers,
             positions,
             shape,
-            distinct: different,
+            distinct,
         }
     }
 
-    /// The samples that were looked at.
+    /// The examined samples, each at the examined positions.
     pub fn samples(&self) -> impl Iterator<Item = &[f64]> {
         self.numbers.chunks(self.positions.len().max(1))
     }
 
-    /// The samples, each once.
+    /// The examined samples without repeats.
     pub fn distinct_samples(&self) -> impl Iterator<Item = &[f64]> {
         let mut seen = HashSet::new();
         self.samples()
             .filter(move |s| seen.insert(s.iter().map(|v| v.to_bits()).collect::<Vec<u64>>()))
     }
 
-    /// Whether any sample holds two different numbers.
+    /// Whether any sample holds two different values.
     pub fn any_sample_varies(&self) -> bool {
         self.samples().any(|s| s.iter().any(|v| *v != s[0]))
     }
 
-    /// The numbers at the given places among the positions, of all samples.
+    /// The values of all samples at the given places of `positions`.
     pub fn values_at(&self, places: &[usize]) -> Vec<f64> {
         self.samples()
             .flat_map(|s| places.iter().map(|p| s[*p]))
             .collect()
     }
 
-    /// Places among the positions at which not every sample holds the same number; all of them where there is one
-    /// sample.
+    /// The places of `positions` at which the samples differ. With a single sample these are all
+    /// places.
     pub fn varying_positions(&self) -> Vec<usize> {
         let first: &[f64] = self.samples().next().unwrap_or(&[]);
-        let alone = self.numbers.len() == first.len();
+        let single = self.numbers.len() == first.len();
         (0..first.len())
-            .filter(|p| alone || self.samples().any(|s| s[*p] != first[*p]))
+            .filter(|p| single || self.samples().any(|s| s[*p] != first[*p]))
             .collect()
     }
 }
 
-/// At most `most` of `count` places, one in each of as many equal strata, never at equal distances: a file's own
-/// period, such as its channels, is not met.
+/// At most `most` of the indices 0 to `count` − 1, one in each of as many equal strata.
+///
+/// The distances between them are irregular, so that they do not coincide with a period of the
+/// file, such as its channels.
 fn stratified_indices(count: usize, most: usize) -> Vec<usize> {
     let taken = count.min(most);
     if taken == count {
@@ -100,7 +105,7 @@ fn stratified_indices(count: usize, most: usize) -> Vec<usize> {
         .collect()
 }
 
-/// The different values among some, sorted; −0 and 0 are one value.
+/// The different values in ascending order. −0 and 0 are the same value.
 pub(super) fn distinct_values(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let seen: HashSet<u64> = values.map(|v| (v + 0.0).to_bits()).collect();
     let mut sorted: Vec<f64> = seen.into_iter().map(f64::from_bits).collect();
@@ -108,14 +113,17 @@ pub(super) fn distinct_values(values: impl Iterator<Item = f64>) -> Vec<f64> {
     sorted
 }
 
-/// Whether numbers look as a formula or a hand writes them: a ramp, a grid, a checkerboard. Their different values
-/// are equally spaced without a gap, and each is there as often as any other.
-pub(super) fn is_regular_pattern(numbers: &[f64], different: &[f64]) -> bool {
-    let gaps = || different.windows(2).map(|p| p[1] - p[0]);
+/// Whether the numbers look like a pattern from a formula or from a hand: a ramp, a grid or a
+/// checkerboard.
+///
+/// The different values of such a pattern are equally spaced without a gap, and each occurs as
+/// often as any other.
+pub(super) fn is_regular_pattern(numbers: &[f64], distinct: &[f64]) -> bool {
+    let gaps = || distinct.windows(2).map(|p| p[1] - p[0]);
     let (least, most) = gaps().fold((f64::INFINITY, 0.0), |(a, b): (f64, f64), g| {
         (a.min(g), b.max(g))
     });
-    if different.len() < 2 || most - least > 1e-3 * most {
+    if distinct.len() < 2 || most - least > 1e-3 * most {
         return false;
     }
     let mut times: HashMap<u64, usize> = HashMap::new();

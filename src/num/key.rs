@@ -1,8 +1,8 @@
-//! Randomness by address.
+//! Random draws by address.
 //!
-//! Every draw is a function of `(seed, purpose, sample, probe, node)` through a counter-based
-//! generator and of nothing else. Batch size, threads, shards, resuming and the order of
-//! trials therefore change no draw, and estimators of one run see common random numbers.
+//! Every draw is a function of its address `(seed, purpose, sample, probe, node)` and of nothing
+//! else. A counter-based generator computes it. Batch size, threads, shards, resuming and the order
+//! of trials therefore change no draw, and the estimators of one run use common random numbers.
 
 use ndarray::{Array1, ArrayViewMut1};
 use ndarray_rand::RandomExt;
@@ -12,67 +12,85 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Index of a sample in its array: part of the address of all its draws.
+/// The index of a sample in its array, which is part of the address of all its draws.
 pub type SampleId = u64;
 
-/// Where a sample's index ends in an address and the number of its draw begins.
+/// The bit of an address above the sample's index, at which the number of the draw begins.
 const DRAW_SHIFT: u32 = 40;
 
-/// The address of a sample's draw (of dequantization noise, with probes of its own); draw 0 is the sample itself.
+/// The address of one dequantization draw of a sample, which has noise and probes of its own.
+///
+/// Draw 0 has the address of the sample itself.
 pub fn pack_draw(sample: SampleId, draw: u64) -> SampleId {
     sample | draw << DRAW_SHIFT
 }
 
-/// The sample and the draw behind an address.
+/// The sample's index and the number of the draw in an address.
 pub fn unpack_draw(address: SampleId) -> (SampleId, u64) {
     (address & ((1 << DRAW_SHIFT) - 1), address >> DRAW_SHIFT)
 }
 
-/// What a draw is for. The numbers are part of every result and never change meaning.
+/// The purpose of a draw. The numbers are part of every result and never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
+    /// Uniform noise that turns integers into real numbers.
     Dequantization = 1,
+    /// Probes of trace estimators.
     Probe = 2,
+    /// Directions of the sketches of trace estimators.
     Sketch = 3,
+    /// The initial states of samplers.
     Noise = 4,
+    /// Random subsets of samples.
     Subset = 5,
+    /// Directions of projections.
     Projection = 6,
+    /// Random orders of samples, for splits into groups.
     Split = 7,
+    /// Draws for tests and for checks of a model.
     Check = 8,
+    /// The signs of perturbations as large as a rounding error.
     Rounding = 9,
+    /// Probes of SteinDiff.
     Stein = 10,
+    /// Fresh noise between the steps of a sampler.
     Churn = 11,
+    /// Proposals of importance sampling in the checks of flow maps.
     Proposal = 12,
-    /// Which nodes of a path a debiased head is checked at.
+    /// The nodes of a path at which a debiased head is checked.
     Node = 21,
     /// States, times and test functions of Stein tests.
     SteinTest = 22,
-    /// Which rows of a run are recomputed.
+    /// The rows of a run that are recomputed.
     Verification = 31,
-    /// Directions of the products that hold adaptive steps.
+    /// Directions of the Jacobian products that control adaptive steps.
     Control = 51,
 }
 
-/// Law of a probe vector z with E\[z zᵀ\] = I.
+/// The distribution of a probe z. Every distribution satisfies `E[z zᵀ] = I`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[("gaussian", &["normal"]), ("sphere", &["spherical"])]))]
 pub enum Distribution {
+    /// Independent entries of ±1 with equal probability.
     #[default]
     Rademacher,
+    /// Independent standard normal entries.
     Gaussian,
+    /// Uniform on the sphere of radius √d.
     Sphere,
 }
 
-/// The root of all draws of a run.
+/// The root of all random draws of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RngKey {
+    /// The seed that the user chose.
     pub seed: u64,
 }
 
 impl RngKey {
-    /// The generator at one address.
+    /// The random generator at one address.
     pub fn generator(
         self,
         purpose: Purpose,
@@ -104,7 +122,7 @@ impl RngKey {
 
     /// One uniform draw in \[0, 1).
     pub fn uniform_at(self, purpose: Purpose, sample: SampleId, probe: u64, node: u64) -> f64 {
-        // 53 bits, as many as a double has below one.
+        // A double has 53 significant bits, so these are all multiples of 2⁻⁵³ below 1.
         (self.generator(purpose, sample, probe, node).next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 
@@ -117,7 +135,7 @@ impl RngKey {
         )
     }
 
-    /// Fills `row` with one probe vector.
+    /// Fills `row` with one probe.
     pub fn probe(
         self,
         distribution: Distribution,
@@ -141,6 +159,7 @@ impl RngKey {
     }
 }
 
+/// Fills `row` with ±1, each from one random bit.
 fn fill_rademacher(rng: &mut ChaCha8Rng, mut row: ArrayViewMut1<f64>) {
     let mut bits = 0u64;
     for (i, z) in row.iter_mut().enumerate() {

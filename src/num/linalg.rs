@@ -1,4 +1,5 @@
-//! The only home of `faer`: products, QR, singular values and symmetric eigenvalues of dense f64 matrices.
+//! Dense linear algebra in f64: products, QR, singular values and symmetric eigenvalues. This is
+//! the only module that uses `faer`.
 
 use std::sync::Once;
 
@@ -6,26 +7,26 @@ use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Par, Side};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, ShapeBuilder};
 
-/// Q of the thin QR factorisation of an n×k matrix, k ≤ n: orthonormal columns.
+/// Q of the thin QR factorization of an n×k matrix with k ≤ n: k orthonormal columns.
 ///
-/// A rank-deficient input still gives k orthonormal columns whose span holds its range.
+/// A rank-deficient input also gives k orthonormal columns. Their span contains the input's range.
 pub fn thin_q(a: ArrayView2<f64>) -> Array2<f64> {
     let q = to_faer(a).qr().compute_thin_Q();
     to_ndarray(q.as_ref())
 }
 
-/// R of the QR factorisation: min(n, k)×k, with RᵀR = AᵀA.
+/// R of the QR factorization: min(n, k)×k with RᵀR = AᵀA.
 pub fn qr_r(a: ArrayView2<f64>) -> Array2<f64> {
     to_ndarray(to_faer(a).qr().thin_R())
 }
 
-/// U, s (descending) and V of A = U·diag(s)·Vᵀ.
+/// U, s and V of the singular value decomposition A = U·diag(s)·Vᵀ, with s in descending order.
 pub type Svd = (Array2<f64>, Array1<f64>, Array2<f64>);
 
-/// Thin singular value decomposition.
+/// The thin singular value decomposition.
 ///
 /// # Errors
-/// When the iteration does not converge, which happens only for non-finite input.
+/// Fails if the iteration does not converge, which happens only for input that is not finite.
 pub fn svd(a: ArrayView2<f64>) -> Result<Svd, &'static str> {
     let svd = to_faer(a)
         .thin_svd()
@@ -34,12 +35,14 @@ pub fn svd(a: ArrayView2<f64>) -> Result<Svd, &'static str> {
     Ok((to_ndarray(svd.U()), values, to_ndarray(svd.V())))
 }
 
-/// The same of a large square matrix, by the eigenvectors V of AᵀA: the values are the lengths of the columns of A·V, which
-/// are right to rounding where the eigenvectors are only nearly so. None where values lie so close to zero that their
-/// eigenvectors are not told apart, or where A is small.
+/// The singular value decomposition of a large square matrix A from the eigenvectors V of AᵀA.
+///
+/// The singular values are the lengths of the columns of A·V. They are accurate to rounding even if
+/// the eigenvectors are less accurate. `None` if A is small or not square, or if some singular
+/// values are so close to zero that their eigenvectors cannot be separated.
 ///
 /// # Errors
-/// As [`svd`].
+/// Fails if the iteration does not converge, which happens only for input that is not finite.
 pub fn svd_by_eigenvectors(a: ArrayView2<f64>) -> Result<Option<Svd>, &'static str> {
     if a.nrows() != a.ncols() || a.nrows() < LARGE_MATRIX_ROWS {
         return Ok(None);
@@ -58,16 +61,17 @@ pub fn svd_by_eigenvectors(a: ArrayView2<f64>) -> Result<Option<Svd>, &'static s
     Ok(Some((u, s, v)))
 }
 
-/// Rows of a matrix from which on it is large.
+/// The smallest number of rows of a large matrix.
 const LARGE_MATRIX_ROWS: usize = 512;
 
-/// Singular values above this share of the largest have eigenvectors of their own in double precision.
+/// The smallest ratio to the largest singular value at which eigenvectors can be separated in
+/// double precision.
 const MIN_SEPARABLE_RATIO: f64 = 1e-7;
 
-/// Singular values, descending.
+/// The singular values in descending order.
 ///
 /// # Errors
-/// As [`svd`].
+/// Fails if the iteration does not converge, which happens only for input that is not finite.
 pub fn singular_values(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
     to_faer(a)
         .singular_values()
@@ -75,10 +79,11 @@ pub fn singular_values(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> 
         .map_err(|_| "the singular value iteration did not converge")
 }
 
-/// Eigenvalues (ascending) and eigenvectors (columns) of a symmetric matrix; its lower triangle is read.
+/// The eigenvalues (ascending) and the eigenvectors (columns) of a symmetric matrix. Only its lower
+/// triangle is read.
 ///
 /// # Errors
-/// When the iteration does not converge, which happens only for non-finite input.
+/// Fails if the iteration does not converge, which happens only for input that is not finite.
 pub fn eigh(a: ArrayView2<f64>) -> Result<(Array1<f64>, Array2<f64>), &'static str> {
     let eigen = to_faer(a)
         .self_adjoint_eigen(Side::Lower)
@@ -87,10 +92,10 @@ pub fn eigh(a: ArrayView2<f64>) -> Result<(Array1<f64>, Array2<f64>), &'static s
     Ok((values, to_ndarray(eigen.U())))
 }
 
-/// Eigenvalues (ascending) of a symmetric matrix; its lower triangle is read.
+/// The eigenvalues (ascending) of a symmetric matrix. Only its lower triangle is read.
 ///
 /// # Errors
-/// As [`eigh`].
+/// Fails if the iteration does not converge, which happens only for input that is not finite.
 pub fn eigvalsh(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
     to_faer(a)
         .self_adjoint_eigenvalues(Side::Lower)
@@ -98,21 +103,22 @@ pub fn eigvalsh(a: ArrayView2<f64>) -> Result<Array1<f64>, &'static str> {
         .map_err(|_| "the symmetric eigenvalue iteration did not converge")
 }
 
-/// Columns of a product that are computed together.
+/// The number of columns of AᵀA that are computed together.
 const PANEL: usize = 96;
 
-/// A sum of AᵀA over blocks of rows; its lower triangle is kept.
+/// A sum of AᵀA over blocks of rows. Only its lower triangle is stored.
 pub struct Gram(Mat<f64>);
 
 impl Gram {
+    /// The sum over zero rows of `k` numbers.
     pub fn zeros(k: usize) -> Gram {
         Gram(Mat::zeros(k, k))
     }
 
-    /// Adds AᵀA, of which only the panels from the diagonal down are computed. The kernels are twice as fast on columns that
-    /// lie together as on rows.
+    /// Adds AᵀA. Only the panels from the diagonal downwards are computed.
     pub fn add_rows(&mut self, a: ArrayView2<f64>) {
         use faer::linalg::matmul::matmul;
+        // The kernels are twice as fast if columns are contiguous, so A is copied into columns.
         let (a, k) = (to_faer(a), self.0.nrows());
         for first in (0..k).step_by(PANEL) {
             let (width, rest) = (PANEL.min(k - first), k - first);
@@ -138,12 +144,15 @@ impl Gram {
         Array2::from_shape_fn((k, k), |(i, j)| self.0[(i.max(j), i.min(j))])
     }
 
+    /// Adds the sum over other rows.
     pub fn add(&mut self, other: &Gram) {
         self.0 += &other.0;
     }
 
-    /// Upper triangular R with RᵀR = AᵀA by Cholesky; `None` where a squared pivot is less than `least` times the
-    /// largest, so that small singular values of R would be rounding alone.
+    /// The upper triangular R with RᵀR = AᵀA, by Cholesky factorization.
+    ///
+    /// `None` if a squared pivot is less than `least` times the largest one. Small singular values
+    /// of R would then consist only of rounding errors.
     pub fn cholesky_factor(&self, least: f64) -> Option<Array2<f64>> {
         let l = self.0.llt(Side::Lower).ok()?;
         let pivots: Vec<f64> = l
@@ -161,7 +170,7 @@ impl Gram {
     }
 }
 
-/// The solution x of A·x = b for a square A, by elimination with partial pivoting.
+/// The solution x of A·x = b for a square A, by LU factorization with partial pivoting.
 pub fn solve_lu(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
     let b = to_faer(b.insert_axis(Axis(1)));
     to_faer(a)
@@ -173,44 +182,51 @@ pub fn solve_lu(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
         .collect()
 }
 
-/// The pseudo-inverse of A, singular values of at most `tolerance` left out.
+/// The pseudo-inverse of A. Singular values of at most `tolerance` count as zero.
 ///
 /// # Errors
-/// As [`svd`].
+/// Fails if the iteration does not converge, which happens only for input that is not finite.
 pub fn pinv(a: ArrayView2<f64>, tolerance: f64) -> Result<Array2<f64>, &'static str> {
     let (u, s, v) = svd(a)?;
     let inverse = s.mapv(|s| if s > tolerance { 1.0 / s } else { 0.0 });
     Ok((&v * &inverse).dot(&u.t()))
 }
 
-/// A·B through faer's kernels, which on large matrices beat a plain triple loop many times.
+/// The product A·B. The kernels of `faer` are many times faster on large matrices than a plain
+/// triple loop.
 pub fn matmul(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Array2<f64> {
     let mut c = Mat::<f64>::zeros(a.nrows(), b.ncols());
     let (a, b) = (as_faer(&a), as_faer(&b));
     let large = a.nrows() * b.ncols() >= 1 << 18;
-    let parts = if large { fixed_parallelism() } else { Par::Seq };
-    faer::linalg::matmul::matmul(c.as_mut(), faer::Accum::Replace, a, b, 1.0, parts);
+    let parallelism = if large { fixed_parallelism() } else { Par::Seq };
+    faer::linalg::matmul::matmul(c.as_mut(), faer::Accum::Replace, a, b, 1.0, parallelism);
     to_ndarray(c.as_ref())
 }
 
+/// A view of an array as a `faer` matrix.
 fn as_faer<'a>(a: &'a ArrayView2<f64>) -> MatRef<'a, f64> {
     let strides = a.strides();
-    // SAFETY: pointer, extents and strides are those of a live ndarray view, which outlives the result.
+    // SAFETY: the pointer, extents and strides come from a live ndarray view, which outlives the
+    // result.
     unsafe { MatRef::from_raw_parts(a.as_ptr(), a.nrows(), a.ncols(), strides[0], strides[1]) }
 }
 
-/// A copy in columns, for a routine that takes a matrix apart.
+/// A copy with contiguous columns. Factorizations work in place.
 fn to_faer(a: ArrayView2<f64>) -> Mat<f64> {
     static SET: Once = Once::new();
     SET.call_once(|| faer::set_global_parallelism(fixed_parallelism()));
     as_faer(&a).to_owned()
 }
 
-/// Large matrices are worked on in four parts, whatever the number of threads: the digits are the same for any.
+/// The parallelism of large matrices.
+///
+/// It is always four parts, whatever the number of threads, so that the results have the same
+/// digits on any machine.
 fn fixed_parallelism() -> Par {
     Par::rayon(4)
 }
 
+/// A copy of a `faer` matrix as an array.
 fn to_ndarray(a: MatRef<f64>) -> Array2<f64> {
     Array2::from_shape_fn((a.nrows(), a.ncols()).f(), |(i, j)| a[(i, j)])
 }

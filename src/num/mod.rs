@@ -1,5 +1,5 @@
-//! Numbers without meaning: blocks of rows, addressed randomness, dense linear algebra,
-//! mergeable moments, estimates with their errors, and shapes.
+//! Numerics without knowledge of models: blocks of rows, addressed random draws, dense linear
+//! algebra, mergeable moments, estimates with standard errors, and shapes.
 
 pub mod key;
 pub mod linalg;
@@ -9,7 +9,7 @@ pub mod shape;
 pub mod source;
 pub mod stats;
 
-/// A number with so many decimals, and no negative zero.
+/// `value` with `places` decimals and without a negative zero.
 pub fn format_decimals(value: f64, places: usize) -> String {
     let text = format!("{value:.places$}");
     match text.strip_prefix('-') {
@@ -18,7 +18,8 @@ pub fn format_decimals(value: f64, places: usize) -> String {
     }
 }
 
-/// `value ± stderr`, the error with two digits and the value with as many decimals; without an error six decimals.
+/// `value ± stderr`. The error has two digits, and the value has as many decimals as the error.
+/// Without an error the value has six decimals.
 pub fn format_with_stderr(value: f64, stderr: Option<f64>) -> String {
     match stderr.filter(|e| e.is_finite() && *e > 0.0) {
         None => format_decimals(value, 6),
@@ -33,10 +34,10 @@ pub fn format_with_stderr(value: f64, stderr: Option<f64>) -> String {
     }
 }
 
-/// States of many samples: rows × dimension.
+/// States of many samples, rows × dim.
 pub type Batch = ndarray::Array2<f64>;
 
-/// Tangents of many samples: directions × rows × dimension, as the tangent graph takes them.
+/// Tangent vectors of many samples, directions × rows × dim, as the derived graphs take them.
 pub type TangentBatch = ndarray::Array3<f64>;
 
 #[cfg(test)]

@@ -1,19 +1,22 @@
-//! Mean and covariance of rows in f64, mergeable: parts give what the whole would give.
+//! Mean and covariance of rows in f64. Moments of parts can be merged and then equal the moments of
+//! the whole.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
 use super::linalg::Gram;
 
-/// Count, mean and centred second moment of rows.
+/// The count, the mean and the centred second moment of rows.
 pub struct RowMoments {
+    /// The number of rows.
     pub n: usize,
+    /// The mean of the rows.
     pub mean: Array1<f64>,
-    /// Σ (x − mean)(x − mean)ᵀ
+    /// The scatter Σ (x − mean)(x − mean)ᵀ.
     scatter: Gram,
 }
 
 impl RowMoments {
-    /// Moments of no rows of `d` numbers.
+    /// The moments of zero rows of `d` numbers.
     pub fn empty(d: usize) -> RowMoments {
         RowMoments {
             n: 0,
@@ -22,14 +25,14 @@ impl RowMoments {
         }
     }
 
-    /// Moments of the rows of `x`.
+    /// The moments of the rows of `x`.
     pub fn from_rows(x: ArrayView2<f64>) -> RowMoments {
         let mut moments = RowMoments::empty(x.ncols());
         moments.add(x.to_owned());
         moments
     }
 
-    /// Takes in more rows: their scatter around their own mean, then the gap between the means.
+    /// Adds rows: first their scatter around their own mean, then the difference of the means.
     pub fn add(&mut self, mut rows: Array2<f64>) {
         let Some(mean) = rows.mean_axis(Axis(0)) else {
             return;
@@ -39,13 +42,14 @@ impl RowMoments {
         self.merge_means(rows.nrows(), &mean);
     }
 
-    /// Takes in the moments of other rows.
+    /// Adds the rows behind other moments.
     pub fn merge(&mut self, other: &RowMoments) {
         self.scatter.add(&other.scatter);
         self.merge_means(other.n, &other.mean);
     }
 
-    /// The part of the scatter that lies between two means, and the mean of all (Chan, Golub & LeVeque 1983).
+    /// Adds the part of the scatter that lies between two means, and updates the mean (Chan, Golub
+    /// & LeVeque 1983).
     fn merge_means(&mut self, n: usize, mean: &Array1<f64>) {
         if n == 0 {
             return;
@@ -58,12 +62,14 @@ impl RowMoments {
         self.n += n;
     }
 
-    /// The covariance with divisor n − 1; zero for a single row.
+    /// The covariance with divisor n − 1. It is zero for a single row.
     pub fn covariance(&self) -> Array2<f64> {
         self.scatter.symmetric() / (self.n.max(2) - 1) as f64
     }
 
-    /// Upper triangular R with RᵀR the scatter; `None` as [`Gram::cholesky_factor`].
+    /// The upper triangular R for which RᵀR is the scatter.
+    ///
+    /// `None` if a squared pivot is less than `least` times the largest one.
     pub fn scatter_factor(&self, least: f64) -> Option<Array2<f64>> {
         self.scatter.cholesky_factor(least)
     }

@@ -1,23 +1,26 @@
-//! Arrays in NumPy's `.npy` format, from bytes that may claim anything.
+//! Arrays in NumPy's `.npy` format. The bytes are not trusted: every size in the header is checked
+//! against the file.
 
 use anyhow::{Result, anyhow, bail};
 use ndarray::ArrayD;
 
-/// What kind of numbers a .npy file says that it holds.
+/// The kind of numbers in a `.npy` file, according to its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NpyFormat {
+    /// Floating-point numbers of 16, 32 or 64 bits.
     Floats,
+    /// Integers of any other type.
     Integers,
-    /// Integers of a type that holds 0 to 255 and nothing else.
+    /// Integers of a type that holds only 0 to 255.
     Uint8,
-    /// Pairs of bytes without a type, which is what NumPy leaves of bfloat16.
+    /// Pairs of bytes without a type, which NumPy writes for bfloat16.
     Void2,
 }
 
-/// The array of a .npy file of any of the plain number formats, and what kind of numbers those are.
+/// The array of a `.npy` file and the kind of its numbers.
 ///
 /// # Errors
-/// Where the bytes are no whole array.
+/// Fails if the bytes are not a valid `.npy` array, or if its number format is not supported.
 pub fn parse_npy(bytes: &[u8]) -> Result<(ArrayD<f64>, NpyFormat)> {
     use ndarray_npy::ReadNpyExt;
     let plain = single_quoted_header(bytes)?;
@@ -26,7 +29,7 @@ pub fn parse_npy(bytes: &[u8]) -> Result<(ArrayD<f64>, NpyFormat)> {
     macro_rules! read {
         ($ty:ty, $format:expr) => {{
             let array = ArrayD::<$ty>::read_npy(bytes)
-                .map_err(|e| anyhow!("it is no whole .npy array: {e}"))?;
+                .map_err(|e| anyhow!("it is not a valid .npy array: {e}"))?;
             (array.mapv(|v| v as f64), $format)
         }};
     }
@@ -49,15 +52,17 @@ pub fn parse_npy(bytes: &[u8]) -> Result<(ArrayD<f64>, NpyFormat)> {
         "u2" => read!(u16, NpyFormat::Integers),
         "u4" => read!(u32, NpyFormat::Integers),
         "u8" => read!(u64, NpyFormat::Integers),
-        "" => bail!("it is no .npy array (its header names no number format)"),
+        "" => bail!("it is not a .npy array (its header names no number format)"),
         other => bail!(
-            "it holds numbers of format `{other}`; expected float32, float64, float16, bfloat16 or integers (f4, f8, \
-             f2, V2, i1 to u8)"
+            "it holds numbers of format `{other}`; expected float32, float64, float16, bfloat16 or \
+             integers (f4, f8, f2, V2, i1 to u8)"
         ),
     })
 }
 
-/// An array of 16-bit numbers of whatever kind, as the integers with the same bits.
+/// An array of 16-bit numbers, as the integers with the same bits.
+///
+/// The reader of `.npy` files knows no 16-bit floats. The header is therefore changed to say `u2`.
 fn read_npy_bit_patterns(bytes: &[u8]) -> Result<ArrayD<u16>> {
     use ndarray_npy::ReadNpyExt;
     let find = |text: &[u8], from: usize| {
@@ -71,27 +76,29 @@ fn read_npy_bit_patterns(bytes: &[u8]) -> Result<ArrayD<u16>> {
         .or_else(|| find(b"V2", descr))
         .filter(|at| *at > 0 && *at < bytes.len().min(1 << 16));
     let at =
-        at.ok_or_else(|| anyhow!("it is no .npy array (its header names no number format)"))?;
+        at.ok_or_else(|| anyhow!("it is not a .npy array (its header names no number format)"))?;
     let order = if bytes[at - 1] == b'>' { b'>' } else { b'<' };
     let head = [&bytes[..at - 1], &[order, b'u', b'2']].concat();
     let whole = std::io::Read::chain(&head[..], &bytes[at + 2..]);
-    ArrayD::<u16>::read_npy(whole).map_err(|e| anyhow!("it is no whole .npy array: {e}"))
+    ArrayD::<u16>::read_npy(whole).map_err(|e| anyhow!("it is not a valid .npy array: {e}"))
 }
 
-/// The number format, such as `f4` or `u1`, and the shape that a .npy file's first bytes declare.
+/// The number format, such as `f4` or `u1`, and the shape in the header of a `.npy` file.
 ///
 /// # Errors
-/// Where there is no header, or not one shape in it.
+/// Fails if there is no header, or if it does not contain exactly one shape.
 pub fn npy_format_and_shape(bytes: &[u8]) -> Result<(String, Vec<usize>)> {
     let plain = single_quoted_header(bytes)?;
     Ok((dtype_of_header(&plain).to_owned(), declared_shape(&plain)?))
 }
 
-/// The header, a Python dictionary whose strings may be quoted either way, quoted one way.
+/// The header with single quotes only. It is a Python dictionary, whose strings may have either
+/// quotes.
 fn single_quoted_header(bytes: &[u8]) -> Result<String> {
     Ok(npy_header(bytes)?.replace('"', "'"))
 }
 
+/// The number format in a header, without the byte order.
 fn dtype_of_header(plain: &str) -> &str {
     let described = plain
         .split("'descr':")
@@ -101,10 +108,11 @@ fn dtype_of_header(plain: &str) -> &str {
     described.trim_start_matches(['<', '>', '|', '='])
 }
 
-/// The whole text of a .npy header; its length is the file's own claim and is held against the file.
+/// The text of a `.npy` header. Its length comes from the file and is checked against the file's
+/// size.
 ///
 /// # Errors
-/// Where there is no header, or not the whole of it.
+/// Fails if there is no header, or if it is incomplete.
 pub fn npy_header(bytes: &[u8]) -> Result<String> {
     let field = |range: std::ops::Range<usize>| {
         bytes.get(range).filter(|_| bytes.starts_with(b"\x93NUMPY"))
@@ -112,7 +120,7 @@ pub fn npy_header(bytes: &[u8]) -> Result<String> {
     let (start, length): (usize, usize) = match (field(6..7), field(8..10), field(8..12)) {
         (Some([1]), Some(l), _) => (10, usize::from(l[0]) | usize::from(l[1]) << 8),
         (Some([2 | 3]), _, Some(l)) => (12, u32::from_le_bytes([l[0], l[1], l[2], l[3]]) as usize),
-        _ => bail!("it is no .npy array (no header)"),
+        _ => bail!("it is not a .npy array (it has no header)"),
     };
     let text = start
         .checked_add(length)
@@ -122,10 +130,11 @@ pub fn npy_header(bytes: &[u8]) -> Result<String> {
     Ok(String::from_utf8_lossy(text).into_owned())
 }
 
-/// A header may claim any shape: refuse one that the file cannot hold before anything is allocated.
+/// Checks that a file of `available` bytes can hold the shape in its header, before memory for it
+/// is allocated.
 ///
 /// # Errors
-/// Where there is no one shape, or the file is too short for it.
+/// Fails if the header does not contain exactly one shape, or if the file is too short for it.
 pub fn check_declared_size(header: &str, available: usize) -> Result<()> {
     let shape = declared_shape(header)?;
     if shape
@@ -139,18 +148,19 @@ pub fn check_declared_size(header: &str, available: usize) -> Result<()> {
             .collect::<Vec<_>>()
             .join(", ");
         bail!(
-            "its header claims shape ({shape}), but the file has only {available} bytes: it is truncated or damaged"
+            "its header claims shape ({shape}), but the file has only {available} bytes: it is \
+             truncated or damaged"
         );
     }
     Ok(())
 }
 
-/// The shape that a header declares.
+/// The shape in a header.
 ///
 /// # Errors
-/// Where there is no one shape.
+/// Fails if the header does not contain exactly one shape.
 pub fn declared_shape(header: &str) -> Result<Vec<usize>> {
-    // Of two shapes a reader may take either, so that one is all that is accepted.
+    // If a header had two shapes, the reader might use the one that was not checked.
     let shapes: Vec<&str> = header.split("'shape':").skip(1).collect();
     let sizes = |s: &'_ str| Some(s.split_once('(')?.1.split_once(')')?.0.to_owned());
     let [Some(shape)] = &shapes.iter().map(|s| sizes(s)).collect::<Vec<_>>()[..] else {
@@ -160,7 +170,7 @@ pub fn declared_shape(header: &str) -> Result<Vec<usize>> {
     let size = |s: &str| {
         s.trim_end_matches('L')
             .parse()
-            .map_err(|_| anyhow!("its shape ({shape}) is no list of sizes"))
+            .map_err(|_| anyhow!("its shape ({shape}) is not a list of sizes"))
     };
     sizes.map(size).collect()
 }

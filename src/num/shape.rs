@@ -1,9 +1,10 @@
-//! Shapes of samples, compared as shapes: the one rule of what fits, and names for orders of axes.
+//! Shapes of samples: the one rule of which shapes fit together, and names for orders of axes.
 //!
-//! Samples fit a shape when they are equal to it, flat, or equal up to axes of length 1. Sizes whose product
-//! fits say nothing about the order of the numbers, so anything else is refused; a permutation of the axes that
-//! would fit is named, and a [`AxisLayout`] applies it. Where flat samples are wanted, those of two axes are read row by
-//! row, and those of more need a layout.
+//! Samples fit a shape if they are equal to it, flat, or equal up to axes of length 1. If only the
+//! products of the sizes agree, the order of the numbers is unknown, so such samples are refused.
+//! If a permutation of the axes would fit, the message names it, and an [`AxisLayout`] applies it.
+//! If flat samples are wanted, samples with two axes are read row by row, and samples with more
+//! axes need a layout.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +14,7 @@ use ndarray::{ArrayD, IxDyn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Whether samples of one shape fit where another is wanted.
+/// Whether samples of the shape `found` fit the shape `wanted`.
 pub fn fits(found: &[usize], wanted: &[usize]) -> bool {
     let count = |shape: &[usize]| shape.iter().product::<usize>();
     let flat = squeezed(found) == [count(wanted)];
@@ -22,18 +23,20 @@ pub fn fits(found: &[usize], wanted: &[usize]) -> bool {
         || (flattens_by_rows(found, wanted) && count(found) == count(wanted))
 }
 
-/// Whether samples of two axes stand where flat ones are wanted, and are read row by row.
+/// Whether samples have two axes and flat samples are wanted. Such samples are read row by row.
 pub fn flattens_by_rows(found: &[usize], wanted: &[usize]) -> bool {
     squeezed(found).len() == 2 && squeezed(wanted).len() <= 1
 }
 
-/// Whether samples of two shapes can be compared number by number: one fits the other.
+/// Whether samples of two shapes can be compared number by number, because one shape fits the
+/// other.
 pub fn shapes_comparable(a: &[usize], b: &[usize]) -> bool {
     fits(a, b) || fits(b, a)
 }
 
-/// The shape in which a port takes samples of the shape `found`; `None` where they do not fit. Sizes of the port
-/// below zero are dynamic.
+/// The shape that samples of the shape `found` take at a graph's input. `None` if they do not fit.
+///
+/// A negative size in `port` is dynamic: it matches any size.
 pub fn shape_at_port(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
     let fixed: Option<Vec<usize>> = port.iter().map(|s| usize::try_from(*s).ok()).collect();
     match fixed {
@@ -43,12 +46,12 @@ pub fn shape_at_port(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
     }
 }
 
-/// A fixed shape as a port's.
+/// A fixed shape as the sizes of a graph's input.
 pub fn port_sizes(shape: &[usize]) -> Vec<i64> {
     shape.iter().map(|n| *n as i64).collect()
 }
 
-/// Axis by axis, where either side may have axes of length 1 that the other lacks.
+/// Matches the axes one by one. Either side may have axes of length 1 that the other lacks.
 fn align_axes(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
     let same = |found: usize, size: i64| size < 0 || size as usize == found;
     if found.len() == port.len() {
@@ -70,28 +73,31 @@ fn align_axes(found: &[usize], port: &[i64]) -> Option<Vec<usize>> {
     }
 }
 
+/// The shape without its axes of length 1.
 fn squeezed(shape: &[usize]) -> Vec<usize> {
     shape.iter().copied().filter(|n| *n != 1).collect()
 }
 
-/// Why samples do not fit, for a message.
+/// Why samples do not fit a shape, for a message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShapeMismatch {
-    /// Of one sample.
+    /// The shape of one sample.
     pub found: Vec<usize>,
-    /// Below zero: any size.
+    /// The wanted shape. A negative size matches any size.
     pub wanted: Vec<i64>,
-    /// The order of the array's axes under which they would fit.
+    /// The order of the array's axes with which the samples would fit, if there is one.
     pub layout: Option<AxisLayout>,
 }
 
 impl ShapeMismatch {
-    /// Of an array, samples first, where samples of the shape `wanted` are.
+    /// The mismatch between an array with the samples along its first axis and the wanted shape of
+    /// one sample.
     pub fn for_shape(array: &[usize], wanted: &[usize]) -> ShapeMismatch {
         ShapeMismatch::for_port(array, &port_sizes(wanted))
     }
 
-    /// The same for a port, whose sizes may be dynamic.
+    /// The mismatch between an array with the samples along its first axis and the sizes of a
+    /// graph's input.
     pub fn for_port(array: &[usize], port: &[i64]) -> ShapeMismatch {
         let found = array.get(1..).unwrap_or_default().to_vec();
         ShapeMismatch {
@@ -101,8 +107,10 @@ impl ShapeMismatch {
         }
     }
 
-    /// The message: `whose` names what wants the shape, such as "the card `a` has shape"; `remedy` says how a layout
-    /// is given for this array.
+    /// The message for users.
+    ///
+    /// `whose` names what wants the shape, such as "the card `a` has shape". `remedy` says how a
+    /// user gives a layout for this array.
     pub fn message(&self, whose: &str, remedy: impl Fn(&AxisLayout) -> String) -> String {
         let count = |shape: &[usize]| shape.iter().product::<usize>();
         let fixed: Option<Vec<usize>> = self
@@ -128,7 +136,7 @@ impl ShapeMismatch {
         );
         match (&self.layout, fixed) {
             (Some(layout), _) => format!(
-                "{facts}: {}; {} reads it so",
+                "{facts}: {}; {} reads the axes in this order",
                 layout.description(),
                 remedy(layout)
             ),
@@ -139,12 +147,13 @@ impl ShapeMismatch {
                     format!(", such as {}", remedy(&layout))
                 });
                 format!(
-                    "{facts}: as many numbers, but a flat shape has no axes; say the array's{example}, or give it flat"
+                    "{facts}: as many numbers, but a flat shape has no axes; give the order of the \
+                     array's axes{example}, or give a flat array"
                 )
             }
             (None, Some(wanted)) if count(&wanted) == count(&self.found) => format!(
-                "{facts}: as many numbers, but nothing says in which order; give them in that shape, or flat in its \
-                 order as [N, {}]",
+                "{facts}: as many numbers, but nothing says in which order; give the samples in \
+                 that shape, or flat in the order of that shape as [N, {}]",
                 count(&wanted)
             ),
             (None, Some(wanted)) => {
@@ -159,15 +168,16 @@ impl ShapeMismatch {
     }
 }
 
-/// How a layout is given for one array, on the command line and in a config.
+/// How a user gives a layout for a single array, on the command line and in a config.
 pub fn layout_option_hint(layout: &AxisLayout) -> String {
     format!("`--layout {layout}` (config `layout: {layout}`)")
 }
 
-/// The order of an array's axes, a letter for each: `NHWC`.
+/// The order of an array's axes, with one letter for each axis, such as `NHWC`.
 ///
-/// N are the samples; C channels, T time, D depth, H height (rows), W width (columns), L length. Axes are put into
-/// the order N C T D H W L, or N T D H W C where only that fits.
+/// N stands for the samples, C for channels, T for time, D for depth, H for height (rows), W for
+/// width (columns) and L for length. The axes are put into the order N C T D H W L, or N T D H W C
+/// if only that order fits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
@@ -185,8 +195,8 @@ impl FromStr for AxisLayout {
         let twice = (1..letters.len()).any(|i| letters[..i].contains(&letters[i]));
         if !letters.contains(&'N') || letters.len() < 2 || !letters.iter().all(known) || twice {
             return Err(format!(
-                "layout {text:?}: expected a letter for each axis, N for samples and others of C, T, D, H, W, L, each \
-                 once, such as NHWC"
+                "layout {text:?}: expected one letter for each axis, such as NHWC: N for the \
+                 samples, and C, T, D, H, W or L for the others, each at most once"
             ));
         }
         Ok(AxisLayout(letters))
@@ -214,11 +224,14 @@ impl fmt::Display for AxisLayout {
 }
 
 impl AxisLayout {
-    /// The array with samples first and the axes of a sample in an order that `wanted` takes, a port or a fixed shape;
-    /// channels first where nothing is wanted. Where flat samples are wanted they come out flat.
+    /// Moves the samples to the first axis and puts the axes of a sample into an order that fits
+    /// `wanted`.
+    ///
+    /// `wanted` is a fixed shape or the sizes of a graph's input. Without it the channels come
+    /// first. If flat samples are wanted, they come out flat.
     ///
     /// # Errors
-    /// A sentence, where the array has other axes than the layout or fits in no order.
+    /// Fails if the array has other axes than the layout, or if no order of them fits.
     pub fn rearrange(
         &self,
         values: ArrayD<f64>,
@@ -247,12 +260,12 @@ impl AxisLayout {
             .map_err(|e| e.to_string())
     }
 
-    /// Whether [`AxisLayout::rearrange`] would take an array of that shape.
+    /// Whether [`AxisLayout::rearrange`] succeeds for an array of this shape.
     pub fn can_rearrange(&self, array: &[usize], wanted: &[i64]) -> bool {
         self.fitting_order(array, Some(wanted)).is_some()
     }
 
-    /// The shape of one sample with channels first; none where the array has other axes.
+    /// The shape of one sample with channels first. `None` if the array has another number of axes.
     pub fn channels_first(&self, array: &[usize]) -> Option<Vec<usize>> {
         (array.len() == self.0.len()).then(|| {
             self.axis_order(true)[1..]
@@ -273,7 +286,7 @@ impl AxisLayout {
             return Some((self.axis_order(true), first));
         };
         let count = first.iter().product::<usize>();
-        // An order that is said makes flat samples of any.
+        // The layout gives the order of the numbers, so samples of any shape can be made flat.
         let flat: Vec<i64> = wanted.iter().copied().filter(|n| *n != 1).collect();
         if flat == [count as i64] || flat == [-1] {
             return Some((self.axis_order(true), vec![count]));
@@ -292,7 +305,7 @@ impl AxisLayout {
             })
     }
 
-    /// Whether the axis that is called channels is shorter than every other of a sample.
+    /// Whether the channel axis is shorter than every other axis of a sample.
     fn channels_are_shortest(&self, array: &[usize]) -> bool {
         let size = |c: char| self.0.iter().position(|l| *l == c).map(|a| array[a]);
         size('C').is_some_and(|channels| {
@@ -304,7 +317,8 @@ impl AxisLayout {
         })
     }
 
-    /// Positions of the axes in the array: samples, then those of a sample, channels first or last.
+    /// The positions of the axes in the array: first the samples, then the axes of a sample with
+    /// channels first or last.
     fn axis_order(&self, channels_first: bool) -> Vec<usize> {
         let rank = |c: char| match c {
             'N' => 0,
@@ -316,10 +330,11 @@ impl AxisLayout {
         order
     }
 
-    /// The layout under which an array, said to be samples first, would fit where it does not as it is.
+    /// The layout with which an array would fit, if it does not fit with the samples along its
+    /// first axis.
     fn find_fitting(array: &[usize], wanted: &[i64]) -> Option<AxisLayout> {
         let letters = axis_letters(wanted)?;
-        // The samples may lie along any axis; where they lie first they stay.
+        // The samples may lie along any axis. The first axis is tried first.
         (0..array.len()).find_map(|samples| {
             let mut free: Vec<usize> = (0..array.len()).filter(|a| *a != samples).collect();
             let mut named = vec![' '; array.len()];
@@ -327,7 +342,7 @@ impl AxisLayout {
             if free.len() != wanted.len() {
                 return None;
             }
-            // A port's fixed sizes are the ones that tell axes apart.
+            // Fixed sizes identify axes, and dynamic sizes take the axes that are left.
             let mut places: Vec<usize> = (0..wanted.len()).collect();
             places.sort_by_key(|i| wanted[*i] < 0);
             for place in places {
@@ -343,11 +358,11 @@ impl AxisLayout {
         })
     }
 
-    /// The order in words: "channels last".
+    /// The order in words, such as "channels last".
     pub fn description(&self) -> String {
         let of_sample: String = self.0.iter().filter(|c| **c != 'N').collect();
         match () {
-            () if self.0[0] != 'N' => "samples are not along the first axis".to_owned(),
+            () if self.0[0] != 'N' => "the samples are not along the first axis".to_owned(),
             () if of_sample.len() > 2 && of_sample.ends_with('C') => "channels last".to_owned(),
             () if of_sample.len() > 2 && of_sample.starts_with('C') => "channels first".to_owned(),
             () => format!("the axes are in the order {self}"),
@@ -355,20 +370,22 @@ impl AxisLayout {
     }
 }
 
-/// The layouts of several arrays, as `layout:` and `--layout` give them: one for all that need it, or one for each
-/// by its key.
+/// The layouts of several arrays, as `layout:` and `--layout` give them: one for all arrays that
+/// need it, or one for each array by its key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "expected a layout such as NHWC, or one for each array, such as {reference: NHWC}"
 )]
 pub enum AxisLayouts {
+    /// One layout for all arrays that do not fit without it.
     All(AxisLayout),
+    /// A layout for each array that is named by its key.
     Each(BTreeMap<String, AxisLayout>),
 }
 
 impl AxisLayouts {
-    /// What is said about the array under a key.
+    /// The layout that was given for the array with this key.
     pub fn for_array(&self, key: &str) -> Option<RequestedLayout<'_>> {
         match self {
             AxisLayouts::All(layout) => Some(RequestedLayout {
@@ -379,17 +396,17 @@ impl AxisLayouts {
         }
     }
 
-    /// Refuses a key that names no array.
+    /// Checks that every key names an array.
     ///
     /// # Errors
-    /// A sentence with the keys that there are.
+    /// Fails if a key names no array. The message lists the valid keys.
     pub fn check(&self, keys: &[&str]) -> Result<(), String> {
         let AxisLayouts::Each(each) = self else {
             return Ok(());
         };
         match each.keys().find(|key| !keys.contains(&key.as_str())) {
             Some(key) => Err(format!(
-                "layout: `{key}` is no array here; expected one of {}",
+                "layout: `{key}` is not an array here; expected one of {}",
                 keys.join(", ")
             )),
             None => Ok(()),
@@ -397,16 +414,18 @@ impl AxisLayouts {
     }
 }
 
-/// A layout that is said of one array.
+/// A layout that a user gave for an array.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RequestedLayout<'a> {
+    /// The order of the array's axes.
     pub layout: &'a AxisLayout,
-    /// Of this array by itself; where it is said of several, those that fit as they are may stay so.
+    /// Whether the layout was given for this array alone. A layout for several arrays does not
+    /// apply to arrays that fit without it.
     unconditional: bool,
 }
 
 impl RequestedLayout<'_> {
-    /// Of this array by itself.
+    /// A layout that was given for this array alone.
     pub fn unconditional(layout: &AxisLayout) -> RequestedLayout<'_> {
         RequestedLayout {
             layout,
@@ -414,7 +433,8 @@ impl RequestedLayout<'_> {
         }
     }
 
-    /// Whether an array of that shape, samples first, is read in this layout where samples of `wanted` are.
+    /// Whether an array with the samples along its first axis is read in this layout if samples of
+    /// the shape `wanted` are needed.
     pub fn applies(&self, array: &[usize], wanted: &[i64]) -> bool {
         self.unconditional
             || self.layout.can_rearrange(array, wanted)
@@ -422,7 +442,7 @@ impl RequestedLayout<'_> {
     }
 }
 
-/// Letters for the axes of a wanted shape; none where there are more axes than letters in use.
+/// The letters for the axes of a wanted shape. `None` if there are too many axes.
 fn axis_letters(wanted: &[i64]) -> Option<Vec<char>> {
     let few = |n: Option<&i64>| n.is_some_and(|n| (1..=4).contains(n));
     let last = few(wanted.last()) && !few(wanted.first());
@@ -518,13 +538,17 @@ mod tests {
             (&[5, 12, 16], &[3, 8, 8], None),
             (&[5, 24, 8], &[192], None),
         ] {
-            let misfit = ShapeMismatch::for_shape(array, wanted);
+            let mismatch = ShapeMismatch::for_shape(array, wanted);
             assert_eq!(
-                misfit.layout.as_ref().map(AxisLayout::to_string).as_deref(),
+                mismatch
+                    .layout
+                    .as_ref()
+                    .map(AxisLayout::to_string)
+                    .as_deref(),
                 layout,
                 "{array:?} {wanted:?}"
             );
-            let Some(layout) = misfit.layout else {
+            let Some(layout) = mismatch.layout else {
                 continue;
             };
             assert!(layout.can_rearrange(array, &port_sizes(wanted)));
@@ -544,13 +568,13 @@ mod tests {
                 .to_string(),
             "NHWC"
         );
-        let said = ShapeMismatch::for_shape(&[5, 8, 8, 3], &[3, 8, 8])
+        let message = ShapeMismatch::for_shape(&[5, 8, 8, 3], &[3, 8, 8])
             .message("the card `a` has shape", layout_option_hint);
         assert!(
-            said.contains("[8, 8, 3]")
-                && said.contains("[3, 8, 8]")
-                && said.contains("--layout NHWC"),
-            "{said}"
+            message.contains("[8, 8, 3]")
+                && message.contains("[3, 8, 8]")
+                && message.contains("--layout NHWC"),
+            "{message}"
         );
     }
 
@@ -573,14 +597,14 @@ mod tests {
         assert_eq!(read("nhwc", &last, None), Ok(first.clone()));
         assert_eq!(read("NCHW", &first, Some(&[4, 5, 3])), Ok(last.clone()));
         assert_eq!(read("NHWC", &last, Some(&[4, 5, 3])), Ok(last.clone()));
-        // An order that was said makes flat samples.
+        // A layout gives the order, so samples can be made flat.
         let flat = first
             .to_shape((2, 60))
             .expect("60 numbers each")
             .into_owned()
             .into_dyn();
         assert_eq!(read("NHWC", &last, Some(&[60])), Ok(flat));
-        // The letters are held against the sizes, also where the array would fit without them.
+        // The letters must agree with the sizes, even if the array would fit without a layout.
         assert!(read("NCHW", &last, Some(&[3, 4, 5])).is_err_and(|e| e.contains("[4, 5, 3]")));
         assert!(read("NHWC", &first, Some(&[3, 4, 5])).is_err_and(|e| e.contains("[5, 3, 4]")));
         assert!(read("NHW", &last, None).is_err_and(|e| e.contains("3 axes")));
@@ -589,12 +613,17 @@ mod tests {
     #[test]
     fn shared_layout_leaves_arrays_that_already_fit() {
         let all: AxisLayouts = serde_json::from_str("\"NHWC\"").expect("one");
-        let said = all.for_array("noise").expect("of all");
+        let requested = all.for_array("noise").expect("of all");
         assert!(
-            said.applies(&[5, 8, 8, 3], &[3, 8, 8]) && !said.applies(&[5, 3, 8, 8], &[3, 8, 8])
+            requested.applies(&[5, 8, 8, 3], &[3, 8, 8])
+                && !requested.applies(&[5, 3, 8, 8], &[3, 8, 8])
         );
-        // What fits either way is read as it was said; what fits in none is refused by the layout.
-        assert!(said.applies(&[5, 8, 8, 8], &[8, 8, 8]) && said.applies(&[5, 9, 9, 3], &[3, 8, 8]));
+        // An array that fits with and without the layout is read in the layout. An array that fits
+        // in neither way is left to the layout, which refuses it.
+        assert!(
+            requested.applies(&[5, 8, 8, 8], &[8, 8, 8])
+                && requested.applies(&[5, 9, 9, 3], &[3, 8, 8])
+        );
         let each: AxisLayouts = serde_json::from_str("{\"noise\": \"NHWC\"}").expect("each");
         assert!(
             each.for_array("noise")

@@ -1,16 +1,16 @@
-//! Rows of numbers that can be read again and again, wherever they are kept.
+//! Rows of numbers that can be read several times, from memory or from a file.
 
 use ndarray::{Array2, ArrayBase, Axis, Data, Ix2};
 
-/// A table of numbers of which some rows are looked at at a time.
+/// A table of numbers from which a few rows are read at a time.
 pub trait RowSource: Sync {
-    /// Rows and columns.
+    /// The number of rows and of columns.
     fn shape(&self) -> (usize, usize);
 
     /// The rows with the given indices, in that order.
     ///
     /// # Errors
-    /// A sentence, where the rows cannot be read.
+    /// Fails if the rows cannot be read.
     fn read_rows(&self, at: &[usize]) -> Result<Array2<f64>, String>;
 }
 

@@ -1,25 +1,31 @@
-//! Estimates: a value, its standard error and how many draws stand behind it.
+//! Estimates: a value, its standard error, and the number of values behind it.
 
 use serde::{Deserialize, Serialize};
 
-/// Half-width of a 95 % normal interval in standard errors.
+/// Half the width of a 95 % normal interval, in standard errors.
 pub const Z95: f64 = 1.959_963_984_540_054;
 
-/// Half-width of a 95 % interval of a mean in standard errors, where those have `dof` degrees of freedom: the
-/// quantile of Student's t, to about 1e-10. A normal interval on four values holds the truth in 86 % of cases.
+/// Half the width of a 95 % confidence interval of a mean, in standard errors with `dof` degrees of
+/// freedom.
+///
+/// It is the quantile of Student's t, accurate to about 1e-10. A normal interval from four values
+/// would cover the truth in only 86 % of cases.
 pub fn t95(dof: usize) -> f64 {
     student_t_quantile(0.95, dof)
 }
 
-/// As [`t95`], of any confidence below 1.
+/// Half the width of a confidence interval of a mean, in standard errors with `dof` degrees of
+/// freedom. `confidence` is below 1.
 pub fn student_t_quantile(confidence: f64, dof: usize) -> f64 {
     invert_probability(confidence, |t| student_t_central_probability(t, dof))
 }
 
-/// Half the width of the interval of a mean with this standard error, of any confidence below 1: Student's t where
-/// `n` values stand behind it, the normal law where that is not known. Of two sets of values `n` is the smaller number.
+/// Half the width of the confidence interval of a mean with the standard error `stderr`.
+/// `confidence` is below 1.
 ///
-/// Tables, pages, figures and gates have no other kind of interval.
+/// It is Student's t if `n` values are behind the mean, and the normal distribution if `n` is
+/// unknown. For the difference of two sets of values, `n` is the smaller number. Tables, pages,
+/// figures and gates use no other kind of interval.
 pub fn confidence_half_width(stderr: f64, n: Option<usize>, confidence: f64) -> f64 {
     stderr
         * match n {
@@ -28,12 +34,12 @@ pub fn confidence_half_width(stderr: f64, n: Option<usize>, confidence: f64) -> 
         }
 }
 
-/// Half-width of a normal interval of any confidence below 1, in standard errors.
+/// Half the width of a normal interval, in standard errors. `confidence` is below 1.
 pub fn normal_quantile(confidence: f64) -> f64 {
     invert_probability(confidence, |z| 1.0 - normal_two_sided_p(z))
 }
 
-/// Where a probability that rises from 0 reaches `confidence`.
+/// The argument at which a probability, which rises from 0, reaches `confidence`.
 fn invert_probability(confidence: f64, probability: impl Fn(f64) -> f64) -> f64 {
     let (mut low, mut high) = (0.0, 1.0);
     while probability(high) < confidence && high < 1e9 {
@@ -50,9 +56,11 @@ fn invert_probability(confidence: f64, probability: impl Fn(f64) -> f64) -> f64 
     0.5 * (low + high)
 }
 
-/// The probability that |t| ≤ `t` with `dof` degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4).
+/// The probability that |t| ≤ `t` with `dof` degrees of freedom (Abramowitz & Stegun 26.7.3 and
+/// 26.7.4).
 fn student_t_central_probability(t: f64, dof: usize) -> f64 {
-    // Beyond this the sum is long, and the distribution normal to a few parts in a thousand of a percent.
+    // The sum has dof/2 terms. Beyond this limit the normal distribution is close enough and is
+    // computed at once.
     if dof > 2000 {
         return 1.0 - normal_two_sided_p(t);
     }
@@ -71,7 +79,8 @@ fn student_t_central_probability(t: f64, dof: usize) -> f64 {
     }
 }
 
-/// The probability that a standard normal draw lies farther from zero than `z`, to about 1e-14 of itself.
+/// The probability that a standard normal draw lies farther from zero than `z`, to a relative
+/// accuracy of about 1e-14.
 pub fn normal_two_sided_p(z: f64) -> f64 {
     let x = z.abs() / std::f64::consts::SQRT_2;
     if x < 2.0 {
@@ -88,15 +97,18 @@ pub fn normal_two_sided_p(z: f64) -> f64 {
     (-x * x).exp() / fraction / std::f64::consts::PI.sqrt()
 }
 
-/// A value with its standard error (absent where it is not defined) and its n.
+/// A value with its standard error and the number of values behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
+    /// The estimated value.
     pub value: f64,
+    /// The standard error. `None` if it is not defined, as for a single value.
     pub stderr: Option<f64>,
+    /// The number of values behind the estimate.
     pub n: usize,
 }
 
-/// The mean of independent values and its standard error; `None` of no values.
+/// The mean of independent values with its standard error. `None` if there are no values.
 pub fn mean_estimate(values: &[f64]) -> Option<Estimate> {
     let n = values.len();
     if n == 0 {
@@ -110,13 +122,13 @@ pub fn mean_estimate(values: &[f64]) -> Option<Estimate> {
     Some(Estimate { value, stderr, n })
 }
 
-/// Root mean square; `None` of no values.
+/// The root mean square. `None` if there are no values.
 pub fn rms(values: &[f64]) -> Option<f64> {
     let n = values.len();
     (n > 0).then(|| (values.iter().map(|v| v * v).sum::<f64>() / n as f64).sqrt())
 }
 
-/// Pearson correlation; `None` for fewer than three pairs or where one side is constant.
+/// The Pearson correlation. `None` for fewer than three pairs, or if one side is constant.
 pub fn pearson_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     let (ma, mb) = (mean_estimate(a)?.value, mean_estimate(b)?.value);
     let moment = |x: &[f64], mx: f64, y: &[f64], my: f64| -> f64 {
@@ -126,12 +138,13 @@ pub fn pearson_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     (a.len() > 2 && spread > 0.0).then(|| moment(a, ma, b, mb) / spread)
 }
 
-/// Spearman's rank correlation, ties at their mean rank; `None` as for [`pearson_correlation`].
+/// Spearman's rank correlation, with tied values at their mean rank. `None` for fewer than three
+/// pairs, or if one side is constant.
 pub fn spearman_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
     pearson_correlation(&ranks(a), &ranks(b))
 }
 
-/// The rank of each value, from 0, equal values sharing the mean of theirs.
+/// The rank of each value, from 0. Equal values share the mean of their ranks.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|i, j| values[*i].total_cmp(&values[*j]));
@@ -149,7 +162,8 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// a − b of two independent estimates, with both errors.
+/// The difference a − b of two independent estimates. Its standard error combines both standard
+/// errors.
 pub fn independent_difference(a: Estimate, b: Estimate) -> Estimate {
     let stderr = a.stderr.zip(b.stderr).map(|(a, b)| a.hypot(b));
     Estimate {
@@ -160,10 +174,10 @@ pub fn independent_difference(a: Estimate, b: Estimate) -> Estimate {
 }
 
 /// The area under the ROC curve, P(x > y) + ½ P(x = y), with the standard error of DeLong, DeLong
-/// and Clarke-Pearson (Biometrics 44, 1988); `None` of no values on a side.
+/// and Clarke-Pearson (Biometrics 44, 1988). `None` if a side has no values.
 ///
-/// The error is absent for fewer than two values on a side, and where the sides do not overlap:
-/// there the formula gives zero, which no finite number of samples can know.
+/// The standard error is `None` for fewer than two values on a side, and if the sides do not
+/// overlap. In that case the formula gives zero, which no finite number of samples can justify.
 pub fn auroc(x: &[f64], y: &[f64]) -> Option<Estimate> {
     let below = |sorted: &[f64], v: f64| {
         let (less, upto) = (
@@ -229,7 +243,7 @@ mod tests {
         assert!((normal_quantile(0.99) - 2.575_829_303_5).abs() < 1e-9);
     }
 
-    /// By hand: ranks (0, 1.5, 1.5, 3) and (0, 2, 1, 3); and any increasing function of a line.
+    /// Ranks computed by hand, (0, 1.5, 1.5, 3) and (0, 2, 1, 3), and an increasing function.
     #[test]
     fn spearman_correlation_of_known_values() {
         let (a, b) = ([1.0, 2.0, 2.0, 9.0], [0.1, 0.3, 0.2, 0.4]);
@@ -268,7 +282,8 @@ mod tests {
         assert_eq!(auroc(&[], &[1.0]), None);
     }
 
-    /// Coverage of the 95 % interval where the truth is known: Φ(1/√2) for two normals one apart.
+    /// The coverage of the 95 % interval is nominal for two normal distributions whose means
+    /// differ by 1, where the truth is Φ(1/√2).
     #[test]
     fn auroc_stderr_has_nominal_coverage() {
         use crate::num::key::{Purpose, RngKey};

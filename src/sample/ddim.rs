@@ -1,4 +1,4 @@
-//! DDIM (Song, Meng & Ermon 2021), which is DPM-Solver++(1).
+//! DDIM (Song, Meng & Ermon 2021), which is the same method as DPM-Solver++(1).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use super::multistep::{self, Multistep};
 use super::{PathPoint, Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod};
 
-/// One evaluation per step: x_t = (σ_t/σ_s) x − α_t (e^{−h} − 1) D(x, s), h = λ_t − λ_s.
+/// DDIM: x_t = (σ_t/σ_s) x − α_t (e^{−h} − 1) D(x, s) with h = λ_t − λ_s, one evaluation per step.
 ///
-/// On the paths with straight lines, edm, ve and flow matching, this is Euler's method in σ or t.
+/// On paths whose lines to a data point are straight (edm, ve and flow matching) this is Euler's
+/// method in σ or t.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Ddim(pub SamplerSchedule);
@@ -31,7 +32,7 @@ impl SamplingMethod for Ddim {
         }))
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        multistep::multistep_steps(self, &self.0, on)
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.0, context)
     }
 }

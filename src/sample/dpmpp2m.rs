@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::multistep::{self, Multistep};
 use super::{PathPoint, Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod};
 
-/// One evaluation per step, order 2.
+/// DPM-Solver++(2M), a multistep method of order 2 with one evaluation per step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Dpmpp2m(pub SamplerSchedule);
 
-/// x_t = (σ_t/σ_s) x − α_t (e^{−h} − 1) (D₀ + ½ (D₀ − D₁)/r), r = (λ₀ − λ₋₁)/h.
+/// The weights of x_t = (σ_t/σ_s) x − α_t (e^{−h} − 1) (D₀ + ½ (D₀ − D₁)/r) with r = (λ₀ − λ₋₁)/h.
 ///
-/// A previous point with α = 0 lies at λ₋₁ = −∞, r = ∞, and its difference drops out.
+/// A previous point with α = 0 lies at λ₋₁ = −∞. There r = ∞, and the difference drops out.
 pub fn midpoint_weights(past: &[PathPoint], to: &PathPoint) -> Vec<f64> {
     let (h, before) = (past[0].lambda_step(to), past[1].lambda_step(&past[0]));
     let [keep, first] = multistep::first_order_weights(&past[0], to);
@@ -39,7 +39,7 @@ impl SamplingMethod for Dpmpp2m {
         }))
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        multistep::multistep_steps(self, &self.0, on)
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.0, context)
     }
 }

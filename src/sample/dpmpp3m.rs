@@ -1,4 +1,4 @@
-//! DPM-Solver++(3M), as its reference implementation ships it, and with its missing factor.
+//! DPM-Solver++(3M), as its reference implementation ships it, and corrected.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,21 +8,25 @@ use super::{
     PathPoint, Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod, dpmpp2m,
 };
 
-/// One evaluation per step.
+/// DPM-Solver++(3M), a multistep method with one evaluation per step.
 ///
-/// With a = (D₀ − D₁)/r₀, b = (D₁ − D₂)/r₁, r₀ = (λ₀ − λ₋₁)/h, r₁ = (λ₋₁ − λ₋₂)/h:
+/// With a = (D₀ − D₁)/r₀, b = (D₁ − D₂)/r₁, r₀ = (λ₀ − λ₋₁)/h and r₁ = (λ₋₁ − λ₋₂)/h, a step is
 ///
-/// x_t = (σ_t/σ_s) x + α_t (−ϕ₁ D₀ + ϕ₂ d₁ − ϕ₃ d₂), d₁ = a + r₀/(r₀ + r₁) (a − b), d₂ = (a − b)/(r₀ + r₁),
+/// x_t = (σ_t/σ_s) x + α_t (−ϕ₁ D₀ + ϕ₂ d₁ − ϕ₃ d₂), d₁ = a + r₀/(r₀ + r₁) (a − b), d₂ = (a −
+/// b)/(r₀ + r₁),
 ///
-/// where ϕ₁ = e^{−h} − 1, ϕ₂ = ϕ₁/h + 1, ϕ₃ = ϕ₂/h − ½. The Taylor expansion asks for h² D'' at d₂, but
-/// a divided difference of second order tends to h² D''/2. The reference lacks that factor of 2, and so
-/// do the samplers that people report: it converges with order 2. `corrected` puts the factor in.
+/// with ϕ₁ = e^{−h} − 1, ϕ₂ = ϕ₁/h + 1 and ϕ₃ = ϕ₂/h − ½. The Taylor expansion needs h² D'' in the
+/// place of d₂, but a second divided difference tends to h² D''/2. The reference implementation
+/// lacks this factor of 2, and so do the results that papers report. It therefore converges with
+/// order 2. The parameter `corrected` includes the factor.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dpmpp3m {
+    /// The time grid.
     #[serde(flatten)]
     pub schedule: SamplerSchedule,
-    /// The second difference doubled: order 3.
+    /// Whether the second difference is doubled, which gives order 3. Default: false, as in the
+    /// reference implementation.
     pub corrected: bool,
 }
 
@@ -43,7 +47,7 @@ impl Multistep for Dpmpp3m {
         let [keep, first] = multistep::first_order_weights(&past[0], to);
         let (second, third) = (to.alpha * h * phi(2, -h), -to.alpha * h * phi(3, -h));
         let third = if self.corrected { 2.0 * third } else { third };
-        // r₁ = ∞ where the oldest point has α = 0: its share is 0, and the quotients below are as well.
+        // If the oldest point has α = 0, r₁ is ∞, and the quotients by it and by r₀ + r₁ are 0.
         let share = r0 / (r0 + r1);
         let bend = third / (r0 + r1);
         let (of_a, of_b) = (
@@ -65,7 +69,7 @@ impl SamplingMethod for Dpmpp3m {
         })
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        multistep::multistep_steps(self, &self.schedule, on)
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        multistep::multistep_steps(self, &self.schedule, context)
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod, heun};
 
-/// One evaluation per step.
+/// Euler's method on dx/dt = v, with one evaluation per step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Euler(pub SamplerSchedule);
@@ -18,8 +18,8 @@ impl SamplingMethod for Euler {
         }))
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        let points = self.0.points(on)?;
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        let points = self.0.points(context)?;
         let steps = points
             .windows(2)
             .map(|pair| heun::euler_step(pair[0], pair[1]));

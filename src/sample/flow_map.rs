@@ -1,5 +1,7 @@
-//! Few steps of a flow map from noise to data, with the density of what comes out, and with the noise
-//! moved uphill in the map's own likelihood first (F2D2's maximum-likelihood self-guidance).
+//! Few steps of a flow map from the prior end to the data end.
+//!
+//! The sampler can also compute the log-density of its samples. It can first move the noise uphill
+//! in the map's own likelihood (F2D2's maximum-likelihood self-guidance).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,20 +17,25 @@ use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
 
-/// One evaluation of the map in each step.
+/// Few steps of the card's flow map, with one evaluation of the map in each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("x-first" = "map"))]
 pub struct FlowMapSampler {
-    /// The name under the card's `flow_maps`.
+    /// The name of the flow map under the card's `flow_maps`. Default: `f2d2`.
     pub map: String,
+    /// The number of steps. Default: 8.
     pub steps: usize,
-    /// Karras for edm and ve, uniform in the card's time otherwise, unless named.
+    /// The spacing of the grid. Default: `karras` on edm and ve paths, `uniform` in the card's time
+    /// on others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid: Option<GridSpacing>,
-    /// Also gives log p of each sample under the map, log π(noise) − ∫div from noise to data: no further evaluation.
+    /// Whether to compute log p of each sample under the map: log π(noise) − ∫div from the prior
+    /// end to the data end, in nats. Default: false. This takes no further evaluation.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub density: bool,
+    /// Moves the noise uphill in the map's own likelihood before the first step. Default: no
+    /// guidance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance: Option<Guidance>,
 }
@@ -48,25 +55,27 @@ impl Default for FlowMapSampler {
     }
 }
 
-/// One step uphill in ℓ(z) = \[log N(z; 0, I)\] − ∫div of the map's one jump from noise to data, before the
-/// walk begins: z ← z + η ∇ℓ(z), where z is the noise in units of the prior's standard deviation.
+/// One step uphill in ℓ(z) = log N(z; 0, I) − ∫div before sampling begins: z ← z + η ∇ℓ(z). The
+/// first term is optional.
 ///
-/// The F2D2 paper says what is maximized but not with what step, nor whether the prior's term belongs to
-/// it, so both are told and neither is a default of theirs.
+/// Here z is the noise in units of the prior's standard deviation, and ∫div belongs to a single
+/// jump of the map from the prior end to the data end. The F2D2 paper gives neither the size of the
+/// step nor whether the first term belongs to ℓ. Both parameters are therefore required.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("x-first" = "step"))]
 pub struct Guidance {
-    /// η; 0 is no guidance, below 0 is downhill.
+    /// The size η of the step. 0 is no guidance, and a negative number moves downhill.
     pub step: f64,
-    /// Whether log N(z; 0, I) belongs to ℓ: it draws the noise towards 0.
+    /// Whether log N(z; 0, I) is part of ℓ. This term draws the noise towards 0.
     pub prior: bool,
 }
 
-/// The gradient by reverse mode: one forward and one backward pass.
+/// The cost of a gradient in evaluations. Reverse mode takes one forward and one backward pass.
 const GRADIENT_EVALUATIONS: u64 = 2;
 
 impl FlowMapSampler {
+    /// The same steps as the settings of a few-step likelihood.
     fn few_steps(&self) -> FewSteps {
         FewSteps {
             map: self.map.clone(),
@@ -76,17 +85,20 @@ impl FlowMapSampler {
         }
     }
 
-    /// As estimators are labelled, so that a likelihood and the samples of the same steps are found together.
+    /// The sampler's label in tables.
+    ///
+    /// It equals the label of the few-step estimator with the same steps, so a reader can match
+    /// likelihoods with samples.
     pub fn label(&self) -> String {
         let Some(Guidance { step, prior }) = self.guidance else {
             return self.few_steps().label();
         };
-        let plain = self.few_steps().label();
+        let unguided = self.few_steps().label();
         let term = if prior { " with prior" } else { "" };
-        format!("{} guidance={step}{term})", plain.trim_end_matches(')'))
+        format!("{} guidance={step}{term})", unguided.trim_end_matches(')'))
     }
 
-    /// Moves noise uphill in the map's own likelihood of what it becomes.
+    /// Moves the noise uphill in the map's own likelihood, if guidance is set.
     fn guide_noise(
         &self,
         map: &mut dyn FlowMap,
@@ -104,7 +116,7 @@ impl FlowMapSampler {
         let (from, to) = (curve.prior_end(), curve.data_end());
         let times = (vec![from; x.nrows()], vec![to; x.nrows()]);
         let (_, gradient) = map.divergence_gradient(&times.0, &times.1, &x)?;
-        // ∇_z = std·∇_x, and a step in z is std times as long in x.
+        // ∇_z = std·∇_x, and a step in z becomes std times as long in x: together std².
         let mut uphill = gradient * (-(to - from) * prior.std * prior.std);
         if with_prior {
             uphill -= &x;
@@ -114,7 +126,10 @@ impl FlowMapSampler {
 }
 
 impl FlowMapSampler {
-    /// Times from the prior end to the data end.
+    /// The times of the steps, from the prior end to the data end.
+    ///
+    /// # Errors
+    /// Fails if a parameter is invalid. The message names the key and says what is expected.
     fn times(&self, curve: &PathCurve) -> Result<Vec<f64>, String> {
         if let Some(guidance) = self.guidance.filter(|g| !g.step.is_finite()) {
             return Err(format!(
@@ -136,16 +151,16 @@ impl SamplingMethod for FlowMapSampler {
         })
     }
 
-    fn grid(&self, on: &SamplerContext) -> Result<Vec<PathPoint>, String> {
+    fn grid(&self, context: &SamplerContext) -> Result<Vec<PathPoint>, String> {
         Ok(self
-            .times(on.curve)?
+            .times(context.curve)?
             .into_iter()
-            .map(|t| PathPoint::at_time(on.curve, t))
+            .map(|t| PathPoint::at_time(context.curve, t))
             .collect())
     }
 
-    fn check(&self, on: &SamplerContext) -> Result<(), String> {
-        self.times(on.curve).map(drop)
+    fn check(&self, context: &SamplerContext) -> Result<(), String> {
+        self.times(context.curve).map(drop)
     }
 
     fn cost(&self, _: &SamplerContext) -> SampleCost {
@@ -207,7 +222,7 @@ mod tests {
     use crate::num::key::RngKey;
     use crate::sample::initial_noise;
 
-    /// A model that has a flow map and nothing else.
+    /// A model with a flow map and without a velocity.
     struct Only<M: FlowMap>(M);
 
     impl<M: FlowMap> VectorField for Only<M> {
@@ -237,12 +252,12 @@ mod tests {
     ) -> DrawnSamples {
         let sampler: Sampler = serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
         let samples: Vec<u64> = (0..x.nrows() as u64).collect();
-        let on = SamplerContext {
+        let context = SamplerContext {
             curve,
             prediction: Prediction::Velocity,
         };
         let draw = SampleRequest {
-            context: on,
+            context,
             prior: Prior { std },
             key: RngKey { seed: 0 },
             samples: &samples,
@@ -252,8 +267,8 @@ mod tests {
             .expect("analytic")
     }
 
-    /// T13 from noise to data: states and densities do not depend on the number of steps, and the density of a
-    /// sample is what the walk back from it gives.
+    /// T13 from noise to data: states and densities do not depend on the number of steps, and the
+    /// steps back from a sample give the same density.
     #[test]
     fn exact_flow_map_samples_and_densities_do_not_depend_on_step_count() {
         for path in ProbabilityPath::defaults() {
@@ -332,7 +347,7 @@ mod tests {
         );
     }
 
-    /// T13: a Gaussian's divergence is the same everywhere, so only the prior's term moves the noise.
+    /// T13: a Gaussian's map has a constant divergence, so only the prior's term moves the noise.
     #[test]
     fn on_a_gaussian_guidance_comes_from_the_prior_alone() {
         for path in [
@@ -363,7 +378,7 @@ mod tests {
         }
     }
 
-    /// A map whose divergence is a parabola: the gradient's sign, scale and direction of time are seen.
+    /// A parabola as divergence shows the gradient's sign, its scale and the direction of time.
     #[test]
     fn guidance_increases_the_predicted_likelihood() {
         #[derive(Clone)]
@@ -416,7 +431,8 @@ mod tests {
             .expect("right");
             for prior in [true, false] {
                 let spec = format!(
-                    "{{flow-map: {{steps: 1, density: true, guidance: {{step: 1.0e-3, prior: {prior}}}}}}}"
+                    "{{flow-map: {{steps: 1, density: true, \
+                     guidance: {{step: 1.0e-3, prior: {prior}}}}}}}"
                 );
                 let plain = draw(
                     Parabola,
@@ -427,7 +443,7 @@ mod tests {
                 );
                 let guided = draw(Parabola, &curve, 1.0, &spec, &x);
                 for i in 0..2 {
-                    // The walk stays where it is, so the end state is the guided noise itself.
+                    // The map's velocity is zero, so the sample is the guided noise itself.
                     let (old, new) = (x[[i, 0]], guided.x[[i, 0]]);
                     let pull = if prior { old } else { 0.0 };
                     assert!((new - (old - 1e-3 * (sign * 2.0 * (old - 1.0) + pull))).abs() < 1e-15);

@@ -1,4 +1,5 @@
-//! Heun's method on dx/dt = v, over the Karras grid by default (Karras et al. 2022, Algorithms 1 and 2).
+//! Heun's method on dx/dt = v (Karras et al. 2022, Algorithms 1 and 2). The default grid is the
+//! Karras grid.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,37 +8,44 @@ use super::sampler_step::{self, PathPoint, StepCorrector, StepPrediction};
 use super::{Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod};
 use crate::flow::path::ProbabilityPath;
 
-/// Two evaluations in every step of the grid; with `denoise_to_zero` one more, EDM's 2N − 1.
+/// Heun's method, with two evaluations in every step of the grid.
 ///
-/// A step that ends where the prediction says nothing of the velocity, as D does at σ = 0, is Euler's, with
-/// one evaluation.
+/// With `denoise_to_zero` it takes one more evaluation, which makes EDM's 2N − 1. A step that ends
+/// at a point where the prediction does not determine the velocity, such as σ = 0, is an Euler step
+/// with one evaluation.
 ///
-/// With `s_churn` above 0 every step from a σ within `s_min` to `s_max` first raises the noise to
-/// σ̂ = σ (1 + min(s_churn/N, √2 − 1)) by fresh noise of standard deviation s_noise·√(σ̂² − σ²).
+/// If `s_churn` is above 0, every step from a σ between `s_min` and `s_max` first raises the noise
+/// to σ̂ = σ (1 + min(s_churn/N, √2 − 1)). It does so with fresh noise of standard deviation
+/// s_noise·√(σ̂² − σ²). Only edm paths allow this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heun {
+    /// The time grid.
     #[serde(flatten)]
     pub schedule: SamplerSchedule,
+    /// The variable of integration. Default: `time`.
     pub variable: HeunVariable,
+    /// The amount of churn. Default: 0, no churn.
     pub s_churn: f64,
+    /// The smallest σ with churn. Default: 0.
     pub s_min: f64,
-    /// No bound unless given.
+    /// The largest σ with churn. Default: no bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub s_max: Option<f64>,
+    /// The factor of the fresh noise's standard deviation. Default: 1.
     pub s_noise: f64,
 }
 
-/// What the method steps in. On edm paths both are σ.
+/// The variable in which Heun's method integrates. On edm paths both are σ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum HeunVariable {
-    /// x over the card's own time.
+    /// Integrates x over the card's own time.
     #[default]
     Time,
-    /// x/α over σ/α, in which a path of constant D is a straight line: how EDM's code and diffusers run
-    /// variance-preserving networks.
+    /// Integrates x/α over σ/α, in which a path with a constant denoiser is a straight line. EDM's
+    /// code and diffusers run variance-preserving networks this way.
     Sigma,
 }
 
@@ -54,27 +62,27 @@ impl Default for Heun {
     }
 }
 
-/// x + h v
+/// The Euler step x + h v.
 pub fn euler_step(from: PathPoint, to: PathPoint) -> SamplerStep {
     SamplerStep::without_corrector(from, to, StepPrediction::Velocity, vec![1.0, to.t - from.t])
 }
 
-/// x + h (v + v')/2
+/// The Heun step x + h (v + v')/2.
 pub fn heun_step(from: PathPoint, to: PathPoint) -> SamplerStep {
     let half = 0.5 * (to.t - from.t);
-    let again = StepCorrector {
+    let corrector = StepCorrector {
         weights: vec![1.0, half, half],
         reused: false,
     };
     SamplerStep {
-        corrector: Some(again),
+        corrector: Some(corrector),
         ..euler_step(from, to)
     }
 }
 
-/// Heun's step of x̄ = x/α over s = σ/α, where dx̄/ds = (x̄ − D)/s, as weights of x, D and D'.
+/// Heun's step of x̄ = x/α over s = σ/α, in which dx̄/ds = (x̄ − D)/s, as weights of x, D and D'.
 ///
-/// To σ = 0 it is x' = α' D, with one evaluation.
+/// The step to σ = 0 is x' = α' D, with one evaluation.
 fn heun_step_in_sigma(from: PathPoint, to: PathPoint) -> SamplerStep {
     let (a, b) = (from.sigma / from.alpha, to.sigma / to.alpha);
     let (scale, h) = (to.alpha / from.alpha, b - a);
@@ -102,7 +110,7 @@ fn heun_step_in_sigma(from: PathPoint, to: PathPoint) -> SamplerStep {
 }
 
 impl Heun {
-    /// σ̂/σ − 1 at `sigma`.
+    /// The relative increase σ̂/σ − 1 of the noise at `sigma`.
     fn relative_churn(&self, sigma: f64) -> f64 {
         let within = self.s_min <= sigma && self.s_max.is_none_or(|most| sigma <= most);
         if within {
@@ -112,24 +120,30 @@ impl Heun {
         }
     }
 
-    /// The step from the raised noise; time is σ on edm paths, the only ones that are churned.
-    fn with_churn(&self, step: SamplerStep, on: &SamplerContext) -> SamplerStep {
+    /// The step with churn, which begins at the raised noise σ̂. On edm paths, the only ones with
+    /// churn, the time is σ.
+    fn with_churn(&self, step: SamplerStep, context: &SamplerContext) -> SamplerStep {
         let sigma = step.from.sigma;
         let raised = sigma * (1.0 + self.relative_churn(sigma));
-        let from = PathPoint::at_time(on.curve, raised);
+        let from = PathPoint::at_time(context.curve, raised);
         let churn = self.s_noise * (raised * raised - sigma * sigma).sqrt();
-        let moved = if step.prediction == StepPrediction::Velocity {
+        let raised_step = if step.prediction == StepPrediction::Velocity {
             heun_step(from, step.to)
         } else {
             SamplerStep::denoise(from)
         };
         SamplerStep {
             churn_std: churn,
-            ..moved
+            ..raised_step
         }
     }
 
-    fn check_churn(&self, on: &SamplerContext) -> Result<(), String> {
+    /// Checks the churn parameters.
+    ///
+    /// # Errors
+    /// Fails if one of them is negative or not finite, or if there is churn on a path other than
+    /// edm.
+    fn check_churn(&self, context: &SamplerContext) -> Result<(), String> {
         let numbers = [
             ("s_churn", self.s_churn),
             ("s_min", self.s_min),
@@ -143,15 +157,16 @@ impl Heun {
                 return Err(format!("{key} is {value}, expected a number of at least 0"));
             }
         }
-        match on.curve.path() {
+        match context.curve.path() {
             _ if self.s_churn == 0.0 => Ok(()),
-            ProbabilityPath::Edm { .. } if self.variable == HeunVariable::Sigma => {
-                Err("variable is sigma and s_churn above 0; on edm paths time is sigma already, leave variable out"
-                    .to_owned())
-            }
+            ProbabilityPath::Edm { .. } if self.variable == HeunVariable::Sigma => Err(
+                "variable is sigma and s_churn is above 0; on edm paths the time is sigma \
+                     already, so leave variable out"
+                    .to_owned(),
+            ),
             ProbabilityPath::Edm { .. } => Ok(()),
             other => Err(format!(
-                "s_churn is {}, but churn is defined in sigma, on edm paths; this one is {}",
+                "s_churn is {}, but churn is defined only on edm paths, and this path is {}",
                 self.s_churn,
                 other.kind()
             )),
@@ -170,32 +185,32 @@ impl SamplingMethod for Heun {
         })
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        self.check_churn(on)?;
-        let points = self.schedule.points(on)?;
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        self.check_churn(context)?;
+        let points = self.schedule.points(context)?;
         if self.variable == HeunVariable::Sigma && points[0].alpha == 0.0 {
             return Err(
-                "variable is sigma, but sigma/alpha is infinite at the prior end; use `time`, or cut the path \
-                        with t_max"
+                "variable is sigma, but sigma/alpha is infinite at the prior end; use `time`, or \
+                 cut the path with t_max"
                     .to_owned(),
             );
         }
-        let whole = |to: &PathPoint| {
-            sampler_step::prediction_is_defined(on, StepPrediction::Velocity, to.t)
+        let velocity_is_defined = |to: &PathPoint| {
+            sampler_step::prediction_is_defined(context, StepPrediction::Velocity, to.t)
         };
-        let of = |pair: &[PathPoint]| match self.variable {
+        let step_between = |pair: &[PathPoint]| match self.variable {
             HeunVariable::Sigma => heun_step_in_sigma(pair[0], pair[1]),
-            HeunVariable::Time if whole(&pair[1]) => heun_step(pair[0], pair[1]),
+            HeunVariable::Time if velocity_is_defined(&pair[1]) => heun_step(pair[0], pair[1]),
             HeunVariable::Time => euler_step(pair[0], pair[1]),
         };
         let steps = points
             .windows(2)
-            .map(of)
+            .map(step_between)
             .chain(self.schedule.final_denoising_step(&points));
         Ok(steps
             .map(|step| {
                 if self.s_churn > 0.0 {
-                    self.with_churn(step, on)
+                    self.with_churn(step, context)
                 } else {
                     step
                 }
@@ -238,7 +253,8 @@ mod tests {
             )
         });
         assert!((time - sigma).abs() < 1e-12, "{time} {sigma}");
-        // A network of any path sees one law at one σ/α: the same grid of σ/α gives the same images.
+        // The distribution of x/α depends only on σ/α, so the same grid of σ/α gives the same
+        // samples on any path.
         let vp = ProbabilityPath::Vp {
             beta_min: 0.1,
             beta_max: 20.0,

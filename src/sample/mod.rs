@@ -1,4 +1,7 @@
-//! Samplers: from the prior end to the data end, one trajectory per address.
+//! Samplers: methods that carry states along a model's path from the prior end to the data end.
+//!
+//! The noise of a sample depends only on the seed and the sample's index. A sample is therefore the
+//! same in any batch. With SteinDiff it also depends on the other samples of its population.
 
 use ndarray::Axis;
 
@@ -30,7 +33,7 @@ pub use sampler_step::{PathPoint, SamplerStep};
 pub use steindiff::SteinDiffStepLog;
 
 registry! {
-    /// The samplers, as `samplers:` and `--sampler` name them.
+    /// The samplers, under the names that `samplers:` and `--sampler` accept.
     pub enum Sampler: SamplingMethod {
         "euler" => Euler(euler::Euler),
         "ddim" => Ddim(ddim::Ddim),
@@ -44,21 +47,23 @@ registry! {
 }
 
 impl Sampler {
-    /// As tables print it: the name with those parameters that are not the defaults.
+    /// The sampler's label in tables: its name and the parameters that differ from their defaults.
     pub fn label(&self) -> String {
         match self {
-            Sampler::FlowMap(steps) => return steps.label(),
-            Sampler::SteinDiff(around) => return around.label(),
+            Sampler::FlowMap(sampler) => return sampler.label(),
+            Sampler::SteinDiff(sampler) => return sampler.label(),
             _ => {}
         }
         let default = Sampler::from_name(self.name()).unwrap_or_else(|| self.clone());
         registry::kind_label(self.name(), self, &default)
     }
 
-    /// How many rows go through the networks as they are counted: a population once for every evaluation, and once more
-    /// where Jacobian products are taken; else each sample once.
-    pub fn network_rows(&self, on: &SamplerContext, count: usize) -> usize {
-        let cost = self.cost(on);
+    /// The number of network rows that `count` samples add to the progress estimate.
+    ///
+    /// A sampler with a population counts each sample once for every evaluation, and twice as often
+    /// if it also takes Jacobian products. Any other sampler counts each sample once.
+    pub fn network_rows(&self, context: &SamplerContext, count: usize) -> usize {
+        let cost = self.cost(context);
         match self.population() {
             Some(_) => {
                 count * cost.evaluations.max(1) as usize * if cost.products > 0 { 2 } else { 1 }
@@ -67,37 +72,38 @@ impl Sampler {
         }
     }
 
-    /// The sampler that this one corrects, if it does.
+    /// The sampler that this one corrects. `None` if it corrects no other sampler.
     pub fn uncorrected(&self) -> Option<&Sampler> {
         match self {
-            Sampler::SteinDiff(around) => Some(&around.sampler),
+            Sampler::SteinDiff(corrected) => Some(&corrected.sampler),
             _ => None,
         }
     }
 }
 
-/// What a sampler needs of a model.
+/// What a sampler calls on a model: the velocity, the denoiser, and optionally Jacobian products
+/// and flow maps.
 pub trait Denoiser: VectorField {
-    /// E\[x₀ | x\].
+    /// The denoiser E\[x₀ | x\] at the states `x` (rows × dim), with one time in `t` for each row.
     ///
     /// # Errors
-    /// As [`VectorField::velocity`].
+    /// Fails if the network cannot be evaluated or if its output has the wrong shape.
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
 
-    /// Products with the velocity's Jacobian.
+    /// The model's Jacobian products.
     ///
     /// # Errors
-    /// Where this model offers none.
+    /// Fails if the model offers no Jacobian products.
     fn linearized(&mut self) -> Result<&mut dyn JacobianOperator, EvalError> {
         Err(EvalError::Missing(
             "this model offers no Jacobian products".to_owned(),
         ))
     }
 
-    /// The flow map of that name, where the model was opened with it.
+    /// The flow map called `name`, provided that the model was opened with it.
     ///
     /// # Errors
-    /// Where there is none.
+    /// Fails if the model was not opened with a flow map of that name.
     fn flow_map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
         Err(EvalError::Missing(format!(
             "this model has no flow map `{name}`"
@@ -105,13 +111,14 @@ pub trait Denoiser: VectorField {
     }
 }
 
-/// What a sampler needs of a flow map.
+/// What a sampler needs from a flow map of the card.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FlowMapRequirements<'a> {
+    /// The flow map's name under the card's `flow_maps`.
     pub name: &'a str,
-    /// Its divergence, for densities.
+    /// Whether the map's average divergence is needed, for log-densities.
     pub density: bool,
-    /// The gradient of its divergence, for self-guidance.
+    /// Whether the gradient of that divergence is needed, for self-guidance.
     pub gradient: bool,
 }
 
@@ -124,11 +131,14 @@ impl Denoiser for Velocity {
 /// What a sampler's steps depend on besides its own parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct SamplerContext<'a> {
+    /// The model's path (α, σ) over time.
     pub curve: &'a PathCurve,
+    /// What the card says that the network predicts.
     pub prediction: Prediction,
 }
 
 impl SamplerContext<'_> {
+    /// The context of an opened model: its path and its card's prediction.
     pub fn for_model(model: &Model) -> SamplerContext<'_> {
         SamplerContext {
             curve: &model.curve,
@@ -137,43 +147,52 @@ impl SamplerContext<'_> {
     }
 }
 
-/// Which samples are drawn, and where their noise comes from.
+/// Which samples are drawn, on which path, and where their noise comes from.
 #[derive(Debug, Clone, Copy)]
 pub struct SampleRequest<'a> {
+    /// The path and the network's prediction.
     pub context: SamplerContext<'a>,
+    /// The prior at the prior end.
     pub prior: Prior,
+    /// The key of all random draws.
     pub key: RngKey,
+    /// The indices of the samples, one for each row of the states.
     pub samples: &'a [SampleId],
 }
 
-/// What one sample costs.
+/// The cost of one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct SampleCost {
+    /// Evaluations of the network, without Jacobian products.
     pub evaluations: u64,
     /// Jacobian products.
     pub products: u64,
-    /// Whether the samples themselves decide: then this is the most it can be.
+    /// Whether the true cost depends on the samples. The numbers are then the most it can be.
     pub is_upper_bound: bool,
 }
 
-/// Samples, what each has cost, and what is known of their steps.
+/// Drawn samples, the cost of each, and the log of their steps.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DrawnSamples {
+    /// The samples, rows × dim.
     pub x: Batch,
-    /// Per row: evaluations of the network and Jacobian products.
+    /// Evaluations of the network for each row.
     pub evaluations: Vec<u64>,
+    /// Jacobian products for each row.
     pub products: Vec<u64>,
-    /// In nats, where it was asked for.
+    /// The log-density of each row in nats. `None` if the sampler does not compute it.
     pub log_density: Option<Vec<f64>>,
+    /// One entry for each step of each population. Only SteinDiff writes entries.
     pub step_logs: Vec<SteinDiffStepLog>,
 }
 
 impl DrawnSamples {
+    /// No samples.
     pub fn empty() -> DrawnSamples {
         DrawnSamples::with_equal_cost(Batch::zeros((0, 0)), 0, 0, Vec::new())
     }
 
-    /// Rows that have cost the same.
+    /// Samples that all have the same cost, without log-densities.
     pub fn with_equal_cost(
         x: Batch,
         evaluations: u64,
@@ -191,7 +210,7 @@ impl DrawnSamples {
         }
     }
 
-    /// Adds rows after these.
+    /// Appends the rows and logs of `other`. Both must come from the same sampler and model.
     pub fn append(&mut self, other: DrawnSamples) {
         if self.x.nrows() == 0 {
             *self = other;
@@ -209,41 +228,43 @@ impl DrawnSamples {
     }
 }
 
-/// One way from noise to data.
+/// A method that carries states from the prior end to the data end.
 pub trait SamplingMethod: Sync {
     /// The same sampler with another number of steps.
     fn with_steps(&self, steps: usize) -> Sampler;
 
-    /// The steps as weights, for those samplers that are of that form.
+    /// The steps as weights of the state and of predictions.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
-    fn steps(&self, _on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        Err("its steps are no weights of the state and of predictions".to_owned())
+    /// Fails if the sampler's steps do not have this form, or if a parameter is invalid. The
+    /// message names the key and says what is expected.
+    fn steps(&self, _context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        Err("its steps are not weights of the state and of predictions".to_owned())
     }
 
-    /// The points between which it steps, from the prior end to the data end.
+    /// The points of the path between which the sampler steps, from the prior end to the data end.
     ///
     /// # Errors
-    /// As [`SamplingMethod::steps`].
-    fn grid(&self, on: &SamplerContext) -> Result<Vec<PathPoint>, String> {
-        let steps = self.steps(on)?;
+    /// Fails if a parameter is invalid. The message names the key and says what is expected.
+    fn grid(&self, context: &SamplerContext) -> Result<Vec<PathPoint>, String> {
+        let steps = self.steps(context)?;
         let last = steps.last().map(|s| s.to);
         Ok(steps.iter().map(|s| s.from).chain(last).collect())
     }
 
-    /// Refuses parameters that make no sense on this path or with this prediction, by their key.
+    /// Checks the sampler's parameters for this path and this prediction.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
-    fn check(&self, on: &SamplerContext) -> Result<(), String> {
-        sampler_step::check_steps(&self.steps(on)?, on)
+    /// Fails if a parameter is invalid for the path or the prediction. The message names the key
+    /// and says what is expected.
+    fn check(&self, context: &SamplerContext) -> Result<(), String> {
+        sampler_step::check_steps(&self.steps(context)?, context)
     }
 
-    /// What a sample costs, known before drawing.
-    fn cost(&self, on: &SamplerContext) -> SampleCost {
+    /// The cost of one sample, known before anything is drawn.
+    fn cost(&self, context: &SamplerContext) -> SampleCost {
         let evaluations = self
-            .steps(on)
+            .steps(context)
             .map_or(0, |steps| sampler_step::count_evaluations(&steps));
         SampleCost {
             evaluations,
@@ -251,12 +272,15 @@ pub trait SamplingMethod: Sync {
         }
     }
 
-    /// The flow map that is walked; the others follow the velocity.
+    /// What the sampler needs from a flow map. `None` if it follows the velocity instead.
     fn flow_map(&self) -> Option<FlowMapRequirements<'_>> {
         None
     }
 
-    /// Samples that must be drawn together because they share a statistic, by blocks of their numbers.
+    /// The size N of a population: samples that share a statistic and must be drawn together.
+    ///
+    /// The first population holds the samples 0 to N − 1, the second N to 2N − 1, and so on. `None`
+    /// if every sample is independent of the others.
     fn population(&self) -> Option<usize> {
         None
     }
@@ -264,7 +288,7 @@ pub trait SamplingMethod: Sync {
     /// Carries every row of `x` from the prior end to the data end.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated.
+    /// Fails if the model cannot be evaluated, or if a parameter is invalid.
     fn sample(
         &self,
         field: &mut dyn Denoiser,
@@ -272,17 +296,19 @@ pub trait SamplingMethod: Sync {
         x: Batch,
     ) -> Result<DrawnSamples, EvalError> {
         let steps = self.steps(&draw.context).map_err(EvalError::Missing)?;
-        let walk = sampler_step::integrate_steps(&steps, field, draw, x)?;
+        let trajectory = sampler_step::integrate_steps(&steps, field, draw, x)?;
         Ok(DrawnSamples::with_equal_cost(
-            walk.x,
-            walk.evaluations,
+            trajectory.x,
+            trajectory.evaluations,
             0,
             Vec::new(),
         ))
     }
 }
 
-/// Initial states by address: std · N(0, I) for each sample.
+/// The initial states, std · N(0, I), as samples × dim.
+///
+/// The noise of a sample depends only on the seed and the sample's index.
 pub fn initial_noise(key: RngKey, samples: &[SampleId], dim: usize, std: f64) -> Batch {
     let mut x = Batch::zeros((samples.len(), dim));
     for (mut row, sample) in x.rows_mut().into_iter().zip(samples) {

@@ -1,16 +1,16 @@
-//! Exponential multistep methods in λ = ln(α/σ), written as weights of known states.
+//! Exponential multistep methods in λ = ln(α/σ), written as weights of known arrays.
 //!
-//! The probability-flow ODE in data prediction D = E\[x₀ | x\] has the exact solution
-//! x_t = (σ_t/σ_s) x_s + σ_t ∫_{λ_s}^{λ_t} e^λ D dλ (Lu et al. 2022, DPM-Solver++, Prop. 4.1). A method
-//! replaces D by a polynomial through predictions that are already there, so that a step is
-//! x_t = w₀ x_s + w₁ D_s + w₂ D_{s−1} + …, and the weights depend on the grid alone.
+//! The probability-flow ODE with the data prediction D = E\[x₀ | x\] has the exact solution x_t =
+//! (σ_t/σ_s) x_s + σ_t ∫_{λ_s}^{λ_t} e^λ D dλ (Lu et al. 2022, DPM-Solver++, Prop. 4.1). A method
+//! replaces D by a polynomial through known predictions. A step is then x_t = w₀ x_s + w₁ D_s + w₂
+//! D_{s−1} + …, and its weights depend only on the grid.
 
 use super::sampler_step::{PathPoint, SamplerStep, StepCorrector, StepPrediction};
 use super::{SamplerContext, SamplerSchedule};
 
 /// φ_k(z) with φ₀ = eᶻ and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z: the weights of exponential integrators.
 ///
-/// The recursion loses digits near 0, where the series 1/k! + z/(k+1)! + … has them all.
+/// The recursion loses digits near 0. The series 1/k! + z/(k+1)! + … replaces it for |z| < 1.
 pub fn phi(k: usize, z: f64) -> f64 {
     let factorial = |n: usize| (1..=n).map(|i| i as f64).product::<f64>();
     if z.abs() < 1.0 {
@@ -24,9 +24,11 @@ pub fn phi(k: usize, z: f64) -> f64 {
     (1..=k).fold(z.exp(), |value, i| (value - 1.0 / factorial(i - 1)) / z)
 }
 
-/// The first-order step of every method here, (σ_t/σ_s) x + α_t (1 − e^{−h}) D: exact for constant D.
+/// The weights of the first-order step (σ_t/σ_s) x + α_t (1 − e^{−h}) D, which is exact for a
+/// constant D. Every method here starts with it.
 ///
-/// At σ_t = 0 it is x_t = α_t D, at α_s = 0 it is (σ_t/σ_s) x + α_t D; both come out of IEEE infinities.
+/// At σ_t = 0 the step is x_t = α_t D. At α_s = 0 it is (σ_t/σ_s) x + α_t D. Both follow from the
+/// arithmetic of IEEE infinities.
 pub fn first_order_weights(from: &PathPoint, to: &PathPoint) -> [f64; 2] {
     [
         to.sigma / from.sigma,
@@ -34,17 +36,19 @@ pub fn first_order_weights(from: &PathPoint, to: &PathPoint) -> [f64; 2] {
     ]
 }
 
-/// One multistep method, by its weights.
+/// A multistep method, defined by its weights.
 pub trait Multistep {
-    /// The highest order, which is also how many predictions it looks at.
+    /// The highest order, which is also the number of predictions that a step uses.
     fn order(&self) -> usize;
 
-    /// Weights of the state and of the predictions at `past` (newest first) in the state at `to`;
-    /// `order` is at least 2 and `past` has that many points.
+    /// The weights of the state and of the predictions at `past` (newest first) in the state at
+    /// `to`.
+    ///
+    /// `order` is at least 2, and `past` has that many points.
     fn predictor_weights(&self, past: &[PathPoint], to: &PathPoint, order: usize) -> Vec<f64>;
 
-    /// Weights of the state, of the prediction at `to` and of those at `past` in the corrected
-    /// state at `to`; `None` where the method has no corrector.
+    /// The weights of the state, of the prediction at `to`, and of the predictions at `past` in the
+    /// corrected state at `to`. `None` if the method has no corrector.
     fn corrector_weights(
         &self,
         _past: &[PathPoint],
@@ -55,8 +59,10 @@ pub trait Multistep {
     }
 }
 
-/// The order of step `i` of `steps`: no more than there are predictions, and with
-/// `lower_order_final` no more than there are steps left.
+/// The order of step `i` of `steps`.
+///
+/// It is at most the number of predictions made so far. With `lower_order_final` it is also at most
+/// the number of steps left.
 pub fn step_order(highest: usize, i: usize, steps: usize, lower_order_final: bool) -> usize {
     let left = if lower_order_final {
         steps - i
@@ -66,22 +72,26 @@ pub fn step_order(highest: usize, i: usize, steps: usize, lower_order_final: boo
     highest.min(i + 1).min(left)
 }
 
-/// One evaluation per step of the schedule's grid, and one to denoise.
+/// The steps of a multistep method on the schedule's grid, with the final denoising step if there
+/// is one.
+///
+/// # Errors
+/// Fails if the schedule is invalid. The message names the key and says what is expected.
 pub fn multistep_steps(
     method: &dyn Multistep,
     schedule: &SamplerSchedule,
-    on: &SamplerContext,
+    context: &SamplerContext,
 ) -> Result<Vec<SamplerStep>, String> {
-    let points = schedule.points(on)?;
+    let points = schedule.points(context)?;
     let mut steps = steps_between_points(method, schedule.lower_order_final, &points);
     steps.extend(schedule.final_denoising_step(&points));
     Ok(steps)
 }
 
-/// The steps between points that are given, two at least.
+/// The steps of a multistep method between at least two given points.
 ///
-/// A step to σ = 0 is infinitely long in λ. Differences of predictions have no finite extrapolation
-/// over it, so it is of first order whatever `lower_order_final` says: it ends in α_t D.
+/// A step to σ = 0 is infinitely long in λ, and no difference of predictions can be extrapolated
+/// over it. Such a step is always of first order and ends in α_t D.
 pub fn steps_between_points(
     method: &dyn Multistep,
     lower_order_final: bool,
@@ -100,17 +110,17 @@ pub fn steps_between_points(
         } else {
             method.predictor_weights(&past, to, order)
         };
-        let corrector = if i + 1 < last {
+        let weights_of_corrector = if i + 1 < last {
             method.corrector_weights(&past, to, order)
         } else {
             None
         };
-        let again = corrector.map(|weights| StepCorrector {
+        let corrector = weights_of_corrector.map(|weights| StepCorrector {
             weights,
             reused: true,
         });
         SamplerStep {
-            corrector: again,
+            corrector,
             ..SamplerStep::without_corrector(points[i], *to, StepPrediction::Denoised, weights)
         }
     };

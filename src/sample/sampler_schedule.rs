@@ -1,4 +1,4 @@
-//! Where a sampler stands on the path, from the prior end to the data end.
+//! The time grid of a sampler, from the prior end to the data end.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,20 +8,25 @@ use crate::flow::grid::{self, GridSpacing};
 use crate::flow::path::{PathCurve, ProbabilityPath};
 use crate::registry;
 
-/// Where a sampler stands on the path.
+/// The time grid of a sampler, from the prior end to the data end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SamplerSchedule {
-    /// Karras: N points, N − 1 steps; log-snr and uniform: N steps.
+    /// The number N of steps. Default: 18. A `karras` schedule has N points, and therefore N − 1
+    /// steps.
     pub steps: usize,
-    /// Karras for edm and ve, uniform in the card's time otherwise, unless named.
+    /// The spacing of the grid. Default: `karras` on edm and ve paths, `uniform` in the card's time
+    /// on others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule: Option<GridSpacing>,
+    /// The exponent ρ of a `karras` schedule. Default: 7.
     pub rho: f64,
-    /// Multistep samplers lower their order towards the end of the grid, so that no difference is
-    /// extrapolated over the last, longest steps in λ; one-step samplers have no order to lower.
+    /// Whether a multistep sampler lowers its order towards the end of the grid. Default: true. It
+    /// then extrapolates no difference over the last steps, which are the longest in ln(α/σ).
+    /// One-step samplers ignore this.
     pub lower_order_final: bool,
-    /// Ends with x ← E\[x₀ | x\] at the data end: one evaluation more.
+    /// Whether the sampler ends with x ← D(x), the denoiser at the data end. Default: false. This
+    /// takes one more evaluation.
     pub denoise_to_zero: bool,
 }
 
@@ -38,6 +43,7 @@ impl Default for SamplerSchedule {
 }
 
 impl SamplerSchedule {
+    /// The spacing that was given, or else the default of the path.
     fn spacing(&self, curve: &PathCurve) -> GridSpacing {
         self.schedule.unwrap_or(match curve.path() {
             ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. } => GridSpacing::Karras,
@@ -45,7 +51,7 @@ impl SamplerSchedule {
         })
     }
 
-    /// Steps of the grid, the last denoising not counted.
+    /// The number of steps of the grid, without the final denoising step.
     pub fn intervals(&self, curve: &PathCurve) -> usize {
         if self.spacing(curve) == GridSpacing::Karras {
             self.steps.saturating_sub(1)
@@ -54,15 +60,16 @@ impl SamplerSchedule {
         }
     }
 
-    /// Times from the prior end to the data end.
+    /// The times of the grid, from the prior end to the data end.
     ///
     /// # Errors
-    /// A sentence with the key and what would be right.
+    /// Fails if `steps` or `rho` is out of range, or if the spacing is undefined at an end of the
+    /// path. The message names the key and says what is expected.
     pub fn times(&self, curve: &PathCurve) -> Result<Vec<f64>, String> {
         let karras = self.spacing(curve) == GridSpacing::Karras;
         let least = if karras { 2 } else { 1 };
         let why = if karras && self.steps < 2 {
-            " (a karras schedule of N points has N - 1 steps)"
+            " (a karras schedule with N points has N - 1 steps)"
         } else {
             ""
         };
@@ -77,7 +84,7 @@ impl SamplerSchedule {
         Ok(times)
     }
 
-    /// The denoising at the end, where it is asked for.
+    /// The denoising step at the last of `points`, if `denoise_to_zero` is set.
     pub fn final_denoising_step(&self, points: &[PathPoint]) -> Option<SamplerStep> {
         points
             .last()
@@ -85,15 +92,15 @@ impl SamplerSchedule {
             .map(|last| SamplerStep::denoise(*last))
     }
 
-    /// Points from the prior end to the data end.
+    /// The points of the grid, from the prior end to the data end.
     ///
     /// # Errors
-    /// As [`SamplerSchedule::times`].
-    pub fn points(&self, on: &SamplerContext) -> Result<Vec<PathPoint>, String> {
+    /// Fails if [`SamplerSchedule::times`] fails.
+    pub fn points(&self, context: &SamplerContext) -> Result<Vec<PathPoint>, String> {
         Ok(self
-            .times(on.curve)?
+            .times(context.curve)?
             .into_iter()
-            .map(|t| PathPoint::at_time(on.curve, t))
+            .map(|t| PathPoint::at_time(context.curve, t))
             .collect())
     }
 }

@@ -1,9 +1,11 @@
-//! A sampler as a list of steps, each of them weights of known states.
+//! A sampler as a list of steps. Each step is a list of weights of known arrays.
 //!
-//! Every sampler here moves by x_t = w₀ x + w₁ p + w₂ p₋₁ + …, with p the model's prediction at the
-//! state and p₋₁, … those of earlier steps; some then predict at that place again and weigh anew. The
-//! weights depend on the grid alone, so a step can be carried out, and differentiated, without
-//! knowing which method it came from.
+//! Every sampler here steps by x_t = w₀ x + w₁ p + w₂ p₋₁ + …. Here p is the model's prediction at
+//! the state, and p₋₁, … are the predictions of earlier steps. Some samplers then evaluate a second
+//! prediction at the end of the step and combine the arrays again with other weights.
+//!
+//! The weights depend only on the grid. A step can therefore be carried out, and differentiated,
+//! without knowing which method it came from.
 
 use std::collections::VecDeque;
 
@@ -14,15 +16,19 @@ use crate::flow::prediction::{Affine, Prediction};
 use crate::num::key::Purpose;
 use crate::num::{Batch, TangentBatch};
 
-/// A place on the path.
+/// A point of the path: a time with its α and σ.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PathPoint {
+    /// The card's own time.
     pub t: f64,
+    /// The factor α of the clean data.
     pub alpha: f64,
+    /// The standard deviation σ of the noise.
     pub sigma: f64,
 }
 
 impl PathPoint {
+    /// The point of the path at time `t`.
     pub fn at_time(curve: &PathCurve, t: f64) -> PathPoint {
         let s = curve.at(t);
         PathPoint {
@@ -32,62 +38,69 @@ impl PathPoint {
         }
     }
 
-    /// λ(`next`) − λ(self), infinite where self has α = 0 or `next` has σ = 0.
+    /// λ(`next`) − λ(self) with λ = ln(α/σ). It is infinite if α is 0 at `self` or σ is 0 at
+    /// `next`.
     pub fn lambda_step(&self, next: &PathPoint) -> f64 {
         ((next.alpha / self.alpha) * (self.sigma / next.sigma)).ln()
     }
 }
 
-/// What the model is asked for in a step.
+/// The prediction that a step combines with the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepPrediction {
-    /// dx/dt in the card's own time.
+    /// The velocity dx/dt in the card's own time.
     Velocity,
-    /// E\[x₀ | x\]
+    /// The denoiser E\[x₀ | x\].
     Denoised,
 }
 
 /// One step of a sampler.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplerStep {
+    /// The point at which the step begins.
     pub from: PathPoint,
+    /// The point at which the step ends.
     pub to: PathPoint,
+    /// Which prediction the weights belong to.
     pub prediction: StepPrediction,
-    /// Weights of the state, of the prediction at it and of earlier predictions, newest first.
+    /// Weights of the state, of the prediction at the state, and of earlier predictions, newest
+    /// first.
     pub weights: Vec<f64>,
+    /// The second stage, if the step has one.
     pub corrector: Option<StepCorrector>,
-    /// Standard deviation of the fresh noise that is added to the state first.
+    /// The standard deviation of the fresh noise that is added to the state before the step.
     pub churn_std: f64,
 }
 
-/// A second prediction, at the end of the step.
+/// The second stage of a step: a prediction at the step's end, and new weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepCorrector {
-    /// Weights of the state, of the new prediction, of the one at the state and of earlier ones.
+    /// Weights of the state, of the new prediction, of the prediction at the state, and of earlier
+    /// predictions, newest first.
     pub weights: Vec<f64>,
-    /// Whether the new prediction serves as the next step's first, which then costs one evaluation.
+    /// Whether the next step reuses the new prediction as its first one and so saves an evaluation.
     pub reused: bool,
 }
 
 impl SamplerStep {
-    /// A plain step without a second prediction.
+    /// A step without a corrector and without churn.
     pub fn without_corrector(
         from: PathPoint,
         to: PathPoint,
-        view: StepPrediction,
+        prediction: StepPrediction,
         weights: Vec<f64>,
     ) -> SamplerStep {
         SamplerStep {
             from,
             to,
-            prediction: view,
+            prediction,
             weights,
             corrector: None,
             churn_std: 0.0,
         }
     }
 
-    /// x ← E\[x₀ | x\], as a step to σ = 0.
+    /// The step x ← E\[x₀ | x\] to σ = 0.
     pub fn denoise(from: PathPoint) -> SamplerStep {
         let to = PathPoint {
             t: from.t,
@@ -98,76 +111,82 @@ impl SamplerStep {
     }
 }
 
-/// Evaluations of a march over `steps`.
+/// The number of evaluations per sample that `steps` take. A reused prediction counts once.
 pub fn count_evaluations(steps: &[SamplerStep]) -> u64 {
-    let kept = |i: usize| i > 0 && steps[i - 1].corrector.as_ref().is_some_and(|a| a.reused);
-    let of = |(i, step): (usize, &SamplerStep)| {
-        u64::from(!kept(i)) + u64::from(step.corrector.is_some())
+    let reuses_last = |i: usize| i > 0 && steps[i - 1].corrector.as_ref().is_some_and(|c| c.reused);
+    let evaluations = |(i, step): (usize, &SamplerStep)| {
+        u64::from(!reuses_last(i)) + u64::from(step.corrector.is_some())
     };
-    steps.iter().enumerate().map(of).sum()
+    steps.iter().enumerate().map(evaluations).sum()
 }
 
-/// Refuses steps at whose places the card's prediction does not determine what they ask for.
+/// Checks that the card's prediction determines what every step evaluates.
 ///
 /// # Errors
-/// A sentence with the place and what would be right.
-pub fn check_steps(steps: &[SamplerStep], on: &SamplerContext) -> Result<(), String> {
-    let places = steps.iter().flat_map(|step| {
+/// Fails if a prediction is undefined at a point of the grid, as a velocity is at σ = 0 on some
+/// paths. The message names the time and says how to avoid it.
+pub fn check_steps(steps: &[SamplerStep], context: &SamplerContext) -> Result<(), String> {
+    let points = steps.iter().flat_map(|step| {
         let ends = [Some(step.from), step.corrector.as_ref().map(|_| step.to)];
         ends.into_iter().flatten().map(|at| (step.prediction, at))
     });
-    if let Some((_, at)) = places
+    if let Some((_, at)) = points
         .into_iter()
-        .find(|(view, at)| !prediction_is_defined(on, *view, at.t))
+        .find(|(prediction, at)| !prediction_is_defined(context, *prediction, at.t))
     {
-        let prediction = serde_json::to_value(on.prediction).unwrap_or_default();
+        let prediction = serde_json::to_value(context.prediction).unwrap_or_default();
         return Err(format!(
-            "a prediction of {prediction} leaves the step at t = {} undefined, where alpha is {} and sigma {}; \
-             cut the path short of it with t_min and t_max",
+            "a prediction of {prediction} leaves the step at t = {} undefined, where alpha is {} \
+             and sigma is {}; cut the path short of this time with t_min and t_max",
             at.t, at.alpha, at.sigma
         ));
     }
     Ok(())
 }
 
-/// Whether the card's prediction determines `view` at time `t`.
-pub fn prediction_is_defined(on: &SamplerContext, view: StepPrediction, t: f64) -> bool {
-    let s = on.curve.at(t);
-    let Affine { a, b } = match view {
-        StepPrediction::Velocity => on.prediction.velocity(&s),
-        StepPrediction::Denoised => on.prediction.denoised(&s),
+/// Whether the card's prediction determines `prediction` at time `t`.
+pub fn prediction_is_defined(context: &SamplerContext, prediction: StepPrediction, t: f64) -> bool {
+    let s = context.curve.at(t);
+    let Affine { a, b } = match prediction {
+        StepPrediction::Velocity => context.prediction.velocity(&s),
+        StepPrediction::Denoised => context.prediction.denoised(&s),
     };
     a.is_finite() && b.is_finite()
 }
 
-/// States on their way over a list of steps.
+/// The states of many samples on their way through the steps.
 pub struct Trajectory {
+    /// The present states, rows × dim.
     pub x: Batch,
-    /// Predictions of earlier steps, newest first.
+    /// The predictions of earlier steps, newest first.
     history: VecDeque<Batch>,
-    /// The prediction that the last step has made already, and the place it was made at.
+    /// The prediction that the last step already made for this one, with the states at which it was
+    /// made.
     reusable: Option<EvaluatedPrediction>,
+    /// The number of evaluations per sample so far.
     pub evaluations: u64,
 }
 
-/// A prediction and where it was taken.
+/// A prediction and the states at which it was made.
 #[derive(Clone)]
 struct EvaluatedPrediction {
     state: Batch,
     value: Batch,
 }
 
-/// Where a step would lead, with what it was computed from.
+/// The states to which a step leads, with the predictions from which they were computed.
 pub struct StepProposal {
+    /// The states at the end of the step, rows × dim.
     pub state: Batch,
     first: EvaluatedPrediction,
     second: Option<EvaluatedPrediction>,
 }
 
-/// Most earlier predictions that any method looks at.
+/// The largest number of earlier predictions that any method uses.
 const MAX_HISTORY: usize = 3;
 
 impl Trajectory {
+    /// A trajectory that starts at the states `x`, without a history.
     pub fn starting_at(x: Batch) -> Trajectory {
         Trajectory {
             x,
@@ -177,10 +196,10 @@ impl Trajectory {
         }
     }
 
-    /// The step's end T(x), with the history held.
+    /// Computes the states T(x) to which the step leads. The trajectory itself does not move.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated.
+    /// Fails if the model cannot be evaluated.
     pub fn propose(
         &mut self,
         step: &SamplerStep,
@@ -190,22 +209,22 @@ impl Trajectory {
             Some(ready) => ready,
             None => self.predict(step.prediction, step.from.t, self.x.clone(), field)?,
         };
-        let place = weighted_sum(
+        let state = weighted_sum(
             &step.weights,
             &self.x,
             std::iter::once(&first.value).chain(&self.history),
         );
-        let Some(again) = &step.corrector else {
+        let Some(corrector) = &step.corrector else {
             return Ok(StepProposal {
-                state: place,
+                state,
                 first,
                 second: None,
             });
         };
-        let second = self.predict(step.prediction, step.to.t, place, field)?;
+        let second = self.predict(step.prediction, step.to.t, state, field)?;
         let values = [&second.value, &first.value];
         let to = weighted_sum(
-            &again.weights,
+            &corrector.weights,
             &self.x,
             values.into_iter().chain(&self.history),
         );
@@ -216,44 +235,47 @@ impl Trajectory {
         })
     }
 
+    /// Evaluates a prediction at the states `x` and time `t`, and counts the evaluation.
     fn predict(
         &mut self,
-        view: StepPrediction,
+        prediction: StepPrediction,
         t: f64,
-        place: Batch,
+        state: Batch,
         field: &mut dyn Denoiser,
     ) -> Result<EvaluatedPrediction, EvalError> {
         self.evaluations += 1;
-        let times = vec![t; place.nrows()];
-        let value = match view {
-            StepPrediction::Velocity => field.velocity(&times, &place)?,
-            StepPrediction::Denoised => field.denoised(&times, &place)?,
+        let times = vec![t; state.nrows()];
+        let value = match prediction {
+            StepPrediction::Velocity => field.velocity(&times, &state)?,
+            StepPrediction::Denoised => field.denoised(&times, &state)?,
         };
-        Ok(EvaluatedPrediction {
-            state: place,
-            value,
-        })
+        Ok(EvaluatedPrediction { state, value })
     }
 
-    /// Goes where the step leads.
-    pub fn accept(&mut self, step: &SamplerStep, candidate: StepProposal) {
-        let kept = step.corrector.as_ref().is_some_and(|a| a.reused);
-        self.reusable = candidate.second.filter(|_| kept);
-        self.history.push_front(candidate.first.value);
+    /// Moves to the proposed states.
+    pub fn accept(&mut self, step: &SamplerStep, proposal: StepProposal) {
+        let reused = step.corrector.as_ref().is_some_and(|a| a.reused);
+        self.reusable = proposal.second.filter(|_| reused);
+        self.history.push_front(proposal.first.value);
         self.history.truncate(MAX_HISTORY);
-        self.x = candidate.state;
+        self.x = proposal.state;
     }
 
-    /// Goes to another state than the step leads to: a prediction made ahead is of no use there.
-    pub fn accept_replacement(&mut self, step: &SamplerStep, candidate: StepProposal, x: Batch) {
-        self.accept(step, candidate);
+    /// Moves to the states `x` instead of the proposed ones.
+    ///
+    /// A prediction made ahead belongs to the proposed states, so it is dropped.
+    pub fn accept_replacement(&mut self, step: &SamplerStep, proposal: StepProposal, x: Batch) {
+        self.accept(step, proposal);
         self.reusable = None;
         self.x = x;
     }
 
-    /// The same walk without its next prediction, from another state: to look ahead.
-    pub fn fork(&self, candidate: &StepProposal, x: Batch) -> Trajectory {
-        let past = std::iter::once(&candidate.first.value)
+    /// A copy of the trajectory after the step, but at the states `x` and without a prediction made
+    /// ahead.
+    ///
+    /// It serves to look one step ahead. The original trajectory is unchanged.
+    pub fn fork(&self, proposal: &StepProposal, x: Batch) -> Trajectory {
+        let past = std::iter::once(&proposal.first.value)
             .chain(&self.history)
             .cloned()
             .collect();
@@ -267,7 +289,7 @@ impl Trajectory {
 }
 
 impl StepProposal {
-    /// The same for some of the rows.
+    /// The proposal restricted to the rows in `range`.
     pub fn rows(&self, range: std::ops::Range<usize>) -> StepProposal {
         let cut = |x: &Batch| x.slice(ndarray::s![range.clone(), ..]).to_owned();
         let taken = |t: &EvaluatedPrediction| EvaluatedPrediction {
@@ -281,65 +303,74 @@ impl StepProposal {
         }
     }
 
-    /// E\[x₀ | x\] as the step's first prediction has it, and the place it is of.
-    pub fn denoised(&self, step: &SamplerStep, on: &SamplerContext) -> (Batch, &Batch) {
+    /// The denoiser E\[x₀ | x\] at the step's first prediction, and the states at which it was
+    /// made.
+    pub fn denoised(&self, step: &SamplerStep, context: &SamplerContext) -> (Batch, &Batch) {
         let value = match step.prediction {
             StepPrediction::Denoised => self.first.value.clone(),
             StepPrediction::Velocity => {
-                let view = Prediction::Velocity.denoised(&on.curve.at(step.from.t));
-                &self.first.value * view.b + &self.first.state * view.a
+                let affine = Prediction::Velocity.denoised(&context.curve.at(step.from.t));
+                &self.first.value * affine.b + &self.first.state * affine.a
             }
         };
         (value, &self.first.state)
     }
 }
 
-/// Products of one step's Jacobians with the same directions, k × rows × dim.
+/// Products of one step's Jacobians with the same directions, directions × rows × dim.
 pub struct StepJacobianProducts {
-    /// J_T z
+    /// J_T z, for the Jacobian of the whole step T.
     pub step: TangentBatch,
-    /// J_D z at the step's first prediction.
+    /// J_D z, for the Jacobian of the denoiser at the step's first prediction.
     pub denoised: TangentBatch,
-    /// Products of the network per direction.
+    /// The number of the network's Jacobian products for each direction.
     pub count: u64,
 }
 
 /// J_T z of a proposed step, by the chain rule through its one or two predictions.
 ///
-/// The history is held, and so is the offset between the state and the place where a prediction that
-/// was made ahead was taken.
+/// The predictions in the history are constants. If the first prediction was made ahead at other
+/// states, their offset from the present states is a constant too.
 ///
 /// # Errors
-/// Where the model cannot be evaluated.
+/// Fails if the model cannot be evaluated.
 pub fn step_jacobian_products(
     step: &SamplerStep,
-    candidate: &StepProposal,
+    proposal: &StepProposal,
     z: &TangentBatch,
-    on: &SamplerContext,
+    context: &SamplerContext,
     field: &mut dyn JacobianOperator,
 ) -> Result<StepJacobianProducts, EvalError> {
     let first = prediction_jvp(
         step.prediction,
-        &candidate.first.state,
+        &proposal.first.state,
         step.from.t,
         z,
-        on,
+        context,
         field,
     )?;
     let denoised = match step.prediction {
         StepPrediction::Denoised => first.clone(),
-        StepPrediction::Velocity => denoised_jvp(&first, z, step.from.t, on),
+        StepPrediction::Velocity => denoised_jvp(&first, z, step.from.t, context),
     };
-    let place = z * step.weights[0] + &first * step.weights[1];
-    let (Some(again), Some(second)) = (&step.corrector, &candidate.second) else {
+    let predicted = z * step.weights[0] + &first * step.weights[1];
+    let (Some(corrector), Some(second)) = (&step.corrector, &proposal.second) else {
         return Ok(StepJacobianProducts {
-            step: place,
+            step: predicted,
             denoised,
             count: 1,
         });
     };
-    let second = prediction_jvp(step.prediction, &second.state, step.to.t, &place, on, field)?;
-    let end = z * again.weights[0] + second * again.weights[1] + &first * again.weights[2];
+    let second = prediction_jvp(
+        step.prediction,
+        &second.state,
+        step.to.t,
+        &predicted,
+        context,
+        field,
+    )?;
+    let end =
+        z * corrector.weights[0] + second * corrector.weights[1] + &first * corrector.weights[2];
     Ok(StepJacobianProducts {
         step: end,
         denoised,
@@ -347,56 +378,57 @@ pub fn step_jacobian_products(
     })
 }
 
-/// The prediction's Jacobian times z.
+/// The Jacobian of the prediction times z.
 fn prediction_jvp(
-    view: StepPrediction,
+    prediction: StepPrediction,
     x: &Batch,
     t: f64,
     z: &TangentBatch,
-    on: &SamplerContext,
+    context: &SamplerContext,
     field: &mut dyn JacobianOperator,
 ) -> Result<TangentBatch, EvalError> {
     let velocity = field.jvp(&vec![t; x.nrows()], x, z)?;
-    Ok(if view == StepPrediction::Velocity {
+    Ok(if prediction == StepPrediction::Velocity {
         velocity
     } else {
-        denoised_jvp(&velocity, z, t, on)
+        denoised_jvp(&velocity, z, t, context)
     })
 }
 
-/// J_D z = a z + b J_v z, with D = a x + b v on every path.
+/// J_D z = a z + b J_v z, because D = a x + b v on every path.
 fn denoised_jvp(
     velocity: &TangentBatch,
     z: &TangentBatch,
     t: f64,
-    on: &SamplerContext,
+    context: &SamplerContext,
 ) -> TangentBatch {
-    let view = Prediction::Velocity.denoised(&on.curve.at(t));
-    velocity * view.b + z * view.a
+    let affine = Prediction::Velocity.denoised(&context.curve.at(t));
+    velocity * affine.b + z * affine.a
 }
 
-/// Carries every row over the steps.
+/// Carries every row of `x` through all steps.
 ///
 /// # Errors
-/// Where the model cannot be evaluated.
+/// Fails if the model cannot be evaluated.
 pub fn integrate_steps(
     steps: &[SamplerStep],
     field: &mut dyn Denoiser,
     draw: &SampleRequest,
     x: Batch,
 ) -> Result<Trajectory, EvalError> {
-    let mut walk = Trajectory::starting_at(x);
+    let mut trajectory = Trajectory::starting_at(x);
     for (i, step) in steps.iter().enumerate() {
         if step.churn_std > 0.0 {
-            add_churn_noise(&mut walk.x, step.churn_std, draw, i as u64);
+            add_churn_noise(&mut trajectory.x, step.churn_std, draw, i as u64);
         }
-        let candidate = walk.propose(step, field)?;
-        walk.accept(step, candidate);
+        let proposal = trajectory.propose(step, field)?;
+        trajectory.accept(step, proposal);
     }
-    Ok(walk)
+    Ok(trajectory)
 }
 
-/// Adds noise of standard deviation `std`, drawn at each sample's address and this step's.
+/// Adds noise of standard deviation `std`. It depends only on the seed, the sample's index and the
+/// step's number.
 fn add_churn_noise(x: &mut Batch, std: f64, draw: &SampleRequest, step: u64) {
     let dim = x.ncols();
     for (mut row, sample) in x.rows_mut().into_iter().zip(draw.samples) {
@@ -404,6 +436,7 @@ fn add_churn_noise(x: &mut Batch, std: f64, draw: &SampleRequest, step: u64) {
     }
 }
 
+/// w₀ x + Σ w_i p_i, for as many predictions as there are weights.
 fn weighted_sum<'a>(
     weights: &[f64],
     x: &Batch,
@@ -424,7 +457,7 @@ mod tests {
     use crate::model::analytic;
     use crate::num::key::RngKey;
 
-    /// Every step's J_T z against central differences of T, with history and offset held.
+    /// J_T z of every step equals central differences of T with constant history and offset.
     #[test]
     fn step_jacobian_products_match_central_differences() {
         for spec in [
@@ -440,9 +473,9 @@ mod tests {
             for path in ProbabilityPath::defaults() {
                 let curve = path.curve().expect("defaults are right");
                 let mut model = analytic::example_mixture(curve.clone(), 3);
-                let on = velocity_context(&curve);
+                let context = velocity_context(&curve);
                 let steps = sampler_from_yaml(spec).with_steps(7);
-                let Ok(steps) = steps.steps(&on) else {
+                let Ok(steps) = steps.steps(&context) else {
                     continue;
                 };
                 let x =
@@ -450,40 +483,40 @@ mod tests {
                 let z = TangentBatch::from_shape_fn((1, 2, 3), |(_, i, j)| {
                     0.3 + i as f64 - 0.4 * j as f64
                 });
-                let mut walk = Trajectory::starting_at(x);
+                let mut trajectory = Trajectory::starting_at(x);
                 for step in &steps {
-                    // The scale over which the model bends at this noise.
+                    // The model is curved on the scale of the noise, so h must be smaller.
                     let h = 1e-4 * step.from.sigma.max(0.05);
                     let shifted =
                         |sign: f64, model: &mut crate::model::analytic::AnalyticMixture| {
                             let move_by = &z.index_axis(ndarray::Axis(0), 0) * (sign * h);
-                            let mut other = Trajectory::starting_at(&walk.x + &move_by);
-                            other.history = walk.history.clone();
-                            if let Some(ready) = &walk.reusable {
-                                let place = &ready.state + &move_by;
+                            let mut other = Trajectory::starting_at(&trajectory.x + &move_by);
+                            other.history = trajectory.history.clone();
+                            if let Some(ready) = &trajectory.reusable {
+                                let state = &ready.state + &move_by;
                                 let there = other
-                                    .predict(step.prediction, step.from.t, place, model)
+                                    .predict(step.prediction, step.from.t, state, model)
                                     .expect("analytic");
                                 other.reusable = Some(there);
                             }
                             other.propose(step, model).expect("analytic").state
                         };
                     let slope = (shifted(1.0, &mut model) - shifted(-1.0, &mut model)) / (2.0 * h);
-                    let candidate = walk.propose(step, &mut model).expect("analytic");
-                    let got = step_jacobian_products(step, &candidate, &z, &on, &mut model)
+                    let proposal = trajectory.propose(step, &mut model).expect("analytic");
+                    let got = step_jacobian_products(step, &proposal, &z, &context, &mut model)
                         .expect("analytic")
                         .step;
                     for (g, want) in got.iter().zip(&slope) {
                         let close = (g - want).abs() < 2e-5 * (1.0 + want.abs());
                         assert!(close, "{spec} {path:?} at {:?}: {g} {want}", step.from);
                     }
-                    walk.accept(step, candidate);
+                    trajectory.accept(step, proposal);
                 }
             }
         }
     }
 
-    /// J_D z comes out of J_v z on every path as out of the denoiser itself.
+    /// J_D z computed from J_v z equals central differences of the denoiser on every path.
     #[test]
     fn denoised_jvp_matches_central_differences() {
         for path in ProbabilityPath::defaults() {

@@ -1,4 +1,4 @@
-//! What holds for every sampler, and what is known of each in closed form.
+//! Properties of every sampler, and closed forms of single samplers.
 
 use super::*;
 use crate::flow::grid::GridSpacing;
@@ -28,10 +28,10 @@ impl Denoiser for AnalyticMixture {
     }
 }
 
-/// Of no matter to samplers that give no density.
+/// A prior for samplers that compute no density, which do not use it.
 pub const UNIT_PRIOR: Prior = Prior { std: 1.0 };
 
-/// The end states of `x` under a sampler, its rows being the samples 0, 1, …
+/// The end states of `x` with a sampler. Row i is sample i.
 pub fn draw_samples(
     sampler: &Sampler,
     field: &mut dyn Denoiser,
@@ -47,6 +47,7 @@ pub fn draw_samples(
     )
 }
 
+/// The end states of `x` with a sampler. The rows are the given samples.
 pub fn draw_samples_at(
     sampler: &Sampler,
     field: &mut dyn Denoiser,
@@ -68,7 +69,7 @@ pub fn draw_samples_at(
         .expect("analytic")
 }
 
-/// The mixture gives velocities that are finite at every end of a path.
+/// A context whose velocity is finite at both ends of any path.
 pub fn velocity_context(curve: &PathCurve) -> SamplerContext<'_> {
     SamplerContext {
         curve,
@@ -76,15 +77,15 @@ pub fn velocity_context(curve: &PathCurve) -> SamplerContext<'_> {
     }
 }
 
-/// A sampler as a user writes it.
+/// A sampler from its YAML.
 pub fn sampler_from_yaml(spec: &str) -> Sampler {
     serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"))
 }
 
-/// Every sampler on every schedule, both ways to lower the order, with and without denoising.
+/// Every sampler with every schedule, with and without lower final orders and final denoising.
 fn all_sampler_variants() -> Vec<Sampler> {
     let mut out = Vec::new();
-    // A flow map has no schedule of this kind and no velocity: its own tests are in its file.
+    // A flow map has no such schedule and no velocity. Its tests are in its own file.
     for name in Sampler::NAMES.iter().filter(|n| **n != "flow-map") {
         for schedule in ["karras", "log-snr", "uniform"] {
             for (lower, denoise) in [(true, false), (false, false), (true, true)] {
@@ -116,7 +117,7 @@ fn all_sampler_variants() -> Vec<Sampler> {
     out
 }
 
-/// The samplers whose steps are weights.
+/// The names of the samplers whose steps are weights.
 pub fn weighted_sampler_names() -> impl Iterator<Item = &'static str> {
     Sampler::NAMES
         .iter()
@@ -124,7 +125,7 @@ pub fn weighted_sampler_names() -> impl Iterator<Item = &'static str> {
         .filter(|name| !["flow-map", "steindiff"].contains(name))
 }
 
-/// Every mode around one sampler, and one mode around every sampler.
+/// SteinDiff in every mode with one sampler, and in one mode with every sampler.
 fn steindiff_variants(schedule: &str) -> Vec<Sampler> {
     let modes = [
         "vanilla",
@@ -140,13 +141,14 @@ fn steindiff_variants(schedule: &str) -> Vec<Sampler> {
     let around = weighted_sampler_names().map(|name| (name, "clipped"));
     let spec = |(inner, mode): (&str, &str)| {
         sampler_from_yaml(&format!(
-            "{{steindiff: {{sampler: {{{inner}: {{steps: 5, {schedule}}}}}, mode: {mode}, skip_last: false, probes: 2}}}}"
+            "{{steindiff: {{sampler: {{{inner}: {{steps: 5, {schedule}}}}}, mode: {mode}, \
+             skip_last: false, probes: 2}}}}"
         ))
     };
     modes.chain(around).map(spec).collect()
 }
 
-/// Counts evaluations, and products per direction.
+/// Counts evaluations and Jacobian products per direction.
 struct CountingMixture(AnalyticMixture, u64, u64);
 
 impl VectorField for CountingMixture {
@@ -210,7 +212,7 @@ fn samplers_are_finite_cost_as_declared_and_batch_independent() {
                 field.1 <= declared.evaluations && field.2 == declared.products,
                 "{label} {path:?}"
             );
-            // What SteinDiff is when it is taken literally, it is not bounded.
+            // Mode `literal` of SteinDiff diverges.
             let bounded = !label.contains("literal");
             assert!(
                 !bounded || out.x.iter().all(|v| v.is_finite() && v.abs() < 1e3),
@@ -228,7 +230,7 @@ fn samplers_are_finite_cost_as_declared_and_batch_independent() {
 
 #[test]
 fn flow_matching_full_path_is_the_limit_of_a_truncated_path() {
-    // The limits at α = 0 and σ = 0 are limits: a cut of 1e-7 moves the result by no more than a little.
+    // The formulas at α = 0 and σ = 0 are limits, so truncation at 1e-7 changes the result little.
     for data_at in [0, 1] {
         let whole = ProbabilityPath::FlowMatching {
             data_at,
@@ -263,13 +265,14 @@ fn flow_matching_full_path_is_the_limit_of_a_truncated_path() {
                 .x
             };
             let gap = (&end(&whole) - &end(&cut)).mapv(f64::abs);
-            // Differences over a long way in λ fade as 1/λ, so that a cut is felt through logarithms.
+            // Differences over a long step in λ vanish like 1/λ, so the effect of the cut is only
+            // logarithmic.
             assert!(gap.iter().all(|g| *g < 0.01), "{spec} {gap}");
         }
     }
 }
 
-/// T10: on a Gaussian every step multiplies the deviation by a known factor.
+/// T10: on a Gaussian every step multiplies the distance from the mean by a known factor.
 #[test]
 fn gaussian_is_scaled_by_known_factors() {
     let curve = ProbabilityPath::Edm {
@@ -326,7 +329,7 @@ fn gaussian_is_scaled_by_known_factors() {
     }
 }
 
-/// T10 for the multistep methods, on a variance-preserving path: the recursion of scalars, by the formulas.
+/// T10 for multistep methods on a variance-preserving path: the formulas as a recursion of scalars.
 #[test]
 fn dpmpp_2m_on_a_gaussian_matches_the_scalar_recursion() {
     let curve = ProbabilityPath::defaults()[2].curve().expect("right");
@@ -436,8 +439,8 @@ fn sampler_entries_parse_and_reject_bad_keys() {
     );
 }
 
-/// A prediction that says nothing at an end of the path: the last step of heun is Euler's there, as EDM
-/// has it, and where nothing can be done the sampler is refused.
+/// The velocity is undefined at an end of the path for some predictions. The last step of Heun's
+/// method is then an Euler step, as in EDM. A sampler that needs the velocity there is refused.
 #[test]
 fn samplers_handle_ends_without_velocity() {
     let curve = ProbabilityPath::FlowMatching {

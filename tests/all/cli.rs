@@ -542,12 +542,12 @@ fn arrays_at_fault_are_refused_in_words() {
         (
             "short.npy",
             whole[..whole.len() - 4].to_vec(),
-            &["no whole .npy"],
+            &["not a valid .npy"],
         ),
         (
             "long.npy",
             [&whole[..], b"more"].concat(),
-            &["no whole .npy", "extra"],
+            &["not a valid .npy", "extra"],
         ),
         ("header.npy", whole[..40].to_vec(), &["truncated"]),
         ("zero.npy", Vec::new(), &["no header"]),

@@ -1,11 +1,11 @@
-//! γ of one step from a population's moments.
+//! γ of one step, computed from a population's moments.
 //!
-//! With u = x − T(x) and x = α x₀ + σ ε, the minimiser of E‖x − γ u − x₀‖² is E⟨u, x − x₀⟩ / E‖u‖² (Eq. 9),
-//! and Stein's identity E⟨x − α x₀, u⟩ = σ² E div u makes it
+//! With u = x − T(x) and x = α x₀ + σ ε, the minimizer of E‖x − γ u − x₀‖² is E⟨u, x − x₀⟩ / E‖u‖²
+//! (Eq. 9). Stein's identity E⟨x − α x₀, u⟩ = σ² E div u turns it into
 //!
 //! γ = ((1 − 1/α) E⟨u, x⟩ + (σ²/α) E div u) / E‖u‖² (Eq. 11).
 //!
-//! All sums are in f64 and in the order of the samples.
+//! All sums run in f64 and in the order of the samples.
 
 use super::super::SampleRequest;
 use super::super::sampler_step::{self, PathPoint, SamplerStep, StepProposal, Trajectory};
@@ -14,40 +14,47 @@ use crate::flow::field::{EvalError, JacobianOperator};
 use crate::num::key::{Distribution, Purpose};
 use crate::num::{Batch, TangentBatch};
 
-/// How γ comes from the statistics.
+/// How γ is computed from the statistics and bounded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GammaRule {
-    /// The target is α' x₀ + σ' ε, the clean state carried to the step's end, instead of x₀:
-    /// γ = ((1 − α'/α) E⟨u, x⟩ + (α'/α − σ'/σ) σ² E div u) / E‖u‖².
+    /// Whether the target is α' x₀ + σ' ε, the clean state with the noise of the step's end,
+    /// instead of x₀. Then γ = ((1 − α'/α) E⟨u, x⟩ + (α'/α − σ'/σ) σ² E div u) / E‖u‖².
     pub noise_consistent: bool,
+    /// The smallest γ.
     pub gamma_min: f64,
+    /// The largest γ.
     pub gamma_max: f64,
-    /// γ within so many standard errors of 1 is not applied.
+    /// γ is not applied if it differs from 1 by no more than this number of standard errors.
     pub significance: f64,
+    /// The smallest and the largest coupling ratio at which γ is applied.
     pub gate: Option<[f64; 2]>,
 }
 
-/// What a step's γ came from: means over the population, and their errors.
+/// The statistics behind a step's γ: means over the population, and their standard errors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GammaStatistics {
     /// γ before any bound.
     pub unclamped_gamma: f64,
-    /// Standard error of γ from the probes alone; absent with one probe or none.
+    /// The standard error of γ from the probes alone. `None` with fewer than two probes.
     pub probe_stderr: Option<f64>,
-    /// Standard error of γ over the samples, probes included.
+    /// The standard error of γ over the samples, which includes the probes. `None` with fewer than
+    /// two samples.
     pub stderr: Option<f64>,
-    /// E⟨x, u⟩, E‖u‖² and E div u.
+    /// E⟨x, u⟩.
     pub mean_xu: f64,
+    /// E‖u‖².
     pub mean_uu: f64,
+    /// E div u.
     pub mean_divergence: f64,
     /// Whether E div u was estimated from Jacobian products.
     pub from_jacobian_products: bool,
-    /// E‖x − αD‖² / (σ² (d − α E tr J_D)): 1 where x = α x₀ + σ ε and D is exact; absent without products.
+    /// The coupling ratio E‖x − αD‖² / (σ² (d − α E tr J_D)). It is 1 if x = α x₀ + σ ε and D is
+    /// the exact denoiser. `None` without Jacobian products.
     pub coupling: Option<f64>,
 }
 
 impl GammaRule {
-    /// The weights of ⟨u, x⟩ and of div u in γ's numerator.
+    /// The weights of ⟨u, x⟩ and of div u in the numerator of γ.
     fn numerator_weights(&self, step: &SamplerStep) -> [f64; 2] {
         let (alpha, sigma) = (step.from.alpha, step.from.sigma);
         let target = if self.noise_consistent {
@@ -65,10 +72,11 @@ impl GammaRule {
         ]
     }
 
-    /// The factor to apply, and why.
+    /// The factor to apply, and which rule decided it.
     ///
-    /// γ* brings the mean square distance to the clean state down by E‖u‖² (1 − γ*)² (Eq. 10), and an estimate off by
-    /// e takes E‖u‖² e² back: where |γ̂ − 1| is of the size of its error, a step is as likely harmed as helped.
+    /// γ* lowers the mean squared distance to the clean state by E‖u‖² (1 − γ*)² (Eq. 10). An
+    /// estimate with error e raises it by E‖u‖² e². If |γ̂ − 1| is about as large as its error, the
+    /// step is therefore as likely to do harm as good.
     pub fn clamp_gamma(&self, s: &GammaStatistics) -> (f64, GammaAction) {
         let outside =
             |[low, high]: [f64; 2]| s.coupling.is_some_and(|c| !(low..=high).contains(&c));
@@ -82,45 +90,57 @@ impl GammaRule {
         }
     }
 
-    /// A population of one has no error, and tells nothing.
+    /// Whether `raw` counts as different from 1.
+    ///
+    /// With `significance` 0 every value does. Otherwise the γ of a single sample never does,
+    /// because it has no standard error.
     fn differs_from_one(&self, raw: f64, stderr: Option<f64>) -> bool {
         self.significance == 0.0
             || stderr.is_some_and(|error| (raw - 1.0).abs() > self.significance * error)
     }
 }
 
-/// Per sample: what the means are of.
+/// The moments of each sample, whose means the statistics are.
 pub struct GammaMoments {
+    /// ⟨x, u⟩.
     xu: Vec<f64>,
+    /// ‖u‖².
     uu: Vec<f64>,
-    /// The mean over probes of zᵀ J_u z, or what stands for it.
+    /// The mean over probes of zᵀ J_u z, or d (1 − σ'/σ) without Jacobian products.
     div: Vec<f64>,
     /// The variance of that mean over probes.
     div_variance: Option<Vec<f64>>,
-    /// ‖x − αD‖² and zᵀ J_D z.
+    /// ‖x − αD‖².
     residual: Vec<f64>,
+    /// The mean over probes of zᵀ J_D z.
     trace: Option<Vec<f64>>,
+    /// The dimension d.
     dim: f64,
 }
 
-/// Where the probes of a step come from.
+/// The address of a step's probes.
 pub struct StepProbes<'a> {
+    /// The key and the samples.
     pub draw: &'a SampleRequest<'a>,
+    /// The number of the step.
     pub step: u64,
+    /// The number of probes per sample.
     pub count: usize,
 }
 
-/// Numbers in one block of directions: bounds memory, and changes no result.
+/// The largest size of one block of directions. It bounds the memory and does not change any
+/// result.
 const BLOCK_NUMBERS: usize = 1 << 22;
 
-/// The moments without a network: for the divergence stands that of the linear part, d (1 − σ'/σ).
+/// The moments without Jacobian products: d (1 − σ'/σ), the divergence of the linear part, replaces
+/// div u.
 pub fn gamma_moments(
     step: &SamplerStep,
-    walk: &Trajectory,
-    candidate: &StepProposal,
+    trajectory: &Trajectory,
+    proposal: &StepProposal,
     draw: &SampleRequest,
 ) -> GammaMoments {
-    let u = &walk.x - &candidate.state;
+    let u = &trajectory.x - &proposal.state;
     let dot = |a: &Batch, b: &Batch| {
         a.rows()
             .into_iter()
@@ -128,29 +148,30 @@ pub fn gamma_moments(
             .map(|(a, b)| a.dot(&b))
             .collect::<Vec<f64>>()
     };
-    let (denoised, place) = candidate.denoised(step, &draw.context);
-    let rest = place - &(denoised * step.from.alpha);
+    let (denoised, state) = proposal.denoised(step, &draw.context);
+    let residual = state - &(denoised * step.from.alpha);
     let dim = u.ncols() as f64;
     GammaMoments {
-        xu: dot(&walk.x, &u),
+        xu: dot(&trajectory.x, &u),
         uu: dot(&u, &u),
         div: vec![dim * (1.0 - step.to.sigma / step.from.sigma); u.nrows()],
         div_variance: None,
-        residual: dot(&rest, &rest),
+        residual: dot(&residual, &residual),
         trace: None,
         dim,
     }
 }
 
 impl GammaMoments {
-    /// Puts Jacobian products in the place of the linear part; how many there were per sample.
+    /// Replaces the divergence of the linear part by estimates from Jacobian products. Returns the
+    /// number of products per sample.
     ///
     /// # Errors
-    /// Where the model offers none, or cannot be evaluated.
+    /// Fails if the model cannot be evaluated.
     pub fn estimate_divergence(
         &mut self,
         step: &SamplerStep,
-        candidate: &StepProposal,
+        proposal: &StepProposal,
         probes: &StepProbes,
         field: &mut dyn JacobianOperator,
     ) -> Result<u64, EvalError> {
@@ -160,8 +181,8 @@ impl GammaMoments {
         for first in (0..rows).step_by(width) {
             let block = first..(first + width).min(rows);
             let mut z = TangentBatch::zeros((count, block.len(), dim));
-            for (probe, mut of_probe) in z.outer_iter_mut().enumerate() {
-                for (row, sample) in of_probe
+            for (probe, mut directions) in z.outer_iter_mut().enumerate() {
+                for (row, sample) in directions
                     .outer_iter_mut()
                     .zip(&probes.draw.samples[block.clone()])
                 {
@@ -172,28 +193,28 @@ impl GammaMoments {
                         .probe(Distribution::Rademacher, address, row);
                 }
             }
-            let of_step = sampler_step::step_jacobian_products(
+            let jacobian_products = sampler_step::step_jacobian_products(
                 step,
-                &candidate.rows(block.clone()),
+                &proposal.rows(block.clone()),
                 &z,
                 &probes.draw.context,
                 field,
             )?;
-            products = of_step.count * count as u64;
+            products = jacobian_products.count * count as u64;
             for (j, i) in block.enumerate() {
                 let form = |a: &TangentBatch, k: usize| {
                     a.slice(ndarray::s![k, j, ..])
                         .dot(&z.slice(ndarray::s![k, j, ..]))
                 };
                 let divs: Vec<f64> = (0..count)
-                    .map(|k| dim as f64 - form(&of_step.step, k))
+                    .map(|k| dim as f64 - form(&jacobian_products.step, k))
                     .collect();
                 let mean = divs.iter().sum::<f64>() / count as f64;
                 let square: f64 = divs.iter().map(|v| (v - mean).powi(2)).sum();
                 self.div[i] = mean;
                 variance[i] = square / (count as f64 - 1.0) / count as f64;
-                trace[i] =
-                    (0..count).map(|k| form(&of_step.denoised, k)).sum::<f64>() / count as f64;
+                let traces = (0..count).map(|k| form(&jacobian_products.denoised, k));
+                trace[i] = traces.sum::<f64>() / count as f64;
             }
         }
         self.div_variance = (count > 1).then_some(variance);
@@ -201,19 +222,20 @@ impl GammaMoments {
         Ok(products)
     }
 
-    /// Each sample's share of γ's numerator.
+    /// Each sample's share of the numerator of γ.
     ///
-    /// At high noise both weights are large and their sums nearly cancel: they are added sample by sample.
+    /// At high noise both weights are large and the two sums nearly cancel. The terms are therefore
+    /// added sample by sample.
     pub fn numerators(&self, step: &SamplerStep, rule: &GammaRule) -> Vec<f64> {
-        let [of_xu, of_div] = rule.numerator_weights(step);
+        let [xu_weight, div_weight] = rule.numerator_weights(step);
         self.xu
             .iter()
             .zip(&self.div)
-            .map(|(xu, div)| of_xu * xu + of_div * div)
+            .map(|(xu, div)| xu_weight * xu + div_weight * div)
             .collect()
     }
 
-    /// Means over those samples whose numbers are finite.
+    /// The statistics of γ, as means over the samples whose moments are finite.
     pub fn statistics(&self, step: &SamplerStep, rule: &GammaRule) -> GammaStatistics {
         let finite = |i: &usize| {
             [self.xu[*i], self.uu[*i], self.div[*i]]
@@ -225,7 +247,7 @@ impl GammaMoments {
         let mean = |values: &[f64]| rows.iter().map(|i| values[*i]).sum::<f64>() / n;
         let (alpha, sigma) = (step.from.alpha, step.from.sigma);
         let numerators = self.numerators(step, rule);
-        let [_, of_div] = rule.numerator_weights(step);
+        let [_, div_weight] = rule.numerator_weights(step);
         let uu = mean(&self.uu);
         let raw = mean(&numerators) / uu;
         let square: f64 = rows
@@ -239,7 +261,7 @@ impl GammaMoments {
         let remaining = |trace: &Vec<f64>| sigma * sigma * (self.dim - alpha * mean(trace));
         GammaStatistics {
             unclamped_gamma: raw,
-            probe_stderr: probe.map(|s| (of_div * s / uu).abs()),
+            probe_stderr: probe.map(|s| (div_weight * s / uu).abs()),
             stderr: (rows.len() > 1).then(|| (square / (n - 1.0) / n).sqrt() / uu),
             mean_xu: mean(&self.xu),
             mean_uu: uu,

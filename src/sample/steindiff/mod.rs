@@ -1,11 +1,14 @@
-//! SteinDiff around any sampler (Li & Zeng 2026): x ← x − γ u with u = x − T(x).
+//! SteinDiff, a correction of any sampler (Li & Zeng 2026, arXiv 2606.07835).
 //!
-//! γ minimises the distance to the clean state over a population of samples, and Stein's identity gives it
-//! without one: it asks for E div u, which Jacobian products of the network estimate.
+//! A step becomes x ← x − γ u with u = x − T(x), where T is the step of the corrected sampler. γ
+//! minimizes the mean squared distance to the clean state over a population of samples. Stein's
+//! identity gives γ without the clean state: it needs E div u, which Jacobian products of the
+//! network estimate.
 //!
-//! Taken literally the minimiser is no correction of a sampler: with an exact first-order step it jumps to
-//! the posterior mean, and the noise level is lost. With γ held to at most 1, which is what a
-//! Krasnoselskii–Mann step asks for, it damps steps that go too far. A result therefore names its clamps.
+//! The unbounded minimizer is not a correction of a sampler. With an exact first-order step it
+//! jumps to the posterior mean, and the noise level is lost. A Krasnoselskii–Mann step needs γ of
+//! at most 1. With this bound the method damps steps that go too far. The label therefore shows a
+//! mode and bounds that differ from their defaults, and the step log shows which bound applied.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,32 +29,38 @@ mod self_consistent;
 #[cfg(test)]
 mod tests;
 
-/// A sampler whose every step is taken by a factor γ that the population decides.
+/// SteinDiff: multiplies every step of another sampler by a factor γ, which is a mean over a
+/// population of samples.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("x-first" = "sampler"))]
 pub struct SteinDiff {
-    /// The sampler that proposes the steps.
+    /// The sampler whose steps are corrected. Default: `dpmpp-2m`.
     pub sampler: Box<Sampler>,
+    /// How γ is computed and bounded. Default: `clipped`.
     pub mode: SteinDiffMode,
-    /// Rademacher probes per sample and step for the divergence of u.
+    /// The number of Rademacher probes per sample and step for the divergence of u. Default: 5.
     pub probes: usize,
-    /// γ is a mean over the samples 0 to N − 1, over N to 2N − 1, and so on; the last may be fewer.
+    /// The size N of a population. Default: 256. γ is a mean over the samples 0 to N − 1, another
+    /// over N to 2N − 1, and so on. The last population may be smaller.
     pub population: usize,
+    /// The smallest γ. Default: 1e-6.
     pub gamma_min: f64,
-    /// 1 unless given; mode `literal` has no such bound.
+    /// The largest γ. Default: 1. Mode `literal` has no largest γ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gamma_max: Option<f64>,
-    /// Mode `adaptive`: Jacobian products only where σ is at most this.
+    /// Mode `adaptive`: Jacobian products are taken only if σ is at most this. Default: 1.
     pub sigma_switch: f64,
-    /// Mode `self-consistent`: the width of the weight, in root mean squares per dimension.
+    /// Mode `self-consistent`: the width of the weight, as a root mean square per dimension.
+    /// Default: 0.05.
     pub tau: f64,
-    /// The last step, which ends in the data, is taken in full.
+    /// Whether the last step, which ends at the data, is taken in full (γ = 1). Default: true.
     pub skip_last: bool,
-    /// A step is taken in full where γ lies no further from 1 than so many of its standard errors; 0 for the
-    /// paper's own rule, which takes every γ as it comes.
+    /// A step is taken in full (γ = 1) if γ differs from 1 by no more than this number of its
+    /// standard errors. Default: 0, the paper's rule, which applies every γ.
     pub significance: f64,
-    /// A step is taken in full where the coupling ratio lies outside these bounds.
+    /// Bounds `[low, high]` of the coupling ratio. A step whose ratio is outside them is taken in
+    /// full (γ = 1). Default: no bounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<[f64; 2]>,
 }
@@ -74,47 +83,53 @@ impl Default for SteinDiff {
     }
 }
 
-/// How γ is found and what it is held to.
+/// How γ is computed and bounded. Equation numbers are those of the SteinDiff paper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = crate::registry::Aliases(&[]))]
 pub enum SteinDiffMode {
-    /// γ = 1: the sampler itself, bit for bit.
+    /// γ = 1: the uncorrected sampler, bit for bit.
     Vanilla,
-    /// Eq. (11) with no upper bound: Algorithm 1 as it is printed.
+    /// Eq. (11) with no upper bound, which is Algorithm 1 as printed.
     Literal,
-    /// Eq. (11) held to gamma_min … gamma_max.
+    /// Eq. (11) clipped to `gamma_min` … `gamma_max`.
     Clipped,
-    /// As clipped, with d (1 − σ'/σ) for the divergence: no Jacobian product.
+    /// Like `clipped`, but with d (1 − σ'/σ) for the divergence, where d is the dimension and σ'
+    /// the noise at the end of the step. It takes no Jacobian products.
     Analytical,
-    /// As analytical above `sigma_switch`, as clipped below.
+    /// Like `analytical` if σ is above `sigma_switch`, otherwise like `clipped`.
     Adaptive,
-    /// As clipped, with the state at the next noise level for a target instead of the clean one.
+    /// Like `clipped`, but the target is the state at the next noise level instead of the clean
+    /// state.
     NoiseConsistent,
-    /// As clipped, then drawn to the chord from the state to a look one step ahead (Algorithm 2).
+    /// Like `clipped`, but the result is then moved towards the chord from the state to a look one
+    /// step ahead (Algorithm 2).
     SelfConsistent,
 }
 
-/// What became of a step.
+/// Which rule decided the γ of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GammaAction {
-    /// γ as it came out.
+    /// γ was applied as computed.
     Applied,
+    /// γ was below `gamma_min` and was raised to it.
     ClampedLow,
+    /// γ was above `gamma_max` and was lowered to it.
     ClampedHigh,
-    /// γ = 1 because it is the last step.
+    /// γ = 1 because this is the last step and `skip_last` is set, or because the mode is
+    /// `vanilla`.
     SkippedLast,
     /// γ = 1 because the coupling ratio is outside the gate.
     SkippedGate,
-    /// γ = 1 because it cannot be told from 1.
+    /// γ = 1 because γ does not differ significantly from 1.
     NotSignificant,
-    /// γ = 1 because α = 0, or the statistics are not finite.
+    /// γ = 1 because α = 0 or because the statistics are not finite.
     Undefined,
 }
 
 impl GammaAction {
-    /// As tables print it.
+    /// The name in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             GammaAction::Applied => "applied",
@@ -128,32 +143,40 @@ impl GammaAction {
     }
 }
 
-/// One step of one population, with what its γ came from.
+/// One step of one population, with the statistics behind its γ.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SteinDiffStepLog {
+    /// The number of the population, from 0.
     pub population: u64,
-    /// Samples in the population.
+    /// The number of samples in the population.
     pub n: usize,
+    /// The number of the step, from 0.
     pub step: usize,
+    /// The point at which the step begins.
     pub from: PathPoint,
+    /// The point at which the step ends.
     pub to: PathPoint,
-    /// The factor that was applied.
+    /// The factor γ that was applied.
     pub gamma: f64,
+    /// Which rule decided γ.
     pub action: GammaAction,
-    /// Absent where the step was skipped before anything was measured.
+    /// The statistics behind γ. `None` if the step was skipped before anything was measured.
     pub statistics: Option<GammaStatistics>,
-    /// Mean weight of the look ahead, mode `self-consistent`.
+    /// The mean weight λ of the chord, in mode `self-consistent`.
     pub mean_blend_weight: Option<f64>,
-    /// Per sample of the population.
+    /// Evaluations of the network per sample of the population.
     pub evaluations: u64,
+    /// Jacobian products per sample of the population.
     pub products: u64,
 }
 
-/// A population's numbers are held at once.
+/// The largest product of a population's size and the dimension. All states of a population are in
+/// memory at once.
 const MAX_POPULATION_NUMBERS: usize = 1 << 27;
 
 impl SteinDiff {
-    /// As tables print it: the proposing sampler, then the parameters that are not the defaults.
+    /// The sampler's label in tables: the corrected sampler, then the parameters that differ from
+    /// their defaults.
     pub fn label(&self) -> String {
         let default = SteinDiff::default();
         let bare = SteinDiff {
@@ -171,6 +194,10 @@ impl SteinDiff {
         }
     }
 
+    /// Checks the parameters that do not depend on the path.
+    ///
+    /// # Errors
+    /// Fails if a parameter is invalid. The message names the key and says what is expected.
     fn check_parameters(&self) -> Result<(), String> {
         registry::check_bounds("probes", self.probes, 1, 100_000)?;
         registry::check_bounds("population", self.population, 1, 1 << 24)?;
@@ -182,7 +209,7 @@ impl SteinDiff {
                     .map_or("unset, so 1".to_owned(), |m| m.to_string()),
             );
             return Err(format!(
-                "gamma_min is {least} and gamma_max {given}, expected gamma_min <= gamma_max"
+                "gamma_min is {least} and gamma_max is {given}, expected gamma_min <= gamma_max"
             ));
         }
         if self.mode == SteinDiffMode::Literal && self.gamma_max.is_some() {
@@ -198,7 +225,7 @@ impl SteinDiff {
         }
         if !(self.significance.is_finite() && self.significance >= 0.0) {
             return Err(format!(
-                "significance is {}, expected standard errors, a number of at least 0",
+                "significance is {}, expected a number of standard errors of at least 0",
                 self.significance
             ));
         }
@@ -206,22 +233,23 @@ impl SteinDiff {
             Some([low, high]) if low.is_nan() || high.is_nan() || low >= high => {
                 Err(format!("gate is [{low}, {high}], expected [low, high]"))
             }
-            Some(_) if self.mode == SteinDiffMode::Analytical => {
-                Err("gate is given, but the coupling ratio needs Jacobian products, which mode `analytical` has not"
-                    .to_owned())
-            }
+            Some(_) if self.mode == SteinDiffMode::Analytical => Err(
+                "gate is given, but the coupling ratio needs Jacobian products, which mode \
+                     `analytical` does not take"
+                    .to_owned(),
+            ),
             _ => Ok(()),
         }
     }
 
-    /// Whether step `i` of `steps` is taken in full without a look.
+    /// Whether step `i` of `steps` is taken in full without computing γ.
     fn skips_step(&self, steps: &[SamplerStep], i: usize) -> bool {
         self.mode == SteinDiffMode::Vanilla
             || steps[i].from.alpha == 0.0
             || (self.skip_last && i + 1 == steps.len())
     }
 
-    /// Whether γ of a step asks for Jacobian products.
+    /// Whether γ of this step needs Jacobian products.
     fn uses_jacobian_products(&self, step: &SamplerStep) -> bool {
         match self.mode {
             SteinDiffMode::Vanilla | SteinDiffMode::Analytical => false,
@@ -230,6 +258,7 @@ impl SteinDiff {
         }
     }
 
+    /// The rule that the parameters describe.
     fn gamma_rule(&self) -> GammaRule {
         let most = if self.mode == SteinDiffMode::Literal {
             f64::INFINITY
@@ -245,7 +274,7 @@ impl SteinDiff {
         }
     }
 
-    /// Carries one population over the steps, all samples together.
+    /// Carries one population through all steps and appends one entry per step to `log`.
     fn integrate_population(
         &self,
         steps: &[SamplerStep],
@@ -254,42 +283,42 @@ impl SteinDiff {
         x: Batch,
         log: &mut Vec<SteinDiffStepLog>,
     ) -> Result<Trajectory, EvalError> {
-        let mut walk = Trajectory::starting_at(x);
+        let mut trajectory = Trajectory::starting_at(x);
         for (i, step) in steps.iter().enumerate() {
-            let before = walk.evaluations;
-            let candidate = walk.propose(step, field)?;
-            let mut entry = self.choose_gamma(steps, i, &walk, &candidate, field, draw)?;
+            let before = trajectory.evaluations;
+            let proposal = trajectory.propose(step, field)?;
+            let mut entry = self.choose_gamma(steps, i, &trajectory, &proposal, field, draw)?;
             if self.mode == SteinDiffMode::SelfConsistent && !self.skips_step(steps, i) {
-                let proposal = damped_step(&walk.x, &candidate.state, entry.gamma);
+                let damped = damped_step(&trajectory.x, &proposal.state, entry.gamma);
                 let (x, blend) = self_consistent::blend_with_chord(
                     &steps[i..],
-                    &mut walk,
-                    &candidate,
-                    proposal,
+                    &mut trajectory,
+                    &proposal,
+                    damped,
                     self.tau,
                     field,
                 )?;
                 entry.mean_blend_weight = blend;
-                walk.accept_replacement(step, candidate, x);
+                trajectory.accept_replacement(step, proposal, x);
             } else if entry.gamma == 1.0 {
-                walk.accept(step, candidate);
+                trajectory.accept(step, proposal);
             } else {
-                let x = damped_step(&walk.x, &candidate.state, entry.gamma);
-                walk.accept_replacement(step, candidate, x);
+                let x = damped_step(&trajectory.x, &proposal.state, entry.gamma);
+                trajectory.accept_replacement(step, proposal, x);
             }
-            entry.evaluations = walk.evaluations - before;
+            entry.evaluations = trajectory.evaluations - before;
             log.push(entry);
         }
-        Ok(walk)
+        Ok(trajectory)
     }
 
-    /// γ of a proposed step.
+    /// Computes γ of a proposed step, with the log entry of the step.
     fn choose_gamma(
         &self,
         steps: &[SamplerStep],
         i: usize,
-        walk: &Trajectory,
-        candidate: &StepProposal,
+        trajectory: &Trajectory,
+        proposal: &StepProposal,
         field: &mut dyn Denoiser,
         draw: &SampleRequest,
     ) -> Result<SteinDiffStepLog, EvalError> {
@@ -314,15 +343,15 @@ impl SteinDiff {
         if self.skips_step(steps, i) {
             return Ok(entry);
         }
-        let mut moments = gamma::gamma_moments(step, walk, candidate, draw);
+        let mut moments = gamma::gamma_moments(step, trajectory, proposal, draw);
         if self.uses_jacobian_products(step) {
-            let address = gamma::StepProbes {
+            let probes = gamma::StepProbes {
                 draw,
                 step: i as u64,
                 count: self.probes,
             };
             entry.products =
-                moments.estimate_divergence(step, candidate, &address, field.linearized()?)?;
+                moments.estimate_divergence(step, proposal, &probes, field.linearized()?)?;
         }
         let statistics = moments.statistics(step, &self.gamma_rule());
         (entry.gamma, entry.action) = self.gamma_rule().clamp_gamma(&statistics);
@@ -331,7 +360,7 @@ impl SteinDiff {
     }
 }
 
-/// x − γ (x − T(x)), the Krasnoselskii–Mann form.
+/// x − γ (x − T(x)), written in the Krasnoselskii–Mann form (1 − γ) x + γ T(x).
 fn damped_step(x: &Batch, to: &Batch, gamma: f64) -> Batch {
     let mut out = x * (1.0 - gamma);
     out.scaled_add(gamma, to);
@@ -346,8 +375,8 @@ impl SamplingMethod for SteinDiff {
         })
     }
 
-    fn steps(&self, on: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
-        let steps = self.sampler.steps(on).map_err(|e| {
+    fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
+        let steps = self.sampler.steps(context).map_err(|e| {
             format!(
                 "sampler: {}",
                 registry::prefix_with_name(self.sampler.name(), e)
@@ -365,17 +394,20 @@ impl SamplingMethod for SteinDiff {
         Ok(steps)
     }
 
-    fn check(&self, on: &SamplerContext) -> Result<(), String> {
+    fn check(&self, context: &SamplerContext) -> Result<(), String> {
         self.check_parameters()?;
-        sampler_step::check_steps(&self.steps(on)?, on)
+        sampler_step::check_steps(&self.steps(context)?, context)
     }
 
-    /// A prediction made ahead is made again where the step was not taken in full: what is declared is the most.
-    fn cost(&self, on: &SamplerContext) -> SampleCost {
-        let Ok(steps) = self.steps(on) else {
+    /// The cost if no prediction made ahead can be reused.
+    ///
+    /// A prediction made ahead is valid only if its step was taken in full, which is not known in
+    /// advance. The cost is therefore an upper bound if the corrected sampler reuses predictions.
+    fn cost(&self, context: &SamplerContext) -> SampleCost {
+        let Ok(steps) = self.steps(context) else {
             return SampleCost::default();
         };
-        let kept = steps
+        let reused = steps
             .iter()
             .any(|s| s.corrector.as_ref().is_some_and(|a| a.reused));
         if self.mode == SteinDiffMode::Vanilla {
@@ -384,7 +416,7 @@ impl SamplingMethod for SteinDiff {
                 ..SampleCost::default()
             };
         }
-        let places = |s: &SamplerStep| 1 + u64::from(s.corrector.is_some());
+        let predictions = |s: &SamplerStep| 1 + u64::from(s.corrector.is_some());
         let active = (0..steps.len()).filter(|i| !self.skips_step(&steps, *i));
         let products = active
             .clone()
@@ -394,12 +426,12 @@ impl SamplingMethod for SteinDiff {
                 && self_consistent::chord_weight(&steps[*i..]) > 0.0
         });
         SampleCost {
-            evaluations: steps.iter().map(places).sum::<u64>()
-                + looks.map(|i| places(&steps[i + 1])).sum::<u64>(),
+            evaluations: steps.iter().map(predictions).sum::<u64>()
+                + looks.map(|i| predictions(&steps[i + 1])).sum::<u64>(),
             products: products
-                .map(|i| self.probes as u64 * places(&steps[i]))
+                .map(|i| self.probes as u64 * predictions(&steps[i]))
                 .sum(),
-            is_upper_bound: kept,
+            is_upper_bound: reused,
         }
     }
 
@@ -407,7 +439,13 @@ impl SamplingMethod for SteinDiff {
         Some(self.population)
     }
 
-    /// `draw` must hold whole populations, in the order of their samples.
+    /// Draws one population after the other.
+    ///
+    /// The request must hold whole populations, in the order of their samples.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated, if it lacks Jacobian products that the mode needs,
+    /// or if a population is too large for the memory.
     fn sample(
         &self,
         field: &mut dyn Denoiser,
@@ -424,14 +462,14 @@ impl SamplingMethod for SteinDiff {
         }
         let mut drawn = DrawnSamples::empty();
         let mut first = 0;
-        let of = |sample: &SampleId| sample / self.population as u64;
-        for samples in draw.samples.chunk_by(|a, b| of(a) == of(b)) {
+        let population = |sample: &SampleId| sample / self.population as u64;
+        for samples in draw.samples.chunk_by(|a, b| population(a) == population(b)) {
             let rows = x
                 .slice(ndarray::s![first..first + samples.len(), ..])
                 .to_owned();
             first += samples.len();
             let mut log = Vec::new();
-            let walk = self.integrate_population(
+            let trajectory = self.integrate_population(
                 &steps,
                 field,
                 &SampleRequest { samples, ..*draw },
@@ -440,8 +478,8 @@ impl SamplingMethod for SteinDiff {
             )?;
             let products = log.iter().map(|e| e.products).sum();
             drawn.append(DrawnSamples::with_equal_cost(
-                walk.x,
-                walk.evaluations,
+                trajectory.x,
+                trajectory.evaluations,
                 products,
                 log,
             ));

@@ -1,4 +1,4 @@
-//! The identity behind γ on mixtures where everything is known (T11, T12), and what holds for every mode.
+//! The identity behind γ on mixtures with closed forms (T11, T12), and properties of every mode.
 
 use super::super::sampler_step::PathPoint;
 use super::super::tests::{
@@ -14,7 +14,7 @@ use crate::num::stats;
 
 const DIM: usize = 8;
 
-/// Clean states and the noise that goes with them, at addresses of their own.
+/// Clean states and their noise, with draws of their own.
 fn clean_states_and_noise(model: &AnalyticMixture, n: usize) -> (Batch, Batch) {
     let key = RngKey { seed: 21 };
     let normal = |probe: u64, i: usize, d: usize| key.normal(Purpose::Check, i as u64, probe, d);
@@ -36,7 +36,7 @@ fn clean_states_and_noise(model: &AnalyticMixture, n: usize) -> (Batch, Batch) {
     (clean, noise)
 }
 
-/// A path, and the noise-to-signal ratios between which a step goes.
+/// Paths, each with the noise-to-signal ratios at the ends of a step.
 fn paths_and_steps() -> [(&'static str, ProbabilityPath, [f64; 2]); 5] {
     let vp = || ProbabilityPath::Vp {
         beta_min: 0.1,
@@ -66,7 +66,7 @@ fn paths_and_steps() -> [(&'static str, ProbabilityPath, [f64; 2]); 5] {
     ]
 }
 
-/// The sampler's one step between two points: with no history, T is a function of the state alone.
+/// A single step of a sampler between two ratios. Without a history T depends only on the state.
 fn one_step(name: &str, curve: &PathCurve, [from, to]: [f64; 2]) -> SamplerStep {
     let from = PathPoint::at_time(curve, curve.time_of_ratio(from));
     if to == 0.0 {
@@ -75,7 +75,7 @@ fn one_step(name: &str, curve: &PathCurve, [from, to]: [f64; 2]) -> SamplerStep 
     let to = PathPoint::at_time(curve, curve.time_of_ratio(to));
     match sampler_from_yaml(name) {
         Sampler::Heun(_) => super::super::heun::heun_step(from, to),
-        // The last step has no corrector, so a third point makes this one not the last.
+        // The last step has no corrector. With a third point this step is not the last.
         Sampler::UniPc(method) => {
             super::super::multistep::steps_between_points(&method, false, &[from, to, to]).remove(0)
         }
@@ -111,13 +111,13 @@ fn gamma_case(
         key: RngKey { seed: 8 },
         samples: &samples,
     };
-    let mut walk = Trajectory::starting_at(x.clone());
-    let candidate = walk.propose(&step, model).expect("analytic");
-    let mut moments = gamma_moments(&step, &walk, &candidate, &draw);
+    let mut trajectory = Trajectory::starting_at(x.clone());
+    let proposal = trajectory.propose(&step, model).expect("analytic");
+    let mut moments = gamma_moments(&step, &trajectory, &proposal, &draw);
     moments
         .estimate_divergence(
             &step,
-            &candidate,
+            &proposal,
             &StepProbes {
                 draw: &draw,
                 step: 0,
@@ -128,7 +128,7 @@ fn gamma_case(
         .expect("analytic");
     GammaCase {
         moments,
-        u: &x - &candidate.state,
+        u: &x - &proposal.state,
         x,
         clean,
         noise,
@@ -146,8 +146,8 @@ fn unclamped_gamma_rule(noise_consistent: bool) -> GammaRule {
     }
 }
 
-/// Eq. (11) is the true γ* of Eq. (9), and so is its noise-consistent form: the mean of ⟨u, x − target⟩ minus
-/// the numerator of γ, sample by sample, is zero within its error.
+/// Eq. (11) equals γ* of Eq. (9), also in its noise-consistent form. The mean of ⟨u, x − target⟩
+/// minus the numerator of γ, taken sample by sample, is zero within its standard error.
 #[test]
 fn gamma_from_steins_identity_matches_the_minimiser() {
     for (name, path, ratios) in paths_and_steps() {
@@ -174,7 +174,8 @@ fn gamma_from_steins_identity_matches_the_minimiser() {
                     .collect();
                 let gap = stats::mean_estimate(&gaps).expect("samples");
                 let error = gap.stderr.expect("samples");
-                // The error is small against γ, so that agreement says something; from α = .1 it is largest, .09 at this n.
+                // The standard error must be small compared to γ, or agreement would mean nothing.
+                // It is largest, 0.09, for the step from α = 0.1.
                 let relative = error / s.mean_uu / s.unclamped_gamma.abs().max(0.1);
                 assert!(
                     gap.value.abs() < 4.0 * error && relative < 0.12,
@@ -189,7 +190,7 @@ fn gamma_from_steins_identity_matches_the_minimiser() {
                 }
                 let straight = alpha == 1.0 || path.kind() == "flow-matching";
                 if !noise_consistent && method == "ddim" && straight {
-                    // u is then along x − D, so that the minimiser is the posterior mean itself.
+                    // u is then parallel to x − D, so the minimizer is the posterior mean.
                     let want = 1.0 / (1.0 - case.step.to.sigma / sigma);
                     assert!(
                         (s.unclamped_gamma - want).abs() < 4.0 * uncertain,
@@ -203,7 +204,7 @@ fn gamma_from_steins_identity_matches_the_minimiser() {
     }
 }
 
-/// On a Gaussian J_D is a multiple of the identity, so that every probe gives the trace itself.
+/// On a Gaussian J_D is a multiple of the identity, so every probe gives the exact trace.
 #[test]
 fn gaussian_gamma_moments_match_closed_form() {
     let (c, sigma, next) = (0.3, 2.0, 0.7);
@@ -239,7 +240,7 @@ fn gaussian_gamma_moments_match_closed_form() {
     );
 }
 
-/// Over many probes the mean of zᵀ J_u z is the exact trace, for a chain of two products as for one.
+/// The mean of zᵀ J_u z over many probes is the exact trace, for one product and for two in a row.
 #[test]
 fn steindiff_probes_are_unbiased() {
     for method in ["ddim", "heun", "{unipc: {order: 1}}"] {
@@ -254,13 +255,15 @@ fn steindiff_probes_are_unbiased() {
         let step = one_step(method, &model.curve, [1.2, 0.4]);
         let case = gamma_case(&mut model, step, 4, 4000);
         let curve = model.curve.clone();
-        let mut walk = Trajectory::starting_at(case.x.clone());
-        let candidate = walk.propose(&case.step, &mut model).expect("analytic");
+        let mut trajectory = Trajectory::starting_at(case.x.clone());
+        let proposal = trajectory
+            .propose(&case.step, &mut model)
+            .expect("analytic");
         let basis =
             TangentBatch::from_shape_fn((DIM, 4, DIM), |(i, _, j)| f64::from(u8::from(i == j)));
         let exact = sampler_step::step_jacobian_products(
             &case.step,
-            &candidate,
+            &proposal,
             &basis,
             &velocity_context(&curve),
             &mut model,
@@ -278,7 +281,7 @@ fn steindiff_probes_are_unbiased() {
     }
 }
 
-/// The reported error of γ from its probes is the spread that other probes give.
+/// The reported standard error of γ from its probes equals the spread over other probes.
 #[test]
 fn gamma_probe_stderr_has_nominal_coverage() {
     let curve = ProbabilityPath::Edm {
@@ -291,8 +294,8 @@ fn gamma_probe_stderr_has_nominal_coverage() {
     let step = one_step("ddim", &curve, [0.6, 0.2]);
     let (clean, noise) = clean_states_and_noise(&model, 64);
     let samples: Vec<u64> = (0..64).collect();
-    let mut walk = Trajectory::starting_at(&clean + &(&noise * step.from.sigma));
-    let candidate = walk.propose(&step, &mut model).expect("analytic");
+    let mut trajectory = Trajectory::starting_at(&clean + &(&noise * step.from.sigma));
+    let proposal = trajectory.propose(&step, &mut model).expect("analytic");
     let draws: Vec<GammaStatistics> = (0..200)
         .map(|seed| {
             let draw = SampleRequest {
@@ -301,14 +304,14 @@ fn gamma_probe_stderr_has_nominal_coverage() {
                 key: RngKey { seed },
                 samples: &samples,
             };
-            let mut moments = gamma_moments(&step, &walk, &candidate, &draw);
+            let mut moments = gamma_moments(&step, &trajectory, &proposal, &draw);
             let probes = StepProbes {
                 draw: &draw,
                 step: 0,
                 count: 3,
             };
             moments
-                .estimate_divergence(&step, &candidate, &probes, &mut model)
+                .estimate_divergence(&step, &proposal, &probes, &mut model)
                 .expect("analytic");
             moments.statistics(&step, &unclamped_gamma_rule(false))
         })
@@ -326,7 +329,7 @@ fn gamma_probe_stderr_has_nominal_coverage() {
     assert!((said / spread - 1.0).abs() < 0.2, "{said} {spread}");
 }
 
-/// Where γ* is 1, it is told from 1 as often as its standard errors say: the test of significance keeps its level.
+/// If γ* is 1, the test of significance rejects as often as its level says.
 #[test]
 fn significance_test_of_gamma_has_nominal_false_positive_rate() {
     let curve = ProbabilityPath::Vp {
@@ -350,15 +353,15 @@ fn significance_test_of_gamma_has_nominal_false_positive_rate() {
             key: RngKey { seed: 8 },
             samples: &samples,
         };
-        let mut walk = Trajectory::starting_at(
+        let mut trajectory = Trajectory::starting_at(
             &clean.slice(rows) * step.from.alpha + &noise.slice(rows) * step.from.sigma,
         );
-        let candidate = walk.propose(&step, &mut model).expect("analytic");
-        let mut moments = gamma_moments(&step, &walk, &candidate, &draw);
+        let proposal = trajectory.propose(&step, &mut model).expect("analytic");
+        let mut moments = gamma_moments(&step, &trajectory, &proposal, &draw);
         moments
             .estimate_divergence(
                 &step,
-                &candidate,
+                &proposal,
                 &StepProbes {
                     draw: &draw,
                     step: 0,
@@ -376,10 +379,11 @@ fn significance_test_of_gamma_has_nominal_false_positive_rate() {
         sum += s.unclamped_gamma / populations as f64;
     }
     let share = found as f64 / populations as f64;
-    // 5 % and three binomial standard errors; γ* is 1 for a first-order step, an exact denoiser and this target.
+    // The bounds are 5 % and three binomial standard errors. γ* is 1 for a first-order step with an
+    // exact denoiser and this target.
     assert!(
         (sum - 1.0).abs() < 0.02 && (0.02..0.09).contains(&share),
-        "γ {sum}, told from 1 in {share}"
+        "γ {sum}, significant in {share}"
     );
 }
 
@@ -417,7 +421,7 @@ fn vanilla_mode_equals_the_sampler_bitwise() {
                 (plain.evaluations, plain.products),
                 "{spec}"
             );
-            // A γ that is held to exactly 1 is no correction either.
+            // A γ that is clamped to exactly 1 does not change the sampler either.
             let held = sampler_from_yaml(&format!(
                 "{{steindiff: {{sampler: {spec}, gamma_min: 1, population: 2}}}}"
             ));
@@ -426,7 +430,7 @@ fn vanilla_mode_equals_the_sampler_bitwise() {
                 plain.x,
                 "{spec}"
             );
-            // Nor is one that nothing tells from 1.
+            // The same holds for a γ that never differs significantly from 1.
             let unsure = sampler_from_yaml(&format!(
                 "{{steindiff: {{sampler: {spec}, significance: 1e12, population: 2}}}}"
             ));
@@ -485,7 +489,7 @@ fn populations_are_blocks_of_sample_ids() {
             ((0, 4), (1, 4), (2, 2)),
             "{mode}"
         );
-        // The second population by itself, and all of it one row at a time.
+        // The second population alone, and all populations one row at a time, give the same states.
         let part = x.slice(ndarray::s![4..8, ..]).to_owned();
         let alone =
             super::super::tests::draw_samples_at(&spec, &mut model, &curve, &ids[4..8], &part);
@@ -579,7 +583,7 @@ fn step_log_records_actions() {
     );
 }
 
-/// With λ near 1 everywhere the state lies on the chord to the look ahead, and with λ near 0 on the proposal.
+/// With λ near 1 the state lies on the chord to the look ahead, and with λ near 0 on the proposal.
 #[test]
 fn self_consistent_mode_blends_proposal_and_chord() {
     let mut model = mixture();

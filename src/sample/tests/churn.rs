@@ -1,4 +1,5 @@
-//! EDM's stochastic sampler, against its algorithm written out and against the variance it has in closed form.
+//! EDM's stochastic sampler equals its published algorithm, and its variance equals the closed
+//! form.
 
 use super::*;
 
@@ -16,7 +17,8 @@ fn gaussian(variance: f64) -> AnalyticMixture {
     }
 }
 
-/// The grid's points with σ̂ of each: raised by min(S_churn/N, √2 − 1) within bounds.
+/// The points of the grid, each with its σ̂, which is raised by min(S_churn/N, √2 − 1) within the
+/// bounds.
 fn churned_sigmas(
     sampler: &Sampler,
     model: &AnalyticMixture,
@@ -38,10 +40,11 @@ fn churned_sigmas(
     times.into_iter().map(|s| (s, hat(s))).collect()
 }
 
-/// Algorithm 2 of Karras et al. 2022, line by line, with the draws of the same addresses.
+/// The sampler equals Algorithm 2 of Karras et al. 2022, line by line, with the same draws.
 #[test]
 fn churn_matches_edm_algorithm_2() {
-    let spec = "{heun: {steps: 9, denoise_to_zero: true, s_churn: 3, s_min: 0.05, s_max: 10, s_noise: 1.007}}";
+    let spec = "{heun: {steps: 9, denoise_to_zero: true, s_churn: 3, s_min: 0.05, s_max: 10, \
+                s_noise: 1.007}}";
     let (sampler, mut model) = (sampler_from_yaml(spec), gaussian(0.3));
     let curve = model.curve.clone();
     let x = ndarray::array![[7.3], [-20.0]];

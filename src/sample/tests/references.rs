@@ -1,8 +1,10 @@
-//! diffusers' schedulers, run by `scripts/sampler_references.py`, against ours on the same model.
+//! Our samplers equal diffusers' schedulers, which `scripts/sampler_references.py` runs on the same
+//! model.
 //!
-//! Their arithmetic in double agrees to 1e-10. As they ship, in single precision, they differ by their
-//! own rounding: of the states, and on the discrete path of 1 − ᾱ, which near the data end costs them three
-//! to four digits of σ. Where no order is lowered, the long last step in λ extrapolates that error.
+//! In double precision diffusers agrees to 1e-10. As shipped, in single precision, it differs by
+//! its own rounding. It rounds the states, and on the discrete path also 1 − ᾱ, which costs three
+//! to four digits of σ near the data end. If no order is lowered, the last step, which is long in
+//! λ, extrapolates this error.
 
 use std::fs::File;
 
@@ -38,7 +40,7 @@ impl DiffusersReferences {
         times.to_vec()
     }
 
-    /// The f64 run to 1e-10 and the f32 run to `single`, both relative to 1.
+    /// Compares with the f64 run to 1e-10 and with the f32 run to `single`, both relative to 1.
     fn assert_close(&mut self, name: &str, got: &Batch, single: f64) {
         for (kind, tolerance) in [("f64", 1e-10), ("f32", single)] {
             let want = self.states(&format!("{name}.{kind}"));
@@ -63,7 +65,7 @@ fn end(spec: &str, path: ProbabilityPath, start: &Batch) -> Batch {
     draw_samples(&sampler_from_yaml(spec), &mut model, &curve, start).x
 }
 
-/// A multistep method over points that are no grid of ours.
+/// A multistep method over points that no schedule of ours gives.
 fn integrate_between(
     method: &dyn multistep::Multistep,
     points: &[PathPoint],
@@ -140,7 +142,7 @@ fn samplers_match_diffusers_on_the_discrete_path() {
     }
 }
 
-/// Their "trailing" timesteps are no grid of ours (indices 999, 874, …, 124, then 0), the steps are.
+/// No schedule of ours gives their "trailing" timesteps (999, 874, …, 124, 0), but the steps agree.
 #[test]
 fn ddim_matches_diffusers_on_its_own_timesteps() {
     let mut references = DiffusersReferences::open();
@@ -173,7 +175,8 @@ fn samplers_match_diffusers_on_edm_with_denoising_to_zero() {
         );
         references.assert_close(name, &end(&spec, edm.clone(), &start), 1e-5);
     }
-    // Heun between the two ends of their table; the single-precision ends move the state by 1e-5 of 157.
+    // Heun runs between the two ends of their table. The single-precision ends change the state by
+    // 1e-5 of 157.
     let ends = references.times("heun_karras_times.f64");
     let path = ProbabilityPath::Edm {
         sigma_min: ends[ends.len() - 2],
@@ -184,7 +187,7 @@ fn samplers_match_diffusers_on_edm_with_denoising_to_zero() {
     references.assert_close("heun_karras", &got, 1e-5);
 }
 
-/// To σ = 0 and, for Euler, from α = 0.
+/// All samplers end at σ = 0, and Euler also begins at α = 0.
 #[test]
 fn samplers_match_diffusers_on_flow_matching() {
     let mut references = DiffusersReferences::open();
@@ -213,7 +216,7 @@ fn samplers_match_diffusers_on_flow_matching() {
             1e-5,
         );
     }
-    // Their UniPC leaves out the last of its equal steps: a grid that is none of ours.
+    // Their UniPC omits the last of its equal steps, a grid that no schedule of ours gives.
     let mut model = mixture(flow(1.0));
     let times = references.times("unipc3bh2_flow_times.f64");
     let points: Vec<PathPoint> = times

@@ -1,8 +1,8 @@
-//! Regression values of a one-dimensional mixture whose trajectory is known, and observed orders.
+//! Regression values of a one-dimensional mixture with a known trajectory, and convergence orders.
 
 use super::*;
 
-/// σ from 20 to 0.02; .3 N(−1, .04) + .7 N(.8, .09).
+/// The mixture .3 N(−1, .04) + .7 N(.8, .09) on an edm path with σ from 20 to 0.02.
 fn mixture() -> AnalyticMixture {
     AnalyticMixture {
         curve: ProbabilityPath::Edm {
@@ -17,7 +17,7 @@ fn mixture() -> AnalyticMixture {
     }
 }
 
-/// Where 7.3 at σ = 20 ends under a sampler.
+/// The end state of x = 7.3 at σ = 20 with a sampler.
 fn end(spec: &str) -> f64 {
     let mut model = mixture();
     let curve = model.curve.clone();
@@ -30,12 +30,12 @@ fn end(spec: &str) -> f64 {
     .x[[0, 0]]
 }
 
-/// The quantile that the probability-flow ODE carries from σ = 20 to σ = 0.02.
+/// The exact end state: the probability-flow ODE preserves the quantile from σ = 20 to σ = 0.02.
 const EXACT: f64 = 0.7864870824533947;
 
 #[test]
 fn sampler_end_states_match_recorded_values() {
-    // The karras grid of N steps has N + 1 points here: what other codes write as i/N.
+    // The karras grid with N steps has N + 1 points here, which other codes write as i/N.
     for (spec, want) in [
         ("ddim: {steps: 10, schedule: log-snr}", 0.7425582914),
         ("heun: {steps: 10, schedule: log-snr}", 0.8125410424),
@@ -110,12 +110,13 @@ fn samplers_have_their_nominal_convergence_order() {
         ("ddim: {", 0.95, 1.05),
         ("heun: {", 1.95, 2.1),
         ("dpmpp-2m: {", 1.95, 2.1),
-        // The reference's missing factor costs an order, and `corrected` gives it back.
+        // The reference lacks a factor, which costs an order. `corrected` restores it.
         ("dpmpp-3m: {", 1.8, 2.1),
         ("dpmpp-3m: {corrected: true, ", 2.8, 3.3),
         ("unipc: {order: 1, ", 1.9, 2.2),
         ("unipc: {order: 2, ", 2.8, 3.3),
-        // Above 4: the error's own terms nearly cancel here, with a change of sign beyond N = 320.
+        // The orders exceed 4 because the terms of the error nearly cancel here. The error changes
+        // its sign beyond N = 320.
         ("unipc: {order: 3, ", 4.0, 6.0),
         ("unipc: {order: 3, variant: bh2, ", 4.0, 6.0),
     ] {
