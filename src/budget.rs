@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use crate::num::stats;
-use crate::rows::{BudgetRow, RefinedRow, SummaryRow};
+use crate::rows::{BudgetRow, EstimateKind, RefinedRow, SummaryRow};
 
 /// The name of a component, the setting that reduces it, and how it was measured.
 struct Component<'a> {
@@ -78,7 +78,7 @@ const RELATIVE_ROUNDING: f64 = 1e-6;
 impl SolverBias {
     /// The solver's bias of a summary row. `None` for a few-step flow map, which has no solver.
     pub fn from_summary(row: &SummaryRow) -> Option<SolverBias> {
-        if row.kind.starts_with("few-step") {
+        if row.kind.is_few_step() {
             return None;
         }
         Some(match (row.solver_bias, row.nats) {
@@ -199,8 +199,10 @@ fn empty_budget_row(row: &SummaryRow, component: Component, n: usize) -> BudgetR
 
 /// Whether the estimator's values depend on random probes.
 fn is_random(row: &SummaryRow) -> bool {
-    !(matches!(row.kind.as_str(), "ode-exact" | "closed-form" | "learned")
-        || row.kind.starts_with("few-step"))
+    matches!(
+        row.kind,
+        EstimateKind::OdeStochastic | EstimateKind::FiniteDifference
+    )
 }
 
 /// The noise of random probes or replicates. `None` for deterministic estimators.
@@ -226,7 +228,7 @@ fn probe_component(row: &SummaryRow) -> Option<BudgetRow> {
 /// The spread over draws of dequantization noise, without the noise of the probes that it contains.
 /// `None` if the data were not dequantized.
 fn dequantization_component(row: &SummaryRow) -> Option<BudgetRow> {
-    if !matches!(row.bound.as_str(), "elbo" | "iw-elbo") {
+    if !row.bound.is_bound() {
         return None;
     }
     let own = |spread: f64| {
@@ -394,11 +396,12 @@ mod tests {
     use crate::model::analytic;
     use crate::num::Batch;
     use crate::num::key::{Purpose, RngKey};
+    use crate::rows::BoundKind;
     use crate::solve::Solver;
 
     /// A summary row of `n` samples with these standard errors.
     fn summary(
-        kind: &str,
+        kind: EstimateKind,
         n: usize,
         data: f64,
         probe: Option<f64>,
@@ -409,7 +412,7 @@ mod tests {
             dataset: "d".into(),
             estimator: "e".into(),
             solver: "s".into(),
-            kind: kind.into(),
+            kind,
             n,
             nats: Some(-3.0),
             nats_stderr: Some(data),
@@ -417,7 +420,7 @@ mod tests {
             probe_stderr: probe,
             dequantization_stderr: draws,
             draws: if draws.is_some() { 4 } else { 1 },
-            bound: "elbo".into(),
+            bound: BoundKind::Elbo,
             ..SummaryRow::default()
         }
     }
@@ -455,7 +458,7 @@ mod tests {
 
     #[test]
     fn component_variances_sum_to_total() {
-        let row = summary("ode-stochastic", 100, 0.5, Some(3.0), Some(5.0));
+        let row = summary(EstimateKind::OdeStochastic, 100, 0.5, Some(3.0), Some(5.0));
         let budget = budget(&row, &[]);
         let mean = |name: &str| budget[name].mean_nats.expect(name);
         assert!((mean("probe") - 0.3).abs() < 1e-14);
@@ -479,7 +482,7 @@ mod tests {
 
     #[test]
     fn unknown_components_have_no_size() {
-        let row = summary("ode-stochastic", 10, 0.5, None, None);
+        let row = summary(EstimateKind::OdeStochastic, 10, 0.5, None, None);
         let unknown = budget(&row, &[]);
         for name in ["probe", "dequantization"] {
             assert_eq!((unknown[name].mean_nats, unknown[name].share), (None, None));
@@ -487,7 +490,7 @@ mod tests {
             assert!(unknown["total"].measured.contains(name));
         }
         assert!(!unknown.contains_key("solver") && !unknown.contains_key("numeric"));
-        let exact = budget(&summary("ode-exact", 10, 0.5, None, None), &[]);
+        let exact = budget(&summary(EstimateKind::OdeExact, 10, 0.5, None, None), &[]);
         assert!(
             !exact.contains_key("probe"),
             "a deterministic estimator has no probes"
@@ -495,7 +498,7 @@ mod tests {
         let alone = SummaryRow {
             n: 1,
             nats_stderr: None,
-            ..summary("ode-exact", 1, 0.5, None, None)
+            ..summary(EstimateKind::OdeExact, 1, 0.5, None, None)
         };
         assert_eq!(budget(&alone, &[])["total"].mean_nats, None);
     }
@@ -503,7 +506,7 @@ mod tests {
     /// For errors c·hᵖ on known steps, the budget finds c·hᵖ and p.
     #[test]
     fn step_doubling_recovers_a_known_error() {
-        let row = summary("ode-exact", 4, 0.5, None, None);
+        let row = summary(EstimateKind::OdeExact, 4, 0.5, None, None);
         for p in [1u32, 2, 4] {
             let error = |i: usize, h: f64| (1.0 + i as f64) * 1e-3 * h.powi(p as i32);
             let refined_rows: Vec<RefinedRow> = (0..4)
@@ -600,7 +603,10 @@ mod tests {
             let refined_rows: Vec<RefinedRow> = (0..6)
                 .map(|i| refined(i, base[i], finer[i], Some(coarser[i]), Some(solver.order())))
                 .collect();
-            let line = &budget(&summary("ode-exact", 6, 0.5, None, None), &refined_rows)["solver"];
+            let line = &budget(
+                &summary(EstimateKind::OdeExact, 6, 0.5, None, None),
+                &refined_rows,
+            )["solver"];
             let gaps: Vec<f64> = base.iter().zip(&truth).map(|(b, t)| b - t).collect();
             let (mean, rms) = (
                 stats::mean_estimate(&gaps).expect("six").value,
@@ -622,7 +628,7 @@ mod tests {
 
     #[test]
     fn float64_difference_replaces_perturbation_estimate() {
-        let row = summary("ode-exact", 4, 0.1, None, None);
+        let row = summary(EstimateKind::OdeExact, 4, 0.1, None, None);
         let errors = [3e-6, -1e-6, 2e-6, 4e-6];
         let measured = |(i, error): (usize, &f64)| {
             let float32 = refined(i, -3.0, -3.0, None, Some(2));
@@ -647,7 +653,7 @@ mod tests {
 
     #[test]
     fn linear_perturbation_is_not_rounding_error() {
-        let row = summary("ode-exact", 4, 0.5, None, None);
+        let row = summary(EstimateKind::OdeExact, 4, 0.5, None, None);
         let refined_rows: Vec<RefinedRow> =
             (0..4).map(|i| refined(i, -2.0, -2.0, None, None)).collect();
         let line = &budget(&row, &refined_rows)["numeric"];

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use sha2::{Digest, Sha256};
 
-use crate::dequantization::{DENSITY, ELBO, NO_BOUND};
 use crate::lattice::{self, DataMismatch, LatticePolicy};
 use crate::model::card::Card;
 use crate::model::library::hex;
@@ -15,6 +14,7 @@ use crate::num::Batch;
 use crate::num::key::{Purpose, RngKey, SampleId, unpack_draw};
 use crate::num::npy;
 use crate::num::shape::{self, AxisLayout, RequestedLayout, ShapeMismatch};
+use crate::rows::BoundKind;
 use crate::signature::{self, ExpectedFile};
 
 mod archive;
@@ -47,7 +47,7 @@ pub struct Dataset {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LikelihoodBound {
     /// The text in the column `bound`.
-    pub kind: &'static str,
+    pub kind: BoundKind,
     /// Why it bounds nothing. The text continues a sentence that begins with the file's name.
     pub reason: Option<String>,
 }
@@ -398,7 +398,11 @@ impl Dataset {
         };
         let Some(mismatch) = mismatch else {
             return Ok(LikelihoodBound {
-                kind: if quantized { ELBO } else { DENSITY },
+                kind: if quantized {
+                    BoundKind::Elbo
+                } else {
+                    BoundKind::Density
+                },
                 reason: None,
             });
         };
@@ -408,7 +412,7 @@ impl Dataset {
         };
         if lattice == LatticePolicy::Allow {
             return Ok(LikelihoodBound {
-                kind: NO_BOUND,
+                kind: BoundKind::None,
                 reason: Some(format!(
                     "{why}: its log-likelihoods and bits/dim bound nothing"
                 )),

@@ -20,7 +20,7 @@ use crate::likelihood::LikelihoodResult;
 use crate::num::key::{SampleId, pack_draw, unpack_draw};
 use crate::num::stats::{self, Estimate};
 use crate::registry;
-use crate::solve::Status;
+use crate::rows::{BoundKind, Status};
 
 registry! {
     /// The dequantizations, under the names that `dequantization:` and `--dequantization` accept.
@@ -37,7 +37,7 @@ pub trait DequantizationMethod: Sync {
     fn draw_count(&self) -> usize;
 
     /// The kind of bound that the combination is, as in the column `bound`.
-    fn bound_kind(&self) -> &'static str;
+    fn bound_kind(&self) -> BoundKind;
 
     /// The sample's number from the log-densities of its draws, in nats, with its standard error
     /// over the draws.
@@ -68,8 +68,8 @@ impl DequantizationMethod for Uniform {
         self.repeats
     }
 
-    fn bound_kind(&self) -> &'static str {
-        ELBO
+    fn bound_kind(&self) -> BoundKind {
+        BoundKind::Elbo
     }
 
     fn combine_log_densities(&self, log_densities: &[f64]) -> Option<Estimate> {
@@ -101,8 +101,8 @@ impl DequantizationMethod for Importance {
         self.draws
     }
 
-    fn bound_kind(&self) -> &'static str {
-        "iw-elbo"
+    fn bound_kind(&self) -> BoundKind {
+        BoundKind::IwElbo
     }
 
     /// The logarithm of the mean density, with a standard error from the delta method:
@@ -129,16 +129,6 @@ impl DequantizationMethod for Importance {
 
 /// The largest number of draws per sample.
 const MAX_DRAWS: usize = 10_000;
-
-/// The bound kind of one uniform draw or of the mean of several.
-pub const ELBO: &str = "elbo";
-
-/// The bound kind of data that are not dequantized: the density at the given point.
-pub const DENSITY: &str = "density";
-
-/// The bound kind of data whose numbers do not bound anything but are allowed by `lattice: allow`.
-/// These are quantized floats without dequantization, and data that do not match the card.
-pub const NO_BOUND: &str = "none";
 
 impl Dequantization {
     /// The suffix that distinguishes a dataset's rows from rows of the same file with another

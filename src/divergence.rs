@@ -17,6 +17,7 @@ use crate::flow::path::PathCurve;
 use crate::num::key::{Distribution, Purpose, RngKey};
 use crate::num::stats;
 use crate::registry;
+use crate::rows::EstimateKind;
 use crate::solve::Nodes;
 use crate::trace::{Estimator, JacobianAt, ProbeReuse, ProbeSource};
 
@@ -122,41 +123,6 @@ impl Default for Learned {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClosedForm {}
-
-/// The kind of an estimator's values. A column never mixes kinds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EstimateKind {
-    /// The log-likelihood of the ODE with the exact trace.
-    OdeExact,
-    /// An unbiased estimate with a standard error.
-    OdeStochastic,
-    /// The value of a learned head, without a correction.
-    Learned,
-    /// The exact log-density of an analytic model.
-    ClosedForm,
-    /// An estimate from finite differences.
-    FiniteDifference,
-    /// The log-likelihood from a few steps of a flow map.
-    FewStep,
-    /// The log-likelihood from a few steps under the biased rule of the authors' code. It is never
-    /// mixed with other kinds.
-    FewStepForwardAverage,
-}
-
-impl EstimateKind {
-    /// The name that tables print.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EstimateKind::OdeExact => "ode-exact",
-            EstimateKind::OdeStochastic => "ode-stochastic",
-            EstimateKind::Learned => "learned",
-            EstimateKind::ClosedForm => "closed-form",
-            EstimateKind::FiniteDifference => "finite-difference",
-            EstimateKind::FewStep => "few-step",
-            EstimateKind::FewStepForwardAverage => "few-step-forward-average",
-        }
-    }
-}
 
 /// The names and aliases of the estimators that are not trace estimators.
 const NON_TRACE_NAMES: [registry::Names; 5] = [

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::num::stats::{self, Estimate};
-use crate::rows::{FrontierRow, SampleLikelihoodRow, SummaryRow};
+use crate::rows::{EstimateKind, FrontierRow, SampleLikelihoodRow, SummaryRow};
 
 /// The wanted standard errors, in nats, and in bits/dim if these are defined.
 const TARGETS: [f64; 3] = [1.0, 0.1, 0.01];
@@ -88,8 +88,8 @@ fn frontier_of_group<'a>(
 ) -> Vec<FrontierRow> {
     // On the same nodes, the exact trace has the same solver error. The difference to it is
     // therefore the error of the estimator alone.
-    let of_kind = |kind: &str| group.iter().copied().find(|row| row.kind == kind);
-    let truth = of_kind("ode-exact").or(of_kind("closed-form"));
+    let of_kind = |kind: EstimateKind| group.iter().copied().find(|row| row.kind == kind);
+    let truth = of_kind(EstimateKind::OdeExact).or(of_kind(EstimateKind::ClosedForm));
     let known: Vec<EstimatorAccuracy> = group
         .iter()
         .map(|row| {
@@ -149,9 +149,9 @@ fn estimator_accuracy<'a>(
     averages: &AveragingCounts,
 ) -> EstimatorAccuracy<'a> {
     let against = gaps.and_then(stats::rms);
-    let (error, basis) = match (row.kind.as_str(), averages.get(&row.estimator)) {
-        ("ode-exact" | "closed-form", _) => (Some(0.0), ErrorBasis::Exact),
-        ("ode-stochastic", Some((_, units))) => {
+    let (error, basis) = match (row.kind, averages.get(&row.estimator)) {
+        (EstimateKind::OdeExact | EstimateKind::ClosedForm, _) => (Some(0.0), ErrorBasis::Exact),
+        (EstimateKind::OdeStochastic, Some((_, units))) => {
             (row.probe_stderr.or(against), ErrorBasis::Averaged(*units))
         }
         _ => (against, ErrorBasis::Measured),
@@ -217,7 +217,7 @@ fn frontier_row(
         dataset: row.dataset.clone(),
         solver: row.solver.clone(),
         estimator: row.estimator.clone(),
-        kind: row.kind.clone(),
+        kind: row.kind,
         scope: scope.to_owned(),
         target,
         unit: unit.to_owned(),
@@ -243,8 +243,8 @@ fn frontier_row(
 /// Closed forms do not compete.
 fn mark_cheapest(rows: &mut [FrontierRow]) {
     let least = |cost: fn(&FrontierRow) -> Option<f64>, rows: &[FrontierRow]| {
-        let reached =
-            (0..rows.len()).filter(|i| cost(&rows[*i]).is_some() && rows[*i].kind != "closed-form");
+        let reached = (0..rows.len())
+            .filter(|i| cost(&rows[*i]).is_some() && rows[*i].kind != EstimateKind::ClosedForm);
         reached.min_by(|a, b| {
             cost(&rows[*a])
                 .unwrap_or(f64::MAX)
@@ -263,13 +263,13 @@ fn mark_cheapest(rows: &mut [FrontierRow]) {
 mod tests {
     use super::*;
 
-    fn summary(estimator: &str, kind: &str, jvps: f64, seconds: f64) -> SummaryRow {
+    fn summary(estimator: &str, kind: EstimateKind, jvps: f64, seconds: f64) -> SummaryRow {
         SummaryRow {
             model: "m".into(),
             dataset: "d".into(),
             solver: "s".into(),
             estimator: estimator.into(),
-            kind: kind.into(),
+            kind,
             reference: "exact".into(),
             n: 100,
             nats: Some(-3.0),
@@ -283,14 +283,19 @@ mod tests {
 
     fn group() -> Vec<SummaryRow> {
         vec![
-            summary("exact", "ode-exact", 640.0, 11.0),
+            summary("exact", EstimateKind::OdeExact, 640.0, 11.0),
             SummaryRow {
                 probe_stderr: Some(0.2),
-                ..summary("hutchinson(probes=4)", "ode-stochastic", 40.0, 2.0)
+                ..summary(
+                    "hutchinson(probes=4)",
+                    EstimateKind::OdeStochastic,
+                    40.0,
+                    2.0,
+                )
             },
             SummaryRow {
                 head_calls: 10.0,
-                ..summary("learned(stad)", "learned", 0.0, 1.5)
+                ..summary("learned(stad)", EstimateKind::Learned, 0.0, 1.5)
             },
         ]
     }
@@ -415,9 +420,9 @@ mod tests {
         let mut rows = group();
         rows.iter_mut().for_each(|r| r.bits_per_dim = Some(3.0));
         let lines = all(&rows);
-        let line = lines
-            .iter()
-            .find(|l| l.unit == "bits/dim" && l.scope == "sample" && l.kind == "ode-stochastic");
+        let line = lines.iter().find(|l| {
+            l.unit == "bits/dim" && l.scope == "sample" && l.kind == EstimateKind::OdeStochastic
+        });
         let error = line.and_then(|l| l.error).expect("an error");
         assert!((error - 0.2 / (64.0 * std::f64::consts::LN_2)).abs() < 1e-15);
     }

@@ -18,7 +18,8 @@ use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
 use crate::num::key::{RngKey, SampleId};
-use crate::solve::{Nodes, Solution, Solver, Status, TimeSpan, local_error};
+use crate::rows::Status;
+use crate::solve::{Nodes, Solution, Solver, TimeSpan, local_error};
 
 /// One measurement of log-likelihoods, without the data.
 pub struct LikelihoodTask<'a> {

@@ -465,12 +465,13 @@ fn model_facts(m: &PlannedModel) -> ModelFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::EstimateKind;
 
     fn summary(estimator: &str, solver_bias: Option<f64>) -> SummaryRow {
         SummaryRow {
             model: "m".into(),
             estimator: estimator.into(),
-            kind: "ode-exact".into(),
+            kind: EstimateKind::OdeExact,
             n: 5,
             nats: Some(-10.0),
             nats_stderr: Some(0.5),
@@ -524,7 +525,7 @@ mod tests {
         assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
         assert!(digest(vec![summary("exact", None)]).contains("solver error not measured"));
         let map = SummaryRow {
-            kind: "few-step".into(),
+            kind: EstimateKind::FewStep,
             ..summary("map", None)
         };
         assert!(!digest(vec![map]).contains("solver"));

@@ -12,6 +12,10 @@
 
 use serde::{Deserialize, Serialize};
 
+mod kinds;
+
+pub use kinds::{BoundKind, EstimateKind, Status};
+
 /// One row of a likelihood trial: one estimator on one sample, with its costs.
 ///
 /// The numbers are absent if `status` is not `ok`.
@@ -23,7 +27,7 @@ pub struct LikelihoodRow {
     pub dataset: String,
     pub estimator: String,
     /// The kind of number, such as `ode-exact`; see [`SummaryRow::kind`].
-    pub kind: String,
+    pub kind: EstimateKind,
     pub solver: String,
     pub sample: usize,
     /// The log-likelihood in nats: `prior_log_density` plus `divergence_integral`.
@@ -50,7 +54,7 @@ pub struct LikelihoodRow {
     pub head_calls: u64,
     /// `ok`, or why the solver has failed: `max-steps`, `step-too-small`, `non-finite` or
     /// `below-rounding`.
-    pub status: String,
+    pub status: Status,
     /// Seconds for the path: the sample's share of the time of its batch.
     pub path_seconds: f64,
     /// Seconds for the estimator on the nodes of the path: the sample's share of the time of its
@@ -59,7 +63,7 @@ pub struct LikelihoodRow {
     /// How the number relates to the data. `density` is the log-density at the given point; `elbo`
     /// and `iw-elbo` are lower bounds of a discrete log-probability; `none` bounds nothing.
     #[serde(default)]
-    pub bound: String,
+    pub bound: BoundKind,
     /// The number of draws of dequantization noise behind the number.
     #[serde(default = "default_draws")]
     pub draws: usize,
@@ -92,7 +96,7 @@ pub struct SampleRow {
     /// The index of the generated sample, from 0.
     pub sample: usize,
     /// `ok`, or `non-finite` if the sample has a NaN or an infinite value.
-    pub status: String,
+    pub status: Status,
     /// Evaluations of the network.
     pub evaluations: u64,
     /// Jacobian products.
@@ -200,7 +204,7 @@ pub struct SummaryRow {
     pub estimator: String,
     pub solver: String,
     /// The kind of number: `ode-exact`, `ode-stochastic`, `learned`, `few-step` or `closed-form`.
-    pub kind: String,
+    pub kind: EstimateKind,
     /// The number of samples in the averages.
     pub n: usize,
     /// The number of samples whose status is not `ok`; they are excluded from the averages.
@@ -248,7 +252,7 @@ pub struct SummaryRow {
     /// Seconds per sample for the path and this estimator.
     pub seconds_per_sample: f64,
     /// How the number relates to the data; see [`LikelihoodRow::bound`].
-    pub bound: String,
+    pub bound: BoundKind,
     /// Draws of dequantization noise per sample.
     pub draws: usize,
     /// The root mean square of the per-sample standard errors over draws of dequantization noise.
@@ -272,6 +276,11 @@ pub struct SummaryRow {
     /// Seconds per sample that the run took for all estimators of this row's entry together. These
     /// estimators share a path and Jacobian products.
     pub entry_seconds_per_sample: Option<f64>,
+    /// The states that the estimate visits, as a method and a grid, such as `heun over uniform`. A
+    /// sampler with the same value and as many evaluations takes the same steps. Empty for adaptive
+    /// steps.
+    #[serde(default)]
+    pub trajectory: Option<String>,
 }
 
 /// `samples.csv`: one estimator on one sample.
@@ -294,8 +303,8 @@ pub struct SampleLikelihoodRow {
     pub nats_per_dim: Option<f64>,
     pub evaluations: u64,
     pub jvps: u64,
-    pub status: String,
-    pub bound: String,
+    pub status: Status,
+    pub bound: BoundKind,
     pub dequantization_stderr: Option<f64>,
     /// The estimated size of the error that the solver's steps leave, in nats. It is an estimate
     /// for this path, not a bound.
@@ -365,7 +374,7 @@ pub struct FrontierRow {
     pub solver: String,
     pub estimator: String,
     /// The kind of number; see [`SummaryRow::kind`].
-    pub kind: String,
+    pub kind: EstimateKind,
     /// Whether the target is for each `sample` or for the `mean` over the `n` samples.
     pub scope: String,
     /// The target: a standard error in `unit`.
@@ -407,9 +416,9 @@ pub struct ConventionRow {
     pub estimator: String,
     pub solver: String,
     /// The kind of number; see [`SummaryRow::kind`].
-    pub kind: String,
+    pub kind: EstimateKind,
     /// How the number relates to the data; see [`LikelihoodRow::bound`].
-    pub bound: String,
+    pub bound: BoundKind,
     /// The name of the convention.
     pub convention: String,
     /// The unit of `value`.
@@ -492,6 +501,10 @@ pub struct MetricRow {
     /// A warning about the value; usually empty.
     #[serde(default)]
     pub note: String,
+    /// The states that the sampler visits; see [`SummaryRow::trajectory`]. Empty if no solver visits
+    /// the same ones.
+    #[serde(default)]
+    pub trajectory: Option<String>,
 }
 
 /// `contrasts.csv`: a statistic of one sampler's samples minus the statistic of another sampler's
@@ -644,6 +657,11 @@ macro_rules! tables {
                 $(let all = all.chain(self.$file.iter_mut().map(|r| &mut r.model));)*
                 $(let all = all.chain(self.$shown.iter_mut().map(|r| &mut r.model));)*
                 all
+            }
+
+            /// The name of every table that is written as a file, with its number of rows.
+            pub fn row_counts(&self) -> Vec<(&'static str, usize)> {
+                vec![$((stringify!($file), self.$file.len()),)*]
             }
 
             /// The name of every table that is written as a file, with the bytes of its CSV file.

@@ -40,6 +40,8 @@ struct CollectedRows {
     /// What each estimator averages over, and how many of them.
     averaging: AveragingCounts,
     sampling_costs: sample::SamplingCosts,
+    /// The trajectory of a solver or of a few-step estimator, by its label.
+    trajectories: BTreeMap<String, Option<String>>,
 }
 
 /// The files of a finished trial.
@@ -103,6 +105,7 @@ pub fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<Tables> 
         references,
         refined,
         averaging,
+        trajectories,
         ..
     } = collected;
     let dims = plan
@@ -112,6 +115,14 @@ pub fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<Tables> 
         .collect();
     tables.samples = likelihood::sample_rows(&likelihoods);
     summary::add_summaries_and_pairs(&likelihoods, &references, &mut tables)?;
+    for row in &mut tables.summary {
+        let label = if row.kind.is_few_step() {
+            &row.estimator
+        } else {
+            &row.solver
+        };
+        row.trajectory = trajectories.get(label).cloned().flatten();
+    }
     tables.conventions = conventions::convention_rows(plan, &tables.summary);
     tables.budget = budget::budget_rows(&tables.summary, &refined, &dims);
     budget::set_solver_bias(&mut tables.summary, &tables.budget);

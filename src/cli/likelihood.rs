@@ -12,8 +12,8 @@ use super::interrupt::{interrupted_exit, stop_on_signal};
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::convention::{self, AffineConversion, Convention, ConventionContext};
 use crate::data::{Dataset, path_without_member};
-use crate::dequantization::{Dequantization, NO_BOUND};
-use crate::divergence::{self, DivergenceEstimator};
+use crate::dequantization::Dequantization;
+use crate::divergence::DivergenceEstimator;
 use crate::execute::{Executor, choose_steps};
 use crate::lattice::LatticePolicy;
 use crate::likelihood::{LikelihoodResult, bits_per_dim, nats_per_dim};
@@ -30,7 +30,8 @@ use crate::plan::{
 };
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
-use crate::solve::{Solver, Status, TimeSpan};
+use crate::rows::{BoundKind, EstimateKind, Status};
+use crate::solve::{Solver, TimeSpan};
 
 /// The arguments of `flowgauge likelihood`.
 #[derive(Debug, Args)]
@@ -193,7 +194,7 @@ impl LikelihoodArgs {
             data.print_notes();
         }
         let estimators = vec![divergence];
-        if estimators[0].kind() == divergence::EstimateKind::FewStepForwardAverage {
+        if estimators[0].kind() == EstimateKind::FewStepForwardAverage {
             errln!(
                 "flowgauge: the rule forward-average is for comparison with the authors' code \
                  only; its log-likelihoods are biased by O(1/steps) even for an exact flow map"
@@ -294,7 +295,7 @@ struct ExtraColumns {
     /// The value of `--dequantization`.
     dequantization: Option<Dequantization>,
     /// The value of the column `bound` under `--lattice allow`.
-    allowed_bound: Option<&'static str>,
+    allowed_bound: Option<BoundKind>,
     /// The name of each convention, and its conversion from nats.
     conventions: Vec<(&'static str, AffineConversion)>,
 }
@@ -319,14 +320,17 @@ impl ExtraColumns {
     fn cells(&self, row: &LikelihoodResult) -> Vec<String> {
         let number = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
         let mut cells = Vec::new();
-        let nothing = self.allowed_bound.filter(|bound| *bound == NO_BOUND);
+        let nothing = self.allowed_bound.filter(|bound| *bound == BoundKind::None);
         match &self.dequantization {
             Some(dequantization) => {
                 let bound = nothing.unwrap_or(dequantization.bound_kind());
-                cells.extend([bound.to_owned(), dequantization.draw_count().to_string()]);
+                cells.extend([
+                    bound.as_str().to_owned(),
+                    dequantization.draw_count().to_string(),
+                ]);
                 cells.push(number(row.dequantization_stderr));
             }
-            None => cells.extend(self.allowed_bound.map(str::to_owned)),
+            None => cells.extend(self.allowed_bound.map(|bound| bound.as_str().to_owned())),
         }
         cells.extend(
             self.conventions

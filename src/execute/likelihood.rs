@@ -3,11 +3,10 @@
 use anyhow::Result;
 
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
-use crate::dequantization::{DENSITY, ELBO, NO_BOUND};
 use crate::likelihood::{self, LikelihoodResult};
 use crate::num::key::SampleId;
 use crate::plan::{LikelihoodWork, solver_label};
-use crate::rows::LikelihoodRow;
+use crate::rows::{BoundKind, LikelihoodRow};
 
 impl ExecuteWork for LikelihoodWork {
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
@@ -20,10 +19,10 @@ impl ExecuteWork for LikelihoodWork {
         rows.sort_by_key(|row| (row.estimator, row.sample));
         let card = &executor.prepared.models[self.model].card;
         let bound = match &self.dequantization {
-            _ if plan.data[self.data].unbounded => NO_BOUND,
+            _ if plan.data[self.data].unbounded => BoundKind::None,
             Some(dequantization) => dequantization.bound_kind(),
-            None if executor.prepared.data[self.data].is_quantized(card) => ELBO,
-            None => DENSITY,
+            None if executor.prepared.data[self.data].is_quantized(card) => BoundKind::Elbo,
+            None => BoundKind::Density,
         };
         let label = |r: &LikelihoodResult| self.estimators[r.estimator].label();
         write_rows(rows.iter().map(|r| {
@@ -36,7 +35,7 @@ impl ExecuteWork for LikelihoodWork {
                 model: plan.models[self.model].name.clone(),
                 dataset: plan.data[self.data].name.clone(),
                 estimator: label(r),
-                kind: self.estimators[r.estimator].kind().as_str().to_owned(),
+                kind: self.estimators[r.estimator].kind(),
                 solver: solver_label(&self.solver),
                 sample: r.sample as usize,
                 log_likelihood: r.log_likelihood,
@@ -50,11 +49,11 @@ impl ExecuteWork for LikelihoodWork {
                 evaluations: r.evaluations,
                 jvps: r.jvps,
                 head_calls: r.head_calls,
-                status: r.status.as_str().to_owned(),
+                status: r.status,
                 path_seconds: r.path_seconds,
                 divergence_seconds: r.divergence_seconds,
                 entry_seconds: Some(r.entry_seconds),
-                bound: bound.to_owned(),
+                bound,
                 draws: self.draws(),
                 dequantization_stderr: r.dequantization_stderr,
                 solver_error: r.solver_error,

@@ -123,6 +123,7 @@ impl MetricsWork {
             cost: cost.evaluations as f64,
             features: features_name(self.extractor.as_ref()),
             note: measured.notes.join("; "),
+            trajectory: self.sampler.as_ref().and_then(|s| s.trajectory()),
         }
     }
 

@@ -9,7 +9,7 @@ use ndarray::Axis;
 use rayon::prelude::*;
 
 use crate::dequantization::Dequantization;
-use crate::divergence::{DivergenceEstimator, EstimateKind, ModelHandles};
+use crate::divergence::{DivergenceEstimator, ModelHandles};
 use crate::flow::field::{EvalError, FlowMap, ScalarField, VectorField};
 use crate::likelihood::{self, LikelihoodResult, LikelihoodTask, NodeDivergence};
 use crate::model::card::FlowMapDirection;
@@ -19,6 +19,7 @@ use crate::model::onnx::{Provider, Runtime};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::progress::Meter;
+use crate::rows::EstimateKind;
 use crate::sample::{Denoiser, Sampler, SamplerContext};
 use crate::stop;
 

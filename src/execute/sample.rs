@@ -7,7 +7,7 @@ use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::data::encode_npy_f32;
 use crate::num::key::SampleId;
 use crate::plan::{SampleWork, initial_states};
-use crate::rows::{self, SampleRow};
+use crate::rows::{self, SampleRow, Status};
 use crate::sample::steindiff::{SteinDiff, SteinDiffStepLog};
 use crate::sample::{self, DrawnSamples, Sampler};
 
@@ -30,7 +30,11 @@ impl ExecuteWork for SampleWork {
                 model: name.clone(),
                 sampler: self.sampler.label(),
                 sample: *s as usize,
-                status: if finite(i) { "ok" } else { "non-finite" }.to_owned(),
+                status: if finite(i) {
+                    Status::Ok
+                } else {
+                    Status::NonFinite
+                },
                 evaluations: drawn.evaluations[i],
                 jvps: drawn.products[i],
                 seconds,

@@ -64,6 +64,13 @@ impl Default for FewSteps {
 }
 
 impl FewSteps {
+    /// The name of the states that the map visits; see [`grid::trajectory_name`]. `None` under the
+    /// rule `forward-average`.
+    pub fn trajectory(&self) -> Option<String> {
+        let name = || grid::trajectory_name(&format!("flow-map {}", self.map), self.grid);
+        (self.rule != Some(FlowMapStepRule::ForwardAverage)).then(name)
+    }
+
     /// Returns the label, such as `flow-map(f2d2 steps=8)`. It contains the grid if one is given,
     /// and the rule if it is `forward-average`.
     pub fn label(&self) -> String {
@@ -101,11 +108,8 @@ pub fn flow_map_times(
     steps: usize,
 ) -> Result<Vec<f64>, String> {
     registry::check_bounds("steps", steps, 1, 1_000_000)?;
-    let natural = match curve.path() {
-        ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. } => GridSpacing::Karras,
-        _ => GridSpacing::Uniform,
-    };
-    grid::grid_times(curve, grid.unwrap_or(natural), steps, 7.0)
+    let spacing = grid.unwrap_or_else(|| GridSpacing::default_for(curve.path()));
+    grid::grid_times(curve, spacing, steps, 7.0)
 }
 
 /// The states after the last step along a flow map, and the divergence integral along the steps.

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::path::PathCurve;
+use super::path::{PathCurve, ProbabilityPath};
 
 /// The spacing of the times of fixed steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +19,15 @@ pub enum GridSpacing {
 }
 
 impl GridSpacing {
+    /// The spacing of a path for which none is given: Karras for `edm` and `ve`, uniform in the
+    /// card's time for all others.
+    pub fn default_for(path: &ProbabilityPath) -> GridSpacing {
+        match path {
+            ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. } => GridSpacing::Karras,
+            _ => GridSpacing::Uniform,
+        }
+    }
+
     /// Returns the name of the spacing in configs and labels.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -68,6 +77,15 @@ pub fn grid_times(
     grid[0] = start;
     grid[steps] = end;
     Ok(grid)
+}
+
+/// The name of the states that a method visits over a grid, whatever the number of steps. A solver and
+/// a sampler of one trajectory with as many evaluations take the same steps.
+pub fn trajectory_name(method: &str, spacing: Option<GridSpacing>) -> String {
+    match spacing {
+        Some(spacing) => format!("{method} over {}", spacing.as_str()),
+        None => method.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::flow::field::EvalError;
 use crate::flow::flow_map;
 use crate::num::Batch;
 use crate::num::key::SampleId;
-use crate::solve::Status;
+use crate::rows::Status;
 
 /// Evaluates the estimators of the task that use a flow map.
 ///

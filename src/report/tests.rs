@@ -3,14 +3,14 @@
 
 use super::*;
 use crate::rows::{
-    BudgetRow, ConventionRow, DensityRow, FrontierRow, Gallery, MetricRow, PairRow, ProfileRow,
-    SampleLikelihoodRow, SteinRow, StepRow, SummaryRow,
+    BoundKind, BudgetRow, ConventionRow, DensityRow, EstimateKind, FrontierRow, Gallery, MetricRow,
+    PairRow, ProfileRow, SampleLikelihoodRow, Status, SteinRow, StepRow, SummaryRow,
 };
 
-const ESTIMATORS: [(&str, &str); 3] = [
-    ("exact", "ode-exact"),
-    ("hutchinson-8", "ode-stochastic"),
-    ("stad", "learned"),
+const ESTIMATORS: [(&str, EstimateKind); 3] = [
+    ("exact", EstimateKind::OdeExact),
+    ("hutchinson-8", EstimateKind::OdeStochastic),
+    ("stad", EstimateKind::Learned),
 ];
 
 /// Small tables with every kind of row. All names are passed through `name`.
@@ -25,7 +25,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             dataset,
             estimator: name(estimator),
             solver,
-            kind: kind.to_string(),
+            kind: *kind,
             n: samples,
             failed: 0,
             bits_per_dim: Some(2.5 + shift),
@@ -47,7 +47,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             head_calls: 0.0,
             cost: 120.0 / (1.0 + e as f64),
             seconds_per_sample: 0.01,
-            bound: "elbo".to_owned(),
+            bound: BoundKind::Elbo,
             draws: 1,
             bias_n: Some(samples),
             solver_bias: Some(-0.02),
@@ -77,8 +77,8 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
                     dataset: dataset.clone(),
                     estimator: name(estimator),
                     solver: solver.clone(),
-                    kind: kind.to_owned(),
-                    bound: "elbo".into(),
+                    kind,
+                    bound: BoundKind::Elbo,
                     convention: if reason.is_some() {
                         "score_sde"
                     } else {
@@ -125,7 +125,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
                 dataset: dataset.clone(),
                 solver: solver.clone(),
                 estimator: name(estimator),
-                kind: kind.into(),
+                kind,
                 scope: scope.into(),
                 target: 0.1,
                 unit: "nats".into(),
@@ -134,11 +134,11 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
                 basis: "1/K".into(),
                 averages: "probes".into(),
                 needed: Some(32.0),
-                jvps: (kind != "learned").then_some(320.0),
+                jvps: (kind != EstimateKind::Learned).then_some(320.0),
                 head_calls: Some(0.0),
-                fewest_jvps: kind == "ode-exact",
+                fewest_jvps: kind == EstimateKind::OdeExact,
                 seconds: Some(0.1),
-                least_seconds: kind == "learned",
+                least_seconds: kind == EstimateKind::Learned,
                 variance_jvps: Some(3.0),
                 variance_seconds: Some(0.01),
             }));
@@ -173,6 +173,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             cost: 35.0,
             features: name("raw"),
             note: name("few samples"),
+            trajectory: None,
         }));
     tables
         .steps
@@ -267,8 +268,8 @@ fn sample(
         nats_per_dim: Some(-log_likelihood / 2.0),
         evaluations: 40,
         jvps: 80,
-        status: "ok".into(),
-        bound: "elbo".into(),
+        status: Status::Ok,
+        bound: BoundKind::Elbo,
         dequantization_stderr: None,
         solver_error: None,
     }
@@ -584,10 +585,11 @@ fn few_step_rows_are_compared_across_solvers_and_overestimates_reported() {
     let mut tables = tables(5, plain);
     let plain_page = build_report(&tables, &facts(plain)).unwrap().html;
     assert!(!plain_page.contains("Few steps beside full trajectories"));
-    tables.summary[2].kind = "few-step".into();
+    tables.summary[2].kind = EstimateKind::FewStep;
     tables.summary[2].bias = Some(0.4);
     let far = SummaryRow {
         solver: "euler(steps=2)".into(),
+        trajectory: Some("euler".into()),
         reference: "exact, heun".into(),
         evaluations: 2.0,
         rank_correlation: Some(0.123),
@@ -595,6 +597,7 @@ fn few_step_rows_are_compared_across_solvers_and_overestimates_reported() {
     };
     let drawn = MetricRow {
         sampler: far.solver.clone(),
+        trajectory: far.trajectory.clone(),
         evaluations: 2.0,
         value: 0.4567,
         ..tables.metrics[0].clone()
@@ -716,7 +719,7 @@ fn headline_shows_solver_bias() {
     assert!(html.contains(nothing) && !html.contains(unmeasured));
     let html = page(&|row| row.solver_bias = None);
     assert!(html.contains(unmeasured) && !html.contains(nothing));
-    let html = page(&|row| (row.solver_bias, row.kind) = (None, "few-step".into()));
+    let html = page(&|row| (row.solver_bias, row.kind) = (None, EstimateKind::FewStep));
     assert!(!html.contains(unmeasured) && !html.contains(nothing));
 }
 

@@ -46,36 +46,6 @@ pub fn shorten(text: &str, most: usize) -> String {
     format!("{start}…{end}")
 }
 
-/// A specification in YAML's flow style, reduced to its kind and values: `{hutchinson: {probes:
-/// 8}}` becomes `hutchinson 8`. Any other text is only sanitized.
-pub fn compact_label(spec: &str) -> String {
-    let spec = sanitize_line(spec);
-    let Some(inner) = spec
-        .trim()
-        .strip_prefix('{')
-        .and_then(|s| s.strip_suffix('}'))
-    else {
-        return spec;
-    };
-    let Some((kind, settings)) = inner.split_once(':') else {
-        return spec;
-    };
-    let settings = settings.trim();
-    let settings = settings
-        .strip_prefix('{')
-        .and_then(|s| s.strip_suffix('}'))
-        .unwrap_or(settings);
-    let value = |setting: &str| setting.rsplit(':').next().unwrap_or("").trim().to_string();
-    let values: Vec<String> = settings
-        .split(',')
-        .map(value)
-        .filter(|v| !v.is_empty())
-        .collect();
-    format!("{} {}", kind.trim(), values.join(" "))
-        .trim()
-        .to_string()
-}
-
 /// A file stem or an HTML anchor: 1 to 60 lower-case ASCII letters, digits and single hyphens.
 pub fn slug(text: &str) -> String {
     let mut slug = String::new();
@@ -124,17 +94,6 @@ mod tests {
         assert_eq!(shorten("hutchinson-probes-8", 9), "hutc…es-8");
         assert_eq!(shorten("ok", 9), "ok");
         assert_eq!(shorten("日本語の長い名前", 5), "日本…名前");
-    }
-
-    #[test]
-    fn label_is_compacted_to_kind_and_values() {
-        assert_eq!(
-            compact_label("{hutchinson: {probes: 8, along: fixed}}"),
-            "hutchinson 8 fixed"
-        );
-        assert_eq!(compact_label("{learned: {head: stad}}"), "learned stad");
-        assert_eq!(compact_label("hutch++ (24)"), "hutch++ (24)");
-        assert_eq!(compact_label("{x}"), "{x}");
     }
 
     #[test]

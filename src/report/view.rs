@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Facts;
 use super::palette::{self, MarkerStyle};
-use super::text::{compact_label, sanitize_line, shorten};
+use super::text::{sanitize_line, shorten};
 use crate::rows::{SampleLikelihoodRow, SummaryRow, Tables};
 
 /// The longest name of an estimator in a figure, in characters.
@@ -134,7 +134,7 @@ impl<'a> ReportView<'a> {
     pub fn short_name(&self, estimator: &str) -> String {
         let found = self.short_names.iter().find(|(name, _)| *name == estimator);
         found.map_or_else(
-            || shorten(&compact_label(estimator), MAX_NAME_CHARS),
+            || shorten(estimator, MAX_NAME_CHARS),
             |(_, name)| name.clone(),
         )
     }
@@ -279,7 +279,7 @@ fn assign_styles(tables: &Tables) -> Vec<(&str, MarkerStyle)> {
 fn assign_short_names<'a>(styles: &[(&'a str, MarkerStyle)]) -> Vec<(&'a str, String)> {
     let mut names: Vec<(&str, String)> = vec![];
     for (estimator, _) in styles {
-        let short = shorten(&compact_label(estimator), MAX_NAME_CHARS);
+        let short = shorten(estimator, MAX_NAME_CHARS);
         let taken = |name: &String| names.iter().any(|(_, other)| other == name);
         let numbered = (2..).map(|i| format!("{short} #{i}"));
         let name = std::iter::once(short.clone())

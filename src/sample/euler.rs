@@ -18,6 +18,10 @@ impl SamplingMethod for Euler {
         }))
     }
 
+    fn trajectory(&self) -> Option<String> {
+        self.0.trajectory("euler")
+    }
+
     fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
         let points = self.0.points(context)?;
         let steps = points

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::flow::field::{EvalError, FlowMap};
 use crate::flow::flow_map::{FewSteps, FlowMapStepRule, apply_flow_map_steps};
-use crate::flow::grid::GridSpacing;
+use crate::flow::grid::{self, GridSpacing};
 use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
@@ -144,6 +144,11 @@ impl FlowMapSampler {
 }
 
 impl SamplingMethod for FlowMapSampler {
+    fn trajectory(&self) -> Option<String> {
+        let name = || grid::trajectory_name(&format!("flow-map {}", self.map), self.grid);
+        self.guidance.is_none().then(name)
+    }
+
     fn with_steps(&self, steps: usize) -> Sampler {
         Sampler::FlowMap(FlowMapSampler {
             steps,

@@ -185,6 +185,16 @@ impl SamplingMethod for Heun {
         })
     }
 
+    fn trajectory(&self) -> Option<String> {
+        let plain = Heun {
+            schedule: self.schedule.clone(),
+            ..Heun::default()
+        };
+        (*self == plain)
+            .then(|| self.schedule.trajectory("heun"))
+            .flatten()
+    }
+
     fn steps(&self, context: &SamplerContext) -> Result<Vec<SamplerStep>, String> {
         self.check_churn(context)?;
         let points = self.schedule.points(context)?;

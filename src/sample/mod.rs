@@ -252,6 +252,12 @@ pub trait SamplingMethod: Sync {
         Ok(steps.iter().map(|s| s.from).chain(last).collect())
     }
 
+    /// The name of the states that the sampler visits, if an ODE solver or a few-step estimator may
+    /// visit the same ones; see [`trajectory_name`](crate::flow::grid::trajectory_name).
+    fn trajectory(&self) -> Option<String> {
+        None
+    }
+
     /// Checks the sampler's parameters for this path and this prediction.
     ///
     /// # Errors

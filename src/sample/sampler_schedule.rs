@@ -43,12 +43,21 @@ impl Default for SamplerSchedule {
 }
 
 impl SamplerSchedule {
+    /// The name of the states that `method` visits over this grid, as a solver of that name does.
+    /// `None` if the grid has an option that solvers do not have.
+    pub fn trajectory(&self, method: &str) -> Option<String> {
+        let plain = SamplerSchedule {
+            steps: self.steps,
+            schedule: self.schedule,
+            ..SamplerSchedule::default()
+        };
+        (*self == plain).then(|| grid::trajectory_name(method, self.schedule))
+    }
+
     /// The spacing that was given, or else the default of the path.
     fn spacing(&self, curve: &PathCurve) -> GridSpacing {
-        self.schedule.unwrap_or(match curve.path() {
-            ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. } => GridSpacing::Karras,
-            _ => GridSpacing::Uniform,
-        })
+        self.schedule
+            .unwrap_or_else(|| GridSpacing::default_for(curve.path()))
     }
 
     /// The number of steps of the grid, without the final denoising step.

@@ -19,13 +19,12 @@ use super::jump::{JumpBracket, JumpPhase, JumpSearch};
 use super::quadrature_bound::{self, QuadratureBound};
 use super::tableau::{self, EmbeddedErrorWeights, RungeKuttaStep, Tableau, add_weighted_slopes};
 use super::time_change::TimeChange;
-use super::{
-    NodeVisitor, Nodes, OdeSolver, Solution, Solver, Status, TimeSpan, finite_rows, select_rows,
-};
+use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, TimeSpan, finite_rows, select_rows};
 use crate::flow::field::{EvalError, Evaluation, EvaluationPurpose, JacobianProducts, VectorField};
 use crate::flow::path::ProbabilityPath;
 use crate::num::Batch;
 use crate::num::key::SampleId;
+use crate::rows::Status;
 
 /// The divisor of the tolerances of a finer adaptive solver.
 pub const TOLERANCE_DIVISOR: f64 = 10.0;

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 use super::local_error::LocalErrorEstimator;
 use super::step_count::StepCount;
 use super::tableau::{self, Tableau};
-use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, Status, TimeSpan, finite_rows};
+use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, TimeSpan, finite_rows};
 use crate::flow::field::{EvalError, EvaluationPurpose, VectorField};
 use crate::flow::grid::GridSpacing;
 use crate::num::Batch;
 use crate::num::key::SampleId;
+use crate::rows::Status;
 
 macro_rules! fixed {
     ($($(#[$meta:meta])* $Name:ident: $tableau:ident, $steps:literal;)+) => { $(
@@ -62,6 +63,10 @@ macro_rules! fixed {
             fn with_steps(&self, steps: usize) -> Option<Solver> {
                 let steps = StepCount::Number(steps);
                 Some(Solver::$Name($Name { steps, tol: None, ..self.clone() }))
+            }
+
+            fn grid_spacing(&self) -> Option<GridSpacing> {
+                self.grid
             }
 
             fn finer(&self) -> Option<Solver> {

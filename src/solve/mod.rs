@@ -7,7 +7,6 @@
 //! the same for all estimators. Time, step, status and cost belong to a sample, never to a batch.
 
 use ndarray::Axis;
-use serde::{Deserialize, Serialize};
 
 use crate::flow::field::{EvalError, JacobianProducts, VectorField};
 use crate::flow::grid;
@@ -16,6 +15,7 @@ use crate::flow::path::{PathCurve, ProbabilityPath};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::registry;
+use crate::rows::Status;
 use local_error::FixedStepError;
 
 pub mod adaptive;
@@ -42,32 +42,12 @@ registry! {
     }
 }
 
-/// How one sample's path ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// The path reached its end.
-    Ok,
-    /// The solver tried `max_steps` steps and did not reach the end.
-    MaxSteps,
-    /// The step that the tolerance needs is too small to change the time.
-    StepTooSmall,
-    /// The state or the velocity is infinite or NaN.
-    NonFinite,
-    /// The tolerance is smaller than the rounding error of the velocity.
-    BelowRounding,
-}
-
-impl Status {
-    /// Returns the name that tables print.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Ok => "ok",
-            Status::MaxSteps => "max-steps",
-            Status::StepTooSmall => "step-too-small",
-            Status::NonFinite => "non-finite",
-            Status::BelowRounding => "below-rounding",
-        }
+impl Solver {
+    /// The name of the states that the solver visits; see [`grid::trajectory_name`]. `None` if the
+    /// steps are adaptive.
+    pub fn trajectory(&self) -> Option<String> {
+        self.fixed_evaluations()
+            .map(|_| grid::trajectory_name(self.name(), self.grid_spacing()))
     }
 }
 
@@ -148,11 +128,8 @@ impl TimeSpan<'_> {
     /// # Errors
     /// Fails if no grid of that spacing exists for the path.
     fn grid(&self, spacing: Option<GridSpacing>, steps: usize) -> Result<Vec<f64>, String> {
-        let natural = match self.curve.path() {
-            ProbabilityPath::Edm { .. } | ProbabilityPath::Ve { .. } => GridSpacing::Karras,
-            _ => GridSpacing::Uniform,
-        };
-        let mut times = grid::grid_times(self.curve, spacing.unwrap_or(natural), steps, 7.0)?;
+        let spacing = spacing.unwrap_or_else(|| GridSpacing::default_for(self.curve.path()));
+        let mut times = grid::grid_times(self.curve, spacing, steps, 7.0)?;
         if !self.to_prior {
             times.reverse();
         }
@@ -203,6 +180,11 @@ pub trait OdeSolver: Sync {
     /// The solver with half the fixed steps. `None` if their number is odd, or if the solver is
     /// adaptive.
     fn coarser(&self) -> Option<Solver> {
+        None
+    }
+
+    /// The spacing of a fixed grid. `None` for the path's default, or if the steps are adaptive.
+    fn grid_spacing(&self) -> Option<GridSpacing> {
         None
     }
 

@@ -83,6 +83,7 @@ fn dataset_gap_row(one: &DatasetLogLikelihoods, other: &DatasetLogLikelihoods) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::{BoundKind, EstimateKind, Status};
 
     fn row(dataset: &str, estimator: &str, sample: usize, value: Option<f64>) -> LikelihoodRow {
         LikelihoodRow {
@@ -90,7 +91,7 @@ mod tests {
             model: "m".into(),
             dataset: dataset.into(),
             estimator: estimator.into(),
-            kind: "ode-exact".into(),
+            kind: EstimateKind::OdeExact,
             solver: "heun".into(),
             sample,
             log_likelihood: value,
@@ -103,11 +104,15 @@ mod tests {
             evaluations: 1,
             jvps: 1,
             head_calls: 0,
-            status: if value.is_some() { "ok" } else { "non-finite" }.into(),
+            status: if value.is_some() {
+                Status::Ok
+            } else {
+                Status::NonFinite
+            },
             path_seconds: 0.0,
             divergence_seconds: 0.0,
             entry_seconds: None,
-            bound: "density".into(),
+            bound: BoundKind::Density,
             draws: 1,
             dequantization_stderr: None,
             solver_error: None,

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::{CollectedRows, TabulateWork, TrialFiles};
+use crate::divergence::DivergenceEstimator;
 use crate::plan::{LikelihoodWork, solver_label};
 use crate::rows::{LikelihoodRow, SampleLikelihoodRow};
 
@@ -16,7 +17,15 @@ impl TabulateWork for LikelihoodWork {
             files.trial.id.clone(),
             [estimator.label(), solver_label(solver)],
         );
+        let solver = solver_label(&self.solver);
+        collected
+            .trajectories
+            .insert(solver, self.solver.trajectory());
         for estimator in &self.estimators {
+            if let DivergenceEstimator::FlowMap(few) = estimator {
+                let trajectory = few.trajectory();
+                collected.trajectories.insert(estimator.label(), trajectory);
+            }
             if let Some((parameter, count)) = estimator.averaging_parameter() {
                 let counted = (parameter.to_owned(), count);
                 collected.averaging.insert(estimator.label(), counted);
@@ -54,8 +63,8 @@ fn sample_from_likelihood_row(r: &LikelihoodRow) -> SampleLikelihoodRow {
         nats_per_dim: r.nats_per_dim,
         evaluations: r.evaluations,
         jvps: r.jvps,
-        status: r.status.clone(),
-        bound: r.bound.clone(),
+        status: r.status,
+        bound: r.bound,
         dequantization_stderr: r.dequantization_stderr,
         solver_error: r.solver_error,
     }

@@ -6,12 +6,15 @@ use super::{CollectedRows, TabulateWork, TrialFiles};
 use crate::data::decode_npy_f32;
 use crate::journal::array_file;
 use crate::plan::MetricsWork;
-use crate::rows::Gallery;
+use crate::rows::{Gallery, MetricRow};
 
 impl TabulateWork for MetricsWork {
     fn add_rows(&self, files: &TrialFiles, collected: &mut CollectedRows) -> Result<()> {
         for row in files.rows()? {
-            let row = collected.sampling_costs.with_cost(row);
+            let row = MetricRow {
+                trajectory: self.sampler.as_ref().and_then(|s| s.trajectory()),
+                ..collected.sampling_costs.with_cost(row)
+            };
             collected.tables.metrics.push(row);
         }
         collected

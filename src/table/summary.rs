@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use polars::prelude::*;
 
 use crate::num::stats;
-use crate::rows::{LikelihoodRow, PairRow, SummaryRow, Tables};
+use crate::rows::{LikelihoodRow, PairRow, Status, SummaryRow, Tables};
 
 /// Summaries and paired differences, one group of (model, dataset, solver) after the other.
 pub fn add_summaries_and_pairs(
@@ -190,9 +190,9 @@ fn summarize_estimator(
         dataset: first.dataset.clone(),
         estimator: first.estimator.clone(),
         solver: first.solver.clone(),
-        kind: first.kind.clone(),
+        kind: first.kind,
         n: nats.map_or(0, |e| e.n),
-        failed: mine.iter().filter(|r| r.status != "ok").count(),
+        failed: mine.iter().filter(|r| r.status != Status::Ok).count(),
         bits_per_dim: bits.map(|e| e.value),
         bits_per_dim_stderr: bits.and_then(|e| e.stderr),
         nats: nats.map(|e| e.value),
@@ -221,7 +221,7 @@ fn summarize_estimator(
             evaluations
         },
         seconds_per_sample: path + own,
-        bound: first.bound.clone(),
+        bound: first.bound,
         draws: first.draws,
         dequantization_stderr: stats::rms(&present(|r| r.dequantization_stderr)),
         solver_error: stats::mean_estimate(&present(|r| r.solver_error)).map(|e| e.value),

@@ -13,7 +13,7 @@ use crate::report::number_format::{
 };
 use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
-use crate::rows::{MetricRow, SummaryRow};
+use crate::rows::{EstimateKind, MetricRow, SummaryRow};
 
 /// One table for each dataset of a model on which solvers or few-step maps are compared.
 pub fn comparison_tables(view: &ReportView, model: &str) -> Markup {
@@ -37,7 +37,7 @@ fn needs_comparison(group: &ComparisonGroup) -> bool {
 
 /// Whether the row belongs to a few-step estimator.
 fn is_few_step(row: &SummaryRow) -> bool {
-    row.kind.starts_with("few-step")
+    row.kind.is_few_step()
 }
 
 /// A row with its comparison group.
@@ -95,7 +95,7 @@ fn comparison_table(view: &ReportView, model: &str, dataset: &str) -> Markup {
             tbody { @for (group, row) in &lines { tr.reference[if_finite(row.bias).is_none()] {
                 th scope="row" {
                     (sanitize_line(&row.estimator))
-                    span.kind { (sanitize_line(&row.kind)) }
+                    span.kind { (row.kind) }
                 }
                 td { @if is_few_step(row) { "its own" } @else { (sanitize_line(&row.solver)) } }
                 td.n { (format_count(row.evaluations)) }
@@ -154,11 +154,12 @@ fn reference_distance_cell(group: &ComparisonGroup, row: &SummaryRow) -> String 
 /// Whether a row whose number is not a normalized density reports a significantly higher likelihood
 /// than the reference.
 fn exceeds_reference(row: &SummaryRow) -> bool {
-    let biased = is_few_step(row) || row.kind == "learned" || row.reference != row.estimator;
+    let biased =
+        is_few_step(row) || row.kind == EstimateKind::Learned || row.reference != row.estimator;
     let half = half_width_95(row.bias_stderr, row.bias_n);
     biased
-        && row.kind != "closed-form"
-        && row.kind != "ode-stochastic"
+        && row.kind != EstimateKind::ClosedForm
+        && row.kind != EstimateKind::OdeStochastic
         && if_finite(row.bias).is_some_and(|b| b > half)
 }
 
@@ -181,30 +182,13 @@ fn statistics_of_same_steps<'a>(
     found
 }
 
-/// Whether a sampler takes the steps of a row: the same method on the same grid, with as many
-/// evaluations.
-///
-/// The number `steps` is not compared, because Karras grids of samplers count points and those of
-/// solvers count steps.
+/// Whether a sampler takes the steps of a row: the same trajectory with as many evaluations. Karras
+/// grids of samplers count points and those of solvers count steps, so `steps` is no measure.
 fn same_steps(row: &SummaryRow, metric: &MetricRow) -> bool {
-    let label = if is_few_step(row) {
-        &row.estimator
-    } else {
-        &row.solver
-    };
     metric.sampler != FLOOR_SAMPLER
-        && method_and_grid(&metric.sampler) == method_and_grid(label)
+        && row.trajectory.is_some()
+        && metric.trajectory == row.trajectory
         && metric.evaluations == row.evaluations
-}
-
-/// The words of a label without its number of steps: the method and the grid.
-fn method_and_grid(label: &str) -> Vec<String> {
-    let words = label
-        .split(['(', ')', ' '])
-        .filter(|word| !word.is_empty() && !word.starts_with("steps="));
-    words
-        .map(|word| word.replace("schedule=", "grid="))
-        .collect()
 }
 
 /// The statistic of a sampler that takes the steps of the row.

@@ -11,7 +11,7 @@ use crate::report::number_format::{
 };
 use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
-use crate::rows::{ContrastRow, GapRow, MetricRow, PairRow, SummaryRow};
+use crate::rows::{BoundKind, ContrastRow, GapRow, MetricRow, PairRow, SummaryRow};
 
 /// The tables of each comparison group of the model whose reference has the same solver.
 pub fn result_tables(view: &ReportView, model: &str) -> Markup {
@@ -128,11 +128,11 @@ const SUMMARY_COLUMNS: [SummaryColumn; 12] = [
 /// What the number bounds, to show beside its kind. A density at given points bounds nothing, and
 /// has no suffix.
 fn bound_suffix(row: &SummaryRow) -> String {
-    match row.bound.as_str() {
-        "" | "density" => String::new(),
-        "none" => " · bounds nothing".to_owned(),
-        bound if row.draws > 1 => format!(" · {} of {} draws", sanitize_line(bound), row.draws),
-        bound => format!(" · {}", sanitize_line(bound)),
+    match row.bound {
+        BoundKind::Unknown | BoundKind::Density => String::new(),
+        BoundKind::None => " · bounds nothing".to_owned(),
+        bound if row.draws > 1 => format!(" · {bound} of {} draws", row.draws),
+        bound => format!(" · {bound}"),
     }
 }
 
@@ -166,7 +166,7 @@ fn summary_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
                         code.kind { (sanitize_line(&row.estimator)) }
                     }
                     span.kind {
-                        (sanitize_line(&row.kind)) (bound_suffix(row))
+                        (row.kind) (bound_suffix(row))
                         @if is_reference(group, row) { ", reference" }
                     }
                 }

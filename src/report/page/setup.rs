@@ -115,25 +115,11 @@ pub fn provenance_section(view: &ReportView) -> Markup {
 
 /// Links to the CSV tables that have rows.
 fn table_links(view: &ReportView) -> Markup {
-    let t = view.tables;
-    let files = [
-        ("summary", t.summary.len()),
-        ("samples", t.samples.len()),
-        ("pairs", t.pairs.len()),
-        ("budget", t.budget.len()),
-        ("frontier", t.frontier.len()),
-        ("conventions", t.conventions.len()),
-        ("metrics", t.metrics.len()),
-        ("contrasts", t.contrasts.len()),
-        ("maps", t.maps.len()),
-        ("stein", t.stein.len()),
-        ("profile", t.profile.len()),
-        ("density", t.density.len()),
-    ];
+    let files = view.tables.row_counts();
     html! {
-        @for (file, rows) in files.into_iter().filter(|(_, rows)| *rows > 0) {
+        @for (file, rows) in files.iter().filter(|(_, rows)| *rows > 0) {
             a.table href={ "tables/" (file) ".csv" } { (file) ".csv" }
-            " (" (format_count(rows as f64)) " rows) "
+            " (" (format_count(*rows as f64)) " rows) "
         }
         @if files.iter().all(|(_, rows)| *rows == 0) { "none yet." }
     }

@@ -11,7 +11,7 @@ use crate::report::number_format::{
 };
 use crate::report::text::{join_with_and, sanitize_line};
 use crate::report::view::{ComparisonGroup, ReportView};
-use crate::rows::{MetricRow, SummaryRow};
+use crate::rows::{EstimateKind, MetricRow, SummaryRow};
 
 /// The section about failed and outstanding work, which is the first of the page. Empty if there is
 /// none.
@@ -187,11 +187,11 @@ fn summary_sentences(view: &ReportView, group: &ComparisonGroup) -> Vec<Markup> 
     sentences.extend(
         others
             .iter()
-            .filter(|row| row.kind == "closed-form")
+            .filter(|row| row.kind == EstimateKind::ClosedForm)
             .map(|row| known_truth_sentence(view, group, row)),
     );
     sentences.extend(nearest_estimator_sentence(view, group, &others));
-    let learned = |row: &&&SummaryRow| matches!(row.kind.as_str(), "learned" | "few-step");
+    let learned = |row: &&&SummaryRow| row.kind == EstimateKind::Learned || row.kind.is_few_step();
     sentences.extend(
         others
             .iter()
@@ -218,7 +218,9 @@ fn nearest_estimator_sentence(
     group: &ComparisonGroup,
     others: &[&SummaryRow],
 ) -> Option<Markup> {
-    let estimates = others.iter().filter(|row| row.kind != "closed-form");
+    let estimates = others
+        .iter()
+        .filter(|row| row.kind != EstimateKind::ClosedForm);
     let row = estimates
         .filter(|row| if_finite(row.rmse).is_some())
         .min_by(|a, b| {
@@ -255,7 +257,7 @@ fn relative_cost(view: &ReportView, group: &ComparisonGroup, row: &SummaryRow) -
 
 /// A sentence about the bias of a learned head or of a few-step map.
 fn learned_bias_sentence(view: &ReportView, group: &ComparisonGroup, row: &SummaryRow) -> Markup {
-    let what = if row.kind == "few-step" {
+    let what = if row.kind.is_few_step() {
         "Few-step map"
     } else {
         "Learned head"
@@ -292,7 +294,9 @@ fn learned_bias_sentence(view: &ReportView, group: &ComparisonGroup, row: &Summa
 /// A sentence about the randomized estimators, which should have no bias.
 fn randomized_bias_sentence(view: &ReportView, others: &[&SummaryRow]) -> Option<Markup> {
     let which = |zero| -> Vec<String> {
-        let stochastic = others.iter().filter(|row| row.kind == "ode-stochastic");
+        let stochastic = others
+            .iter()
+            .filter(|row| row.kind == EstimateKind::OdeStochastic);
         let rows = stochastic.filter(|row| bias_interval_contains_zero(row) == Some(zero));
         rows.map(|row| view.short_name(&row.estimator)).collect()
     };
