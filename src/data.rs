@@ -7,9 +7,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use sha2::{Digest, Sha256};
 
+use crate::host::hex;
 use crate::lattice::{self, DataMismatch, LatticePolicy};
 use crate::model::card::Card;
-use crate::model::library::hex;
 use crate::num::Batch;
 use crate::num::key::{Purpose, RngKey, SampleId, unpack_draw};
 use crate::num::npy;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::library::hex;
+use crate::host::hex;
 use crate::plan::{self, Plan, PlanFile, Shard, Trial};
 
 /// One line of a journal file.

@@ -25,6 +25,7 @@ pub mod flow;
 pub mod frontier;
 pub mod gate;
 pub mod graph;
+pub mod host;
 pub mod journal;
 pub mod lattice;
 pub mod likelihood;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use same_file::is_same_file;
 use sha2::{Digest, Sha256};
 
-use crate::model::library::hex;
+use crate::host::hex;
 
 /// The kind of a result, which decides the suffix of the file's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 
 use crate::config::ConfigFile;
 use crate::execute::{ComputeOptions, Executor};
+use crate::host::{hex, processor_name};
 use crate::journal::{
     self, Event, Journal, Outcome, append_event, array_file, journal_file, outstanding_trials,
     read_plan, row_file, step_file,
 };
-use crate::model::library::{hex, processor_name};
 use crate::model::onnx::Runtime;
 use crate::output::{check_output_folder, write_atomic};
 use crate::plan::{self, ArtifactPaths, PlanFile, PreparedPlan, SecondsPerRow, Shard, Trial};

@@ -16,7 +16,7 @@ mod node;
 pub mod schema_type;
 
 pub use fault::{Fault, Faults, one_of};
-pub use node::{MapEntry, Node, SourcePosition, Value, YamlScalar};
+pub use node::{MapEntry, Node, Value, YamlScalar};
 
 /// A YAML text and its tree.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{NumberKind, ParsedArray};
 use crate::features::images::{Image, ImageShape, PixelCoding};
-use crate::model::library::hex;
+use crate::host::hex;
 use crate::num::Batch;
 use crate::signature::{self, ExpectedFile};
 

@@ -9,8 +9,8 @@ use super::Executor;
 use crate::features::cache::{self, Provenance};
 use crate::features::images::PixelCoding;
 use crate::features::{ExtractedFeatures, Extractor, MICRO_BATCH};
+use crate::host::user_cache_folder;
 use crate::model::card::Card;
-use crate::model::library::user_cache_folder;
 use crate::num::Batch;
 use crate::plan::PlannedFile;
 

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::ExtractedFeatures;
 use super::images::PixelCoding;
 use super::preset::Preset;
-use crate::model::library::{hex, processor_name};
+use crate::host::{hex, processor_name};
 use crate::model::onnx::Provider;
 
 /// Everything that features depend on.

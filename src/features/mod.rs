@@ -13,7 +13,7 @@ use self::images::{Image, ImageShape, PixelCoding};
 use self::preset::{Preset, PresetInput, ResolvedExtractor};
 use self::resize::Resize;
 use crate::graph::{self, Scaling};
-use crate::model::library::hex;
+use crate::host::hex;
 use crate::model::onnx::{Provider, Runtime, Session};
 use crate::num::shape::{self, ShapeMismatch};
 use crate::progress::Meter;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::resize::Resize;
-use crate::model::library::{hex, user_cache_folder};
+use crate::host::{hex, user_cache_folder};
 use crate::signature::{self, ExpectedFile};
 
 /// A preset file: the conventions of a feature extractor. They are part of the definition of every

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::field::{EvalError, FlowMap, FlowMapAverages};
 use super::grid::{self, GridSpacing};
-use super::path::{PathCurve, ProbabilityPath};
+use super::path::PathCurve;
 use crate::num::Batch;
 use crate::registry;
 

@@ -1,23 +1,8 @@
 //! Sizes that exporters leave open (heights, widths, channels), fixed from the card before a graph
 //! is differentiated.
 
-use std::collections::BTreeMap;
-
-use super::constants::Constant;
-use super::loaded::Model;
+use super::loaded::{CardPorts, Model};
 use crate::graph::{self, Dim, KnownPort, Port};
-
-/// What a card declares about the inputs and outputs of one network.
-pub(super) struct CardPorts<'a> {
-    /// The card's key of the network's file, such as `network.file`.
-    pub key: &'a str,
-    /// The inputs and outputs that have the shape of the state.
-    pub state_ports: Vec<&'a str>,
-    /// The inputs and outputs with one number per sample.
-    pub scalar_ports: Vec<&'a str>,
-    /// The values of further inputs, by the input's name.
-    pub constants: &'a BTreeMap<String, Constant>,
-}
 
 impl Model {
     /// Returns the graph with its open axes fixed as far as the card declares their sizes. The

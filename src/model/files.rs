@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::card::Card;
-use super::library::hex;
 use crate::graph;
+use crate::host::hex;
 
 /// A file that belongs to a card.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,14 +1,11 @@
 //! A card's flow map as a session: the average velocity and divergence between two times.
 
-use std::sync::Arc;
-
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::axes::CardPorts;
 use super::card::{FlowMapDirection, FlowMapSpec, TimeVariable};
 use super::constants::ConstantInput;
-use super::loaded::{Model, SessionOptions, check_derived_names};
+use super::loaded::{CardPorts, Model, SessionOptions, check_derived_names};
 use super::network::add_batch_size_hint;
 use super::onnx::{Runtime, Session};
 use super::ports::{check_state_shape, find_port, is_scalar_port};
@@ -582,7 +579,3 @@ impl FlowMap for OnnxFlowMap {
         Ok(out.slice(ndarray::s![.., ..rows, ..]).to_owned())
     }
 }
-
-/// The graphs derived from a card's files, by the file's key and the kind of derivative. They are
-/// derived once and shared by all workers.
-pub type DerivedGraphCache = std::collections::BTreeMap<(String, graph::Mode), Arc<Vec<u8>>>;

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use ndarray::{Array2, ArrayD, Axis, Ix2, Ix3};
 
-use super::loaded::CORE_CACHE_VALUES;
 use super::network::{DerivativeSeed, Network};
 use crate::flow::field::EvalError;
 use crate::flow::network_velocity::NetworkJacobianOperator;
 use crate::num::{Batch, TangentBatch};
+
+/// The number of f32 values that fit into the cache of one core in addition to the weights in use.
+pub(super) const CORE_CACHE_VALUES: u64 = 1 << 18;
 
 /// The largest number of tangent values in one call. It limits the memory and does not change
 /// results.

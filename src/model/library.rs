@@ -7,7 +7,6 @@
 //! provider. Every candidate is opened here and its version is read, because the binding panics or
 //! hangs on libraries that are missing, broken or too old.
 
-use std::ffi::{CStr, c_char, c_void};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,6 +15,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
 use super::provider::Provider;
+use super::shared_library::{RuntimeLibrary, library_version};
+use crate::host::{hex, user_cache_folder};
 
 /// The version of ONNX Runtime that is fetched.
 pub const PINNED_VERSION: &str = "1.31.1";
@@ -99,17 +100,6 @@ impl RuntimePackage {
     fn cache_folder(&self) -> Result<PathBuf> {
         Ok(user_cache_folder()?.join(format!("{}-{}", self.name, self.version)))
     }
-}
-
-/// A library of ONNX Runtime that was opened successfully.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RuntimeLibrary {
-    /// The path of the library.
-    pub path: PathBuf,
-    /// The version that the library reports, such as `1.31.1`.
-    pub version: String,
-    /// The step of the search that found the library.
-    pub origin: &'static str,
 }
 
 /// Finds a usable library of ONNX Runtime, and fetches it if there is none.
@@ -221,44 +211,6 @@ fn probe_library(path: &Path, origin: &'static str) -> Result<RuntimeLibrary> {
     }
 }
 
-/// The entry point of ONNX Runtime's C API.
-#[repr(C)]
-struct OrtApiBase {
-    /// Returns the API of the given version.
-    get_api: extern "C" fn(u32) -> *const c_void,
-    /// Returns the version of the library.
-    version: extern "C" fn() -> *const c_char,
-}
-
-/// Opens a library and returns the version that it reports.
-///
-/// # Errors
-/// Fails if the file is not a shared library of ONNX Runtime.
-fn library_version(path: &Path) -> Result<String> {
-    // SAFETY: opening runs the library's initialisers, which is what using it will do as well.
-    let library = unsafe { libloading::Library::new(path) }
-        .map_err(|e| anyhow!("it cannot be opened as a shared library: {e}"))?;
-    // SAFETY: OrtGetApiBase has had this signature since ONNX Runtime 1.0.
-    let version = unsafe {
-        let base = library
-            .get::<extern "C" fn() -> *const OrtApiBase>(c"OrtGetApiBase")
-            .map_err(|_| {
-                anyhow!("it is a shared library, but not ONNX Runtime (no OrtGetApiBase)")
-            })?;
-        let base = base()
-            .as_ref()
-            .ok_or_else(|| anyhow!("it provides no API"))?;
-        let text = (base.version)();
-        if text.is_null() {
-            bail!("it does not report its version");
-        }
-        CStr::from_ptr(text).to_string_lossy().into_owned()
-    };
-    // Unloading a runtime that has started threads is unsafe on some systems, so it stays loaded.
-    std::mem::forget(library);
-    Ok(version)
-}
-
 /// Returns the libraries of the Python environment that `python3` would use, without importing
 /// anything from it.
 fn python_libraries() -> Vec<PathBuf> {
@@ -335,32 +287,6 @@ fn sorted_entries(folder: &Path) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
-}
-
-/// Returns the folder of flowgauge's cache: `FLOWGAUGE_CACHE`, or a folder in the user's cache.
-///
-/// # Errors
-/// Fails if the environment names neither a cache folder nor a home folder.
-pub fn user_cache_folder() -> Result<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
-    if let Some(folder) = set("FLOWGAUGE_CACHE") {
-        return Ok(folder);
-    }
-    if let Some(folder) = set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")) {
-        return Ok(folder.join("flowgauge"));
-    }
-    let home = set("HOME").ok_or_else(|| {
-        anyhow!("there is no cache folder; set FLOWGAUGE_CACHE, XDG_CACHE_HOME or HOME")
-    })?;
-    Ok(if cfg!(target_os = "macos") {
-        home.join("Library/Caches/flowgauge")
-    } else {
-        home.join(".cache/flowgauge")
-    })
 }
 
 /// Fetches the pinned wheel with `pip download`, checks its hash, and unpacks its library into the
@@ -491,78 +417,6 @@ fn unpack_wheel(wheel: &[u8], folder: &Path) -> Result<String> {
         }
     }
     runtime.ok_or_else(|| anyhow!("the wheel contains no ONNX Runtime library"))
-}
-
-/// Explains why a library cannot be loaded, in the form of ONNX Runtime's messages; `None` if it
-/// can be loaded.
-pub fn library_load_error(path: &Path) -> Option<String> {
-    // SAFETY: the runtime has run the library's initialisers already, or failed at it.
-    let error = unsafe { libloading::Library::new(path) }.err()?;
-    let why = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
-    Some(format!(
-        "Failed to load library {} with error: {why}",
-        path.display()
-    ))
-}
-
-/// The library that is part of NVIDIA's driver.
-pub const CUDA_DRIVER_LIBRARY: &str = if cfg!(windows) {
-    "nvcuda.dll"
-} else {
-    "libcuda.so.1"
-};
-
-/// Returns the number of GPUs that NVIDIA's driver reports.
-///
-/// # Errors
-/// Fails if there is no driver or it does not work. The message says which.
-pub fn cuda_device_count() -> Result<usize, String> {
-    let name = CUDA_DRIVER_LIBRARY;
-    // SAFETY: opening the driver's library runs its initialisers, as any use of the driver does.
-    let driver = unsafe { libloading::Library::new(name) }
-        .map_err(|_| format!("{name} is missing, so NVIDIA's driver is not installed"))?;
-    // SAFETY: both functions have had these signatures since CUDA 2.0.
-    let (status, count) = unsafe {
-        let init = driver
-            .get::<extern "C" fn(u32) -> i32>(c"cuInit")
-            .map_err(|_| format!("{name} has no cuInit"))?;
-        let count = driver.get::<extern "C" fn(*mut i32) -> i32>(c"cuDeviceGetCount");
-        let count = count.map_err(|_| format!("{name} has no cuDeviceGetCount"))?;
-        let mut found = 0;
-        let status = match init(0) {
-            0 => count(&raw mut found),
-            status => status,
-        };
-        (status, found)
-    };
-    // Unloading a driver that has started threads is unsafe on some systems, so it stays loaded.
-    std::mem::forget(driver);
-    match status {
-        0 => Ok(usize::try_from(count).unwrap_or(0)),
-        CUDA_ERROR_NO_DEVICE => Ok(0),
-        status => Err(format!(
-            "{name} exists, but does not start (CUDA error {status})"
-        )),
-    }
-}
-
-/// CUDA's error code for the absence of any device.
-const CUDA_ERROR_NO_DEVICE: i32 = 100;
-
-/// Formats bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Returns the processor's name, or `unknown` if the system does not report it.
-pub fn processor_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|l| {
-        l.strip_prefix("model name")?
-            .split_once(':')
-            .map(|(_, v)| v.trim().to_owned())
-    });
-    name.unwrap_or_else(|| "unknown".to_owned())
 }
 
 #[cfg(test)]

@@ -7,19 +7,17 @@ use std::sync::{Arc, Mutex, OnceLock};
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
-use super::axes::CardPorts;
 use super::card::{self, Card, DivergenceHeadSpec, HeadParametrization, NetworkInputs};
 use super::constants::{Constant, ConstantInput};
 use super::files::{
     FileContent, ModelFile, expected_sha256, external_data_files, load_content,
     unreadable_file_message,
 };
-use super::flow_map::DerivedGraphCache;
-use super::jacobian::DerivedNetworks;
-use super::joint::{JointHead, OutputCache};
-use super::library::hex;
+use super::jacobian::{CORE_CACHE_VALUES, DerivedNetworks};
+use super::joint::JointHead;
 use super::network::Network;
 use super::onnx::{Provider, Runtime, Session};
+use super::output_cache::OutputCache;
 use super::ports::{find_port, is_scalar_port};
 use super::precision::NetworkPrecision;
 use super::probe_cache::ProbeCache;
@@ -30,7 +28,24 @@ use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
 use crate::flow::prior::Prior;
 use crate::graph;
+use crate::host::hex;
 use crate::signature::{self, ExpectedFile};
+
+/// The graphs derived from a card's files, by the file's key and the kind of derivative. They are
+/// derived once and shared by all workers.
+pub type DerivedGraphCache = std::collections::BTreeMap<(String, graph::Mode), Arc<Vec<u8>>>;
+
+/// What a card declares about the inputs and outputs of one network.
+pub(super) struct CardPorts<'a> {
+    /// The card's key of the network's file, such as `network.file`.
+    pub key: &'a str,
+    /// The inputs and outputs that have the shape of the state.
+    pub state_ports: Vec<&'a str>,
+    /// The inputs and outputs with one number per sample.
+    pub scalar_ports: Vec<&'a str>,
+    /// The values of further inputs, by the input's name.
+    pub constants: &'a BTreeMap<String, Constant>,
+}
 
 /// The options with which sessions of ONNX Runtime are opened.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,9 +55,6 @@ pub struct SessionOptions {
     /// The number of threads inside one call of a network.
     pub threads: usize,
 }
-
-/// The number of f32 values that fit into the cache of one core in addition to the weights in use.
-pub(super) const CORE_CACHE_VALUES: u64 = 1 << 18;
 
 /// The largest number of trace terms for which a trace graph is used. An exact trace with more
 /// terms is computed from Jacobian products in several calls.

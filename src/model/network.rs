@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::constants::ConstantInput;
-use super::joint::OutputCache;
 use super::onnx::{Session, SessionPort};
+use super::output_cache::OutputCache;
 use super::ports::{check_state_shape, find_port};
 use super::probe_cache::ProbeCache;
 use super::time::{self, TimeInput, is_integer_format};

@@ -14,9 +14,10 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session as OrtSession, SessionInputValue};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
-use super::library::{self, RuntimeLibrary};
+use super::library;
 use super::placement::{Placement, Precision, SessionProfile, max_output_difference};
 pub use super::provider::Provider;
+use super::shared_library::RuntimeLibrary;
 use crate::flow::field::EvalError;
 use crate::{graph, stop};
 

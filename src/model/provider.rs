@@ -9,9 +9,10 @@ use ort::ep::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::library::{
-    CUDA_DRIVER_LIBRARY, RuntimeLibrary, cuda_device_count, library_load_error, user_cache_folder,
+use super::shared_library::{
+    CUDA_DRIVER_LIBRARY, RuntimeLibrary, cuda_device_count, library_load_error,
 };
+use crate::host::user_cache_folder;
 
 /// The execution provider on which networks run. There is no silent fallback: a provider that
 /// cannot be used is an error.

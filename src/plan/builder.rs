@@ -18,7 +18,7 @@ use crate::dequantization::Dequantization;
 use crate::features::preset::{self, ResolvedExtractor};
 use crate::features::{byte_scaling, describe_scaling};
 use crate::flow::truncation::Truncation;
-use crate::model::library::hex;
+use crate::host::hex;
 use crate::model::loaded::Model;
 use crate::num::shape::{self, RequestedLayout};
 use crate::yaml::Fault;

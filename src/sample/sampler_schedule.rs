@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{PathPoint, SamplerContext, SamplerStep};
 use crate::flow::grid::{self, GridSpacing};
-use crate::flow::path::{PathCurve, ProbabilityPath};
+use crate::flow::path::PathCurve;
 use crate::registry;
 
 /// The time grid of a sampler, from the prior end to the data end.

@@ -11,7 +11,7 @@ use ndarray::Axis;
 use crate::flow::field::{EvalError, JacobianProducts, VectorField};
 use crate::flow::grid;
 use crate::flow::grid::GridSpacing;
-use crate::flow::path::{PathCurve, ProbabilityPath};
+use crate::flow::path::PathCurve;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::registry;
@@ -225,6 +225,7 @@ mod tests {
     use super::*;
     use crate::flow::field::JacobianOperator;
     use crate::flow::field::{Evaluation, EvaluationPurpose};
+    use crate::flow::path::ProbabilityPath;
     use crate::flow::prior::Prior;
     use crate::model::analytic::{self, AnalyticMixture};
     use crate::num::TangentBatch;

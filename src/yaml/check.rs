@@ -446,12 +446,3 @@ fn describe_node(node: &Node) -> String {
         Value::Map(_) => "`key: value` entries".to_owned(),
     }
 }
-
-/// A map entry whose key has the position of its value.
-pub(super) fn entry_at_node_position(key: &str, node: Node) -> MapEntry {
-    MapEntry {
-        key: key.to_owned(),
-        position: node.position,
-        node,
-    }
-}

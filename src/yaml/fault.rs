@@ -2,7 +2,14 @@
 
 use std::fmt::{Display, Formatter, Result as Written};
 
-use super::node::SourcePosition;
+/// A position in a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourcePosition {
+    /// The number of the line, from 1.
+    pub line: usize,
+    /// The number of the character in the line, from 1.
+    pub column: usize,
+}
 
 /// One fault.
 #[derive(Debug, Clone, PartialEq)]

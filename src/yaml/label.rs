@@ -6,8 +6,8 @@
 
 use serde_json::Value as Json;
 
-use super::check::entry_at_node_position;
-use super::node::{self, Node, SourcePosition, Value};
+use super::fault::SourcePosition;
+use super::node::{self, Node, Value, entry_at_node_position};
 use super::schema_type::{FamilyKind, ObjectKeys, SchemaForm, SchemaType};
 
 /// The entry that a label stands for; `None` if the text is not a label of one of these kinds.

@@ -3,16 +3,7 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::{DefaultMessageFormatter, Error, MessageFormatter, Spanned};
 
-use super::fault::Fault;
-
-/// A position in a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SourcePosition {
-    /// The number of the line, from 1.
-    pub line: usize,
-    /// The number of the character in the line, from 1.
-    pub column: usize,
-}
+use super::fault::{Fault, SourcePosition};
 
 /// A value with its position.
 #[derive(Debug, Clone, PartialEq)]
@@ -387,4 +378,13 @@ fn parser_fault(error: &Error, lines: &LineIndex) -> Fault {
         }
     };
     Fault::new("", message).at_position(inner.location().map(|l| lines.position(l)))
+}
+
+/// A map entry whose key has the position of its value.
+pub(super) fn entry_at_node_position(key: &str, node: Node) -> MapEntry {
+    MapEntry {
+        key: key.to_owned(),
+        position: node.position,
+        node,
+    }
 }

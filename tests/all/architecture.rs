@@ -7,7 +7,15 @@ use std::path::{Path, PathBuf};
 /// Modules from the bottom up; `use` points only to an earlier line, or stays within its own.
 const LAYERS: &[&[&str]] = &[
     &["stop"],
-    &["num", "progress", "registry", "rows", "signature", "yaml"],
+    &[
+        "host",
+        "num",
+        "progress",
+        "registry",
+        "rows",
+        "signature",
+        "yaml",
+    ],
     &["flow", "graph"],
     &["trace", "model"],
     &["solve"],
@@ -45,7 +53,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 /// Crates with one home: the paths that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("ort", &["model/onnx.rs", "model/provider.rs"]),
-    ("libloading", &["model/library.rs"]),
+    ("libloading", &["model/shared_library.rs"]),
     ("onnx_autodiff", &["graph.rs"]),
     ("faer", &["num/linalg.rs"]),
     ("polars", &["table/summary.rs"]),

@@ -1,0 +1,47 @@
+//! The machine that the program runs on: its processor and its folder for caches.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+
+/// Formats bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Returns the folder of flowgauge's cache: `FLOWGAUGE_CACHE`, or a folder in the user's cache.
+///
+/// # Errors
+/// Fails if the environment names neither a cache folder nor a home folder.
+pub fn user_cache_folder() -> Result<PathBuf> {
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(folder) = set("FLOWGAUGE_CACHE") {
+        return Ok(folder);
+    }
+    if let Some(folder) = set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")) {
+        return Ok(folder.join("flowgauge"));
+    }
+    let home = set("HOME").ok_or_else(|| {
+        anyhow!("there is no cache folder; set FLOWGAUGE_CACHE, XDG_CACHE_HOME or HOME")
+    })?;
+    Ok(if cfg!(target_os = "macos") {
+        home.join("Library/Caches/flowgauge")
+    } else {
+        home.join(".cache/flowgauge")
+    })
+}
+
+/// Returns the processor's name, or `unknown` if the system does not report it.
+pub fn processor_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|l| {
+        l.strip_prefix("model name")?
+            .split_once(':')
+            .map(|(_, v)| v.trim().to_owned())
+    });
+    name.unwrap_or_else(|| "unknown".to_owned())
+}
