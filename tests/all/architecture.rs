@@ -196,32 +196,39 @@ fn imported_files(file: &str, text: &str, files: &BTreeMap<String, String>) -> V
         folder.to_owned()
     };
     let mut found = Vec::new();
-    for line in code(text).split("use ").skip(1) {
-        let path = line.split([';', '{', ' ']).next().unwrap_or("");
-        let mut base = match path.split("::").next() {
-            Some("crate") => PathBuf::new(),
-            Some("super") => parent.clone(),
-            _ => continue,
+    for statement in code(text).split("use ").skip(1) {
+        let statement: String = statement.split(';').next().unwrap_or("").split_whitespace().collect();
+        // `use super::{a::b, c}` names a file by each of its items.
+        let (prefix, items) = match statement.split_once('{') {
+            Some((prefix, items)) => (prefix, items.split(',').collect()),
+            None => (statement.as_str(), vec![""]),
         };
-        for segment in path.split("::").skip(1).filter(|s| !s.is_empty()) {
-            if segment == "super" {
-                base = base.parent().unwrap_or(Path::new("")).to_owned();
-                continue;
-            }
-            let next = base.join(segment);
-            let is_module = |p: &Path| {
-                let p = p.to_string_lossy().replace('\\', "/");
-                files.contains_key(&format!("{p}.rs")) || files.contains_key(&format!("{p}/mod.rs"))
+        for item in items {
+            let path = format!("{prefix}{item}");
+            let mut base = match path.split("::").next() {
+                Some("crate") => PathBuf::new(),
+                Some("super") => parent.clone(),
+                _ => continue,
             };
-            if !is_module(&next) {
-                break;
+            for segment in path.split("::").skip(1).filter(|s| !s.is_empty()) {
+                if segment == "super" {
+                    base = base.parent().unwrap_or(Path::new("")).to_owned();
+                    continue;
+                }
+                let next = base.join(segment.trim_matches(['{', '}']));
+                let name = next.to_string_lossy().replace('\\', "/");
+                if !files.contains_key(&format!("{name}.rs"))
+                    && !files.contains_key(&format!("{name}/mod.rs"))
+                {
+                    break;
+                }
+                base = next;
             }
-            base = next;
-        }
-        let name = format!("{}.rs", base.to_string_lossy().replace('\\', "/"));
-        // A file of `mod.rs`'s family may name the family itself, which lists it.
-        if files.contains_key(&name) && base != own && !own.starts_with(&base) {
-            found.push(name);
+            let name = format!("{}.rs", base.to_string_lossy().replace('\\', "/"));
+            // A file may name the families that it belongs to: they list it.
+            if files.contains_key(&name) && base != own && !own.starts_with(&base) {
+                found.push(name);
+            }
         }
     }
     found
