@@ -2,6 +2,12 @@
 //!
 //! Tests that run networks need ONNX Runtime, which is found or fetched as the program itself does it.
 
+#![expect(
+    clippy::panic,
+    reason = "a helper stops its test with what it saw"
+)]
+#![expect(clippy::print_stdout, reason = "a test shows the figures that it holds")]
+
 mod architecture;
 mod auto_steps;
 mod cards;
