@@ -4,6 +4,36 @@
 //! integrated along the path, a divergence above all, is evaluated on those nodes. No estimator
 //! reaches the step control: what does besides the state is a divergence that the field gives with
 //! its velocity, the same for all of them. Time, step, status and cost belong to a sample, never to a batch.
+//!
+//! # Example
+//!
+//! dx/dt = −x from t = 0 to t = 1, whose solution is x(0)/e.
+//!
+//! ```
+//! use flowgauge::flow::field::{EvalError, VectorField};
+//! use flowgauge::flow::path::ProbabilityPath;
+//! use flowgauge::num::Batch;
+//! use flowgauge::solve::{Solver, TimeSpan};
+//!
+//! struct Decay;
+//!
+//! impl VectorField for Decay {
+//!     fn dim(&self) -> usize {
+//!         1
+//!     }
+//!     fn velocity(&mut self, _t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+//!         Ok(-x)
+//!     }
+//! }
+//!
+//! let curve = ProbabilityPath::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve()?;
+//! let span = TimeSpan { curve: &curve, to_prior: true };
+//! let solver: Solver = flowgauge::yaml::from_yaml_str("{rk4: {steps: 20}}")?;
+//! let solution = solver.solve(&mut Decay, &[0], ndarray::array![[2.0]], span, &mut |_| Ok(()))?;
+//! assert!((solution.x[[0, 0]] - 2.0 / std::f64::consts::E).abs() < 1e-6);
+//! assert_eq!(solution.evaluations, [80]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
