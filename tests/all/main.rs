@@ -2,11 +2,11 @@
 //!
 //! Tests that run networks need ONNX Runtime, which is found or fetched as the program itself does it.
 
+#![expect(clippy::panic, reason = "a helper stops its test with what it saw")]
 #![expect(
-    clippy::panic,
-    reason = "a helper stops its test with what it saw"
+    clippy::print_stdout,
+    reason = "a test shows the figures that it holds"
 )]
-#![expect(clippy::print_stdout, reason = "a test shows the figures that it holds")]
 
 mod architecture;
 mod auto_steps;
@@ -26,6 +26,7 @@ mod outputs;
 mod passes;
 mod precision;
 mod products;
+mod properties;
 mod resume;
 mod samplers;
 mod schema;
