@@ -32,6 +32,7 @@ mod samplers;
 mod schema;
 mod shapes;
 mod shards;
+mod snapshots;
 mod stein;
 mod stop;
 mod times;
