@@ -6,8 +6,11 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A file of the repository, its lines ended alike on all systems.
 pub fn read(name: &str) -> String {
-    std::fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    let text = std::fs::read_to_string(root().join(name));
+    text.unwrap_or_else(|e| panic!("{name}: {e}"))
+        .replace("\r\n", "\n")
 }
 
 /// The pages below `docs/`, by their paths in the repository.
