@@ -1,4 +1,4 @@
-//! What the project promises of itself in several places is the same in all of them.
+//! Checks that facts which several files of the repository state are the same in all of them.
 
 use std::path::{Path, PathBuf};
 

@@ -190,7 +190,7 @@ proptest! {
     }
 }
 
-/// Holds that the label of each kind of a family, with some of its parameters changed, stands for that kind.
+/// Asserts that the label of each kind of a family, with some of its parameters changed, parses to that kind.
 fn read_back<Kind>(
     names: &[&str],
     draws: &[(u32, u32)],

@@ -1,5 +1,5 @@
-//! What users see and what lasts on disk, held to snapshots in `tests/snapshots`: a change of a help text, a column, a key
-//! of `plan.json` or a section of the page fails here until it is meant.
+//! Compares what users see and what stays on disk with snapshots in `tests/snapshots`: a changed help text, column, key of
+//! `plan.json` or section of the page fails here until the snapshot is updated.
 //!
 //! `INSTA_UPDATE=always cargo test --release --test all snapshots` writes the new ones; their diff belongs to the change.
 //! CONTRIBUTING.md says which change needs a new version number.
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::cli::{Done, card, command, config, finish, flowgauge, folder, samples, write};
 
-/// Holds a text to the snapshot of that name.
+/// Compares a text with the snapshot of that name.
 fn assert_matches_snapshot(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("../snapshots");
@@ -56,7 +56,7 @@ fn list_of_kinds() {
     assert_matches_snapshot("list", &help(&["list"]).is(0).stdout);
 }
 
-/// Asks a type for the names of its fields, which derived code tells before it reads anything.
+/// Collects the names of a struct's fields, which derived code passes before it reads anything.
 struct FieldNames<'a>(&'a mut Vec<&'static str>);
 
 impl<'de> Deserializer<'de> for FieldNames<'_> {
@@ -85,7 +85,7 @@ impl<'de> Deserializer<'de> for FieldNames<'_> {
 /// The header of a table's file.
 fn header<Row: DeserializeOwned>(_table: &[Row]) -> String {
     let mut names = Vec::new();
-    // It always fails: the names are told by the way.
+    // It always fails, after it has passed the names.
     assert!(Row::deserialize(FieldNames(&mut names)).is_err());
     names.join(",")
 }
