@@ -5,6 +5,8 @@
 //! interleaved medians on one thread. Without arguments it runs on the networks of the tests. A second table
 //! says what each pass buys: the cost with it, and with it switched off, on networks whose graph it changes.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 

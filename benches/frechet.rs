@@ -4,6 +4,8 @@
 //! otherwise) under `target/`, computes their distance as `flowgauge metrics` does, rows staying in the files,
 //! and prints the command that does the same with numpy and scipy.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

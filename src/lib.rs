@@ -3,6 +3,38 @@
 //! Data flows one way: config → plan → models → trajectories → divergences → likelihoods and
 //! samples → statistics → tables → plots. Modules are layers; `ARCHITECTURE.md` is the map and
 //! `tests/all/architecture.rs` holds the modules to it.
+//!
+//! # Example
+//!
+//! The log-likelihood of two points under a Gaussian mixture whose density is known: the exact trace
+//! along a path of the adaptive method of Dormand and Prince.
+//!
+//! ```
+//! use flowgauge::divergence::{DivergenceEstimator, ModelHandles};
+//! use flowgauge::flow::{path::ProbabilityPath, prior::Prior};
+//! use flowgauge::likelihood::{LikelihoodTask, evaluate_likelihoods};
+//! use flowgauge::{model::analytic::example_mixture, num::key::RngKey, solve::Solver, yaml};
+//!
+//! let curve = ProbabilityPath::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve()?;
+//! let model = example_mixture(curve.clone(), 2);
+//! let estimators: Vec<DivergenceEstimator> = yaml::from_yaml_str("[exact]")?;
+//! let solver: Solver = yaml::from_yaml_str("{dopri5: {rtol: 1e-7, atol: 1e-7}}")?;
+//! let (prior, key) = (Prior { std: 1.0 }, RngKey { seed: 1 });
+//! let task = LikelihoodTask { curve: &curve, prior, solver: &solver, estimators: &estimators, key };
+//! let jacobian: Box<dyn flowgauge::flow::field::JacobianOperator> = Box::new(model.clone());
+//! let mut handles = ModelHandles { jacobian: Some(jacobian), ..Default::default() };
+//!
+//! let x = ndarray::array![[0.6, 1.1], [0.0, 0.5]];
+//! let rows = evaluate_likelihoods(&mut model.clone(), &mut handles, &task, &[0, 1], x.clone(), None)?;
+//! for (row, x) in rows.iter().zip(x.rows()) {
+//!     let known = model.log_density(curve.data_end(), x);
+//!     assert!((row.log_likelihood.unwrap() - known).abs() < 1e-4);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `examples/likelihood.rs` compares two estimators in this way. A model from files is a
+//! [`model::loaded::Model`], and its networks are run by an [`execute::WorkerPool`].
 
 /// A line on standard error. Whoever read it may have gone away, which is no reason to stop.
 macro_rules! errln {

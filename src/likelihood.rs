@@ -1,5 +1,35 @@
 //! Log-likelihoods: log p = log prior + ∫div, for every estimator over one path, and their
 //! conversion to the units of tables.
+//!
+//! # Example
+//!
+//! Two estimators on one path see the same nodes, so that their difference is that of the divergences
+//! alone. The front page of the crate compares a log-likelihood with a density that is known.
+//!
+//! ```
+//! use flowgauge::divergence::{DivergenceEstimator, ModelHandles};
+//! use flowgauge::flow::{path::ProbabilityPath, prior::Prior};
+//! use flowgauge::likelihood::{LikelihoodTask, evaluate_likelihoods};
+//! use flowgauge::{model::analytic::example_mixture, num::key::RngKey, solve::Solver, yaml};
+//!
+//! let curve = ProbabilityPath::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve()?;
+//! let model = example_mixture(curve.clone(), 4);
+//! let estimators: Vec<DivergenceEstimator> =
+//!     yaml::from_yaml_str("[exact, {hutchinson: {probes: 32}}]")?;
+//! let solver: Solver = yaml::from_yaml_str("{heun: {steps: 20}}")?;
+//! let (prior, key) = (Prior { std: 1.0 }, RngKey { seed: 1 });
+//! let task = LikelihoodTask { curve: &curve, prior, solver: &solver, estimators: &estimators, key };
+//! let jacobian: Box<dyn flowgauge::flow::field::JacobianOperator> = Box::new(model.clone());
+//! let mut handles = ModelHandles { jacobian: Some(jacobian), ..Default::default() };
+//!
+//! let x = ndarray::array![[0.6, 1.1, 0.9, -0.1]];
+//! let rows = evaluate_likelihoods(&mut model.clone(), &mut handles, &task, &[0], x, None)?;
+//! let [exact, hutchinson] = &rows[..] else { panic!("one row per estimator") };
+//! let difference = hutchinson.log_likelihood.unwrap() - exact.log_likelihood.unwrap();
+//! assert!(difference.abs() < 4.0 * hutchinson.stderr.unwrap());
+//! assert_eq!(exact.evaluations, hutchinson.evaluations);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod few_step;
 pub mod flow_map_checks;

@@ -3,6 +3,27 @@
 //!
 //! A statistic only sees rows of numbers, one row per sample. The rows are the features that an
 //! extractor computed, or the samples themselves.
+//!
+//! # Example
+//!
+//! The Fréchet distance of samples of N(0, I) and of N(1, 4·I) in the plane, which is
+//! |μ₁ − μ₂|² + Σ (σ₁ − σ₂)² = 2 + 2.
+//!
+//! ```
+//! use flowgauge::metric::{Metric, feature_set::FeatureSet, measure};
+//! use flowgauge::num::key::{Purpose, RngKey};
+//!
+//! let draw = |seed, mean: f64, std: f64| {
+//!     let normal = RngKey { seed }.normal(Purpose::Noise, 0, 0, 4000);
+//!     normal.into_shape_with_order((2000, 2)).expect("2000 × 2 numbers") * std + mean
+//! };
+//! let (x, y) = (draw(1, 0.0, 1.0), draw(2, 1.0, 2.0));
+//! let (generated, reference) = (FeatureSet::new(&x)?, FeatureSet::new(&y)?);
+//! let frechet = Metric::from_name("frechet").expect("a metric");
+//! let distance = measure(&frechet, &generated, &reference, RngKey { seed: 3 })?;
+//! assert!((distance.value - 4.0).abs() < 4.0 * distance.stderr.unwrap());
+//! # Ok::<(), String>(())
+//! ```
 
 use self::feature_set::FeatureSet;
 use self::random_groups::{PartReplicates, RandomDivisions};

@@ -2,6 +2,43 @@
 //!
 //! The noise of a sample depends only on the seed and the sample's index. A sample is therefore the
 //! same in any batch. With SteinDiff it also depends on the other samples of its population.
+//!
+//! # Example
+//!
+//! A denoiser whose data are all at 3, from which Heun's sampler draws three samples.
+//!
+//! ```
+//! use flowgauge::flow::field::{EvalError, VectorField};
+//! use flowgauge::flow::{path::ProbabilityPath, prediction::Prediction, prior::Prior};
+//! use flowgauge::num::{Batch, key::RngKey};
+//! use flowgauge::sample::{Denoiser, SampleRequest, Sampler, SamplerContext, initial_noise};
+//!
+//! struct Point;
+//!
+//! impl VectorField for Point {
+//!     fn dim(&self) -> usize {
+//!         1
+//!     }
+//!     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+//!         Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| (x[[i, j]] - 3.0) / t[i]))
+//!     }
+//! }
+//!
+//! impl Denoiser for Point {
+//!     fn denoised(&mut self, _t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+//!         Ok(Batch::from_elem(x.raw_dim(), 3.0))
+//!     }
+//! }
+//!
+//! let curve = ProbabilityPath::Edm { sigma_min: 0.002, sigma_max: 80.0 }.curve()?;
+//! let context = SamplerContext { curve: &curve, prediction: Prediction::Denoised };
+//! let (key, samples, std) = (RngKey { seed: 1 }, [0, 1, 2], curve.prior_std());
+//! let request = SampleRequest { context, prior: Prior { std }, key, samples: &samples };
+//! let sampler: Sampler = flowgauge::yaml::from_yaml_str("{heun: {steps: 18}}")?;
+//! let drawn = sampler.sample(&mut Point, &request, initial_noise(key, &samples, 1, std))?;
+//! assert!(drawn.x.iter().all(|x| (x - 3.0).abs() < 0.02));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use ndarray::Axis;
 

@@ -5,6 +5,36 @@
 //! nodes. No estimator influences the step control. An adaptive solver controls the error of the
 //! state, and of a divergence that the velocity field returns with its velocity; that divergence is
 //! the same for all estimators. Time, step, status and cost belong to a sample, never to a batch.
+//!
+//! # Example
+//!
+//! dx/dt = −x from t = 0 to t = 1, whose solution is x(0)/e.
+//!
+//! ```
+//! use flowgauge::flow::field::{EvalError, VectorField};
+//! use flowgauge::flow::path::ProbabilityPath;
+//! use flowgauge::num::Batch;
+//! use flowgauge::solve::{Solver, TimeSpan};
+//!
+//! struct Decay;
+//!
+//! impl VectorField for Decay {
+//!     fn dim(&self) -> usize {
+//!         1
+//!     }
+//!     fn velocity(&mut self, _t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+//!         Ok(-x)
+//!     }
+//! }
+//!
+//! let curve = ProbabilityPath::FlowMatching { data_at: 0, t_min: 0.0, t_max: 1.0 }.curve()?;
+//! let span = TimeSpan { curve: &curve, to_prior: true };
+//! let solver: Solver = flowgauge::yaml::from_yaml_str("{rk4: {steps: 20}}")?;
+//! let solution = solver.solve(&mut Decay, &[0], ndarray::array![[2.0]], span, &mut |_| Ok(()))?;
+//! assert!((solution.x[[0, 0]] - 2.0 / std::f64::consts::E).abs() < 1e-6);
+//! assert_eq!(solution.evaluations, [80]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use ndarray::Axis;
 

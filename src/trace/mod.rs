@@ -6,6 +6,44 @@
 //! mean. The values are independent, or their spread is corrected for what they share. An integral
 //! over a path integrates each replicate first, and takes mean and standard error at the end. The
 //! error bar then covers the whole integral and not one node.
+//!
+//! # Example
+//!
+//! Hutchinson's estimate of the trace of a matrix that is known by its products alone, beside the
+//! exact trace.
+//!
+//! ```
+//! use flowgauge::flow::field::EvalError;
+//! use flowgauge::num::{TangentBatch, key::RngKey, stats::mean_estimate};
+//! use flowgauge::trace::{BatchLinearOperator, ProbeSource, TraceEstimator};
+//! use flowgauge::trace::{exact::Exact, hutchinson::Hutchinson};
+//! use ndarray::{Array2, array, s};
+//!
+//! struct Products(Array2<f64>);
+//!
+//! impl BatchLinearOperator for Products {
+//!     fn rows(&self) -> usize {
+//!         1
+//!     }
+//!     fn dim(&self) -> usize {
+//!         self.0.nrows()
+//!     }
+//!     fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+//!         let product = |(k, row, i)| self.0.row(i).dot(&z.slice(s![k, row, ..]));
+//!         Ok(TangentBatch::from_shape_fn(z.raw_dim(), product))
+//!     }
+//! }
+//!
+//! let mut matrix = Products(array![[2.0, 1.0], [1.0, 3.0]]);
+//! let probes = ProbeSource { key: RngKey { seed: 1 }, sample: &[0], node: &[0] };
+//! assert_eq!(Exact::default().trace(&mut matrix, &probes)?[[0, 0]], 5.0);
+//!
+//! let hutchinson = Hutchinson { probes: 64, ..Default::default() };
+//! let estimates = hutchinson.trace(&mut matrix, &probes)?;
+//! let estimate = mean_estimate(&estimates.column(0).to_vec()).unwrap();
+//! assert!((estimate.value - 5.0).abs() < 4.0 * estimate.stderr.unwrap());
+//! # Ok::<(), EvalError>(())
+//! ```
 
 use ndarray::Array2;
 use schemars::JsonSchema;

@@ -2,15 +2,23 @@
 //!
 //! Tests that run networks need ONNX Runtime, which is found or fetched as the program itself does it.
 
+#![expect(clippy::panic, reason = "a helper stops its test with what it saw")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a test shows the figures that it holds"
+)]
+
 mod architecture;
 mod auto_steps;
 mod cards;
 mod cli;
 mod closed_forms;
 mod conventions;
+mod documented_commands;
 mod edges;
 mod few_step;
 mod graph;
+mod habits;
 mod inputs;
 mod messages;
 mod metrics;
@@ -21,11 +29,13 @@ mod outputs;
 mod passes;
 mod precision;
 mod products;
+mod properties;
 mod resume;
 mod samplers;
 mod schema;
 mod shapes;
 mod shards;
+mod snapshots;
 mod stein;
 mod stop;
 mod times;

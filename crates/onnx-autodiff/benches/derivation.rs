@@ -4,6 +4,8 @@
 //! each mode the nodes of the derived graph and the shortest of several times in milliseconds. Reading and writing of
 //! files are not counted. Without arguments it runs on some networks of the tests, which takes a few seconds.
 
+#![expect(clippy::print_stdout, reason = "a bench prints its table")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p onnx-autodiff --example differentiate -- net.onnx jvp net-jvp.onnx [INPUT OUTPUT]`
 
+#![expect(clippy::print_stderr, reason = "an example prints why it failed")]
+
 use std::path::Path;
 use std::process::ExitCode;
 

@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release -p onnx-autodiff --example operators`
 
+#![expect(clippy::print_stdout, reason = "an example prints its table")]
+
 use onnx_autodiff::{OperatorSupport, Support, operator_support};
 
 fn main() {
