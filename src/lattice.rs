@@ -40,11 +40,8 @@ pub enum LatticePolicy {
 /// A description of the lattice on which all values lie. `None` if the values look continuous.
 ///
 /// `values` holds the samples along its first axis, and `shape` is the shape of one sample.
-pub fn detect_lattice(
-    values: &ArrayD<f64>,
-    shape: &[usize],
-    data: Option<DataSpec>,
-) -> Option<String> {
+#[cfg(test)]
+fn detect_lattice(values: &ArrayD<f64>, shape: &[usize], data: Option<DataSpec>) -> Option<String> {
     detect_lattice_in_subsample(&Subsample::from_array(values, shape), data)
 }
 

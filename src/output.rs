@@ -25,8 +25,9 @@ pub enum OutputKind {
 }
 
 impl OutputKind {
-    /// Every kind, for tests.
-    pub const ALL: [OutputKind; 4] = [
+    /// Every kind.
+    #[cfg(test)]
+    const ALL: [OutputKind; 4] = [
         OutputKind::Table,
         OutputKind::Array,
         OutputKind::Onnx,

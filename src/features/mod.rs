@@ -513,61 +513,47 @@ mod tests {
     use super::*;
     use crate::num::key::{Purpose, RngKey};
 
-    /// A classifier from this repository, and a third-party convolutional network if its file
-    /// exists.
-    fn networks() -> Vec<(PathBuf, Vec<usize>)> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut found = vec![(root.join("models/digits/features.onnx"), vec![64])];
-        let lenet = root.join("../shared/data/lenet-mnist/lenet.onnx");
-        match lenet.is_file() {
-            true => found.push((lenet, vec![1, 28, 28])),
-            false => println!("skipped: {} is not there", lenet.display()),
-        }
-        found
-    }
-
     #[test]
     fn features_ignore_batching_order_and_threads() {
         let runtime = Runtime::get(None).expect("ONNX Runtime");
-        for (path, shape) in networks() {
-            let width = shape.iter().product::<usize>();
-            let draws = RngKey { seed: 1 }.uniform(Purpose::Check, 0, 0, 150 * width);
-            let samples = draws.into_shape_with_order((150, width)).expect("draws");
-            let on = |threads, samples: ArrayView2<f64>| {
-                let mut extractor =
-                    Extractor::open(&path, runtime, Provider::Cpu, threads).expect("a model");
-                assert!(extractor.classifies());
-                extractor.extract(samples, &shape, None).expect("features")
-            };
-            let all = on(1, samples.view());
-            assert_eq!(
-                (all.features.nrows(), all.logits.as_ref().map(|l| l.ncols())),
-                (150, Some(10))
-            );
-            assert_eq!(all, on(2, samples.view()));
-            let back = on(1, samples.slice(s![..;-1, ..]));
-            assert_eq!(back.features.slice(s![..;-1, ..]), all.features);
-            for size in [1, 7, 64] {
-                for (i, chunk) in samples
-                    .axis_chunks_iter(Axis(0), size)
-                    .enumerate()
-                    .step_by(5)
-                {
-                    let some = on(1, chunk);
-                    let rows = i * size..i * size + chunk.nrows();
-                    assert_eq!(
-                        some.features,
-                        all.features.slice(s![rows.clone(), ..]),
-                        "{} {size}",
-                        path.display()
-                    );
-                    assert_eq!(
-                        some.logits,
-                        all.logits
-                            .as_ref()
-                            .map(|l| l.slice(s![rows, ..]).to_owned())
-                    );
-                }
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/digits/features.onnx");
+        let (shape, width) = ([64], 64);
+        let draws = RngKey { seed: 1 }.uniform(Purpose::Check, 0, 0, 150 * width);
+        let samples = draws.into_shape_with_order((150, width)).expect("draws");
+        let on = |threads, samples: ArrayView2<f64>| {
+            let mut extractor =
+                Extractor::open(&path, runtime, Provider::Cpu, threads).expect("a model");
+            assert!(extractor.classifies());
+            extractor.extract(samples, &shape, None).expect("features")
+        };
+        let all = on(1, samples.view());
+        assert_eq!(
+            (all.features.nrows(), all.logits.as_ref().map(|l| l.ncols())),
+            (150, Some(10))
+        );
+        assert_eq!(all, on(2, samples.view()));
+        let back = on(1, samples.slice(s![..;-1, ..]));
+        assert_eq!(back.features.slice(s![..;-1, ..]), all.features);
+        for size in [1, 7, 64] {
+            for (i, chunk) in samples
+                .axis_chunks_iter(Axis(0), size)
+                .enumerate()
+                .step_by(5)
+            {
+                let some = on(1, chunk);
+                let rows = i * size..i * size + chunk.nrows();
+                assert_eq!(
+                    some.features,
+                    all.features.slice(s![rows.clone(), ..]),
+                    "{} {size}",
+                    path.display()
+                );
+                assert_eq!(
+                    some.logits,
+                    all.logits
+                        .as_ref()
+                        .map(|l| l.slice(s![rows, ..]).to_owned())
+                );
             }
         }
     }

@@ -197,7 +197,12 @@ fn imported_files(file: &str, text: &str, files: &BTreeMap<String, String>) -> V
     };
     let mut found = Vec::new();
     for statement in code(text).split("use ").skip(1) {
-        let statement: String = statement.split(';').next().unwrap_or("").split_whitespace().collect();
+        let statement: String = statement
+            .split(';')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
         // `use super::{a::b, c}` names a file by each of its items.
         let (prefix, items) = match statement.split_once('{') {
             Some((prefix, items)) => (prefix, items.split(',').collect()),
@@ -365,6 +370,29 @@ fn nothing_is_left_undone_in_silence() {
         assert!(
             !code(&text).contains("#[ignore"),
             "src/{file} ignores a test"
+        );
+    }
+}
+
+/// A test that lacks what it needs fails. Printed lines of passing tests are shown to nobody.
+#[test]
+fn no_test_skips_in_silence() {
+    let tests = root().join("tests/all");
+    let mut files = Vec::new();
+    files_below(&tests, &mut files);
+    let own = Path::new("architecture.rs");
+    let tests = files.iter().filter(|f| !f.ends_with(own)).map(|f| {
+        let text = std::fs::read_to_string(f).expect("a test file");
+        (f.display().to_string(), text)
+    });
+    for (file, text) in sources().into_iter().chain(tests) {
+        for words in ["\"skipped:", "\"skipping"] {
+            let skips = text.contains(&format!("println!({words}"));
+            assert!(!skips, "{file} has a test that skips in silence");
+        }
+        assert!(
+            !text.contains("../shared/"),
+            "{file} needs files outside the repository"
         );
     }
 }
