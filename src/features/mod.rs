@@ -508,7 +508,6 @@ fn padded_batch(mut values: Vec<f64>, count: usize, shape: Vec<usize>) -> Result
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
 
     use super::*;
     use crate::num::key::{Purpose, RngKey};
