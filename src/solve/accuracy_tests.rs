@@ -4,8 +4,8 @@
 use ndarray::{Array1, Array2, Axis, s};
 
 use super::*;
-use crate::flow::path::ProbabilityPath;
 use crate::flow::field::{Evaluation, EvaluationPurpose};
+use crate::flow::path::ProbabilityPath;
 use crate::flow::prior::Prior;
 use crate::num::key::{Purpose, RngKey};
 

@@ -185,7 +185,8 @@ fn layers_point_downwards() {
     }
 }
 
-/// The files of `src/` that a file names by its `use` statements: `crate::a::b` and `super::b` that are files.
+/// The files of `src/` that a file names by its `use` statements: `crate::a::b` and `super::b` that
+/// are files.
 fn imported_files(file: &str, text: &str, files: &BTreeMap<String, String>) -> Vec<String> {
     let folder = Path::new(file).parent().unwrap_or(Path::new(""));
     let own = Path::new(file).with_extension("");
@@ -197,7 +198,12 @@ fn imported_files(file: &str, text: &str, files: &BTreeMap<String, String>) -> V
     };
     let mut found = Vec::new();
     for statement in code(text).split("use ").skip(1) {
-        let statement: String = statement.split(';').next().unwrap_or("").split_whitespace().collect();
+        let statement: String = statement
+            .split(';')
+            .next()
+            .unwrap_or("")
+            .split_whitespace()
+            .collect();
         // `use super::{a::b, c}` names a file by each of its items.
         let (prefix, items) = match statement.split_once('{') {
             Some((prefix, items)) => (prefix, items.split(',').collect()),
