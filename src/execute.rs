@@ -1,4 +1,5 @@
-//! One trial to its rows: each kind of work has a file, all share pools of workers.
+//! Execution of one trial, which gives its rows. Each kind of work has a file of its own, and all
+//! kinds share one pool of workers per model.
 
 mod auto_steps;
 mod budget;
@@ -38,26 +39,33 @@ use crate::plan::{PreparedPlan, SecondsPerRow, Trial, with_work_kind};
 use crate::progress::Meter;
 use crate::sample::Sampler;
 
-/// What a finished trial leaves.
+/// The results of a trial, as the contents of its files.
 pub struct TrialOutput {
-    /// The row file's bytes and how many rows it holds.
+    /// The bytes of the row file.
     pub csv: Vec<u8>,
+    /// The number of rows in the row file.
     pub rows: usize,
-    /// The array file's bytes.
+    /// The bytes of the array file, if the work has one.
     pub array: Option<Vec<u8>>,
-    /// The bytes of the log of a sampler's steps.
+    /// The bytes of the log of a sampler's steps, if the work has one.
     pub steps: Option<Vec<u8>>,
 }
 
-/// One trial, or a part of it, that is to be executed.
+/// A trial, or a part of it, that is to be executed.
 struct TrialTask<'a> {
+    /// The trial's id.
     id: &'a str,
+    /// The samples to compute. Empty if the rows are statistics.
     samples: &'a [SampleId],
+    /// Reads the array file of another trial by its id.
     array: &'a dyn Fn(&str) -> Result<Vec<u8>>,
 }
 
 impl TrialTask<'_> {
-    /// The samples of other trials, joined in the order of the ids.
+    /// The samples of other trials, joined in the order of the ids: rows × dim.
+    ///
+    /// # Errors
+    /// Fails if an array file cannot be read, or if the arrays differ in the number of columns.
     fn required_samples(&self, trials: &[String]) -> Result<Batch> {
         let parts: Vec<Batch> = trials
             .iter()
@@ -68,9 +76,10 @@ impl TrialTask<'_> {
     }
 }
 
-/// How one kind of work is carried out.
+/// The execution of one kind of work.
 trait ExecuteWork {
-    /// Opens and calls once what no worker of the model opens.
+    /// Opens and calls once everything that the workers of the model do not open, such as
+    /// extractors.
     ///
     /// # Errors
     /// Fails if a file cannot be used for this work.
@@ -85,21 +94,22 @@ trait ExecuteWork {
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput>;
 }
 
-/// Everything that trials are executed with.
+/// Everything that is needed to execute the trials of a plan.
 pub struct Executor<'a> {
     pub prepared: &'a PreparedPlan,
     pub runtime: &'a Runtime,
     pub machine: ComputeOptions,
-    /// Counts the rows of the trial that is at work.
+    /// Counts the finished rows of the current trial.
     pub meter: Arc<Meter>,
     pools: Vec<WorkerPool<'a>>,
-    /// The reference features that were asked for last: trials of one entry share theirs.
+    /// The most recent reference features, because the trials of an entry share them.
     cached_reference: Mutex<Option<features::CachedFeatures>>,
     /// The opened extractors by their SHA-256.
     extractors: Mutex<BTreeMap<String, Extractor>>,
 }
 
 impl<'a> Executor<'a> {
+    /// Makes an executor with one pool of workers per model. No session is opened yet.
     pub fn new(
         prepared: &'a PreparedPlan,
         runtime: &'a Runtime,
@@ -144,7 +154,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Samples of the plan's largest trial of a model.
+    /// The number of samples in the model's largest trial, 1 if no trial has samples.
     fn largest_trial_samples(&self, model: usize) -> usize {
         let trials = self
             .prepared
@@ -159,7 +169,7 @@ impl<'a> Executor<'a> {
             .unwrap_or(1)
     }
 
-    /// The estimators and samplers that the plan's trials ask a model for.
+    /// All estimators and samplers that the plan's trials use with a model.
     fn estimators_and_samplers(&self, model: usize) -> (Vec<DivergenceEstimator>, Vec<Sampler>) {
         let trials = &self.prepared.plan.trials;
         let works = || {
@@ -174,10 +184,10 @@ impl<'a> Executor<'a> {
         )
     }
 
-    /// What a row takes in one thread, for each model, by a few calls of its networks.
+    /// Measures the seconds per row in one thread for each model, by a few calls of its networks.
     ///
     /// # Errors
-    /// Where a model is at fault.
+    /// Fails if a network cannot be opened or called.
     pub fn measure_seconds_per_row(&self) -> Result<Vec<SecondsPerRow>> {
         let pace = |(index, pool): (usize, &WorkerPool)| {
             let (needed, samplers) = self.estimators_and_samplers(index);
@@ -192,13 +202,14 @@ impl<'a> Executor<'a> {
         self.pools.iter().enumerate().map(pace).collect()
     }
 
+    /// The key of all random draws of the run.
     fn key(&self) -> RngKey {
         RngKey {
             seed: self.prepared.plan.seed,
         }
     }
 
-    /// Carries out one trial. `array` reads the array file of an earlier trial by its id.
+    /// Executes one trial. `array` reads the array file of an earlier trial by its id.
     ///
     /// # Errors
     /// Fails if a model cannot be evaluated or a statistic cannot be computed.
@@ -212,8 +223,9 @@ impl<'a> Executor<'a> {
         self.execute_subset(trial, &samples, array)
     }
 
-    /// Computes the rows of some samples of a trial: the same digits as in the whole trial. A sampler
-    /// with populations needs whole populations. If the rows are statistics, all of them are computed.
+    /// Computes the rows of some samples of a trial: the same digits as in the whole trial. A
+    /// sampler with populations needs whole populations. If the rows are statistics, all of them
+    /// are computed.
     ///
     /// # Errors
     /// Fails if a model cannot be evaluated or a statistic cannot be computed.
@@ -231,16 +243,22 @@ impl<'a> Executor<'a> {
         with_work_kind!(&trial.work, work => work.execute(self, &task))
     }
 
+    /// The indices of the samples `first` to `first + count`.
     fn sample_ids(first: usize, count: usize) -> Vec<SampleId> {
         (first as u64..(first + count) as u64).collect()
     }
 }
 
+/// Extracted features as a set for statistics, with the logits if there are any.
+///
+/// # Errors
+/// Fails if a feature is not finite, or too large or too small in magnitude.
 fn metric_sample(extracted: &ExtractedFeatures) -> Result<FeatureSet<'_>, String> {
     Ok(FeatureSet::new(&extracted.features)?
         .with_logits(extracted.logits.as_ref().map(|l| l.view())))
 }
 
+/// Writes rows as CSV, which are the whole output of a trial.
 fn write_rows<T: Serialize>(rows: impl Iterator<Item = T>) -> Result<TrialOutput> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut count = 0;

@@ -1,13 +1,13 @@
 //! flowgauge measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
 //!
-//! Data flows one way: config → plan → models → trajectories → divergences → likelihoods and
-//! samples → statistics → tables → plots. Modules are layers; `ARCHITECTURE.md` is the map and
-//! `tests/all/architecture.rs` holds the modules to it.
+//! Data flows one way: config → plan → models → paths → divergences → likelihoods and samples →
+//! statistics → tables → plots. The modules are layers, and each uses only the layers below it.
+//! `ARCHITECTURE.md` describes the layers, and `tests/all/architecture.rs` checks them.
 //!
 //! # Example
 //!
-//! The log-likelihood of two points under a Gaussian mixture whose density is known: the exact trace
-//! along a path of the adaptive method of Dormand and Prince.
+//! This example computes the log-likelihood of two points under a Gaussian mixture whose density is
+//! known. It takes the exact trace along a path of the adaptive Dormand–Prince method.
 //!
 //! ```
 //! use flowgauge::divergence::{DivergenceEstimator, ModelHandles};
@@ -36,7 +36,8 @@
 //! `examples/likelihood.rs` compares two estimators in this way. A model from files is a
 //! [`model::loaded::Model`], and its networks are run by an [`execute::WorkerPool`].
 
-/// A line on standard error. Whoever read it may have gone away, which is no reason to stop.
+/// Prints a line on standard error. A closed standard error is ignored, so that the program goes
+/// on.
 macro_rules! errln {
     ($($text:tt)*) => {{
         use std::io::Write;

@@ -1,4 +1,5 @@
-//! What will happen: a config resolved into trials, every default visible, every file hashed.
+//! Plans: the work of a run as a list of trials, with every default written out and every file
+//! hashed.
 
 use std::path::PathBuf;
 
@@ -45,37 +46,43 @@ pub use workload::SecondsPerRow;
 /// The format number of run directories that this program writes.
 pub const PLAN_FORMAT: u32 = 1;
 
-/// A run's whole work.
+/// The whole work of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    /// The format number of the run directory, [`PLAN_FORMAT`] for new runs.
     pub format: u32,
+    /// The name of the run, from its config.
     pub name: String,
+    /// The seed of all random draws of the run.
     pub seed: u64,
     pub models: Vec<PlannedModel>,
     pub data: Vec<PlannedData>,
+    /// The trials in the order in which they are executed.
     pub trials: Vec<Trial>,
-    /// What was taken for something in other files, in sentences.
+    /// Assumptions about files that hold no data, such as extractors, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
-/// `plan.json`: the work, and what it was begun with.
+/// The content of `plan.json`: the plan, and the environment in which the run began.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlanFile {
     #[serde(flatten)]
     pub plan: Plan,
+    /// The versions and the machine of the run, as pairs of a name and a value.
     pub environment: Vec<(String, String)>,
     /// The `--set` changes that the config was read with.
     pub changes: Vec<String>,
-    /// Where every sampler stands on its model's path.
+    /// The time grid of every sampler on its model's path.
     #[serde(default)]
     pub grids: Vec<PlannedGrid>,
-    /// Of the config as the user gave it, `config.yaml`.
+    /// The SHA-256 of the config as the user wrote it, `config.yaml`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_sha256: Option<String>,
+    /// The paths of the models, the data and the extractors.
     #[serde(default)]
     pub places: ArtifactPaths,
-    /// Numbers of steps that were found for `steps: auto`.
+    /// The numbers of steps that were chosen for solvers with `steps: auto`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<ChosenSteps>,
 }
@@ -83,11 +90,15 @@ pub struct PlanFile {
 /// The points between which a sampler steps, from the prior end to the data end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedGrid {
+    /// The name of the model.
     pub model: String,
+    /// The label of the sampler.
     pub sampler: String,
-    /// The card's own time.
+    /// The times of the points, in the card's time.
     pub t: Vec<f64>,
+    /// α at each point.
     pub alpha: Vec<f64>,
+    /// σ at each point.
     pub sigma: Vec<f64>,
 }
 
@@ -95,37 +106,49 @@ pub struct PlannedGrid {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedModel {
     pub name: String,
-    /// SHA-256 of the card's content, comments and layout aside.
+    /// The SHA-256 of the card's content, without its comments and its layout.
     pub card_sha256: String,
+    /// The files that the card names.
     pub files: Vec<PlannedFile>,
-    /// What its networks compute in, where that is not the type of their files.
+    /// The precision in which the networks compute. `None` if it is the one of their files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<NetworkPrecision>,
+    /// The shape of one sample.
     pub shape: Vec<usize>,
+    /// The probability path, as the card has it.
     pub path: serde_json::Value,
+    /// What the network predicts, as the card names it.
     pub prediction: String,
+    /// The prior's standard deviation.
     pub prior_std: f64,
-    /// Where the path is cut off at both ends, and how far p_T is from the prior.
+    /// Where the path is cut off at both ends, and how far p_T is from the prior, in words.
     #[serde(default)]
     pub truncation: String,
+    /// The number of parameters of the networks.
     pub parameters: u64,
+    /// The lowest and the highest value of the model's data, if the card names them.
     pub range: Option<[f64; 2]>,
+    /// The number of quantization levels of the model's data, if the card names it.
     pub levels: Option<u32>,
-    /// Fixed inputs of its networks: key and value, or key and file with shape and hash.
+    /// The constant inputs of the networks: a key with its value, or a key with its file, the
+    /// file's shape and its hash.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<(String, String)>,
-    /// What its time inputs are given, by their keys.
+    /// The value that each time input of a network gets, in words, by the input's key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub times: Vec<(String, String)>,
-    /// Whether derivatives of its networks may jump, by their keys.
+    /// Whether the derivatives of each network can jump, in words, by the network's key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinks: Vec<(String, String)>,
+    /// The provenance of the model, as the card has it.
     pub provenance: serde_json::Value,
 }
 
+/// A file as it was when the plan was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedFile {
     pub name: String,
+    /// The hash of the file in hexadecimal digits. For an extractor, it also covers the preset.
     pub sha256: String,
 }
 
@@ -135,37 +158,41 @@ pub struct PlannedData {
     /// The file's name without its folders, unique within a run.
     pub name: String,
     pub sha256: String,
+    /// The position of the model in the plan.
     pub model: usize,
+    /// The number of samples in the array.
     pub samples: usize,
+    /// How the values become states of the model, in words.
     pub treatment: String,
-    /// The order of the file's axes, where it was said.
+    /// The order of the file's axes, if the user named it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<AxisLayout>,
-    /// What was left out of the file or taken for something, in sentences.
+    /// What was ignored in the file and what was assumed about it, in sentences.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Whether log-likelihoods of it bound nothing, which `lattice: allow` takes.
+    /// Whether the log-likelihoods of these data are no bound on anything. Such data are refused
+    /// without `lattice: allow`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unbounded: bool,
 }
 
-/// A plan with the opened files behind it.
+/// A plan with its opened files.
 pub struct PreparedPlan {
     pub plan: Plan,
     pub models: Vec<Model>,
     pub data: Vec<Dataset>,
-    /// Files of extractors by their SHA-256.
+    /// The extractors' files, each with its path.
     pub extractors: Vec<(PlannedFile, PathBuf)>,
-    /// What a config might have meant to be measured and is not, with the reason.
+    /// The measurements that are left out although a user may expect them, each with the reason.
     pub skipped: Vec<String>,
-    /// Numbers of steps that were found for `steps: auto`.
+    /// The numbers of steps that were chosen for solvers with `steps: auto`.
     pub steps: Vec<ChosenSteps>,
-    /// Whether there are solvers left whose steps are yet to be chosen.
+    /// Whether the steps of some solvers are still to be chosen.
     pub steps_pending: bool,
 }
 
 impl PreparedPlan {
-    /// The plan without what no config asked for, as earlier versions made it.
+    /// Removes the error budgets that no config asked for. Earlier versions planned none.
     pub fn without_automatic_budgets(mut self) -> PreparedPlan {
         self.plan.trials.retain(|trial| !trial.work.is_automatic());
         self
@@ -180,7 +207,7 @@ impl PreparedPlan {
             .for_each(|text| errln!("flowgauge: {text}"));
     }
 
-    /// The grids of all samplers, each once per model.
+    /// The time grids of all samplers of the plan, each once per model.
     pub fn sampler_grids(&self) -> Vec<PlannedGrid> {
         let mut grids: Vec<PlannedGrid> = Vec::new();
         for trial in &self.plan.trials {
@@ -209,7 +236,7 @@ impl PreparedPlan {
     }
 }
 
-/// As tables print a solver.
+/// The label of a solver in tables: its name with the parameters that are not the defaults.
 pub fn solver_label(solver: &Solver) -> String {
     let default = Solver::from_name(solver.name()).unwrap_or_else(|| solver.clone());
     crate::registry::kind_label(solver.name(), solver, &default)

@@ -1,4 +1,5 @@
-//! A run's rows recomputed from its models and data: proof that a number is what the program makes of them.
+//! Verification of a run: its rows are recomputed from its models and data, and compared with the
+//! stored ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use crate::table;
 mod compare;
 mod selection;
 
-/// A run directory with the models and data behind it, all of them what the run used.
+/// A run directory, opened with the models and data that the run used.
 pub struct RunToVerify {
     dir: PathBuf,
     pub plan_file: PlanFile,
@@ -33,8 +34,11 @@ pub struct RunToVerify {
 }
 
 impl RunToVerify {
+    /// Opens a run directory with its models and data.
+    ///
     /// # Errors
-    /// Where the directory is no run's, or a model or an array is missing or changed, by its name.
+    /// Fails if the directory holds no run, if no trial is finished, or if a model or a data file
+    /// is missing or has changed. The message names the file.
     pub fn read(dir: &Path) -> Result<RunToVerify> {
         let file = read_plan(dir)?;
         let journal = Journal::read(dir)?;
@@ -44,7 +48,7 @@ impl RunToVerify {
             .any(|o| matches!(o, Outcome::Finished { .. }))
         {
             bail!(
-                "{}: no trial of this run is finished, so that it has no rows to verify",
+                "{}: no trial of this run is finished, so there are no rows to verify",
                 dir.display()
             );
         }
@@ -57,7 +61,8 @@ impl RunToVerify {
         })
     }
 
-    /// The files that are read: the run's own, its models and its data.
+    /// All files that verification reads: those of the run, its models, its data and its
+    /// extractors.
     pub fn inputs(&self) -> Vec<PathBuf> {
         let mut inputs = journal::run_files(&self.dir);
         inputs.extend(self.prepared.models.iter().flat_map(Model::file_paths));
@@ -77,21 +82,25 @@ impl RunToVerify {
     }
 }
 
-/// How much is recomputed, and by what.
+/// How much of a run is recomputed, and on which machine.
 pub struct VerifyOptions {
-    /// Of every kind of row, in (0, 1].
+    /// The share of the rows of every kind of work that is recomputed, in (0, 1].
     pub fraction: f64,
+    /// The seed of the random choice of rows.
     pub seed: u64,
+    /// The batch size, the threads and the execution provider.
     pub machine: ComputeOptions,
 }
 
-/// One row, with where it lies.
+/// A recomputed row with its place in the run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerifiedRow {
-    /// `rows/ab12cd34ef56.csv`, and the line in it; the sample's place in an array.
+    /// The file in the run directory, such as `rows/ab12cd34ef56.csv`. For an array, it ends with
+    /// the position of the sample in square brackets.
     pub file: String,
+    /// The line in the file, counted from 1. `None` if the comparison is not about one line.
     pub line: Option<u64>,
-    /// What the row is about.
+    /// What the row is about, such as its model, dataset, estimator and sample.
     pub subject: String,
     pub comparison: RowComparison,
 }
@@ -103,7 +112,7 @@ pub struct VerifyCsvRow<'a> {
     pub file: &'a str,
     pub line: Option<u64>,
     pub what: &'a str,
-    /// The column that lies farthest off, with both readings; empty of a match.
+    /// The column with the worst difference. It is empty if the row matches, and so are the values.
     pub column: &'a str,
     pub stored: &'a str,
     pub recomputed: &'a str,
@@ -112,6 +121,7 @@ pub struct VerifyCsvRow<'a> {
 }
 
 impl VerifiedRow {
+    /// The row of the table for this comparison.
     pub fn csv_row(&self) -> VerifyCsvRow<'_> {
         let RowComparison {
             verdict,
@@ -135,13 +145,15 @@ impl VerifiedRow {
     }
 }
 
-/// Recomputes a random part of a run's rows and hands on what became of each; the rows that the run has.
+/// Recomputes a random part of a run's rows and passes each comparison to `say`. Returns the number
+/// of rows of the run.
 ///
-/// A trial whose files are not what the run wrote is recomputed whole. Tables are held against the rows that they
-/// were derived from.
+/// A trial is recomputed completely if its files are not those that the run wrote. Derived tables
+/// are compared with the rows from which they are derived.
 ///
 /// # Errors
-/// Where a model is at fault before anything is compared.
+/// Fails if a model or an extractor cannot be used, or if the derived tables cannot be computed. A
+/// trial that cannot be recomputed is a mismatch, not an error.
 pub fn verify_run(
     opened: &RunToVerify,
     runtime: &Runtime,
@@ -192,7 +204,7 @@ pub fn verify_run(
             .into_iter()
             .for_each(&mut *say);
     }
-    // Derived tables are of all trials, and of rows as they were written.
+    // Derived tables need the rows of all trials, as the run wrote them.
     if damaged.is_empty() && outstanding_trials(&file.plan, journal, false).is_empty() {
         checker
             .compare_derived_tables(file, journal)?
@@ -202,7 +214,7 @@ pub fn verify_run(
     Ok(rows)
 }
 
-/// Something that is there or not, told as one mismatch.
+/// A mismatch of a whole file, for example because the file is missing.
 fn presence_mismatch(
     file: String,
     what: String,
@@ -226,16 +238,18 @@ fn presence_mismatch(
     }
 }
 
+/// Recomputes trials of a run and compares them with the run's files.
 struct RunVerifier<'a> {
     dir: &'a Path,
     prepared: &'a PreparedPlan,
     executor: &'a Executor<'a>,
 }
 
-/// Whose rows of two tables belong together.
+/// The group of a row in a table. Rows of the same group in both tables are compared in order.
 type RowGrouping<'a> = dyn Fn(&VerifyTable, usize) -> u64 + 'a;
 
 impl RunVerifier<'_> {
+    /// Recomputes the selected samples of a trial and compares them with the stored rows.
     fn verify_selection(&self, part: &TrialSelection) -> Vec<VerifiedRow> {
         let id = &part.trial.id;
         let load = |id: &str| -> Result<Vec<u8>> {
@@ -259,6 +273,7 @@ impl RunVerifier<'_> {
         }
     }
 
+    /// Compares a trial's recomputed rows, log of steps and array with the stored files.
     fn compare_output(&self, part: &TrialSelection, output: &TrialOutput) -> Vec<VerifiedRow> {
         let id = &part.trial.id;
         let samples = &part.samples;
@@ -268,7 +283,8 @@ impl RunVerifier<'_> {
             .sample_range()
             .map_or(0, |range| range.start);
         let whole = samples.is_empty();
-        // Statistics are one group; a density's rows are points in order, without a number of their own.
+        // Statistics are one group. The rows of a density have no column `sample`: they are the
+        // points of the grid in order.
         let stored = |table: &VerifyTable, row: usize| match table.number(row, "sample") {
             _ if whole => 0,
             Some(sample) => sample as u64,
@@ -299,6 +315,7 @@ impl RunVerifier<'_> {
         found
     }
 
+    /// A path relative to the run directory, as text.
     fn relative_name(&self, path: &Path) -> String {
         path.strip_prefix(self.dir)
             .unwrap_or(path)
@@ -306,7 +323,8 @@ impl RunVerifier<'_> {
             .to_string()
     }
 
-    /// A file of rows against those recomputed, group by group.
+    /// Compares a file of rows with the recomputed rows, group by group. `old` and `new` give the
+    /// groups of stored and of recomputed rows.
     fn compare_table(
         &self,
         part: &TrialSelection,
@@ -368,7 +386,8 @@ impl RunVerifier<'_> {
         found
     }
 
-    /// Samples in an array, which hold float32.
+    /// Compares the samples of an array file, float32 with shape rows × dim. `first` is the trial's
+    /// first sample.
     fn compare_array(
         &self,
         part: &TrialSelection,
@@ -437,7 +456,8 @@ impl RunVerifier<'_> {
         };
         let rows = (0..again.nrows()).map(check);
         match part.samples.is_empty() {
-            // Data that a statistic keeps for the page: one word for all of them.
+            // These are the data that a statistic stores for the page. One comparison covers them
+            // all.
             true => rows
                 .max_by_key(|checked| checked.comparison.verdict)
                 .into_iter()
@@ -446,14 +466,19 @@ impl RunVerifier<'_> {
         }
     }
 
-    /// Whether the summary lacks columns that it has had since intervals are Student's.
+    /// Whether the summary lacks the columns that it has had since intervals use Student's
+    /// distribution.
     fn has_tables_of_earlier_version(&self) -> bool {
         let summary = std::fs::read(self.dir.join("tables/summary.csv")).ok();
         let summary = summary.and_then(|bytes| VerifyTable::read(&bytes).ok());
         summary.is_some_and(|table| table.column_index("solver_bias").is_none())
     }
 
-    /// The derived tables against what the rows give, line by line; one word for a file that is right.
+    /// Compares the derived tables with those that the rows give, line by line. A file that is
+    /// equal gives one comparison for the whole file.
+    ///
+    /// # Errors
+    /// Fails if the tables cannot be computed from the rows.
     fn compare_derived_tables(
         &self,
         file: &PlanFile,
@@ -471,12 +496,13 @@ impl RunVerifier<'_> {
             .any(|(k, v)| k == "flowgauge" && v == env!("CARGO_PKG_VERSION"));
         let mut found = Vec::new();
         for (name, bytes) in tables.files()? {
-            // Its errors are ends of intervals.
+            // The errors in this table are ends of intervals, which that version computed
+            // differently.
             if earlier && name == "frontier" {
                 continue;
             }
             let name = format!("tables/{name}.csv");
-            // A derived file that is not there is wrong in nothing.
+            // A missing table is no fault, because it can be derived again.
             let Ok(stored) = std::fs::read(self.dir.join(&name)) else {
                 continue;
             };
@@ -498,7 +524,8 @@ impl RunVerifier<'_> {
                 {
                     found.extend(differing_lines(&name, &old, &new));
                 }
-                // An earlier version's tables have fewer columns, and intervals of the normal law.
+                // An earlier version's tables have fewer columns, and their intervals use the
+                // normal distribution.
                 (Ok(old), Ok(new)) if earlier && old.rows.len() == new.rows.len() => {
                     let shared = |name: &str| {
                         let both = old.column_index(name).and(new.column_index(name)).is_some();
@@ -510,7 +537,7 @@ impl RunVerifier<'_> {
                         &new.retain_columns(shared),
                     ));
                 }
-                // Another version's tables have other columns.
+                // Other versions write other columns, so these tables are not compared.
                 (Ok(_), Ok(_)) if !same_version => {}
                 _ => {
                     let rebuilt = "what the rows give; `flowgauge report` rebuilds it".to_owned();
@@ -527,7 +554,7 @@ impl RunVerifier<'_> {
     }
 }
 
-/// Lines of a table that differ from what the rows give.
+/// The lines of a derived table that differ from the recomputed table.
 fn differing_lines(file: &str, old: &VerifyTable, new: &VerifyTable) -> Vec<VerifiedRow> {
     let row = |i: usize| {
         let cells = new
@@ -550,7 +577,7 @@ fn differing_lines(file: &str, old: &VerifyTable, new: &VerifyTable) -> Vec<Veri
         .collect()
 }
 
-/// What a row is about, from those of its columns that say so.
+/// What a row is about, in words: the values of its columns that identify it.
 fn row_subject(table: &VerifyTable, row: usize) -> String {
     const NAMES: [&str; 12] = [
         "model",

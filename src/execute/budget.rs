@@ -1,4 +1,5 @@
-//! A few samples with other steps and in float64, as rows for the error budget.
+//! Execution of an error budget: the log-likelihoods of a few samples with other steps and in
+//! float64.
 
 use anyhow::Result;
 
@@ -18,7 +19,7 @@ impl ExecuteWork for BudgetWork {
         let (w, samples) = (&self.0, task.samples);
         let (plan, model) = (&executor.prepared.plan, &executor.prepared.models[w.model]);
         let data = &executor.prepared.data[w.data];
-        // What nobody asked for keeps to what the headline needs.
+        // An automatic budget has only the finer steps: the page's headline needs nothing more.
         let wide = if w.automatic {
             None
         } else {
@@ -101,7 +102,8 @@ impl ExecuteWork for BudgetWork {
     }
 }
 
-/// The model with networks in float64, on the processor: none where they cannot be computed so.
+/// The model with its networks in float64. `None` if the provider is not the CPU, or if the
+/// networks are in float64 already or cannot be computed in it.
 fn float64_model(executor: &Executor, model: &Model) -> Option<Model> {
     let on_processor = executor.machine.provider == Provider::Cpu;
     if on_processor {
@@ -111,7 +113,8 @@ fn float64_model(executor: &Executor, model: &Model) -> Option<Model> {
     }
 }
 
-/// Workers for a model in float64, where the runtime has all that its estimators need in it.
+/// A pool of workers for a model in float64. `None` if the runtime cannot call the networks or
+/// their derivatives in float64.
 fn float64_pool<'m>(
     executor: &'m Executor,
     wide: &'m Model,

@@ -1,4 +1,4 @@
-//! What statistics are of: samples and data, or their features.
+//! The features that statistics compare: those of an extractor, or the numbers themselves.
 
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -14,15 +14,19 @@ use crate::model::card::Card;
 use crate::num::Batch;
 use crate::plan::PlannedFile;
 
-/// Features in memory.
+/// The features of reference data, kept in memory for the next trial.
 pub(super) struct CachedFeatures {
+    /// The position of the data in the plan.
     reference: usize,
     extractor: Option<PlannedFile>,
     features: Arc<ExtractedFeatures>,
 }
 
 impl Executor<'_> {
-    /// Does something with an extractor. Its session stays open for later trials.
+    /// Calls `work` with an opened extractor. Its session stays open for later trials.
+    ///
+    /// # Errors
+    /// Fails if the extractor cannot be opened or `work` fails.
     pub(super) fn with_extractor<T>(
         &self,
         file: &PlannedFile,
@@ -36,6 +40,10 @@ impl Executor<'_> {
         work(extractor)
     }
 
+    /// Opens an extractor of the plan.
+    ///
+    /// # Errors
+    /// Fails if the plan does not have the extractor, or if it cannot be opened.
     fn open_extractor(&self, file: &PlannedFile) -> Result<Extractor> {
         let known = self.prepared.extractors.iter().find(|(f, _)| f == file);
         let (_, path) = known.ok_or_else(|| anyhow!("no extractor {}", file.name))?;
@@ -47,7 +55,10 @@ impl Executor<'_> {
         )
     }
 
-    /// The features of all reference data, in memory where they were asked for last.
+    /// The features of all samples of reference data. The most recent ones are kept in memory.
+    ///
+    /// # Errors
+    /// Fails if the extractor cannot be opened or run.
     pub(super) fn reference_features(
         &self,
         model: usize,
@@ -73,7 +84,11 @@ impl Executor<'_> {
         Ok(features)
     }
 
-    /// Features of a model's samples: the numbers themselves where there is no extractor.
+    /// The features of generated samples `x`, rows × dim. Without an extractor, they are the
+    /// numbers themselves.
+    ///
+    /// # Errors
+    /// Fails if the extractor cannot be opened or run.
     pub(super) fn extract_features(
         &self,
         model: usize,
@@ -91,7 +106,11 @@ impl Executor<'_> {
         })
     }
 
-    /// Refuses data that an extractor cannot be fed, before anything runs.
+    /// Checks that data can be fed to an extractor, on the first batch and without running it.
+    ///
+    /// # Errors
+    /// Fails if the shape or the range of the data does not fit the extractor. The message names
+    /// the data file.
     pub(super) fn check_extractor_input(
         &self,
         model: usize,
@@ -110,11 +129,14 @@ impl Executor<'_> {
             .with_context(|| data.name.clone())
     }
 
-    /// Features of data, which are kept between runs: of their states, integers dequantized by address, which are
-    /// themselves the features where there is no extractor.
+    /// The features of data. Without an extractor, they are the data as states of the model, with
+    /// integers dequantized. The features of an extractor are cached on disk for later runs.
     ///
-    /// A preset takes images of bytes, and integers are such: they reach it as they are. Dequantized and rounded again, one
-    /// in two would be another byte.
+    /// An extractor that takes bytes gets integer data unchanged. After dequantization and
+    /// rounding, half of the bytes would differ.
+    ///
+    /// # Errors
+    /// Fails if the extractor cannot be opened or run.
     pub(super) fn data_features(
         &self,
         model: usize,
@@ -175,8 +197,8 @@ impl Executor<'_> {
     }
 }
 
-/// The shape of samples to an extractor: the card's, or flat where the extractor takes no axes, for the card's order
-/// of numbers is that of both sides.
+/// The shape in which samples are fed to an extractor: the card's shape, or flat if the extractor's
+/// input has one axis per sample. Flattening keeps the order of the numbers.
 fn extractor_input_shape(extractor: &Extractor, card: &Card) -> Vec<usize> {
     match extractor.sample_shape() {
         Some([_]) => vec![card.dim()],

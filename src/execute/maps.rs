@@ -1,4 +1,4 @@
-//! What a flow map makes of its identities, as rows.
+//! Execution of the checks of a flow map: the residuals of its identities, as rows.
 
 use anyhow::Result;
 use ndarray::Axis;
@@ -15,16 +15,22 @@ use crate::num::{Batch, TangentBatch, stats};
 use crate::plan::FlowMapWork;
 use crate::{rows, sample};
 
-/// One identity of a flow map in one number of steps.
+/// The check of one identity of a flow map, applied in one number of steps.
 pub struct FlowMapIdentity {
+    /// The number of steps.
     pub steps: usize,
+    /// The residuals of the samples.
     pub residual: FlowMapResidual,
-    /// In place of residuals, for the normalization.
+    /// The total mass of the few-step density. Only the check `normalization` has it, and that
+    /// check has no residuals.
     pub mass: Option<DensityMass>,
 }
 
 impl WorkerPool<'_> {
-    /// The map with its Jacobian, and the velocity's: what identities are held with.
+    /// Opens the flow map with its Jacobian, and the Jacobian of the velocity.
+    ///
+    /// # Errors
+    /// Fails if a network cannot be opened or differentiated.
     pub(super) fn open_map_and_jacobian(
         &self,
         work: &FlowMapWork,
@@ -47,7 +53,10 @@ impl WorkerPool<'_> {
         ))
     }
 
-    /// Opens what the identities of a flow map need, and calls everything once with two samples.
+    /// Opens the networks that the checks of a flow map need, and calls each once with two samples.
+    ///
+    /// # Errors
+    /// Fails if a network cannot be opened or called.
     pub(super) fn dry_run_maps(&self, work: &FlowMapWork) -> Result<()> {
         let (mut map, mut velocity) = self.open_map_and_jacobian(work)?;
         let two = Batch::zeros((2, self.model.dim()));
@@ -68,10 +77,13 @@ impl WorkerPool<'_> {
         Ok(())
     }
 
-    /// What a flow map makes of its identities, for each number of steps; `all` are the data behind the proposal.
+    /// Checks the identities of a flow map for each number of steps.
+    ///
+    /// `x` holds the states from which the map starts, rows × dim. `all` holds all samples of the
+    /// data, from which the proposal of importance sampling is made.
     ///
     /// # Errors
-    /// Where the map or the velocity's Jacobian cannot be evaluated.
+    /// Fails if the map or the velocity's Jacobian cannot be evaluated.
     pub fn check_identities(
         &self,
         work: &FlowMapWork,

@@ -1,4 +1,4 @@
-//! Stein tests of a head, as rows.
+//! Execution of the Stein tests of a divergence head, which gives rows.
 
 use anyhow::Result;
 use ndarray::{Array3, Axis};
@@ -15,10 +15,11 @@ use crate::rows;
 use crate::stein::SteinTest;
 
 impl WorkerPool<'_> {
-    /// Residuals of Stein tests, samples × strata × functions; `clean` gives the data of a batch.
+    /// The residuals of Stein tests: samples × strata × test functions. `clean` gives the data x₀
+    /// of a batch, rows × dim.
     ///
     /// # Errors
-    /// Where the model cannot be evaluated.
+    /// Fails if the velocity or the head cannot be opened or evaluated.
     pub fn stein_residuals(
         &self,
         spec: &SteinTest,
@@ -98,7 +99,7 @@ impl ExecuteWork for SteinWork {
         let bits = |nats: f64| nats / (opened.dim() as f64 * std::f64::consts::LN_2);
         let levels = opened.card.bits_offset().is_some();
         let bias = rows::SteinRow {
-            // More nats of log-likelihood are fewer bits.
+            // Bits per dimension measure the negative log-likelihood, so the sign changes.
             bits_per_dim: levels
                 .then(|| -bits(found.bias.value))
                 .filter(|v| v.is_finite()),

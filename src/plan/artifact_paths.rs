@@ -1,4 +1,4 @@
-//! Where the files of a run lie, so that it can be opened again without its config.
+//! The paths of a run's files, with which it can be opened again without its config.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -12,17 +12,20 @@ use crate::features::preset;
 use crate::model::loaded::Model;
 use crate::num::shape::RequestedLayout;
 
-/// Paths of the cards, the data and the extractors of a plan, in its order: from the run's directory, so that a
-/// project may move as a whole, or absolute where they share no folder with it.
+/// The paths of the cards, the data and the extractors of a plan, in the plan's order.
+///
+/// A path is relative to the run's directory, so that a project can be moved as a whole. It is
+/// absolute if the file shares no folder with the run's directory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ArtifactPaths {
+    /// The paths of the models' cards.
     pub models: Vec<PathBuf>,
     pub data: Vec<PathBuf>,
     pub extractors: Vec<(PlannedFile, PathBuf)>,
 }
 
 impl ArtifactPaths {
-    /// The places of opened files, seen from a directory that is there.
+    /// The paths of opened files, relative to `dir`, which must exist.
     pub fn relative_to(prepared: &PreparedPlan, dir: &Path) -> ArtifactPaths {
         let extractor =
             |(file, path): &(PlannedFile, PathBuf)| (file.clone(), relative_path(dir, path));
@@ -42,7 +45,8 @@ impl ArtifactPaths {
     }
 }
 
-/// A path without links and dots up to its last name, which may be a member of an archive.
+/// An absolute path without links and dots in its folders. The last name stays unchanged, because
+/// it can be a member of an archive.
 fn canonicalize_artifact_path(path: &Path) -> PathBuf {
     let folder = path.parent().map(|p| {
         if p.as_os_str().is_empty() {
@@ -61,6 +65,8 @@ fn canonicalize_artifact_path(path: &Path) -> PathBuf {
     }
 }
 
+/// The path relative to `dir`. It is absolute if both share no folder. A preset's name stays
+/// unchanged.
 fn relative_path(dir: &Path, path: &Path) -> PathBuf {
     if preset::is_built_in_preset(path) {
         return path.to_owned();
@@ -86,15 +92,17 @@ fn relative_path(dir: &Path, path: &Path) -> PathBuf {
     up.chain(path.components().skip(shared)).collect()
 }
 
-/// Opens a run's models, data and extractors where they lay, and holds them against its plan.
+/// Opens the models, the data and the extractors of a run again and compares them with its plan.
 ///
 /// # Errors
-/// One message that names the file that is missing or no longer what the run used.
+/// Fails if a file is missing or differs from the one that the run used. The message names the
+/// file.
 pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
     let (plan, places) = (&file.plan, &file.places);
     if (places.models.len(), places.data.len()) != (plan.models.len(), plan.data.len()) {
         bail!(
-            "{}: it does not say where models and data lie, as runs of this version do; run its config once more",
+            "{}: it does not say where models and data lie, because an earlier version wrote it; \
+             run the config again",
             dir.join("plan.json").display()
         );
     }
@@ -155,7 +163,12 @@ pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
         }
         let model = prepared.models.get(was.model);
         let card = &model
-            .ok_or_else(|| anyhow!("{}: data of a model that the plan does not have", was.name))?
+            .ok_or_else(|| {
+                anyhow!(
+                    "{}: these data belong to a model that the plan does not have",
+                    was.name
+                )
+            })?
             .card;
         let data = data.with_layout(
             was.layout.as_ref().map(RequestedLayout::unconditional),
@@ -179,7 +192,10 @@ pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
     Ok(prepared)
 }
 
-/// A plan that was read from disk is one that a config could have made: whatever it names is there.
+/// Checks that a plan from disk is one that a config can produce.
+///
+/// # Errors
+/// Fails if a trial names a model or data that the plan does not have, or has an invalid parameter.
 fn validate_plan(plan: &Plan, prepared: &PreparedPlan) -> Result<()> {
     for trial in &plan.trials {
         let work = &trial.work;
@@ -200,7 +216,7 @@ fn validate_plan(plan: &Plan, prepared: &PreparedPlan) -> Result<()> {
     Ok(())
 }
 
-/// A path without the steps up that undo steps down, for messages.
+/// The path with its folders resolved, so that messages show no `..`.
 fn normalize_path(path: &Path) -> PathBuf {
     path.parent()
         .and_then(|folder| folder.canonicalize().ok())

@@ -1,4 +1,4 @@
-//! Numbers of steps that were chosen while the plan was made.
+//! The numbers of steps that are chosen for `steps: auto` while the plan is made.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,43 +8,47 @@ use crate::model::loaded::Model;
 use crate::num::key::RngKey;
 use crate::solve::Solver;
 
-/// A solver of `steps: auto` with what its grids are compared on.
+/// A solver with `steps: auto`, and the work on which its grids are compared.
 pub struct AutoStepsRequest<'a> {
     pub model: &'a Model,
     pub data: &'a Dataset,
     pub solver: &'a Solver,
     pub estimators: &'a [DivergenceEstimator],
-    /// Of the entry.
+    /// The number of samples of the entry.
     pub samples: usize,
+    /// The key of all random draws.
     pub key: RngKey,
 }
 
-/// What finds the steps that are wanted.
+/// The function that chooses the number of steps for a request.
 pub type StepsChooser<'a> = dyn Fn(&AutoStepsRequest) -> anyhow::Result<ChosenSteps> + 'a;
 
-/// The number of steps that a solver of `steps: auto` takes for one entry, and between which grids it was found.
+/// The number of steps that a solver with `steps: auto` takes for one entry, and the comparison of
+/// two grids behind it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChosenSteps {
+    /// The name of the model.
     pub model: String,
     pub data_sha256: String,
-    /// As it was asked for.
+    /// The solver as the config has it, with `steps: auto`.
     pub solver: Solver,
     pub estimators: Vec<DivergenceEstimator>,
-    /// The first so many were compared.
+    /// The number of samples on which the grids were compared. They are the first of the entry.
     pub samples: usize,
-    /// Of the finer of the two grids; the other has half as many.
+    /// The number of steps of the finer grid. The other grid has half as many.
     pub steps: usize,
-    /// Nats by which the two differ: the largest root mean square over samples of any estimator.
+    /// The difference between the two grids in nats: for each estimator the root mean square over
+    /// the samples, and of these the largest.
     pub gap: f64,
 }
 
 impl ChosenSteps {
-    /// The solver with that number of steps.
+    /// The solver with the chosen number of steps. `None` if the solver has no number of steps.
     pub fn chosen_solver(&self) -> Option<Solver> {
         self.solver.with_steps(self.steps)
     }
 
-    /// Whether it answers what is wanted.
+    /// Whether this choice was made for the request: the same model, data, solver and estimators.
     pub fn matches(&self, wanted: &AutoStepsRequest) -> bool {
         self.model == wanted.model.card.name
             && self.data_sha256 == wanted.data.sha256
@@ -52,10 +56,11 @@ impl ChosenSteps {
             && self.estimators == wanted.estimators
     }
 
-    /// In one sentence.
+    /// Describes the choice in one sentence.
     pub fn describe(&self) -> String {
         format!(
-            "{}: {} takes {} steps: {} and {} steps agree within {:.1e} nats (tol {}) on the first {} samples",
+            "{}: {} takes {} steps: {} and {} steps agree within {:.1e} nats (tol {}) on the \
+             first {} samples",
             self.model,
             self.solver.name(),
             self.steps,

@@ -1,4 +1,4 @@
-//! A plan that grows: models, data and extractors are opened once each, and a trial gets its id.
+//! The builder of a plan. It opens models, datasets and extractors, and computes the ids of trials.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,28 +23,30 @@ use crate::model::loaded::Model;
 use crate::num::shape::{self, RequestedLayout};
 use crate::yaml::Fault;
 
+/// A plan under construction, with the faults found so far.
 pub(super) struct PlanBuilder<'a> {
     pub(super) config_file: &'a ConfigFile,
-    /// Of the data so far.
+    /// The dequantization of each dataset of the plan so far.
     pub(super) dequantizations: Vec<Option<Dequantization>>,
-    /// Of the trials so far.
+    /// The ids of the trials so far.
     pub(super) ids: BTreeSet<String>,
-    /// What is wrong so far: all of it is told at once.
+    /// The faults of the config so far. They are reported together.
     pub(super) faults: Vec<Fault>,
     pub(super) prepared: PreparedPlan,
-    /// What finds steps that are to be chosen; without it they stay as they are.
+    /// Chooses the steps of solvers with `steps: auto`. Without it, these solvers stay unchanged.
     pub(super) choose_steps: Option<&'a StepsChooser<'a>>,
 }
 
 impl PlanBuilder<'_> {
-    /// What a check gave, or nothing and a fault of its key.
+    /// The value of a result. An error becomes a fault of `key`, and the value is `None`.
     pub(super) fn ok_or_fault<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
         result
             .map_err(|error| self.add_fault(Fault::new(key, format!("{error:#}"))))
             .ok()
     }
 
-    /// As [`PlanBuilder::ok_or_fault`], for a message that begins with a key below `key`.
+    /// The value of a result whose error message begins with a key below `key`. An error becomes a
+    /// fault of that nested key, and the value is `None`.
     pub(super) fn ok_or_nested_fault<T>(&mut self, key: &str, result: Result<T>) -> Option<T> {
         result
             .map_err(|error| {
@@ -53,20 +55,24 @@ impl PlanBuilder<'_> {
             .ok()
     }
 
-    /// A fault of one file is told once, whoever names the file.
+    /// Adds a fault, unless its message is already known: several entries can name the same file.
     pub(super) fn add_fault(&mut self, fault: Fault) {
         if !self.faults.iter().any(|f| f.message == fault.message) {
             self.faults.push(fault);
         }
     }
 
-    /// Notes a file of data that cannot be read, where nothing more can be asked of it.
+    /// Adds a fault if a data file cannot be read. This is the only check of data whose model is
+    /// not known.
     pub(super) fn check_readable(&mut self, key: &str, path: &Path) {
         let read = Dataset::read(&self.config_file.resolve(path)).map(drop);
         self.ok_or_fault(key, read);
     }
 
-    /// Adds a trial; the same work twice is an error of the config.
+    /// Adds a trial and returns its id.
+    ///
+    /// # Errors
+    /// Fails if the plan already has a trial with the same work.
     pub(super) fn add_trial(&mut self, work: impl Into<TrialWork>) -> Result<String> {
         let work = work.into();
         let plan = &self.prepared.plan;
@@ -84,7 +90,8 @@ impl PlanBuilder<'_> {
             .precision
             .map(|p| format!("in {}", p.name()));
         let touched: Vec<String> = touched.into_iter().chain(precise).collect();
-        // Positions in the plan are left out: the id is of what is done, not of where it stands.
+        // Positions in the plan are left out, so that the order of a config changes no id. The
+        // hashes of the model and of the data stand for them.
         let mut content = serde_json::to_value(&work)?;
         for body in content
             .as_object_mut()
@@ -107,7 +114,7 @@ impl PlanBuilder<'_> {
         ))?;
         let id = hex(&Sha256::digest(text.as_bytes()))[..12].to_owned();
         if !self.ids.insert(id.clone()) {
-            bail!("the same work is asked for twice: {}", work.describe(plan));
+            bail!("the same work is listed twice: {}", work.describe(plan));
         }
         self.prepared.plan.trials.push(Trial {
             id: id.clone(),
@@ -116,6 +123,10 @@ impl PlanBuilder<'_> {
         Ok(id)
     }
 
+    /// Opens a card, unless the plan has it already, and returns the model's position in the plan.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be opened, or if another card has the same name.
     pub(super) fn add_model(&mut self, path: &Path) -> Result<usize> {
         let path = self.config_file.resolve(path);
         if let Some(i) = self
@@ -145,6 +156,11 @@ impl PlanBuilder<'_> {
         Ok(self.prepared.models.len() - 1)
     }
 
+    /// Reads a data file for a model and returns its position in the plan. A file that is already
+    /// in the plan with the same model, dequantization and order of axes is not read again.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read, or if its data do not fit the card or the dequantization.
     pub(super) fn add_data(
         &mut self,
         path: &Path,
@@ -180,7 +196,8 @@ impl PlanBuilder<'_> {
         let mut short = short_name(&path);
         if let Some(dequantization) = dequantization {
             data.check_dequantizable(card)?;
-            // Bounds of two kinds are never rows of one dataset.
+            // The suffix keeps the rows of another dequantization in a dataset of their own: their
+            // numbers are bounds of another kind.
             short = format!("{short} {}", dequantization.dataset_suffix());
             treatment = format!(
                 "{treatment}, {} draws each, combined as {}",
@@ -192,7 +209,11 @@ impl PlanBuilder<'_> {
         Ok(self.insert_data(data, short, model, treatment))
     }
 
-    /// Initial states for `count` samples.
+    /// Reads the initial states of `count` samples from a file and returns their position in the
+    /// plan.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read, does not have the model's shape, or has too few states.
     pub(super) fn add_noise(
         &mut self,
         path: &Path,
@@ -220,6 +241,7 @@ impl PlanBuilder<'_> {
         ))
     }
 
+    /// Appends data to the plan under a name that is unique within the model. Returns its position.
     fn insert_data(
         &mut self,
         data: Dataset,
@@ -227,7 +249,7 @@ impl PlanBuilder<'_> {
         model: usize,
         treatment: String,
     ) -> usize {
-        // Two files of one name would share a row in every table.
+        // Two files with the same name would share a row in every table.
         let taken = |n: &str| {
             self.prepared
                 .plan
@@ -258,6 +280,10 @@ impl PlanBuilder<'_> {
         self.prepared.data.len() - 1
     }
 
+    /// Adds an extractor, which is a preset's name or a file.
+    ///
+    /// # Errors
+    /// Fails if the extractor's network cannot be found or read.
     pub(super) fn add_extractor(&mut self, path: &Path) -> Result<PlannedFile> {
         let path = if preset::is_built_in_preset(path) {
             path.to_owned()
@@ -277,7 +303,10 @@ impl PlanBuilder<'_> {
     }
 }
 
-/// An extractor's name and hash: of its network, and of the preset around it.
+/// The name and the hash of an extractor. The hash covers its network and its preset.
+///
+/// # Errors
+/// Fails if the extractor's network cannot be found or read.
 pub(super) fn planned_extractor(path: &Path) -> Result<PlannedFile> {
     let named = ResolvedExtractor::resolve(path)?;
     let mut hash = Sha256::digest(
@@ -285,7 +314,7 @@ pub(super) fn planned_extractor(path: &Path) -> Result<PlannedFile> {
             .with_context(|| format!("{}: the extractor cannot be read", named.onnx.display()))?,
     );
     if let Some(preset) = &named.preset {
-        // Two presets of one network are two extractors.
+        // Two presets around the same network give different features.
         hash = Sha256::digest([&hash[..], &serde_json::to_vec(preset)?].concat());
     }
     let name = sanitize_file_name(
@@ -300,6 +329,10 @@ pub(super) fn planned_extractor(path: &Path) -> Result<PlannedFile> {
     })
 }
 
+/// The description of an opened model in a plan.
+///
+/// # Errors
+/// Fails if a file of the model cannot be read.
 pub(super) fn planned_model(model: &Model) -> Result<PlannedModel> {
     let card = &model.card;
     Ok(PlannedModel {

@@ -1,4 +1,5 @@
-//! What a model offers: estimators, samplers and initial states are held against its card.
+//! Checks whether a model supports an estimator, a sampler or initial states, according to its
+//! card.
 
 use anyhow::{Result, anyhow, bail};
 
@@ -12,10 +13,10 @@ use crate::num::Batch;
 use crate::sample::Sampler;
 use crate::trace::Estimator;
 
-/// Refuses an estimator that the model does not offer.
+/// Checks that the model supports an estimator.
 ///
 /// # Errors
-/// A message with the card and what it lacks.
+/// Fails if it does not. The message names the card and what it lacks.
 pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator) -> Result<()> {
     estimator.check(model.dim()).map_err(|e| anyhow!(e))?;
     let unknown = |head: &&str| !model.card.divergence_heads.contains_key(*head);
@@ -48,8 +49,9 @@ pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator)
                 (rule, model.curve.path())
             {
                 bail!(
-                    "{}: rule forward-average asks the map one step beyond the data end, which on `edm` is below \
-                     sigma_min = {sigma_min} and below zero; expected `rule: two-time`",
+                    "{}: rule forward-average evaluates the map one step beyond the data end, \
+                     where the time of an `edm` path is below sigma_min = {sigma_min} and below zero; \
+                     expected `rule: two-time`",
                     at()
                 );
             }
@@ -65,10 +67,11 @@ pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator)
     }
 }
 
-/// Refuses a step of differences that the network's numbers do not resolve for states that begin at `data`.
+/// Checks that a finite-difference step is not lost in the rounding of the network's inputs, for
+/// paths that begin at `data`. Other estimators always pass.
 ///
 /// # Errors
-/// A message with the smallest step that they do.
+/// Fails if the step is too small. The message names the smallest step that is resolved.
 pub fn check_difference_step(
     model: &Model,
     estimator: &DivergenceEstimator,
@@ -94,26 +97,26 @@ pub fn check_difference_step(
     );
     if smallest > 1.0 {
         bail!(
-            "{at} takes states in {format}, of which numbers of size {largest:.3} resolve no step at all; expected \
-             another estimator, or the network in float32"
+            "{at} takes states in {format}, which resolves no step at all for numbers of size \
+             {largest:.3}; expected another estimator, or the network in float32"
         );
     }
-    // As it is said, in two digits, it is large enough.
+    // The message shows two digits. Rounding up makes the shown step large enough.
     let digit = 10f64.powf(smallest.log10().floor() - 1.0);
     let smallest = (smallest / digit).ceil() * digit;
     if difference.step < smallest * (1.0 - 1e-9) {
         bail!(
-            "{at} takes states in {format}: so small a step is lost in the rounding of numbers of size {largest:.3}; \
-             expected at least {smallest:.1e}"
+            "{at} takes states in {format}: the step is lost in the rounding of numbers of size \
+             {largest:.3}; expected at least {smallest:.1e}"
         );
     }
     Ok(())
 }
 
-/// Refuses a sampler that the model does not offer.
+/// Checks that the model supports a sampler.
 ///
 /// # Errors
-/// A message with the card and what it lacks.
+/// Fails if it does not. The message names the card and what it lacks.
 pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
     let Some(used) = sampler.flow_map() else {
         return Ok(());
@@ -127,8 +130,9 @@ pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
     Ok(())
 }
 
-/// An estimator with what it takes from the card made visible: the rule of its flow map, where it is not the standard
-/// one; no products with the transpose, where the network's reverse mode is refused.
+/// The estimator with the values that it takes from the model written out. A flow map gets its
+/// rule, unless the estimator and the card both use `two-time`. NA-Hutch++ takes no products with
+/// the transpose if the network supports no VJPs.
 pub fn with_card_defaults(model: &Model, estimator: DivergenceEstimator) -> DivergenceEstimator {
     match estimator {
         DivergenceEstimator::FlowMap(mut few) => {
@@ -148,16 +152,16 @@ pub fn with_card_defaults(model: &Model, estimator: DivergenceEstimator) -> Dive
     }
 }
 
-/// States at the prior end from a file, taken as they are.
+/// The states at the prior end that a file holds, unchanged: rows × dim.
 ///
 /// # Errors
-/// Where they are not of the model's shape.
+/// Fails if they do not have the model's shape.
 pub fn initial_states(noise: &Dataset, model: &Model) -> Result<Batch> {
     noise.check_shape(&model.card)?;
     Ok(noise.first_rows(noise.len()))
 }
 
-/// Samples of `dim` numbers that fit one array in memory.
+/// The largest number of samples with `dim` numbers each that one array in memory can hold.
 pub fn max_samples(dim: usize) -> usize {
     (1 << 30) / dim.max(1)
 }

@@ -1,4 +1,4 @@
-//! What trials cost, before they run.
+//! The cost of trials, known before they run.
 
 /// The evaluations per sample that a plan assumes of an adaptive solver.
 pub(super) const ADAPTIVE_EVALUATIONS_GUESS: u64 = 200;
@@ -6,6 +6,7 @@ pub(super) const ADAPTIVE_EVALUATIONS_GUESS: u64 = 200;
 /// The cost of a trial for all its samples together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TrialCost {
+    /// Evaluations of the network.
     pub evaluations: u64,
     /// Jacobian products and calls of divergence heads.
     pub products: u64,

@@ -1,8 +1,9 @@
-//! Where two plans are not the same work.
+//! The differences between two plans.
 
 use super::Plan;
 
-/// Keys in which two plans differ, as `key: ours ≠ theirs`; empty where they are the same work.
+/// The keys in which two plans differ, each as `key: ours, there theirs`. The list is empty if both
+/// plans describe the same work.
 pub fn plan_differences(ours: &Plan, theirs: &Plan) -> Vec<String> {
     let mut found = Vec::new();
     let (a, b) = (serde_json::to_value(ours), serde_json::to_value(theirs));
@@ -12,6 +13,8 @@ pub fn plan_differences(ours: &Plan, theirs: &Plan) -> Vec<String> {
     found
 }
 
+/// Appends the differences between two JSON values to `found`. `at` is the dotted key of the
+/// values.
 fn collect_json_differences(
     at: &str,
     a: &serde_json::Value,
@@ -26,7 +29,8 @@ fn collect_json_differences(
             format!("{at}.{key}")
         }
     };
-    // What follows from the card and its files, whose hashes are compared: plans of earlier versions do not say it.
+    // These keys follow from the card and its files, whose hashes are compared anyway. Plans of
+    // earlier versions lack them, which is no difference.
     let unsaid =
         |key: &String, x: &serde_json::Map<String, Value>, y: &serde_json::Map<String, Value>| {
             ["constants", "times", "kinks"].contains(&key.as_str())

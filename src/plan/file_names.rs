@@ -1,8 +1,9 @@
-//! Names of files, as tables and pages show them.
+//! File names as tables and pages show them.
 
 use std::path::Path;
 
-/// Whether two paths lead to the same name in the same folder, however they are spelled.
+/// Whether two paths name the same file: the same name in the same folder, after links and dots are
+/// resolved.
 pub(super) fn same_file(a: &Path, b: &Path) -> bool {
     let folder = |p: &Path| {
         if p.as_os_str().is_empty() {
@@ -23,7 +24,8 @@ pub(super) fn short_name(path: &Path) -> String {
     ))
 }
 
-/// A file's name as tables and pages show it: one that would be live there loses what makes it so.
+/// A file's name that is safe in tables and pages. Characters that a spreadsheet, Markdown or HTML
+/// could interpret become `_`. A name that begins with such a character gets a `_` in front.
 pub(super) fn sanitize_file_name(name: &str) -> String {
     let harmless = |c: char| {
         if c.is_alphanumeric() || " _-.,()[]+:".contains(c) {

@@ -1,4 +1,5 @@
-//! A config resolved: every file it names opened, every default decided, the trials listed.
+//! From a config to a plan: all its files are opened, all defaults are decided and the trials are
+//! listed.
 
 use std::collections::BTreeSet;
 
@@ -28,16 +29,20 @@ use crate::solve::{Solver, TimeSpan};
 use crate::stein::{SteinScore, SteinTest};
 use crate::yaml::Fault;
 
-/// Samples that a solver's error is measured on where no config asks for it, and the part of an entry's cost that this
-/// may be.
+/// The number of samples on which a solver's error is measured if the config does not ask for it.
 const AUTOMATIC_BUDGET_SAMPLES: usize = 16;
+
+/// The largest share of an entry's cost that such a measurement may take.
 const MAX_AUTOMATIC_BUDGET_SHARE: f64 = 0.25;
 
-/// Resolves a config: opens and checks every file it names, and lists the trials. Runs no network, unless steps are to
-/// be chosen: then once everything is known to be right.
+/// Makes a plan from a config: opens and checks every file that it names, and lists the trials.
+///
+/// No network is called, unless a solver has `steps: auto`. Its steps are chosen only when
+/// everything else is known to be right.
 ///
 /// # Errors
-/// One message that names the config and every fault: of its form, of its entries and of the files it names.
+/// Fails if the config's form, an entry or a file is at fault. One message names the config and all
+/// its faults.
 pub fn prepare_plan(
     written: &ConfigFile,
     seed: Option<u64>,
@@ -51,6 +56,7 @@ pub fn prepare_plan(
     }
 }
 
+/// Makes a plan. Without `choose`, solvers with `steps: auto` stay unchanged.
 fn build_plan<'a>(
     written: &'a ConfigFile,
     seed: Option<u64>,
@@ -96,7 +102,7 @@ fn build_plan<'a>(
     Ok(builder.prepared)
 }
 
-/// References that no entry measures.
+/// A fault for each reference that no entry of the plan measures.
 fn check_references(plan: &Plan) -> Vec<Fault> {
     let likelihoods = || {
         plan.trials.iter().filter_map(|t| {
@@ -118,7 +124,8 @@ fn check_references(plan: &Plan) -> Vec<Fault> {
         };
         if !likelihoods().any(measured) {
             let message = format!(
-                "`{}` with {} is not measured on {} for {}; add it under `solvers` and `estimators`",
+                "`{}` with {} is not measured on {} for {}; add it under `solvers` and \
+                 `estimators`",
                 estimator.label(),
                 solver_label(solver),
                 plan.data[work.data].name,
@@ -131,7 +138,7 @@ fn check_references(plan: &Plan) -> Vec<Fault> {
     found
 }
 
-/// The data of an entry under `samples`.
+/// The positions in the plan of the data of an entry under `samples`.
 struct SamplesEntryData {
     reference: usize,
     floor: Option<usize>,
@@ -141,6 +148,7 @@ struct SamplesEntryData {
 }
 
 impl PlanBuilder<'_> {
+    /// Checks an entry under `likelihood` and adds its trials.
     fn add_likelihood_entry(&mut self, key: &str, entry: &LikelihoodEntry) {
         let config = &self.config_file.config;
         let model = self.add_model(&entry.model);
@@ -196,7 +204,7 @@ impl PlanBuilder<'_> {
             let message = format!("{count}, but {} has only {available}", entry.data.display());
             self.add_fault(Fault::new(format!("{key}.samples"), message));
         }
-        // What follows needs all of it to be right.
+        // Trials are planned only if the whole entry is right.
         if self.faults.iter().any(|f| f.key.starts_with(key))
             || self.config_file.has_fault_near(key)
         {
@@ -209,7 +217,7 @@ impl PlanBuilder<'_> {
         self.ok_or_nested_fault(key, planned);
     }
 
-    /// Data whose log-likelihoods bound nothing, which the entry allows.
+    /// Marks data whose log-likelihoods are no bound, which the entry allows. `why` becomes a note.
     fn mark_unbounded(&mut self, data: usize, why: String) {
         let planned = &mut self.prepared.plan.data[data];
         if !planned.unbounded {
@@ -219,7 +227,11 @@ impl PlanBuilder<'_> {
         }
     }
 
-    /// The trials of an entry whose model, data, estimators and solvers are right.
+    /// Adds the trials of an entry whose model, data, estimators and solvers are right.
+    ///
+    /// # Errors
+    /// Fails if the reference, the dequantization, the steps or the overlap with another entry is
+    /// at fault. The message begins with the key below the entry's.
     fn plan_likelihood(
         &mut self,
         key: &str,
@@ -242,7 +254,8 @@ impl PlanBuilder<'_> {
             .or(config.reference_solver.as_ref());
         let reference = match (estimators.iter().position(|e| *e == wanted), elsewhere) {
             (Some(place), _) => place,
-            // It stands under its own solver, in whichever entry: `check_references`.
+            // The reference has a solver of its own and can be in any entry. `check_references`
+            // looks for it when all entries are planned.
             (None, Some(_)) => 0,
             (None, None) if self.config_file.has_fault_near("estimators") => 0,
             (None, None) => bail!(
@@ -256,7 +269,8 @@ impl PlanBuilder<'_> {
             .is_some_and(|solver| solver.auto_steps_tolerance().is_some())
         {
             bail!(
-                "reference_solver: its steps are auto, which is found for each entry alone; expected a number"
+                "reference_solver: `steps: auto` is chosen for each entry separately, so a \
+                 reference cannot use it; expected a number of steps"
             );
         }
         estimators
@@ -274,7 +288,7 @@ impl PlanBuilder<'_> {
         let chunk = config.chunk.max(1);
         let density_solver = solvers[0].clone();
         for (place, solver) in solvers.into_iter().enumerate() {
-            // What takes no solver stands beside the first one's rows, once.
+            // Estimators that take no solver are evaluated once, beside the first solver's rows.
             let here: Vec<DivergenceEstimator> = estimators
                 .iter()
                 .filter(|e| place == 0 || e.needs_solver())
@@ -351,7 +365,11 @@ impl PlanBuilder<'_> {
         Ok(())
     }
 
-    /// The solvers of an entry with the numbers of steps that are chosen for them, each once.
+    /// The solvers of an entry, with the chosen number in place of `steps: auto`. Each is listed
+    /// once.
+    ///
+    /// # Errors
+    /// Fails if no estimator follows a path, or if no number of steps can be chosen.
     fn choose_automatic_steps(
         &mut self,
         model: usize,
@@ -368,7 +386,8 @@ impl PlanBuilder<'_> {
             }
             if !estimators.iter().any(DivergenceEstimator::needs_solver) {
                 bail!(
-                    "solvers: steps: auto has no log-likelihoods to compare, since no estimator follows a path"
+                    "solvers: steps: auto has no log-likelihoods to compare, because no estimator \
+                     follows a path"
                 );
             }
             self.prepared.steps_pending |= self.choose_steps.is_none();
@@ -389,9 +408,9 @@ impl PlanBuilder<'_> {
             let chosen = choose(&wanted).with_context(|| format!("solvers: {}", solver.name()))?;
             let found = chosen
                 .chosen_solver()
-                .context("solvers: steps: auto of a solver without steps")?;
+                .context("solvers: steps: auto needs a solver with a number of steps")?;
             self.prepared.steps.push(chosen);
-            // What was found may be in the list as a number too.
+            // The list can also have the same solver with this number of steps written out.
             if !given.contains(&found) && !settled.contains(&found) {
                 settled.push(found);
             }
@@ -399,8 +418,9 @@ impl PlanBuilder<'_> {
         Ok(settled)
     }
 
-    /// The solver's part of the error of the reference, on a few samples, where `whole` has fixed steps and it costs a
-    /// small part of that.
+    /// Adds an error budget that the config does not ask for: the reference again with finer steps,
+    /// on a few samples. It is added only if the steps of `whole` are fixed and the budget costs at
+    /// most [`MAX_AUTOMATIC_BUDGET_SHARE`] of `whole`. A more expensive one is noted as skipped.
     fn plan_automatic_budget(&mut self, whole: LikelihoodWork, key: &str) -> Result<()> {
         let followed = |e: &&DivergenceEstimator| e.needs_solver();
         let reference = whole.estimators.get(whole.reference).filter(followed);
@@ -432,14 +452,15 @@ impl PlanBuilder<'_> {
             return self.add_trial(small).map(drop);
         }
         self.prepared.skipped.push(format!(
-            "{key}: the error of {} is not measured, which would cost {:.0} % of the entry; `budget: true` measures it",
+            "{key}: the error of {} is not measured, because that would cost {:.0} % of the entry; \
+             `budget: true` measures it",
             solver_label(&whole.solver),
             100.0 * share
         ));
         Ok(())
     }
 
-    /// Notes every estimator that the model does not offer, and any that is there twice.
+    /// Adds a fault for each estimator that the model does not support or that is listed twice.
     fn check_estimators(&mut self, model: usize, key: &str, estimators: &[DivergenceEstimator]) {
         let mut labels = BTreeSet::new();
         for (i, estimator) in estimators.iter().enumerate() {
@@ -454,7 +475,7 @@ impl PlanBuilder<'_> {
         }
     }
 
-    /// Notes every solver that cannot follow the model's path.
+    /// Adds a fault for each solver that cannot follow the model's path.
     fn check_solvers(&mut self, model: usize, key: &str, solvers: &[Solver]) {
         for (i, solver) in solvers.iter().enumerate() {
             let curve = &self.prepared.models[model].curve;
@@ -468,6 +489,10 @@ impl PlanBuilder<'_> {
         }
     }
 
+    /// Checks that the model supports a Stein test.
+    ///
+    /// # Errors
+    /// Fails if a parameter is invalid, or if the card lacks the head or the `closed_form`.
     fn check_stein(&self, model: usize, stein: &SteinTest) -> Result<()> {
         stein.check().map_err(|e| anyhow!(e))?;
         let head = DivergenceEstimator::Learned(Learned {
@@ -478,13 +503,18 @@ impl PlanBuilder<'_> {
             && self.prepared.models[model].card.closed_form.is_none()
         {
             bail!(
-                "score: model needs an exact model, a card with a `closed_form`; expected score: noise"
+                "score: model needs an exact model, whose card has a `closed_form`; \
+                 expected score: noise"
             );
         }
         Ok(())
     }
 
-    /// Two entries that put one estimator on the same data would count their samples twice in every mean.
+    /// Checks that no earlier entry has the same model, data, solver and estimator: the samples
+    /// would count twice in every average.
+    ///
+    /// # Errors
+    /// Fails if an earlier entry has them.
     fn check_overlap(
         &self,
         model: usize,
@@ -501,7 +531,7 @@ impl PlanBuilder<'_> {
             }
             if let Some(both) = estimators.iter().find(|e| there.estimators.contains(e)) {
                 bail!(
-                    "estimators: `{}` on {} with {} is in an earlier entry already; write each once",
+                    "estimators: `{}` on {} with {} is already in an earlier entry; list each once",
                     both.label(),
                     self.prepared.plan.data[data].name,
                     solver_label(&there.solver)
@@ -511,6 +541,7 @@ impl PlanBuilder<'_> {
         Ok(())
     }
 
+    /// Checks an entry under `maps` and adds its trial.
     fn add_maps_entry(&mut self, key: &str, entry: &MapsEntry) {
         let model = self.add_model(&entry.model);
         let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
@@ -531,7 +562,10 @@ impl PlanBuilder<'_> {
         }
     }
 
-    /// The trial of an entry whose model and data are right.
+    /// Adds the trial of an entry whose model and data are right.
+    ///
+    /// # Errors
+    /// Fails if the map, its steps, the number of draws or the number of samples is at fault.
     fn plan_maps(&mut self, entry: &MapsEntry, model: usize, data: usize) -> Result<()> {
         let opened = &self.prepared.models[model];
         let spec = opened.flow_map_spec(&entry.map)?;
@@ -543,14 +577,16 @@ impl PlanBuilder<'_> {
         }
         if entry.draws > 0 && opened.dim() > 3 {
             bail!(
-                "draws: {}, but importance sampling in {} dimensions finds no mass; expected at most 3",
+                "draws: {}, but importance sampling does not work in {} dimensions; expected \
+                 draws: 0, or a model of at most 3 dimensions",
                 entry.draws,
                 opened.dim()
             );
         }
         if entry.draws > 0 && spec.direction() == FlowMapDirection::ToData {
             bail!(
-                "draws: the map goes to the data alone, so that it gives no density at a point; expected 0"
+                "draws: the map goes only towards the data, so it gives no density at a point; \
+                 expected 0"
             );
         }
         let available = self.prepared.data[data].len();
@@ -581,6 +617,7 @@ impl PlanBuilder<'_> {
         .map(drop)
     }
 
+    /// Checks an entry under `samples` and adds its trials.
     fn add_samples_entry(&mut self, key: &str, entry: &SamplesEntry) {
         let model = self.add_model(&entry.model);
         let extractor = entry
@@ -670,6 +707,10 @@ impl PlanBuilder<'_> {
         self.ok_or_nested_fault(key, planned);
     }
 
+    /// Checks that the model supports a sampler.
+    ///
+    /// # Errors
+    /// Fails if a parameter is invalid or the card lacks what the sampler needs.
     fn check_sampler(&self, model: usize, sampler: &Sampler) -> Result<()> {
         let on = SamplerContext::for_model(&self.prepared.models[model]);
         sampler
@@ -678,7 +719,10 @@ impl PlanBuilder<'_> {
         check_sampler_supported(&self.prepared.models[model], sampler)
     }
 
-    /// The trials of an entry whose files, samplers and metrics are right.
+    /// Adds the trials of an entry whose files, samplers and metrics are right.
+    ///
+    /// # Errors
+    /// Fails if two trials have the same work, or if there are too few samples for a baseline.
     fn plan_samples(
         &mut self,
         entry: &SamplesEntry,
@@ -696,7 +740,8 @@ impl PlanBuilder<'_> {
         let available = self.prepared.data[reference].len();
         let mut drawn: Vec<(Sampler, Vec<String>)> = Vec::new();
         for sampler in &entry.samplers {
-            // A statistic of a population needs all of it: a trial holds whole ones.
+            // Samples of one population can only be drawn together, so a trial has whole
+            // populations.
             let chunk = self.config_file.config.chunk.max(1);
             let chunk = chunk
                 .checked_next_multiple_of(sampler.population().unwrap_or(1))
@@ -731,11 +776,13 @@ impl PlanBuilder<'_> {
         if entry.baseline.is_some() && !enough {
             let least = paired::MIN_SAMPLES_PER_SIDE;
             bail!(
-                "baseline: {} samples and {available} of the reference, expected at least {least} of each",
+                "baseline: {} samples and {available} of the reference, expected at least {least} \
+                 of each",
                 entry.count
             );
         }
-        // Differences are of statistics against the reference, and of those alone.
+        // Paired differences exist only for statistics against the reference, not for those that
+        // compare with training data.
         let against_it = |m: &&Metric| {
             m.check(entry.count, available).is_ok()
                 && (train.is_none() || m.comparison_role() == SampleRole::Reference)

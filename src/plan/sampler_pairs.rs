@@ -1,9 +1,12 @@
-//! Which samplers of an entry are held against which, sample by sample.
+//! The pairs of samplers of an entry whose statistics are compared on common noise.
 
 use crate::sample::Sampler;
 
-/// Positions of the samplers whose statistics are subtracted, the second from the first: every one from the baseline
-/// that the config names, and every correction of a sampler from that sampler alone, where the entry has both.
+/// The positions of the samplers in each pair. The statistics of the second are subtracted from
+/// those of the first.
+///
+/// Every sampler is paired with the baseline that the config names. A correction of a sampler, such
+/// as SteinDiff, is also paired with the sampler that it corrects, if the entry has both.
 pub fn sampler_pairs(samplers: &[Sampler], baseline: Option<&Sampler>) -> Vec<[usize; 2]> {
     let at = |wanted: &Sampler| samplers.iter().position(|s| s == wanted);
     let baseline = baseline.and_then(at);
@@ -41,7 +44,7 @@ mod tests {
             around(&plain[1]),
             around(&plain[2]),
         ];
-        // Euler alone is not asked for, so that its correction meets nothing.
+        // The entry has no plain Euler sampler, so its correction has no pair.
         assert_eq!(sampler_pairs(&samplers, None), [[1, 0], [3, 2]]);
         assert_eq!(
             sampler_pairs(&samplers, Some(&plain[0])),

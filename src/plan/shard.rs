@@ -1,10 +1,10 @@
-//! A share of a plan's trials, for many processes or machines.
+//! Shards: parts of a plan that several processes or machines execute.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Plan;
 
-/// Number `index` of `count` shares, counted from 1.
+/// The shard with number `index` of `count` shards, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     pub index: usize,
@@ -40,8 +40,8 @@ impl std::str::FromStr for Shard {
 }
 
 impl Shard {
-    /// The ids of this share: trials are dealt out in the order of their ids, which hash their content,
-    /// and whatever reads the samples of other trials goes with them.
+    /// The ids of the trials in this shard. Trials are dealt out in the order of their ids, which
+    /// are hashes. A trial that reads the samples of other trials is in the same shard as they are.
     pub fn trial_ids<'a>(&self, plan: &'a Plan) -> BTreeSet<&'a str> {
         let leaders = group_representatives(plan);
         let dealt: BTreeSet<&str> = leaders.values().copied().collect();
@@ -58,7 +58,8 @@ impl Shard {
     }
 }
 
-/// Each trial's group, named by the first id in it: trials that share samples, directly or through others.
+/// The group of each trial, named by its smallest id. Trials that share samples, directly or
+/// through other trials, are in the same group.
 fn group_representatives(plan: &Plan) -> BTreeMap<&str, &str> {
     let mut leaders: BTreeMap<&str, &str> = plan
         .trials
@@ -119,7 +120,7 @@ mod tests {
             id: "ff".into(),
             work: metrics.into(),
         });
-        // A contrast ties two samplers' trials together, here with another trial's samples.
+        // A contrast reads the samples of two samplers, so their trials are in the same group.
         let contrast = ContrastWork {
             model: 0,
             sampler: sampler(),

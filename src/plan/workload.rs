@@ -1,19 +1,21 @@
-//! Trials as the estimate of the time left sees them.
+//! The workload of a trial, from which the remaining time of a run is estimated.
 
 use super::{PreparedPlan, TrialWork};
 use crate::progress::Workload;
 
-/// The seconds that a row takes in one thread: an evaluation of the network, a Jacobian product, a
-/// call of a divergence head.
+/// The measured seconds that the networks of one model need per row in one thread.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SecondsPerRow {
+    /// The seconds of an evaluation of the network.
     pub evaluation: f64,
+    /// The seconds of a Jacobian product.
     pub product: f64,
+    /// The seconds of a call of a divergence head.
     pub head: f64,
 }
 
 impl PreparedPlan {
-    /// A trial as a workload. `seconds_per_row` are those of the plan's models.
+    /// The workload of a trial. `seconds_per_row` has one entry for each model of the plan.
     pub fn trial_load(&self, work: &TrialWork, seconds_per_row: &[SecondsPerRow]) -> Workload {
         let seconds = seconds_per_row
             .get(work.model_index())

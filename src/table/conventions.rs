@@ -1,10 +1,10 @@
-//! The means of the summary as other programs print them.
+//! The averages of the summary, converted to the units and conventions of other programs.
 
 use crate::convention::{self, ConventionContext};
 use crate::plan::Plan;
 use crate::rows::{ConventionRow, SummaryRow};
 
-/// Every summary under every convention.
+/// One row for each summary and each convention.
 pub fn convention_rows(plan: &Plan, summaries: &[SummaryRow]) -> Vec<ConventionRow> {
     let of = |row: &SummaryRow| -> Vec<ConventionRow> {
         let Some(model) = plan.models.iter().find(|m| m.name == row.model) else {
@@ -23,6 +23,8 @@ pub fn convention_rows(plan: &Plan, summaries: &[SummaryRow]) -> Vec<ConventionR
     summaries.iter().flat_map(of).collect()
 }
 
+/// One summary under one convention. If the convention does not apply to the model, the row has the
+/// reason in place of a value.
 fn convention_row(
     convention: &convention::Convention,
     setting: &ConventionContext,

@@ -1,13 +1,16 @@
-//! One dataset against another under the same model: does it rank its own data higher than foreign data?
+//! The comparison of two datasets under the same model: does the model assign higher
+//! log-likelihoods to its own data than to other data?
 
 use crate::num::stats;
 use crate::rows::{GapRow, LikelihoodRow};
 
-/// One row for each two datasets that a model saw under one solver and estimator, in the order of the rows.
+/// One row for each pair of datasets with the same model, solver and estimator, in the order of the
+/// given rows. Failed rows are excluded.
 pub fn dataset_gap_rows(rows: &[LikelihoodRow]) -> Vec<GapRow> {
     let mut sets: Vec<DatasetLogLikelihoods> = Vec::new();
     for row in rows.iter().filter(|r| r.log_likelihood.is_some()) {
-        // Rows come in runs of one set, so the last is nearly always the one.
+        // The rows of one dataset and estimator are mostly adjacent, so the search starts at the
+        // end.
         let at = sets
             .iter()
             .rposition(|s| s.matches(row))
@@ -28,24 +31,31 @@ pub fn dataset_gap_rows(rows: &[LikelihoodRow]) -> Vec<GapRow> {
         .collect()
 }
 
-/// One estimator's values on one dataset.
+/// The log-likelihoods of one dataset by one estimator.
 struct DatasetLogLikelihoods<'a> {
+    /// The first row, which has the names.
     first: &'a LikelihoodRow,
+    /// The log-likelihoods in nats.
     nats: Vec<f64>,
+    /// The values in bits per dimension, of the rows that have them.
     bits: Vec<f64>,
 }
 
 impl DatasetLogLikelihoods<'_> {
+    /// Whether a row belongs to this set.
     fn matches(&self, row: &LikelihoodRow) -> bool {
         self.same_except_dataset(row) && self.first.dataset == row.dataset
     }
 
+    /// Whether a row has the same model, solver and estimator.
     fn same_except_dataset(&self, row: &LikelihoodRow) -> bool {
         (&self.first.estimator, &self.first.model, &self.first.solver)
             == (&row.estimator, &row.model, &row.solver)
     }
 }
 
+/// The difference of the mean log-likelihoods of two sets, with the area under the ROC curve.
+/// `None` if the sets are of another model, solver or estimator, or too small for a standard error.
 fn dataset_gap_row(one: &DatasetLogLikelihoods, other: &DatasetLogLikelihoods) -> Option<GapRow> {
     if !one.same_except_dataset(other.first) {
         return None;
@@ -126,7 +136,7 @@ mod tests {
         for (dataset, values) in values {
             for estimator in ["exact", "hutchinson"] {
                 for (i, v) in values.iter().enumerate() {
-                    // The last ones failed and are never averaged in, nor counted.
+                    // The last rows failed: they are excluded from averages and counts.
                     let failed = i == 3 || (dataset == "out" && i == 2);
                     rows.push(row(dataset, estimator, i, (!failed).then_some(*v)));
                 }

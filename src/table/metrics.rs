@@ -1,4 +1,4 @@
-//! Statistics of samples as a table, and samples beside data for a person's eye.
+//! The table of sample statistics, and the gallery of generated samples beside data.
 
 use anyhow::{Context, Result};
 
@@ -25,7 +25,11 @@ impl TabulateWork for MetricsWork {
     }
 }
 
-/// The first generated samples of a sampler beside data, from the arrays that the run kept.
+/// The first generated samples of a sampler and the first samples of the data, from the arrays in
+/// the run directory. `None` for the data-versus-data floor.
+///
+/// # Errors
+/// Fails if an array cannot be read.
 fn load_gallery(work: &MetricsWork, files: &TrialFiles) -> Result<Option<Gallery>> {
     const MAX_GALLERY_SAMPLES: usize = 512;
     let Some(sampler) = &work.sampler else {
@@ -67,7 +71,8 @@ fn load_gallery(work: &MetricsWork, files: &TrialFiles) -> Result<Option<Gallery
     }))
 }
 
-/// A flat sample with a square number of values is drawn as a square image.
+/// The shape in which a sample is drawn. A flat sample with a square number of values, at least 9,
+/// becomes a square image. An axis of length 1 for the channel is dropped.
 fn image_shape(shape: &[usize]) -> Vec<usize> {
     match shape {
         [n] if *n > 4 && n.isqrt() * n.isqrt() == *n => vec![n.isqrt(), n.isqrt()],

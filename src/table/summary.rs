@@ -8,7 +8,13 @@ use polars::prelude::*;
 use crate::num::stats;
 use crate::rows::{LikelihoodRow, PairRow, Status, SummaryRow, Tables};
 
-/// Summaries and paired differences, one group of (model, dataset, solver) after the other.
+/// Adds the summary of every estimator and the paired differences between estimators, for each
+/// group of rows with the same model, dataset and solver.
+///
+/// `references` has the labels of the reference estimator and its solver for each trial's id.
+///
+/// # Errors
+/// Fails if the data frame library reports an error.
 pub fn add_summaries_and_pairs(
     rows: &[LikelihoodRow],
     references: &BTreeMap<String, [String; 2]>,
@@ -60,7 +66,8 @@ pub fn add_summaries_and_pairs(
                 == (&here.model, &here.dataset, &solver, &reference)
         };
         let base = everywhere.iter().find(|e| first(e).is_ok_and(is_base));
-        // A reference under this very solver that has no rows gives way to the first that has some.
+        // If the reference has the same solver but no rows, the first estimator with rows replaces
+        // it.
         let base = if solver == here.solver {
             base.or(estimators.first())
         } else {
@@ -90,14 +97,18 @@ pub fn add_summaries_and_pairs(
     Ok(())
 }
 
-/// Values of two estimators on the samples where both have one, with the first's standard errors.
+/// The log-likelihoods of two estimators on the samples for which both have one.
 #[derive(Default)]
 struct PairedLogLikelihoods {
+    /// The first estimator's log-likelihoods in nats.
     a: Vec<f64>,
+    /// The second estimator's log-likelihoods in nats.
     b: Vec<f64>,
+    /// The standard errors of the first estimator.
     stderr: Vec<Option<f64>>,
 }
 
+/// Joins the rows of two estimators by the sample's index.
 fn join_by_sample(a: &DataFrame, b: &DataFrame) -> Result<PairedLogLikelihoods> {
     let part = |f: &DataFrame| f.select(["sample", "value", "stderr"]);
     let mut joined = part(a)?.inner_join(&part(b)?, ["sample"], ["sample"])?;
@@ -122,31 +133,36 @@ fn join_by_sample(a: &DataFrame, b: &DataFrame) -> Result<PairedLogLikelihoods> 
 }
 
 impl PairedLogLikelihoods {
+    /// The first estimator's values minus the second's.
     fn differences(&self) -> Vec<f64> {
         self.a.iter().zip(&self.b).map(|(a, b)| a - b).collect()
     }
 }
 
-/// What the rows of a group are compared with.
+/// The reference estimate with which the rows of a group are compared.
 struct ReferenceRows<'a> {
-    /// Absent where its trials have not finished.
+    /// The rows of the reference. `None` if its trials have not finished.
     rows: Option<&'a DataFrame>,
     first_row: Option<&'a LikelihoodRow>,
-    /// Estimator and solver, as the plan names them.
+    /// The labels of the estimator and the solver in the plan.
     planned_labels: [&'a str; 2],
 }
 
 impl ReferenceRows<'_> {
+    /// The labels of the estimator and the solver: those of the rows, or those of the plan.
     fn labels(&self) -> [&str; 2] {
         self.first_row
             .map_or(self.planned_labels, |row| [&row.estimator, &row.solver])
     }
 
+    /// Whether a row is one of the reference.
     fn matches(&self, row: &LikelihoodRow) -> bool {
         self.labels() == [&row.estimator, &row.solver]
     }
 }
 
+/// The summary row of one estimator. `rows` are all rows; `one` has the positions of the
+/// estimator's own.
 fn summarize_estimator(
     one: &DataFrame,
     base: &ReferenceRows,
@@ -231,6 +247,8 @@ fn summarize_estimator(
     })
 }
 
+/// The mean difference of `one` minus `other` over their common samples. `None` if there are fewer
+/// than two. `name` is the label of `other`.
 fn paired_difference_row(
     one: &DataFrame,
     other: &DataFrame,

@@ -1,19 +1,23 @@
-//! Two readings of one row: the same, apart by rounding, or another number.
+//! Comparison of a stored row with the same row recomputed. There are three verdicts:
 //!
-//! - **match**: the same text, or numbers within [`MATCH_ULPS`] units in the last place.
-//! - **drift**: within 2⁻¹⁵ of the sum of the magnitudes that the number is made of (256 roundings of float32, in
-//!   which networks run), and where a solver chose its steps, within one of its tolerances more, since a step that
-//!   is only just accepted on one machine is refused on another. What another processor, runtime or provider does,
-//!   and now and then another batch, since the runtime rounds a matrix product by its size. Between ONNX Runtime
-//!   1.20 and 1.31 the largest difference was a third of this. The nodes of a profile lie where
-//!   a solver chose: they drift by [`PROFILE_DRIFT`] of the largest.
+//! - **match**: the texts are equal, or the numbers differ by at most [`MATCH_ULPS`] units in the
+//!   last place.
+//! - **drift**: the difference is at most 2⁻¹⁵ of the sum of the magnitudes behind the number. This
+//!   is 256 roundings of float32, in which networks run. If a solver chose its steps, one of its
+//!   tolerances is added, because a step that is barely accepted on one machine is rejected on
+//!   another. The nodes of a profile are chosen by a solver too: they may differ by
+//!   [`PROFILE_DRIFT`] of the largest value in the column.
 //! - **mismatch**: anything else.
 //!
-//! What the clock measured is not compared.
+//! Drift comes from another processor, runtime or execution provider. It can also come from another
+//! batch size, because the runtime rounds a matrix product depending on its size. Between ONNX
+//! Runtime 1.20 and 1.31, the largest difference was a third of the allowed drift.
+//!
+//! Columns of measured time are not compared.
 
 use crate::plan::{RowMagnitudes, TrialWork};
 
-/// How two readings of one row stand to each other, the worse the greater.
+/// The result of a comparison. A worse verdict is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RowVerdict {
     Match,
@@ -22,6 +26,7 @@ pub enum RowVerdict {
 }
 
 impl RowVerdict {
+    /// The word for the verdict in tables and on the terminal.
     pub fn as_str(self) -> &'static str {
         match self {
             RowVerdict::Match => "match",
@@ -31,31 +36,36 @@ impl RowVerdict {
     }
 }
 
-/// Units in the last place of a double that still are a match: sums in another order inside one library.
+/// The largest distance of two matching numbers, in units in the last place of float64. A library
+/// can add the same numbers in another order.
 const MATCH_ULPS: u64 = 4;
 
-/// Of the magnitudes behind a number, what roundings of networks may move: 256 · 2⁻²³.
+/// The share of the magnitudes behind a number by which the rounding of networks may change it:
+/// 2⁻¹⁵ = 256 · 2⁻²³.
 pub const DRIFT_TOLERANCE: f64 = 1.0 / (1 << 15) as f64;
 
-/// Solvers that choose their steps may take other ones: this share of the evaluations is drift.
+/// The share by which the number of evaluations may differ if a solver chooses its steps.
 const STEP_COUNT_DRIFT: f64 = 0.25;
 
-/// Nodes that a solver chose lie elsewhere where its error estimates were rounded otherwise: this share of the
-/// largest in their column is drift.
+/// The drift of rows at nodes that a solver chose, as a share of the largest value in the column.
+/// The nodes move if the solver's error estimates are rounded differently.
 const PROFILE_DRIFT: f64 = 0.01;
 
-/// The ends of a 95 % interval.
+/// The columns with the ends of a 95 % confidence interval.
 pub const INTERVAL_COLUMNS: [&str; 2] = ["low", "high"];
 
-/// A table as text, with the line of every row.
+/// A CSV table as text, with the line number of every row.
 pub struct VerifyTable {
     pub columns: Vec<String>,
+    /// Each row with its line in the file, counted from 1.
     pub rows: Vec<(u64, Vec<String>)>,
 }
 
 impl VerifyTable {
+    /// Parses a CSV file with a header line.
+    ///
     /// # Errors
-    /// Where the bytes are no table.
+    /// Fails if the bytes are no CSV table.
     pub fn read(bytes: &[u8]) -> Result<VerifyTable, String> {
         let mut reader = csv::Reader::from_reader(bytes);
         let columns = reader
@@ -73,7 +83,7 @@ impl VerifyTable {
         Ok(VerifyTable { columns, rows })
     }
 
-    /// The table with those of its columns that pass.
+    /// The table with only those columns whose names `pass` accepts.
     pub fn retain_columns(&self, pass: impl Fn(&str) -> bool) -> VerifyTable {
         let kept: Vec<usize> = (0..self.columns.len())
             .filter(|i| pass(&self.columns[*i]))
@@ -94,10 +104,12 @@ impl VerifyTable {
         }
     }
 
+    /// The position of a column. `None` if the table does not have it.
     pub fn column_index(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|c| c == name)
     }
 
+    /// The text of a cell. `None` if the table does not have the row or the column.
     pub fn cell(&self, row: usize, name: &str) -> Option<&str> {
         Some(
             self.rows
@@ -108,6 +120,7 @@ impl VerifyTable {
         )
     }
 
+    /// The number in a cell. `None` if the cell is absent, is no number, or is not finite.
     pub fn number(&self, row: usize, name: &str) -> Option<f64> {
         self.cell(row, name)?
             .parse()
@@ -115,7 +128,7 @@ impl VerifyTable {
             .filter(|v: &f64| v.is_finite())
     }
 
-    /// The largest magnitude of a column.
+    /// The largest absolute value in a column, 0 if it has no number.
     fn max_abs(&self, name: &str) -> f64 {
         (0..self.rows.len())
             .filter_map(|i| self.number(i, name))
@@ -123,18 +136,24 @@ impl VerifyTable {
     }
 }
 
-/// One comparison, the worst of a row.
+/// The comparison of a cell. For a row, it is the worst comparison of its cells.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowComparison {
     pub verdict: RowVerdict,
+    /// The column of the cell. It is empty if the row matches.
     pub column: String,
+    /// The text of the stored cell.
     pub stored: String,
+    /// The text of the recomputed cell.
     pub recomputed: String,
+    /// The stored number minus the recomputed number. `None` if one is no number.
     pub difference: Option<f64>,
+    /// The largest absolute difference that is drift.
     pub tolerance: Option<f64>,
 }
 
 impl RowComparison {
+    /// The comparison of a row that matches.
     pub fn equal() -> RowComparison {
         let none = String::new;
         let (column, stored, recomputed) = (none(), none(), none());
@@ -148,7 +167,8 @@ impl RowComparison {
         }
     }
 
-    /// Two texts; numbers where both are.
+    /// Compares two cells, as numbers if both are finite numbers, otherwise as texts. `tolerance`
+    /// is the largest absolute difference that is drift.
     pub fn compare_cells(
         column: &str,
         stored: &str,
@@ -181,7 +201,8 @@ impl RowComparison {
         named(verdict, Some(a - b), Some(tolerance))
     }
 
-    /// The worse of two: by the verdict, then by how far the difference reaches towards its tolerance.
+    /// The worse of two comparisons: the one with the worse verdict, then the one with the larger
+    /// difference relative to its tolerance.
     pub fn worse_of(self, other: RowComparison) -> RowComparison {
         let share = |c: &RowComparison| {
             c.difference
@@ -193,7 +214,7 @@ impl RowComparison {
     }
 }
 
-/// Doubles between two of one sign.
+/// The distance of two numbers in units in the last place. It is `u64::MAX` if their signs differ.
 fn ulp_distance(a: f64, b: f64) -> u64 {
     if a == b {
         return 0;
@@ -204,7 +225,8 @@ fn ulp_distance(a: f64, b: f64) -> u64 {
     a.to_bits().abs_diff(b.to_bits())
 }
 
-/// Holds row `i` of what was stored against row `j` of what was recomputed, column by column.
+/// Compares row `i` of the stored table with row `j` of the recomputed table, column by column.
+/// Columns that the stored table lacks are not compared. `dim` is the model's number of dimensions.
 pub fn compare_rows(
     work: &TrialWork,
     dim: usize,
@@ -214,7 +236,8 @@ pub fn compare_rows(
     j: usize,
 ) -> RowComparison {
     let clock = |name: &str| name.contains("seconds") || name == "cost";
-    // Intervals follow from a difference and its error, and tables make them anew.
+    // Intervals follow from a difference and its error, which are compared. Tables compute them
+    // again.
     let derived = |name: &str| INTERVAL_COLUMNS.contains(&name);
     let mut worst = RowComparison::equal();
     for name in again
@@ -225,7 +248,7 @@ pub fn compare_rows(
         let (Some(old), Some(new)) = (stored.cell(i, name), again.cell(j, name)) else {
             continue;
         };
-        // Earlier versions told nothing of fixed steps.
+        // Earlier versions estimated no error of fixed steps and left this cell empty.
         let untold = *name == "solver_error" && old.is_empty();
         if old != new && !untold {
             worst = worst.worse_of(RowComparison::compare_cells(
@@ -239,7 +262,7 @@ pub fn compare_rows(
     worst
 }
 
-/// Two numbers of rows that should be one.
+/// Compares the number of stored rows with the number of recomputed rows, which differ.
 pub fn compare_row_counts(work: &TrialWork, stored: usize, recomputed: usize) -> RowComparison {
     let other_steps = work.has_adaptive_nodes();
     let few = stored.abs_diff(recomputed) as f64 <= STEP_COUNT_DRIFT * recomputed as f64;
@@ -255,7 +278,7 @@ pub fn compare_row_counts(work: &TrialWork, stored: usize, recomputed: usize) ->
     }
 }
 
-/// How far a number may drift, from what it is made of.
+/// The largest absolute difference of a number that is drift, from the magnitudes behind it.
 fn drift_tolerance(
     work: &TrialWork,
     dim: usize,
@@ -268,7 +291,7 @@ fn drift_tolerance(
     if ["evaluations", "jvps", "head_calls"].contains(&column) {
         return chosen.map_or(0.0, |_| STEP_COUNT_DRIFT * size(column));
     }
-    // No network computes these.
+    // These numbers do not depend on a network, so they must be equal.
     if ["sample", "step", "steps", "population", "n", "draws"].contains(&column) {
         return 0.0;
     }
@@ -288,7 +311,8 @@ fn drift_tolerance(
     (DRIFT_TOLERANCE + rtol) * scale + atol
 }
 
-/// The magnitude behind a mean: itself, and the spread of what was averaged.
+/// The magnitude behind a mean: its absolute value plus the standard deviation of the averaged
+/// numbers, which is the standard error times √n.
 fn statistic_magnitude(column: &str, size: &dyn Fn(&str) -> f64) -> f64 {
     let root_n = ["n", "n_generated"]
         .map(size)
@@ -327,7 +351,7 @@ mod tests {
         ] {
             assert_eq!(verdict(a, b), RowVerdict::Mismatch, "{a} {b}");
         }
-        // The sign of nothing is nothing.
+        // Zero and negative zero are equal.
         assert_eq!(verdict("0", "-0"), RowVerdict::Match);
     }
 

@@ -1,4 +1,5 @@
-//! Which rows are recomputed: a part of each kind of work, drawn by address.
+//! The choice of the rows that are recomputed: a random part of each kind of work. The choice
+//! depends only on the seed, the trial's id and the sample's index.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,24 +8,29 @@ use sha2::{Digest, Sha256};
 use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::plan::{Trial, TrialWork};
 
-/// What of one trial is recomputed.
+/// The samples of one trial that are recomputed.
 pub struct TrialSelection<'a> {
     pub trial: &'a Trial,
-    /// In order; none where the trial's rows are statistics, which are recomputed together.
+    /// The samples in order. The list is empty if the trial's rows are statistics, which are
+    /// recomputed together.
     pub samples: Vec<SampleId>,
 }
 
-/// What is recomputed together: a sample, or those that a statistic of theirs ties together.
+/// The smallest part of a trial that can be recomputed: a sample, a whole population, or all of a
+/// trial of statistics.
 struct SelectionUnit {
+    /// A uniform random number. The units with the smallest draws are chosen.
     draw: f64,
-    /// Of its trial.
+    /// The position of the trial in the list of trials.
     trial_index: usize,
     samples: Vec<SampleId>,
 }
 
-/// The share `fraction` of the units of every kind of work, rounded up, so that every kind has one at least, and all
-/// of the trials in `whole`. A unit is a sample, a whole population, or a trial of statistics. A larger fraction
-/// under one seed takes the same units and more.
+/// Chooses the share `fraction` of the units of every kind of work, and all units of the trials in
+/// `whole`. The number of units is rounded up, so every kind has at least one.
+///
+/// A unit is a sample, a whole population, or a trial of statistics. With the same seed, a larger
+/// fraction chooses the same units and more.
 pub fn select_samples<'a>(
     trials: &[&'a Trial],
     fraction: f64,
@@ -79,7 +85,8 @@ pub fn select_samples<'a>(
         .collect()
 }
 
-/// The samples of every unit of a trial; none where its rows are statistics.
+/// The samples of each unit of a trial. If its rows are statistics, there is one unit without
+/// samples.
 fn selection_units(work: &TrialWork) -> Vec<Vec<SampleId>> {
     let Some(samples) = work.sample_range() else {
         return vec![Vec::new()];
@@ -91,7 +98,7 @@ fn selection_units(work: &TrialWork) -> Vec<Vec<SampleId>> {
         .collect()
 }
 
-/// An id as part of an address.
+/// The hash of a trial's id, for random draws that depend on it.
 fn hash_trial_id(id: &str) -> u64 {
     let hash = Sha256::digest(id.as_bytes());
     hash.iter()

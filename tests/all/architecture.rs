@@ -185,7 +185,8 @@ fn layers_point_downwards() {
     }
 }
 
-/// The files of `src/` that a file names by its `use` statements: `crate::a::b` and `super::b` that are files.
+/// The files of `src/` that a file names by its `use` statements: `crate::a::b` and `super::b` that
+/// are files.
 fn imported_files(file: &str, text: &str, files: &BTreeMap<String, String>) -> Vec<String> {
     let folder = Path::new(file).parent().unwrap_or(Path::new(""));
     let own = Path::new(file).with_extension("");
