@@ -24,7 +24,7 @@ struct Component<'a> {
 /// The budgets of all summary rows that have samples.
 ///
 /// `dims` gives the number of values in one sample, by model.
-pub fn budget_rows(
+pub(crate) fn budget_rows(
     summaries: &[SummaryRow],
     refined: &[RefinedRow],
     dims: &BTreeMap<String, usize>,
@@ -60,7 +60,7 @@ pub fn budget_rows(
 
 /// What is known about the solver's bias, which is its contribution to a mean log-likelihood.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum SolverBias {
+pub(crate) enum SolverBias {
     /// The run did not measure the bias.
     NotMeasured,
     /// The bias is at most one millionth of the mean.
@@ -77,7 +77,7 @@ const RELATIVE_ROUNDING: f64 = 1e-6;
 
 impl SolverBias {
     /// The solver's bias of a summary row. `None` for a few-step flow map, which has no solver.
-    pub fn from_summary(row: &SummaryRow) -> Option<SolverBias> {
+    pub(crate) fn from_summary(row: &SummaryRow) -> Option<SolverBias> {
         if row.kind.is_few_step() {
             return None;
         }
@@ -95,7 +95,7 @@ impl SolverBias {
 }
 
 /// Copies the solver component of every budget into its summary row.
-pub fn set_solver_bias(summaries: &mut [SummaryRow], lines: &[BudgetRow]) {
+pub(crate) fn set_solver_bias(summaries: &mut [SummaryRow], lines: &[BudgetRow]) {
     for line in lines.iter().filter(|line| line.component == "solver") {
         let same = |row: &&mut SummaryRow| {
             (&row.model, &row.dataset, &row.estimator, &row.solver)

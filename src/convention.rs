@@ -8,7 +8,7 @@ use std::f64::consts::LN_2;
 
 /// What a convention depends on besides the log-likelihood.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ConventionContext {
+pub(crate) struct ConventionContext {
     /// The numbers in one sample, D.
     pub dim: usize,
     /// The data's range in the model's coordinates. `None` if the card names none.
@@ -19,7 +19,7 @@ pub struct ConventionContext {
 
 /// The conversion value = scale · log p + offset, with log p in nats in the model's coordinates.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AffineConversion {
+pub(crate) struct AffineConversion {
     /// The factor of log p.
     pub scale: f64,
     /// The constant term.
@@ -28,18 +28,18 @@ pub struct AffineConversion {
 
 impl AffineConversion {
     /// Converts a log-likelihood in nats.
-    pub fn convert(&self, log_likelihood: f64) -> f64 {
+    pub(crate) fn convert(&self, log_likelihood: f64) -> f64 {
         self.scale * log_likelihood + self.offset
     }
 
     /// Converts the standard error of a log-likelihood in nats.
-    pub fn convert_stderr(&self, stderr: f64) -> f64 {
+    pub(crate) fn convert_stderr(&self, stderr: f64) -> f64 {
         self.scale.abs() * stderr
     }
 }
 
 /// One way to print a log-likelihood.
-pub struct Convention {
+pub(crate) struct Convention {
     /// The name with which users choose the convention.
     pub name: &'static str,
     /// The unit of the converted value.
@@ -57,7 +57,7 @@ pub struct Convention {
 
 impl Convention {
     /// The convention called `name`.
-    pub fn by_name(name: &str) -> Option<&'static Convention> {
+    pub(crate) fn by_name(name: &str) -> Option<&'static Convention> {
         CONVENTIONS.iter().find(|c| c.name == name)
     }
 
@@ -65,13 +65,16 @@ impl Convention {
     ///
     /// # Errors
     /// Fails if the convention does not apply to the data. The message gives the reason.
-    pub fn conversion_for(&self, context: &ConventionContext) -> Result<AffineConversion, String> {
+    pub(crate) fn conversion_for(
+        &self,
+        context: &ConventionContext,
+    ) -> Result<AffineConversion, String> {
         (self.conversion)(context)
     }
 }
 
 /// Every convention, with this program's own units first.
-pub const CONVENTIONS: &[Convention] = &[
+pub(crate) const CONVENTIONS: &[Convention] = &[
     Convention {
         name: "nats",
         unit: "nats",

@@ -14,7 +14,7 @@ use crate::rows::{EstimateKind, FrontierRow, SampleLikelihoodRow, SummaryRow};
 const TARGETS: [f64; 3] = [1.0, 0.1, 0.01];
 
 /// What each estimator averages, by its label: `probes` or `replicates`, and how many of them.
-pub type AveragingCounts = BTreeMap<String, (String, usize)>;
+pub(crate) type AveragingCounts = BTreeMap<String, (String, usize)>;
 
 /// Log-likelihoods in nats, by model, dataset, solver and estimator, then by the sample's index.
 type LogLikelihoodsBySample<'a> =
@@ -48,7 +48,7 @@ enum ErrorBasis {
 ///
 /// `averages` gives what each estimator averages, by its label. `dims` gives the number of values
 /// in one sample, by model.
-pub fn frontier_rows(
+pub(crate) fn frontier_rows(
     summaries: &[SummaryRow],
     samples: &[SampleLikelihoodRow],
     averages: &AveragingCounts,

@@ -14,13 +14,13 @@ use serde::Serialize;
 use crate::num::stats;
 use crate::rows::Tables;
 
-pub mod claims;
+pub(crate) mod claims;
 
 use claims::{Claim, Claims};
 
 /// The outcome of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimVerdict {
+pub(crate) enum ClaimVerdict {
     /// The confidence interval lies inside the claimed interval.
     Pass,
     /// The confidence interval lies outside the claimed interval, or the run has no number.
@@ -31,7 +31,7 @@ pub enum ClaimVerdict {
 
 impl ClaimVerdict {
     /// The word for the verdict in tables.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             ClaimVerdict::Pass => "pass",
             ClaimVerdict::Fail => "fail",
@@ -42,7 +42,7 @@ impl ClaimVerdict {
 
 /// One claim with the measured value: a row of the table that `--out` writes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ClaimResult {
+pub(crate) struct ClaimResult {
     /// `pass`, `fail` or `inconclusive`.
     pub verdict: &'static str,
     /// The name of the claim.
@@ -76,7 +76,10 @@ pub struct ClaimResult {
 /// # Errors
 /// Fails if a claim names a table, a column or a row that does not exist. The message names the
 /// claim's key.
-pub fn check_claims(tables: &Tables, claims: &Claims) -> Result<Vec<(ClaimVerdict, ClaimResult)>> {
+pub(crate) fn check_claims(
+    tables: &Tables,
+    claims: &Claims,
+) -> Result<Vec<(ClaimVerdict, ClaimResult)>> {
     let tables = tables
         .files()?
         .into_iter()

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 
 /// Formats bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -13,7 +13,7 @@ pub fn hex(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// Fails if the environment names neither a cache folder nor a home folder.
-pub fn user_cache_folder() -> Result<PathBuf> {
+pub(crate) fn user_cache_folder() -> Result<PathBuf> {
     let set = |name: &str| {
         std::env::var_os(name)
             .filter(|v| !v.is_empty())
@@ -36,7 +36,7 @@ pub fn user_cache_folder() -> Result<PathBuf> {
 }
 
 /// Returns the processor's name, or `unknown` if the system does not report it.
-pub fn processor_name() -> String {
+pub(crate) fn processor_name() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| {
         l.strip_prefix("model name")?

@@ -75,7 +75,7 @@ fn detect_lattice_in_subsample(subsample: &Subsample, data: Option<DataSpec>) ->
 
 /// Why the log-likelihood of some data does not bound anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DataMismatch {
+pub(crate) enum DataMismatch {
     /// The floats were quantized and not dequantized. The text says how this shows.
     Quantized(String),
     /// The floats are outside the card's range, or the integers have another depth. The text is a
@@ -86,7 +86,7 @@ pub enum DataMismatch {
 /// Why floats do not match the card's `data`. `None` if they match.
 ///
 /// `values` holds the samples along its first axis, and `shape` is the shape of one sample.
-pub fn float_data_mismatch(
+pub(crate) fn float_data_mismatch(
     values: &ArrayD<f64>,
     shape: &[usize],
     data: Option<DataSpec>,
@@ -103,7 +103,7 @@ pub fn float_data_mismatch(
 /// Why integers do not match the card's `data`. `None` if they match.
 ///
 /// `bytes` says that the file's number type holds only 0 to 255.
-pub fn integer_data_mismatch(
+pub(crate) fn integer_data_mismatch(
     values: &ArrayD<f64>,
     bytes: bool,
     data: Option<DataSpec>,

@@ -13,7 +13,7 @@ use crate::host::hex;
 
 /// The kind of a result, which decides the suffix of the file's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputKind {
+pub(crate) enum OutputKind {
     /// A CSV table. Only tables can go to standard output (`-`).
     Table,
     /// A NumPy array.
@@ -35,7 +35,7 @@ impl OutputKind {
     ];
 
     /// The suffix of files of this kind, without the dot.
-    pub fn suffix(self) -> &'static str {
+    pub(crate) fn suffix(self) -> &'static str {
         match self {
             OutputKind::Table => "csv",
             OutputKind::Array => "npy",
@@ -62,7 +62,7 @@ impl OutputKind {
 /// renamed. It keeps the permissions of the file that it replaces. [`Output::write`] writes a
 /// result that is complete; [`Output::begin`] writes rows as they are computed.
 #[derive(Debug, Clone)]
-pub struct Output {
+pub(crate) struct Output {
     /// The option that names the result, such as `--out`, for messages.
     flag: &'static str,
     /// The path as the user wrote it.
@@ -89,7 +89,7 @@ impl Output {
     /// # Errors
     /// Fails if the path is a folder, has the suffix of another kind, is an input, or cannot be
     /// written.
-    pub fn new(
+    pub(crate) fn new(
         kind: OutputKind,
         flag: &'static str,
         named: &Path,
@@ -111,7 +111,7 @@ impl Output {
     }
 
     /// Whether the result goes to standard output. Nothing else may be printed there then.
-    pub fn is_stdout(&self) -> bool {
+    pub(crate) fn is_stdout(&self) -> bool {
         self.target == Target::Stdout
     }
 
@@ -119,7 +119,7 @@ impl Output {
     ///
     /// # Errors
     /// Fails if this result is not a file, or if [`Output::new`] refuses the path.
-    pub fn sibling(
+    pub(crate) fn sibling(
         &self,
         kind: OutputKind,
         flag: &'static str,
@@ -138,7 +138,7 @@ impl Output {
 
     /// `inputs` followed by this file. With this list as its inputs, another result of the same
     /// call cannot be written to the same file.
-    pub fn appended_to(&self, inputs: &[PathBuf]) -> Vec<PathBuf> {
+    pub(crate) fn appended_to(&self, inputs: &[PathBuf]) -> Vec<PathBuf> {
         inputs.iter().chain([&self.path]).cloned().collect()
     }
 
@@ -173,7 +173,7 @@ impl Output {
     ///
     /// # Errors
     /// Fails if the disk or the device refuses. No part of a file stays then.
-    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<()> {
         if let Target::File(to) = &self.target {
             return self
                 .make_folder(to)
@@ -195,7 +195,7 @@ impl Output {
     ///
     /// # Errors
     /// Fails if the file cannot be created, or if another process is writing it.
-    pub fn begin(&self) -> Result<Writer> {
+    pub(crate) fn begin(&self) -> Result<Writer> {
         let sink = match &self.target {
             Target::Stdout => Ok(Sink::Stdout(io::stdout())),
             Target::Stream(path) => OpenOptions::new()
@@ -245,7 +245,7 @@ impl Output {
 
 /// Writes a result in parts; see [`Output::begin`].
 #[derive(Debug)]
-pub struct Writer {
+pub(crate) struct Writer {
     /// The first part of messages.
     context: String,
     sink: Sink,
@@ -277,7 +277,7 @@ impl Writer {
     ///
     /// # Errors
     /// Fails if the disk or the device refuses.
-    pub fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         self.flush()?;
         match self.sink {
             Sink::Partial(partial) => partial.finish().context(self.context),
@@ -415,7 +415,7 @@ impl Drop for PartialFile {
 ///
 /// # Errors
 /// Fails if the disk refuses, or if the path is a pipe or a device. No part of the file stays then.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
     let context = || format!("{}: it cannot be written", path.display());
     let write = |to: &Path| -> Result<()> {
         std::fs::create_dir_all(folder_of(to)).map_err(explain_io_error)?;
@@ -438,7 +438,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
 ///
 /// # Errors
 /// Fails if the path is not a folder, or if the folder is read-only.
-pub fn check_output_folder(path: &Path) -> Result<()> {
+pub(crate) fn check_output_folder(path: &Path) -> Result<()> {
     let context = || format!("{}: it cannot be written", path.display());
     if path.exists() && !path.is_dir() {
         bail!(

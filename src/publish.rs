@@ -18,7 +18,7 @@ use crate::table;
 mod side_by_side;
 
 /// The tables of a run, and the number of trials that are missing from them.
-pub struct RunResults {
+pub(crate) struct RunResults {
     pub tables: Tables,
     /// The number of failed trials.
     pub failed_trials: usize,
@@ -28,12 +28,12 @@ pub struct RunResults {
 
 impl RunResults {
     /// The number of samples without a log-likelihood, added up over all estimators.
-    pub fn failed_rows(&self) -> usize {
+    pub(crate) fn failed_rows(&self) -> usize {
         self.tables.summary.iter().map(|s| s.failed).sum()
     }
 
     /// The summary as text for a terminal.
-    pub fn terminal_summary(&self) -> String {
+    pub(crate) fn terminal_summary(&self) -> String {
         let mut out = String::new();
         let same = |a: &SummaryRow, b: &SummaryRow| {
             (&a.model, &a.dataset, &a.solver) == (&b.model, &b.dataset, &b.solver)
@@ -149,7 +149,7 @@ fn format_small(value: f64) -> String {
 /// # Errors
 /// Fails if a directory is not a run's directory, if one of its files was changed or removed, or if
 /// the directories contain different runs.
-pub fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
+pub(crate) fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
     let runs = CombinedRun::read(dirs.to_vec())?;
     let [run] = &runs[..] else {
         bail!(
@@ -172,7 +172,7 @@ pub fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
 /// # Errors
 /// Fails if the directory is not a run's directory, if one of its files was changed or removed, or
 /// if a file cannot be written. The message names the file.
-pub fn publish_run(dir: &Path) -> Result<RunResults> {
+pub(crate) fn publish_run(dir: &Path) -> Result<RunResults> {
     let run = CombinedRun::read(vec![dir.to_owned()])?.remove(0);
     let (tables, facts) = run.tables_and_facts()?;
     write_report(dir, &tables, &facts)?;
@@ -192,7 +192,7 @@ pub fn publish_run(dir: &Path) -> Result<RunResults> {
 /// # Errors
 /// Fails if [`publish_run`] would fail for one of the directories. With `out`, it also fails if
 /// that folder belongs to another run or contains a page that flowgauge did not write.
-pub fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>> {
+pub(crate) fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>> {
     let runs = CombinedRun::read(dirs.to_vec())?;
     let Some(out) = out else {
         let mut written = Vec::new();

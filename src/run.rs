@@ -25,7 +25,7 @@ use crate::progress::{
 use crate::stop;
 
 /// The options of a run besides its config.
-pub struct RunOptions {
+pub(crate) struct RunOptions {
     /// The run directory.
     pub out: PathBuf,
     /// The execution provider, batch size and threads.
@@ -40,7 +40,7 @@ pub struct RunOptions {
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunEnd {
+pub(crate) enum RunEnd {
     /// Every trial of this process's share was executed.
     Completed,
     /// A signal stopped the run: `done` of its `total` trials are done.
@@ -52,7 +52,7 @@ pub enum RunEnd {
 /// # Errors
 /// Fails if an input is invalid, or if the directory contains another plan, is in use or cannot be
 /// written. A failed trial is not an error: the journal records it.
-pub fn execute_run(
+pub(crate) fn execute_run(
     written: &ConfigFile,
     prepared: &PreparedPlan,
     runtime: &Runtime,
@@ -111,7 +111,7 @@ pub fn execute_run(
 ///
 /// Earlier versions planned no automatic error budgets. If the existing run has none, they are
 /// removed from the plan, so that it still matches the run.
-pub fn match_existing_run(prepared: PreparedPlan, dir: &Path) -> PreparedPlan {
+pub(crate) fn match_existing_run(prepared: PreparedPlan, dir: &Path) -> PreparedPlan {
     match read_plan(dir) {
         Ok(existing) if !existing.plan.trials.iter().any(|t| t.work.is_automatic()) => {
             prepared.without_automatic_budgets()
@@ -298,7 +298,7 @@ fn lock_run_directory(dir: &Path, shard: Option<Shard>) -> Result<Vec<File>> {
 ///
 /// # Errors
 /// Fails if the work fails, or if the lock file cannot be created.
-pub fn with_run_lock<T>(dir: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn with_run_lock<T>(dir: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let file = lock_file(dir, &format!("{LOCK_PREFIX}-short"))?;
     // A file system without locks must not prevent a run.
     let _held = file.lock();
@@ -374,7 +374,7 @@ fn begin_or_resume(
 
 /// The runtime, execution provider and processor, as the journal records them for a finished trial.
 /// The last digits of its numbers may depend on them.
-pub fn runtime_fingerprint(runtime: &Runtime, machine: ComputeOptions) -> String {
+pub(crate) fn runtime_fingerprint(runtime: &Runtime, machine: ComputeOptions) -> String {
     format!(
         "ONNX Runtime {}, {}, {}",
         runtime.library.version,

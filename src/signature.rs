@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// The kind of file that is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExpectedFile {
+pub(crate) enum ExpectedFile {
     /// The config of a run.
     Config,
     /// The card of a model.
@@ -67,7 +67,7 @@ impl ExpectedFile {
 /// The kinds of files that are recognized: those that are expected somewhere, and those that are
 /// often given by mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
+pub(crate) enum FileKind {
     /// A file of no bytes.
     Empty,
     /// A pointer of git-lfs, whose content was not fetched.
@@ -99,7 +99,7 @@ pub enum FileKind {
 
 /// The kind of a file that begins with `bytes`; `None` if it is not recognized. A few kilobytes are
 /// enough, except for archives, which must be given as a whole.
-pub fn detect_file_kind(bytes: &[u8]) -> Option<FileKind> {
+pub(crate) fn detect_file_kind(bytes: &[u8]) -> Option<FileKind> {
     let begins = |with: &[u8]| bytes.starts_with(with);
     let head = &bytes[..bytes.len().min(512)];
     let lower = String::from_utf8_lossy(head)
@@ -168,7 +168,7 @@ pub fn detect_file_kind(bytes: &[u8]) -> Option<FileKind> {
 }
 
 /// Why a file with these bytes is not the expected kind, and what to do; `None` if it may be.
-pub fn explain_mismatch(bytes: &[u8], expected: ExpectedFile) -> Option<String> {
+pub(crate) fn explain_mismatch(bytes: &[u8], expected: ExpectedFile) -> Option<String> {
     let kind = detect_file_kind(bytes)?;
     let words = expected.description();
     let array = expected == ExpectedFile::Array;
@@ -235,7 +235,7 @@ pub fn explain_mismatch(bytes: &[u8], expected: ExpectedFile) -> Option<String> 
 
 /// Why `path` cannot be read, if it is a link to a missing file, such as a file of git-annex that
 /// was not fetched; `None` if it is no such link.
-pub fn explain_missing(path: &Path) -> Option<String> {
+pub(crate) fn explain_missing(path: &Path) -> Option<String> {
     if let Ok(target) = path.read_link()
         && !path.exists()
     {
@@ -255,7 +255,7 @@ pub fn explain_missing(path: &Path) -> Option<String> {
 /// # Errors
 /// Fails if the file cannot be read, is not UTF-8, or is another kind of file. The message does not
 /// name the file.
-pub fn read_yaml_text(path: &Path, expected: ExpectedFile) -> Result<String, String> {
+pub(crate) fn read_yaml_text(path: &Path, expected: ExpectedFile) -> Result<String, String> {
     if let Some(why) = explain_missing(path) {
         return Err(why);
     }

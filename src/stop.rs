@@ -10,7 +10,7 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// How the process ends if the work does not check the flag in time: after a grace period, or at a
 /// second signal.
 #[derive(Debug, Clone)]
-pub struct StopPolicy {
+pub(crate) struct StopPolicy {
     /// The exit status. Default: 128 plus the number of the signal.
     pub exit_status: Option<u8>,
     /// How long the work may take to end after the first signal. Default: without limit.
@@ -21,7 +21,7 @@ pub struct StopPolicy {
 
 /// Makes SIGINT (Ctrl-C) and SIGTERM set the flag instead of ending the process at once.
 #[cfg(unix)]
-pub fn install_signal_handlers(policy: StopPolicy) {
+pub(crate) fn install_signal_handlers(policy: StopPolicy) {
     use signal_hook::consts::{SIGINT, SIGTERM};
     // If no handlers can be installed, those of the system remain: they end the process at once.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) else {
@@ -55,12 +55,12 @@ fn exit_process(policy: &StopPolicy, signal: i32) -> ! {
 }
 
 /// Whether a signal has asked the program to stop.
-pub fn requested() -> bool {
+pub(crate) fn requested() -> bool {
     SIGNAL.load(Ordering::Relaxed) != 0
 }
 
 /// The exit status of work that a signal stopped and that cannot be resumed: 128 plus the number of
 /// the signal, as shells report it.
-pub fn signal_exit_status() -> u8 {
+pub(crate) fn signal_exit_status() -> u8 {
     u8::try_from(128 + SIGNAL.load(Ordering::Relaxed)).unwrap_or(130)
 }

@@ -83,7 +83,7 @@ trait TabulateWork {
 ///
 /// # Errors
 /// Fails with the name of the file that cannot be read.
-pub fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<Tables> {
+pub(crate) fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<Tables> {
     let mut collected = CollectedRows::default();
     for trial in &plan.trials {
         let Some(RunDirectory { dir, journal }) =
@@ -143,7 +143,7 @@ fn read_csv_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 ///
 /// # Errors
 /// Where the disk refuses.
-pub fn write_tables(dir: &Path, tables: &Tables) -> Result<()> {
+pub(crate) fn write_tables(dir: &Path, tables: &Tables) -> Result<()> {
     for (name, bytes) in tables.files()? {
         let path = dir.join("tables").join(format!("{name}.csv"));
         if !bytes.is_empty() {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use self::compare::{DRIFT_TOLERANCE, INTERVAL_COLUMNS, VerifyTable};
-pub use self::compare::{RowComparison, RowVerdict};
+pub(crate) use self::compare::{RowComparison, RowVerdict};
 use self::selection::{TrialSelection, select_samples};
 use crate::data::{decode_npy_f32, path_without_member};
 use crate::execute::{ComputeOptions, Executor, TrialOutput};
@@ -26,7 +26,7 @@ mod compare;
 mod selection;
 
 /// A run directory, opened with the models and data that the run used.
-pub struct RunToVerify {
+pub(crate) struct RunToVerify {
     dir: PathBuf,
     pub plan_file: PlanFile,
     pub journal: Journal,
@@ -39,7 +39,7 @@ impl RunToVerify {
     /// # Errors
     /// Fails if the directory holds no run, if no trial is finished, or if a model or a data file
     /// is missing or has changed. The message names the file.
-    pub fn read(dir: &Path) -> Result<RunToVerify> {
+    pub(crate) fn read(dir: &Path) -> Result<RunToVerify> {
         let file = read_plan(dir)?;
         let journal = Journal::read(dir)?;
         if !journal
@@ -63,7 +63,7 @@ impl RunToVerify {
 
     /// All files that verification reads: those of the run, its models, its data and its
     /// extractors.
-    pub fn inputs(&self) -> Vec<PathBuf> {
+    pub(crate) fn inputs(&self) -> Vec<PathBuf> {
         let mut inputs = journal::run_files(&self.dir);
         inputs.extend(self.prepared.models.iter().flat_map(Model::file_paths));
         inputs.extend(
@@ -83,7 +83,7 @@ impl RunToVerify {
 }
 
 /// How much of a run is recomputed, and on which machine.
-pub struct VerifyOptions {
+pub(crate) struct VerifyOptions {
     /// The share of the rows of every kind of work that is recomputed, in (0, 1].
     pub fraction: f64,
     /// The seed of the random choice of rows.
@@ -94,7 +94,7 @@ pub struct VerifyOptions {
 
 /// A recomputed row with its place in the run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct VerifiedRow {
+pub(crate) struct VerifiedRow {
     /// The file in the run directory, such as `rows/ab12cd34ef56.csv`. For an array, it ends with
     /// the position of the sample in square brackets.
     pub file: String,
@@ -107,7 +107,7 @@ pub struct VerifiedRow {
 
 /// A row of the table that `--out` writes.
 #[derive(Debug, Serialize)]
-pub struct VerifyCsvRow<'a> {
+pub(crate) struct VerifyCsvRow<'a> {
     pub verdict: &'static str,
     pub file: &'a str,
     pub line: Option<u64>,
@@ -122,7 +122,7 @@ pub struct VerifyCsvRow<'a> {
 
 impl VerifiedRow {
     /// The row of the table for this comparison.
-    pub fn csv_row(&self) -> VerifyCsvRow<'_> {
+    pub(crate) fn csv_row(&self) -> VerifyCsvRow<'_> {
         let RowComparison {
             verdict,
             column,
@@ -154,7 +154,7 @@ impl VerifiedRow {
 /// # Errors
 /// Fails if a model or an extractor cannot be used, or if the derived tables cannot be computed. A
 /// trial that cannot be recomputed is a mismatch, not an error.
-pub fn verify_run(
+pub(crate) fn verify_run(
     opened: &RunToVerify,
     runtime: &Runtime,
     options: &VerifyOptions,

@@ -11,7 +11,7 @@ use crate::output::{Output, OutputKind};
 
 /// The arguments of `flowgauge differentiate`.
 #[derive(Debug, Args)]
-pub struct DifferentiateArgs {
+pub(super) struct DifferentiateArgs {
     /// The ONNX file to differentiate
     model: PathBuf,
     /// The ONNX file to write
@@ -44,7 +44,7 @@ impl DifferentiateArgs {
     ///
     /// # Errors
     /// Fails if the model cannot be read or differentiated, or if the result cannot be written.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let out = Output::new(OutputKind::Onnx, "--out", &self.out, &self.input_files()?)?;
         let model = self.read_model()?;
         let mode = match self.mode {

@@ -35,7 +35,7 @@ const KNOWN_ANSWER_FILES: [(&str, &[u8]); 3] = [
 
 /// The arguments of `flowgauge doctor`.
 #[derive(Debug, Args)]
-pub struct DoctorArgs {
+pub(super) struct DoctorArgs {
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
@@ -46,7 +46,7 @@ impl DoctorArgs {
     ///
     /// # Errors
     /// Fails if no ONNX Runtime is found, or if it cannot run the check.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         outln!("flowgauge {}", env!("CARGO_PKG_VERSION"));
         let runtime = Runtime::get_with_provider(
             self.runtime_args.ort_lib.as_deref(),

@@ -16,7 +16,7 @@ use crate::rows::rows_to_csv;
 
 /// The arguments of `flowgauge gate`.
 #[derive(Debug, Args)]
-pub struct GateArgs {
+pub(super) struct GateArgs {
     /// The run directory, or the directories of all its shards
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
@@ -36,7 +36,7 @@ impl GateArgs {
     ///
     /// # Errors
     /// Fails if the run or the claims cannot be read, or if the table cannot be written.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let inputs: Vec<PathBuf> = self
             .dirs
             .iter()

@@ -19,7 +19,7 @@ use crate::num::{Batch, TangentBatch};
 
 /// The arguments of `flowgauge inspect`.
 #[derive(Debug, Args)]
-pub struct InspectArgs {
+pub(super) struct InspectArgs {
     /// A model card (YAML), or an ONNX file
     file: PathBuf,
     #[command(flatten)]
@@ -32,7 +32,7 @@ impl InspectArgs {
     ///
     /// # Errors
     /// Fails if the file cannot be read, or if the networks of a card cannot be opened.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let extension = self
             .file
             .extension()

@@ -35,7 +35,7 @@ use crate::solve::{Solver, TimeSpan};
 
 /// The arguments of `flowgauge likelihood`.
 #[derive(Debug, Args)]
-pub struct LikelihoodArgs {
+pub(super) struct LikelihoodArgs {
     /// The model card (YAML)
     #[arg(long, value_name = "CARD")]
     model: PathBuf,
@@ -126,7 +126,7 @@ impl LikelihoodArgs {
     ///
     /// # Errors
     /// Fails if an option, the card or the data are wrong, or if the table cannot be written.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let divergence: DivergenceEstimator = parse_spec("--divergence", &self.divergence)?;
         let mut solver: Solver = match &self.solver {
             Some(text) => parse_spec("--solver", text)?,

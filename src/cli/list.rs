@@ -26,14 +26,14 @@ use crate::yaml::schema_type::{AliasedName, ObjectKeys, SchemaForm, SchemaType};
 
 /// The arguments of `flowgauge list`: none.
 #[derive(Debug, Args)]
-pub struct ListArgs {}
+pub(super) struct ListArgs {}
 
 impl ListArgs {
     /// Prints the kinds of every family.
     ///
     /// # Errors
     /// Never fails.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         print_kinds::<DivergenceEstimator>("estimators");
         print_kinds::<Solver>("solvers");
         print_kinds::<Controller>("controllers of adaptive solvers");

@@ -32,7 +32,7 @@ mod sample_sets;
 
 /// The arguments of `flowgauge metrics`.
 #[derive(Debug, Args)]
-pub struct MetricsArgs {
+pub(super) struct MetricsArgs {
     /// Generated samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images
     ///
     /// For the metric `frechet` also a file of statistics: an .npz with `mu` and `sigma`.
@@ -185,7 +185,7 @@ impl MetricsArgs {
     ///
     /// # Errors
     /// Fails if an option or an array is wrong, or if the table cannot be written.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         // A statistic does not check for signals, so that the process ends without it.
         stop_on_signal(Some(Duration::from_secs(2)));
         match self.measure() {

@@ -10,7 +10,7 @@ use crate::config::ConfigFile;
 
 /// The arguments of `flowgauge plan`.
 #[derive(Debug, Args)]
-pub struct PlanArgs {
+pub(super) struct PlanArgs {
     /// The config file (YAML)
     config: PathBuf,
     /// Override the config's seed
@@ -30,7 +30,7 @@ impl PlanArgs {
     ///
     /// # Errors
     /// Fails if the config, a card or the data are wrong.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let config_file = ConfigFile::read(&self.config, &self.set)?;
         let prepared = self.runtime_args.prepare(&config_file, self.seed, None)?;
         if !self.runtime_args.quiet {

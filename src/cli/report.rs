@@ -10,7 +10,7 @@ use crate::publish;
 
 /// The arguments of `flowgauge report`.
 #[derive(Debug, Args)]
-pub struct ReportArgs {
+pub(super) struct ReportArgs {
     /// Run directories: the shards of one run give one report, each other run gives its own
     #[arg(required = true)]
     dirs: Vec<PathBuf>,
@@ -27,7 +27,7 @@ impl ReportArgs {
     ///
     /// # Errors
     /// Fails if a directory is not a run, or if a file cannot be written.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         for dir in publish::publish_runs(&self.dirs, self.out.as_deref())? {
             if !self.quiet {
                 outln!("{}", dir.join("index.html").display());

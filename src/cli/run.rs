@@ -20,7 +20,7 @@ const RESUMABLE_MESSAGE: &str =
 
 /// The arguments of `flowgauge run`.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// The config file (YAML)
     config: PathBuf,
     /// The run directory [default: reports/<name>]
@@ -47,7 +47,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// Fails if the config, a card or the data are wrong, or if a file cannot be written.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let config_file = ConfigFile::read(&self.config, &self.set)?;
         let out = self
             .out

@@ -24,7 +24,7 @@ use crate::stop;
 
 /// The arguments of `flowgauge sample`.
 #[derive(Debug, Args)]
-pub struct SampleArgs {
+pub(super) struct SampleArgs {
     /// The model card (YAML)
     #[arg(long, value_name = "CARD")]
     model: PathBuf,
@@ -63,7 +63,7 @@ impl SampleArgs {
     ///
     /// # Errors
     /// Fails if an option, the card or the noise are wrong, or if a file cannot be written.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let mut sampler: Sampler = parse_spec("--sampler", &self.sampler)?;
         if let Some(steps) = self.steps {
             sampler = sampler.with_steps(steps);

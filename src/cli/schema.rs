@@ -11,7 +11,7 @@ use crate::yaml;
 
 /// The arguments of `flowgauge schema`.
 #[derive(Debug, Args)]
-pub struct SchemaArgs {
+pub(super) struct SchemaArgs {
     /// The kind of file
     #[arg(value_enum)]
     file: SchemaFile,
@@ -33,7 +33,7 @@ impl SchemaArgs {
     ///
     /// # Errors
     /// Fails if the schema cannot be written as JSON.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let schema = match self.file {
             SchemaFile::Config => yaml::standard_schema::<Config>(),
             SchemaFile::Card => yaml::standard_schema::<Card>(),

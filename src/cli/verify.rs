@@ -16,7 +16,7 @@ use crate::verify::{
 
 /// The arguments of `flowgauge verify`.
 #[derive(Debug, Args)]
-pub struct VerifyArgs {
+pub(super) struct VerifyArgs {
     /// The run directory
     dir: PathBuf,
     /// The fraction of each kind of row to recompute, above 0 and at most 1
@@ -38,7 +38,7 @@ impl VerifyArgs {
     /// # Errors
     /// Fails if the directory is not a run with finished trials, or if a model or an array is
     /// missing or changed.
-    pub fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
         let opened = RunToVerify::read(&self.dir)?;
         let out = self
             .out

@@ -60,7 +60,7 @@ struct DrawnNode {
 /// The drawn nodes of every sample of a batch. They are drawn while the path is solved, because an
 /// adaptive path's nodes are not known in advance (reservoir sampling).
 #[derive(Debug, Clone)]
-pub struct NodeReservoir {
+pub(super) struct NodeReservoir {
     /// The drawn nodes, samples × draws.
     drawn_nodes: Vec<Vec<Option<DrawnNode>>>,
     /// The number of each sample.
@@ -78,7 +78,7 @@ fn node_importance(s: &PathCoefficients) -> f64 {
 
 impl NodeReservoir {
     /// Starts without nodes, for `samples` paths.
-    pub fn new(spec: &Debiased, samples: usize) -> NodeReservoir {
+    pub(super) fn new(spec: &Debiased, samples: usize) -> NodeReservoir {
         NodeReservoir {
             drawn_nodes: vec![vec![None; spec.probes]; samples],
             ids: vec![0; samples],
@@ -92,7 +92,7 @@ impl NodeReservoir {
     ///
     /// # Errors
     /// Fails if the probability path is not known.
-    pub fn update(
+    pub(super) fn update(
         &mut self,
         key: RngKey,
         nodes: &Nodes,
@@ -131,7 +131,7 @@ impl NodeReservoir {
     ///
     /// # Errors
     /// Fails if the model has no Jacobian products or they cannot be evaluated.
-    pub fn residuals(
+    pub(super) fn residuals(
         &self,
         spec: &Debiased,
         key: RngKey,

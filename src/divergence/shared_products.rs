@@ -208,7 +208,7 @@ impl ProductPlan {
 }
 
 /// Returns the unit vectors for each row, dim × rows × dim.
-pub fn unit_vectors(rows: usize, dim: usize) -> TangentBatch {
+pub(super) fn unit_vectors(rows: usize, dim: usize) -> TangentBatch {
     let mut basis = TangentBatch::zeros((dim, rows, dim));
     for (i, mut block) in basis.outer_iter_mut().enumerate() {
         block.column_mut(i).fill(1.0);

@@ -110,47 +110,47 @@ impl Default for Betas {
 /// The default parameters of the paths.
 mod d {
     /// σ at the data end of an `edm` path.
-    pub fn edm_min() -> f64 {
+    pub(super) fn edm_min() -> f64 {
         0.002
     }
     /// σ at the prior end of an `edm` path.
-    pub fn edm_max() -> f64 {
+    pub(super) fn edm_max() -> f64 {
         80.0
     }
     /// σ at the data end of a `ve` path.
-    pub fn ve_min() -> f64 {
+    pub(super) fn ve_min() -> f64 {
         0.01
     }
     /// σ at the prior end of a `ve` path.
-    pub fn ve_max() -> f64 {
+    pub(super) fn ve_max() -> f64 {
         50.0
     }
     /// β at time 0 of a `vp` or `sub-vp` path.
-    pub fn beta_min() -> f64 {
+    pub(super) fn beta_min() -> f64 {
         0.1
     }
     /// β at time 1 of a `vp` or `sub-vp` path.
-    pub fn beta_max() -> f64 {
+    pub(super) fn beta_max() -> f64 {
         20.0
     }
     /// The time of the data end of a `vp`, `sub-vp` or `cosine` path.
-    pub fn t_min() -> f64 {
+    pub(super) fn t_min() -> f64 {
         1e-5
     }
     /// The offset s of a `cosine` path.
-    pub fn cosine_s() -> f64 {
+    pub(super) fn cosine_s() -> f64 {
         0.008
     }
     /// The time of the prior end of a `cosine` path.
-    pub fn cosine_max() -> f64 {
+    pub(super) fn cosine_max() -> f64 {
         0.9946
     }
     /// The highest time of a `flow-matching` path.
-    pub fn one() -> f64 {
+    pub(super) fn one() -> f64 {
         1.0
     }
     /// The number of discrete times of a `discrete` path.
-    pub fn steps() -> usize {
+    pub(super) fn steps() -> usize {
         1000
     }
 }

@@ -20,7 +20,7 @@ use crate::yaml::{self, Document, Fault};
 /// run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Claims {
+pub(crate) struct Claims {
     /// The confidence level of the intervals of measured values, above 0 and below 1. The default
     /// is 0.95.
     #[serde(default = "default_confidence")]
@@ -37,7 +37,7 @@ fn default_confidence() -> f64 {
 /// and `at-most`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Claim {
+pub(crate) struct Claim {
     /// The claim's name in the verdicts. The default is its position in the file, such as
     /// `claims.0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +82,7 @@ pub struct Claim {
 /// The expected value of a cell: a number, a text, true or false. Numbers are compared as numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number, a text, true or false")]
-pub enum ExpectedCell {
+pub(crate) enum ExpectedCell {
     Flag(bool),
     Number(f64),
     Text(String),
@@ -121,7 +121,7 @@ impl ExpectedCell {
     }
 
     /// Whether a cell with this text has the expected value.
-    pub fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         match self {
             ExpectedCell::Flag(flag) => text == flag.to_string(),
             ExpectedCell::Number(number) => text.parse() == Ok(*number),
@@ -136,7 +136,7 @@ impl Claims {
     /// # Errors
     /// Fails if the file cannot be read or is not a valid claims file. The message names the file,
     /// and the line and key of every fault.
-    pub fn read(path: &Path) -> Result<Claims> {
+    pub(crate) fn read(path: &Path) -> Result<Claims> {
         let name = path.display();
         let text = signature::read_yaml_text(path, ExpectedFile::Claims)
             .map_err(|e| anyhow!("{name}: {e}"))?;
@@ -220,7 +220,7 @@ impl Claims {
 impl Claim {
     /// The claimed interval, which includes its ends. The whole confidence interval must lie inside
     /// it.
-    pub fn claimed_interval(&self) -> [f64; 2] {
+    pub(crate) fn claimed_interval(&self) -> [f64; 2] {
         let (tolerance, margin) = (self.tolerance.unwrap_or(0.0), self.margin.unwrap_or(0.0));
         match self.value {
             Some(value) => [value - tolerance, value + tolerance],

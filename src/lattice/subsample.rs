@@ -27,7 +27,7 @@ impl Subsample {
     /// Takes a subsample of an array with the samples along its first axis.
     ///
     /// `shape` is the shape of one sample in the card. It may differ from the file's axes.
-    pub fn from_array(values: &ArrayD<f64>, shape: &[usize]) -> Subsample {
+    pub(super) fn from_array(values: &ArrayD<f64>, shape: &[usize]) -> Subsample {
         let samples = values.shape().first().copied().unwrap_or(0);
         let width = values.len().checked_div(samples).unwrap_or(0);
         let positions = stratified_indices(width, MAX_POSITIONS);
@@ -54,24 +54,24 @@ impl Subsample {
     }
 
     /// The examined samples, each at the examined positions.
-    pub fn samples(&self) -> impl Iterator<Item = &[f64]> {
+    pub(super) fn samples(&self) -> impl Iterator<Item = &[f64]> {
         self.numbers.chunks(self.positions.len().max(1))
     }
 
     /// The examined samples without repeats.
-    pub fn distinct_samples(&self) -> impl Iterator<Item = &[f64]> {
+    pub(super) fn distinct_samples(&self) -> impl Iterator<Item = &[f64]> {
         let mut seen = HashSet::new();
         self.samples()
             .filter(move |s| seen.insert(s.iter().map(|v| v.to_bits()).collect::<Vec<u64>>()))
     }
 
     /// Whether any sample holds two different values.
-    pub fn any_sample_varies(&self) -> bool {
+    pub(super) fn any_sample_varies(&self) -> bool {
         self.samples().any(|s| s.iter().any(|v| *v != s[0]))
     }
 
     /// The values of all samples at the given places of `positions`.
-    pub fn values_at(&self, places: &[usize]) -> Vec<f64> {
+    pub(super) fn values_at(&self, places: &[usize]) -> Vec<f64> {
         self.samples()
             .flat_map(|s| places.iter().map(|p| s[*p]))
             .collect()
@@ -79,7 +79,7 @@ impl Subsample {
 
     /// The places of `positions` at which the samples differ. With a single sample these are all
     /// places.
-    pub fn varying_positions(&self) -> Vec<usize> {
+    pub(super) fn varying_positions(&self) -> Vec<usize> {
         let first: &[f64] = self.samples().next().unwrap_or(&[]);
         let single = self.numbers.len() == first.len();
         (0..first.len())

@@ -10,7 +10,7 @@ use super::random_groups::{DIVISIONS, GROUPINGS, PartTally, QuarterByDivision, s
 /// The rows of one set and, if random parts are evaluated, the quarter of each row in every
 /// division.
 #[derive(Clone, Copy)]
-pub struct PartitionedRows<'a> {
+pub(super) struct PartitionedRows<'a> {
     /// One row per sample.
     pub rows: ArrayView2<'a, f64>,
     /// The quarters of each row; `None` if no parts are evaluated.
@@ -26,7 +26,7 @@ impl<'a> PartitionedRows<'a> {
 
 /// Balls around all samples of one set. The radius of a ball is the distance of its centre to the
 /// k-th nearest other sample.
-pub struct KnnBalls<'a> {
+pub(super) struct KnnBalls<'a> {
     /// The samples at the centres.
     centres: PartitionedRows<'a>,
     /// The squared radii of each ball.
@@ -54,7 +54,7 @@ struct BallMemberships {
 
 /// How a point in several balls, or a ball with several points, is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum BallCounting {
+pub(super) enum BallCounting {
     /// It counts once.
     Any,
     /// It counts once per ball, or once per point.
@@ -64,7 +64,7 @@ pub enum BallCounting {
 impl<'a> KnnBalls<'a> {
     /// Balls around all samples. The set, and each part that is evaluated, must have more than `k`
     /// samples.
-    pub fn around(centres: PartitionedRows<'a>, k: usize) -> KnnBalls<'a> {
+    pub(super) fn around(centres: PartitionedRows<'a>, k: usize) -> KnnBalls<'a> {
         let rows = centres.rows;
         let parts = pairwise_distance::map_distance_blocks(rows, rows, |first, distances| {
             let rows = distances.rows().into_iter().enumerate();
@@ -81,13 +81,13 @@ impl<'a> KnnBalls<'a> {
     }
 
     /// Counts the points that lie in balls, over all points and over those of each part.
-    pub fn tally_points(&self, points: PartitionedRows, count: BallCounting) -> PartTally {
+    pub(super) fn tally_points(&self, points: PartitionedRows, count: BallCounting) -> PartTally {
         self.tally(points, self.centres, count, |_, ball| ball)
     }
 
     /// Counts the balls that contain at least one point, over all balls and over those of each
     /// part.
-    pub fn tally_occupied_balls(&self, points: PartitionedRows) -> PartTally {
+    pub(super) fn tally_occupied_balls(&self, points: PartitionedRows) -> PartTally {
         self.tally(self.centres, points, BallCounting::Any, |ball, _| ball)
     }
 

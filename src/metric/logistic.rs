@@ -3,7 +3,7 @@
 use ndarray::{Array1, ArrayView2};
 
 /// A linear classifier: the score w·x + b is positive for the first class.
-pub struct LogisticRegression {
+pub(super) struct LogisticRegression {
     /// The weights w, one per column.
     pub weights: Array1<f64>,
     /// The intercept b.
@@ -16,7 +16,7 @@ pub struct LogisticRegression {
 /// The intercept has no penalty. The objective is convex, so the starting point does not affect the
 /// result. The iteration starts at 0. It ends when the norm of the gradient is 1e-8 times the first
 /// one, or after 100 steps.
-pub fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRegression {
+pub(super) fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRegression {
     let signs = Array1::from_iter(first.iter().map(|f| if *f { 1.0 } else { -1.0 }));
     let score = |w: &Array1<f64>, b: f64| x.dot(w) + b;
     let loss = |scores: &Array1<f64>, w: &Array1<f64>| {

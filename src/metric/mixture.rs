@@ -47,7 +47,7 @@ const MAX_EM_ITERATIONS: usize = 1000;
 const EM_TOLERANCE: f64 = 1e-9;
 
 /// The mixture with the density Σ_j N(x; c_j, exp(s_j) I)/N, for N centres c_j in D dimensions.
-pub struct IsotropicMixture<'a> {
+pub(super) struct IsotropicMixture<'a> {
     /// The centres c_j, shape (N, D).
     centres: ArrayView2<'a, f64>,
     /// The log-variances s_j = ln σ_j².
@@ -55,7 +55,7 @@ pub struct IsotropicMixture<'a> {
 }
 
 /// The log-densities of some points under a mixture, and the responsibilities of its centres.
-pub struct MixtureScores {
+pub(super) struct MixtureScores {
     /// The log-density ln p(x_i) of each point, in nats.
     pub log_densities: Vec<f64>,
     /// The sum Σ_i r_ij over points for each centre j. The responsibility r_ij is the share of
@@ -72,7 +72,7 @@ type CentreDistances = Vec<Array2<f64>>;
 impl<'a> IsotropicMixture<'a> {
     /// Fits the variances to points. If there are more than 10,000 points, Adam processes them in
     /// batches, in the given order.
-    pub fn fit(
+    pub(super) fn fit(
         centres: ArrayView2<'a, f64>,
         points: ArrayView2<f64>,
         fit: MixtureFit,
@@ -130,7 +130,7 @@ impl<'a> IsotropicMixture<'a> {
     }
 
     /// The log-densities of points, and the responsibilities of the centres for them.
-    pub fn score(&self, points: ArrayView2<f64>) -> MixtureScores {
+    pub(super) fn score(&self, points: ArrayView2<f64>) -> MixtureScores {
         let (n, dim) = (self.centres.nrows(), points.ncols() as f64);
         let components = GaussianComponents::from_log_variances(&self.log_variances, dim);
         let mut scores = MixtureScores {

@@ -9,10 +9,11 @@ use super::{Influences, max_keeping_nan};
 
 /// A kernel function: from rows of x, shape (m, D), and rows of y, shape (n, D), it computes k(x_i,
 /// y_j) for all pairs, shape (m, n).
-pub type KernelFunction<'a> = dyn Fn(ArrayView2<f64>, ArrayView2<f64>) -> Array2<f64> + Sync + 'a;
+pub(super) type KernelFunction<'a> =
+    dyn Fn(ArrayView2<f64>, ArrayView2<f64>) -> Array2<f64> + Sync + 'a;
 
 /// The three kernel means of two sets X and Y, from which MMD² is computed, and their errors.
-pub struct MmdEstimate {
+pub(super) struct MmdEstimate {
     /// The means of k(X, X') and of k(Y, Y') over pairs of distinct samples.
     pub within: [f64; 2],
     /// The mean of k(X, Y) over all pairs.
@@ -29,7 +30,7 @@ impl MmdEstimate {
     ///
     /// The second-order term makes the standard error valid for equal distributions, for which the
     /// first-order term vanishes.
-    pub fn from_kernel(
+    pub(super) fn from_kernel(
         x: ArrayView2<f64>,
         y: ArrayView2<f64>,
         kernel: &KernelFunction,
@@ -67,18 +68,18 @@ impl MmdEstimate {
     }
 
     /// The unbiased estimate of MMD²: E k(X, X') + E k(Y, Y') − 2 E k(X, Y).
-    pub fn unbiased(&self) -> f64 {
+    pub(super) fn unbiased(&self) -> f64 {
         self.within[0] + self.within[1] - 2.0 * self.between
     }
 
     /// The standard error of [`MmdEstimate::unbiased`].
-    pub fn stderr(&self) -> f64 {
+    pub(super) fn stderr(&self) -> f64 {
         self.variance.sqrt()
     }
 
     /// The influences of all samples on `scale` times MMD², in input order. `x` and `y` are the
     /// sets whose rows gave this estimate.
-    pub fn influences(&self, scale: f64, x: &FeatureSet, y: &FeatureSet) -> Influences {
+    pub(super) fn influences(&self, scale: f64, x: &FeatureSet, y: &FeatureSet) -> Influences {
         let of = |side: usize, sample: &FeatureSet| {
             sample.in_input_order(&(&self.influences[side] * scale).to_vec())
         };
@@ -161,7 +162,11 @@ fn kernel_block_sums(
 ///
 /// # Errors
 /// Fails if a set has fewer than two samples.
-pub fn check_mmd_counts(name: &str, generated: usize, reference: usize) -> Result<(), String> {
+pub(super) fn check_mmd_counts(
+    name: &str,
+    generated: usize,
+    reference: usize,
+) -> Result<(), String> {
     let fine = generated >= 2 && reference >= 2;
     fine.then_some(()).ok_or_else(|| {
         format!(

@@ -7,7 +7,7 @@ use super::random_groups::{DIVISIONS, GROUPINGS, QuarterByDivision, shared_group
 
 /// The neighbours of one sample, nearest first. Among equal distances, the smaller position comes
 /// first.
-pub struct NearestNeighbours<'a> {
+pub(super) struct NearestNeighbours<'a> {
     /// The squared distances of the sample to all samples of a set.
     row: ArrayView1<'a, f64>,
     /// The position of the sample itself, if it belongs to this set.
@@ -19,7 +19,7 @@ pub struct NearestNeighbours<'a> {
 impl<'a> NearestNeighbours<'a> {
     /// The neighbours for a row of squared distances, without the sample `itself`. The nearest
     /// `presorted` are sorted at once, more of them on demand.
-    pub fn from_distances(
+    pub(super) fn from_distances(
         row: ArrayView1<'a, f64>,
         itself: Option<usize>,
         presorted: usize,
@@ -35,7 +35,7 @@ impl<'a> NearestNeighbours<'a> {
 
     /// The i-th nearest neighbour, counted from 0, as squared distance and position; `None` if
     /// there are fewer neighbours.
-    pub fn get(&mut self, i: usize) -> Option<(f64, usize)> {
+    pub(super) fn get(&mut self, i: usize) -> Option<(f64, usize)> {
         while i >= self.sorted.len() && self.sorted.len() < self.candidate_count() {
             self.select_nearest(2 * (i + 1));
         }
@@ -72,7 +72,7 @@ impl<'a> NearestNeighbours<'a> {
     /// Calls `work` for each part that contains the sample. Its arguments are the division, the
     /// grouping and the `count` nearest neighbours within the part, or all of them if there are
     /// fewer. `own` are the quarters of the sample, `others` those of the set of neighbours.
-    pub fn for_each_part(
+    pub(super) fn for_each_part(
         &mut self,
         own: &QuarterByDivision,
         others: &[QuarterByDivision],

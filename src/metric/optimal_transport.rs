@@ -1,7 +1,7 @@
 //! Optimal transport between two sets of numbers, with the cost |x − y|^p for p ≥ 1.
 
 /// The cost of an optimal transport plan, and a solution of the dual problem.
-pub struct TransportPlan {
+pub(super) struct TransportPlan {
     /// The p-th power of the Wasserstein distance, W_p^p.
     pub cost: f64,
     /// The dual potentials φ and ψ, in the order of the sorted numbers. They satisfy φ_i + ψ_j ≤
@@ -17,7 +17,7 @@ pub struct TransportPlan {
 /// used up. Masses are integers in units of 1/(mn), so unequal lengths cause no rounding. Only one
 /// index advances at a time, which determines the potentials up to a constant. The cost is convex
 /// in x − y, so these potentials are feasible for all pairs.
-pub fn optimal_transport_1d(x: &[f64], y: &[f64], p: f64) -> TransportPlan {
+pub(super) fn optimal_transport_1d(x: &[f64], y: &[f64], p: f64) -> TransportPlan {
     let (m, n) = (x.len(), y.len());
     let cost = |i: usize, j: usize| {
         let gap = (x[i] - y[j]).abs();

@@ -8,14 +8,14 @@ use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 /// The number of rows in one block. Blocks bound the memory; their results are combined in order.
-pub const ROWS_PER_BLOCK: usize = 64;
+pub(super) const ROWS_PER_BLOCK: usize = 64;
 
 /// The number of rows of `y` that are processed together, one per lane of the vector units.
 const LANES: usize = 8;
 
 /// The squared distances |x_i − y_j|² between all rows, shape (m, n) for m rows of `x` and n rows
 /// of `y`.
-pub fn squared_distances(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Array2<f64> {
+pub(super) fn squared_distances(x: ArrayView2<f64>, y: ArrayView2<f64>) -> Array2<f64> {
     let (m, n, d) = (x.nrows(), y.nrows(), x.ncols());
     let x = x.as_standard_layout();
     let mut out = Array2::zeros((m, n));
@@ -78,7 +78,7 @@ fn tile_sums(a: &[f64], b: &[f64], panel: &[[f64; LANES]]) -> [[f64; LANES]; 2] 
 /// Calls `work` for every block of rows of `x`. Its arguments are the index of the first row and
 /// the squared distances of the block to all rows of `y`. Blocks run in parallel; the results are
 /// in the order of the blocks.
-pub fn map_distance_blocks<T: Send>(
+pub(super) fn map_distance_blocks<T: Send>(
     x: ArrayView2<f64>,
     y: ArrayView2<f64>,
     work: impl Fn(usize, Array2<f64>) -> T + Sync,
@@ -95,7 +95,7 @@ pub fn map_distance_blocks<T: Send>(
 ///
 /// Non-negative doubles have the same order as their bit patterns. Two histograms of the leading
 /// bits therefore find the median without storing the n(n − 1)/2 distances.
-pub fn median_squared_distance(x: ArrayView2<f64>) -> f64 {
+pub(super) fn median_squared_distance(x: ArrayView2<f64>) -> f64 {
     /// The number of bits that each histogram resolves.
     const BITS: u32 = 20;
     /// Up to this number of distances, they are stored and sorted instead.

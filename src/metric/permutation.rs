@@ -7,13 +7,13 @@ use crate::num::key::{Purpose, RngKey};
 ///
 /// Positions refer to the hash order of a [`FeatureSet`](super::feature_set::FeatureSet), so the
 /// chosen vectors do not depend on the input order of the samples.
-pub fn random_permutation(n: usize, key: RngKey, side: u64) -> Vec<usize> {
+pub(super) fn random_permutation(n: usize, key: RngKey, side: u64) -> Vec<usize> {
     argsort(key.uniform(Purpose::Split, side, 0, n).to_vec())
 }
 
 /// A random subset of `size` of n positions, in random order, without replacement. Different values
 /// of `subset` give independent subsets.
-pub fn random_subset(n: usize, size: usize, key: RngKey, subset: u64) -> Vec<usize> {
+pub(super) fn random_subset(n: usize, size: usize, key: RngKey, subset: u64) -> Vec<usize> {
     let mut order = argsort(key.uniform(Purpose::Subset, subset, 0, n).to_vec());
     order.truncate(size);
     order

@@ -245,7 +245,7 @@ impl SessionProfile {
     ///
     /// # Errors
     /// Fails if the folder cannot be created.
-    pub fn new() -> Result<SessionProfile> {
+    pub(super) fn new() -> Result<SessionProfile> {
         Ok(SessionProfile {
             folder: tempfile::Builder::new()
                 .prefix("flowgauge-profile-")
@@ -254,7 +254,7 @@ impl SessionProfile {
     }
 
     /// Returns the path prefix that ONNX Runtime completes to the name of the profile's file.
-    pub fn prefix(&self) -> PathBuf {
+    pub(super) fn prefix(&self) -> PathBuf {
         self.folder.path().join("profile")
     }
 
@@ -262,7 +262,7 @@ impl SessionProfile {
     ///
     /// # Errors
     /// Fails if the file cannot be read or is not a profile.
-    pub fn node_counts(self, file: &str) -> Result<NodeCounts> {
+    pub(super) fn node_counts(self, file: &str) -> Result<NodeCounts> {
         let bytes =
             std::fs::read(file).map_err(|e| anyhow!("{file}: the runtime's profile: {e}"))?;
         NodeCounts::from_profile(&bytes)

@@ -7,7 +7,7 @@ use crate::sample::Sampler;
 ///
 /// Every sampler is paired with the baseline that the config names. A correction of a sampler, such
 /// as SteinDiff, is also paired with the sampler that it corrects, if the entry has both.
-pub fn sampler_pairs(samplers: &[Sampler], baseline: Option<&Sampler>) -> Vec<[usize; 2]> {
+pub(super) fn sampler_pairs(samplers: &[Sampler], baseline: Option<&Sampler>) -> Vec<[usize; 2]> {
     let at = |wanted: &Sampler| samplers.iter().position(|s| s == wanted);
     let baseline = baseline.and_then(at);
     let named = (0..samplers.len()).filter_map(|i| baseline.filter(|b| *b != i).map(|b| [i, b]));

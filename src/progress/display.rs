@@ -13,7 +13,7 @@ use super::{Meter, RunningWorkload, TimeLeftEstimator, Workload};
 
 /// How far some work is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct ProgressStatus {
+pub(crate) struct ProgressStatus {
     /// Seconds of finished work, including earlier sessions.
     pub seconds_done: f64,
     /// Estimated seconds that are left; `None` if they are not known.
@@ -78,7 +78,7 @@ impl ProgressStatus {
 }
 
 /// Shows how far some work is, until the display is dropped.
-pub struct ProgressDisplay {
+pub(crate) struct ProgressDisplay {
     /// The line on a terminal.
     bar: Option<ProgressBar>,
     /// The thread that updates the line. It ends when the sender is dropped.
@@ -92,7 +92,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 impl ProgressDisplay {
     /// Calls `status` regularly and shows the result. With `quiet`, nothing is shown.
-    pub fn new(
+    pub(crate) fn new(
         quiet: bool,
         status: impl Fn() -> ProgressStatus + Send + Sync + 'static,
     ) -> ProgressDisplay {
@@ -151,7 +151,12 @@ impl ProgressDisplay {
 
     /// Shows how far one piece of work is. `meter` is restarted and counts its `rows` rows; `what`
     /// names the work.
-    pub fn for_rows(quiet: bool, meter: Arc<Meter>, rows: usize, what: &str) -> ProgressDisplay {
+    pub(crate) fn for_rows(
+        quiet: bool,
+        meter: Arc<Meter>,
+        rows: usize,
+        what: &str,
+    ) -> ProgressDisplay {
         meter.begin(rows);
         let what = what.to_owned();
         ProgressDisplay::for_meter(quiet, meter, move || what.clone())
@@ -159,7 +164,7 @@ impl ProgressDisplay {
 
     /// Shows how far the work is that `meter` counts, one piece of work after the other. `what`
     /// names the present one.
-    pub fn for_meter(
+    pub(crate) fn for_meter(
         quiet: bool,
         meter: Arc<Meter>,
         what: impl Fn() -> String + Send + Sync + 'static,
@@ -186,7 +191,7 @@ impl ProgressDisplay {
     }
 
     /// Calls `say`, which prints on standard error, while the line is cleared.
-    pub fn suspend(&self, say: impl FnOnce()) {
+    pub(crate) fn suspend(&self, say: impl FnOnce()) {
         match &self.bar {
             Some(bar) => bar.suspend(say),
             None => say(),
@@ -209,7 +214,7 @@ impl Drop for ProgressDisplay {
 
 /// A duration in words: `45 s`, `3 min`, `2 h 10 min` or `3 days`. Estimates are not more accurate
 /// than about two digits.
-pub fn format_duration(seconds: f64) -> String {
+pub(crate) fn format_duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     let minutes = (seconds / 60.0).round();
     match seconds {

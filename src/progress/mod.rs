@@ -7,8 +7,8 @@ use std::time::Instant;
 mod display;
 mod time_left;
 
-pub use display::{ProgressDisplay, ProgressStatus, format_duration};
-pub use time_left::{RunningWorkload, TimeLeftEstimator, Workload};
+pub(crate) use display::{ProgressDisplay, ProgressStatus, format_duration};
+pub(crate) use time_left::{RunningWorkload, TimeLeftEstimator, Workload};
 
 /// Counts the rows of one piece of work, as their batches start and finish. Several threads may use
 /// one meter.

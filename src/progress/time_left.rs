@@ -22,7 +22,7 @@ pub struct Workload {
 
 /// The workload in progress.
 #[derive(Debug, Clone, Copy)]
-pub struct RunningWorkload<'a> {
+pub(crate) struct RunningWorkload<'a> {
     /// The workload.
     pub load: &'a Workload,
     /// The finished fraction, in [0, 1], and the seconds after which it was measured; `None` if it
@@ -34,7 +34,7 @@ pub struct RunningWorkload<'a> {
 
 impl<'a> RunningWorkload<'a> {
     /// A workload whose rows a meter counts. `reached` is the latest reading of the meter.
-    pub fn new(
+    pub(crate) fn new(
         load: &'a Workload,
         reached: Option<MeterReading>,
         elapsed: f64,
@@ -80,7 +80,7 @@ impl WorkRate {
 
 /// Measured times of each kind of work, from which the time left is estimated.
 #[derive(Debug, Clone, Default)]
-pub struct TimeLeftEstimator {
+pub(crate) struct TimeLeftEstimator {
     /// Measurements of this session, by kind of work.
     this_session: BTreeMap<String, WorkRate>,
     /// Measurements of earlier sessions, by kind of work.
@@ -91,21 +91,21 @@ pub struct TimeLeftEstimator {
 
 impl TimeLeftEstimator {
     /// Records that a workload has finished after `seconds`.
-    pub fn record(&mut self, load: &Workload, seconds: f64) {
+    pub(crate) fn record(&mut self, load: &Workload, seconds: f64) {
         add_to_rates(&mut self.this_session, load, load.units, seconds);
         self.measured_seconds += seconds;
     }
 
     /// Records a workload of an earlier session. That session may have run on another machine, so
     /// that it counts only for kinds of work that this session has not measured.
-    pub fn record_earlier_session(&mut self, load: &Workload, seconds: f64) {
+    pub(crate) fn record_earlier_session(&mut self, load: &Workload, seconds: f64) {
         add_to_rates(&mut self.earlier_sessions, load, load.units, seconds);
         self.measured_seconds += seconds;
     }
 
     /// Seconds until the running workload and all of `rest` are finished; `None` if too little was
     /// measured.
-    pub fn seconds_left<'a>(
+    pub(crate) fn seconds_left<'a>(
         &self,
         running: Option<RunningWorkload>,
         rest: impl IntoIterator<Item = &'a Workload>,

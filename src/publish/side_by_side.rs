@@ -7,7 +7,7 @@ use crate::report::Facts;
 use crate::rows::Tables;
 
 /// The tables and facts of one run, with a label for the run.
-pub struct LabelledRun {
+pub(super) struct LabelledRun {
     /// The run's name. [`join_runs`] adds a number if another run has the same name.
     pub label: String,
     pub tables: Tables,
@@ -16,14 +16,14 @@ pub struct LabelledRun {
 
 impl LabelledRun {
     /// The tables and facts without the label.
-    pub fn into_tables_and_facts(self) -> (Tables, Facts) {
+    pub(super) fn into_tables_and_facts(self) -> (Tables, Facts) {
         (self.tables, self.facts)
     }
 }
 
 /// The tables and facts of all runs. A model's name that occurs in several runs is followed by the
 /// run's label.
-pub fn join_runs(mut runs: Vec<LabelledRun>) -> (Tables, Facts) {
+pub(super) fn join_runs(mut runs: Vec<LabelledRun>) -> (Tables, Facts) {
     distinct_labels(&mut runs);
     let mut seen: BTreeSet<String> = BTreeSet::new();
     let names = |run: &LabelledRun| {

@@ -9,7 +9,7 @@ const MAX_ABS_VALUE: f64 = 1e150;
 ///
 /// A position is the transformed value, for example the decimal logarithm on a logarithmic axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Scale {
+pub(super) enum Scale {
     /// The position is the value itself.
     Linear,
     /// The position is the decimal logarithm. Only positive values have a position.
@@ -22,7 +22,7 @@ pub enum Scale {
 impl Scale {
     /// The position of a value. `None` if the value is NaN, too large, or not positive on a
     /// logarithmic scale.
-    pub fn transform(self, value: f64) -> Option<f64> {
+    pub(super) fn transform(self, value: f64) -> Option<f64> {
         if value.is_nan() || value.abs() > MAX_ABS_VALUE {
             return None;
         }
@@ -36,14 +36,14 @@ impl Scale {
 
 /// A labelled position on an axis.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tick {
+pub(super) struct Tick {
     pub position: f64,
     pub text: String,
 }
 
 /// One axis: its label, scale, range and ticks.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Axis {
+pub(super) struct Axis {
     /// The label with the unit, or an empty text.
     pub label: String,
     pub scale: Scale,
@@ -58,13 +58,13 @@ pub struct Axis {
 impl Axis {
     /// A linear axis that contains the values with a margin of 5 % on either side, and has about
     /// `ticks` ticks.
-    pub fn linear(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
+    pub(super) fn linear(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
         let [low, high] = padded_range(transformed_range(values, Scale::Linear), 0.05);
         Axis::with_range(label, [low, high], ticks)
     }
 
     /// A linear axis over exactly this range. A range of zero width is widened.
-    pub fn with_range(label: &str, range: [f64; 2], ticks: usize) -> Axis {
+    pub(super) fn with_range(label: &str, range: [f64; 2], ticks: usize) -> Axis {
         let range = padded_range(transformed_range(range, Scale::Linear), 0.0);
         let ticks = linear_ticks(range, ticks);
         Axis {
@@ -77,7 +77,7 @@ impl Axis {
     }
 
     /// A logarithmic axis that contains the positive values, and has about `ticks` ticks.
-    pub fn log(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
+    pub(super) fn log(label: &str, values: impl IntoIterator<Item = f64>, ticks: usize) -> Axis {
         let [low, high] = padded_range(transformed_range(values, Scale::Log), 0.06);
         // The range is at least two thirds of a decade wide, so that it contains a round number.
         let lack = (0.67 - (high - low)).max(0.0) / 2.0;
@@ -95,7 +95,7 @@ impl Axis {
     /// A linear axis if the values have similar magnitudes, else a [`Scale::Symlog`] axis.
     ///
     /// The magnitudes are similar if the largest is less than 60 times the median, zeros excluded.
-    pub fn linear_or_symlog(
+    pub(super) fn linear_or_symlog(
         label: &str,
         values: impl IntoIterator<Item = f64>,
         ticks: usize,
@@ -131,7 +131,7 @@ impl Axis {
     }
 
     /// An axis with one position per name. On a vertical axis the first name is at the top.
-    pub fn categorical(names: &[String]) -> Axis {
+    pub(super) fn categorical(names: &[String]) -> Axis {
         let last = names.len().saturating_sub(1);
         let tick = |(i, name): (usize, &String)| Tick {
             position: (last - i) as f64,
@@ -147,7 +147,7 @@ impl Axis {
     }
 
     /// An axis from 0 to 1 without label and ticks.
-    pub fn hidden() -> Axis {
+    pub(super) fn hidden() -> Axis {
         let (label, scale) = (String::new(), Scale::Linear);
         Axis {
             label,
@@ -160,14 +160,14 @@ impl Axis {
 
     /// The place of a value in the range: 0 at the start, 1 at the end. `None` if the value has no
     /// position.
-    pub fn fraction(&self, value: f64) -> Option<f64> {
+    pub(super) fn fraction(&self, value: f64) -> Option<f64> {
         self.scale
             .transform(value)
             .map(|place| self.position_fraction(place))
     }
 
     /// The place of a position in the range: 0 at the start, 1 at the end.
-    pub fn position_fraction(&self, place: f64) -> f64 {
+    pub(super) fn position_fraction(&self, place: f64) -> f64 {
         (place - self.range[0]) / (self.range[1] - self.range[0])
     }
 }

@@ -5,11 +5,11 @@ const GRID_POINTS: usize = 100;
 
 /// One x with the mean and the standard deviation over the curves. A single curve has no standard
 /// deviation.
-pub type CurveMoments = (f64, f64, Option<f64>);
+pub(super) type CurveMoments = (f64, f64, Option<f64>);
 
 /// Sorts the nodes of a curve by x. Values at equal x are averaged, and nodes that are not finite
 /// are dropped.
-pub fn sort_and_merge_nodes(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+pub(super) fn sort_and_merge_nodes(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     nodes.retain(|(x, y)| x.is_finite() && y.is_finite());
     nodes.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut curve: Vec<(f64, f64, f64)> = vec![];
@@ -31,7 +31,7 @@ pub fn sort_and_merge_nodes(mut nodes: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 ///
 /// If all curves have the same nodes, these are the grid. Otherwise the grid is even over the range
 /// that all curves cover, and empty if there is no such range.
-pub fn common_grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
+pub(super) fn common_grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
     let Some(first) = curves.first() else {
         return vec![];
     };
@@ -67,7 +67,7 @@ pub fn common_grid(curves: &[&Vec<(f64, f64)>]) -> Vec<f64> {
 }
 
 /// The value of a curve at `x`, linear between the nodes. `None` if `x` lies outside the nodes.
-pub fn interpolate_curve(curve: &[(f64, f64)], x: f64) -> Option<f64> {
+pub(super) fn interpolate_curve(curve: &[(f64, f64)], x: f64) -> Option<f64> {
     let above = curve.partition_point(|node| node.0 < x && !nearly_equal(node.0, x));
     let right = curve.get(above)?;
     if nearly_equal(right.0, x) {
@@ -78,7 +78,7 @@ pub fn interpolate_curve(curve: &[(f64, f64)], x: f64) -> Option<f64> {
 }
 
 /// The moments of the curves at each x of the grid that at least one curve covers.
-pub fn average_curves(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<CurveMoments> {
+pub(super) fn average_curves(curves: &[Vec<(f64, f64)>], grid: &[f64]) -> Vec<CurveMoments> {
     let moments = |x: f64| {
         let values: Vec<f64> = curves
             .iter()

@@ -6,7 +6,7 @@ use super::palette::{Colour, ColourMap, MarkerShape, MarkerStyle};
 
 /// A whole figure: a title, a legend, and panels of equal size in rows.
 #[derive(Debug, Clone)]
-pub struct FigureSpec {
+pub(super) struct FigureSpec {
     pub title: String,
     pub subtitle: String,
     /// The entries of the legend, from left to right.
@@ -21,7 +21,7 @@ pub struct FigureSpec {
 
 /// One entry of the legend: a symbol and the text beside it.
 #[derive(Debug, Clone)]
-pub struct LegendEntry {
+pub(super) struct LegendEntry {
     pub text: String,
     pub colour: Colour,
     pub symbol: LegendSymbol,
@@ -29,7 +29,7 @@ pub struct LegendEntry {
 
 /// The symbol that the legend shows beside the text.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum LegendSymbol {
+pub(super) enum LegendSymbol {
     /// A marker.
     Dot(MarkerShape, Fill),
     /// A short line.
@@ -40,21 +40,21 @@ pub enum LegendSymbol {
 
 /// Whether a marker is filled or only outlined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
+pub(super) enum Fill {
     Full,
     Hollow,
 }
 
 /// The stroke of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stroke {
+pub(super) enum Stroke {
     Solid,
     Dashed,
 }
 
 /// One pair of axes with the marks that are drawn on them.
 #[derive(Debug, Clone)]
-pub struct Panel {
+pub(super) struct Panel {
     pub title: String,
     pub x: Axis,
     pub y: Axis,
@@ -69,7 +69,7 @@ pub struct Panel {
 
 impl Panel {
     /// An empty panel with these axes.
-    pub fn new(title: impl Into<String>, x: Axis, y: Axis) -> Panel {
+    pub(super) fn new(title: impl Into<String>, x: Axis, y: Axis) -> Panel {
         let (marks, raster, aspect, right_margin) = (vec![], None, None, RightMargin::Empty);
         Panel {
             title: title.into(),
@@ -85,7 +85,7 @@ impl Panel {
 
 /// What is drawn to the right of a panel's frame.
 #[derive(Debug, Clone)]
-pub enum RightMargin {
+pub(super) enum RightMargin {
     Empty,
     /// Columns of texts.
     TextColumns(Vec<TextColumn>),
@@ -95,7 +95,7 @@ pub enum RightMargin {
 
 /// A column of texts under a heading.
 #[derive(Debug, Clone)]
-pub struct TextColumn {
+pub(super) struct TextColumn {
     pub heading: String,
     /// Each text with the value on the y axis at which it is drawn.
     pub texts: Vec<(f64, String)>,
@@ -103,7 +103,7 @@ pub struct TextColumn {
 
 /// A mark in data units. Points without a position on the axes are not drawn.
 #[derive(Debug, Clone)]
-pub enum PlotMark {
+pub(super) enum PlotMark {
     /// A line through the points. The width is in pixels.
     Line {
         points: Vec<(f64, f64)>,
@@ -146,7 +146,7 @@ pub enum PlotMark {
 
 impl PlotMark {
     /// A solid line through the points. The width is in pixels.
-    pub fn line(points: Vec<(f64, f64)>, colour: Colour, width: f64) -> PlotMark {
+    pub(super) fn line(points: Vec<(f64, f64)>, colour: Colour, width: f64) -> PlotMark {
         PlotMark::Line {
             points,
             colour,
@@ -158,7 +158,7 @@ impl PlotMark {
 
 /// An image of `width` × `height` pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Raster {
+pub(super) struct Raster {
     pub width: usize,
     pub height: usize,
     /// The colours, row by row from the top.

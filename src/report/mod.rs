@@ -25,7 +25,7 @@ use crate::rows::Tables;
 ///
 /// # Errors
 /// Fails if a figure cannot be drawn or encoded.
-pub fn build_report(tables: &Tables, facts: &Facts) -> anyhow::Result<Report> {
+pub(crate) fn build_report(tables: &Tables, facts: &Facts) -> anyhow::Result<Report> {
     let view = view::ReportView::new(tables, facts);
     let figures = figures::render_figures(&view)?;
     let html = page::render_page(&view, &figures);
@@ -35,7 +35,7 @@ pub fn build_report(tables: &Tables, facts: &Facts) -> anyhow::Result<Report> {
 
 /// What the page says about one model besides its numbers.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ModelFacts {
+pub(crate) struct ModelFacts {
     /// The model's name in the run.
     pub name: String,
     /// The number of values in one sample.
@@ -63,7 +63,7 @@ pub struct ModelFacts {
 
 /// What the page says about one dataset that the run evaluated.
 #[derive(Debug, Clone, PartialEq)]
-pub struct DataFacts {
+pub(crate) struct DataFacts {
     /// The name of the model that was evaluated on this dataset.
     pub model: String,
     /// The name of the data file.
@@ -77,7 +77,7 @@ pub struct DataFacts {
 
 /// What the page shows besides the tables.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// The run's name. If the page covers several runs, their names, separated by commas.
     pub name: String,
     /// The run's seed. If several runs have different seeds, each seed with its run's name.
@@ -101,7 +101,7 @@ pub struct Facts {
 
 /// One figure, as SVG and as PNG.
 #[derive(Debug, Clone)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// The file stem under `plots/`.
     pub name: String,
     /// The text under the figure: what it shows, the number of samples, and what the bars mean.
@@ -114,7 +114,7 @@ pub struct Figure {
 
 /// The derived files of a run directory, in memory: `plots/*` and `index.html`.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub(crate) struct Report {
     /// The figures in the order of the page.
     pub figures: Vec<Figure>,
     /// The text of `index.html`.

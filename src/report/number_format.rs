@@ -4,12 +4,12 @@
 use crate::num::stats;
 
 /// The text that is shown for an absent number.
-pub const ABSENT: &str = "–";
+pub(super) const ABSENT: &str = "–";
 
 /// Half the width of the 95 % confidence interval of a mean of `n` values with this standard error,
 /// by Student's t. If `n` is unknown, the normal distribution is used. Zero if there is no standard
 /// error.
-pub fn half_width_95(error: Option<f64>, n: Option<usize>) -> f64 {
+pub(super) fn half_width_95(error: Option<f64>, n: Option<usize>) -> f64 {
     if_finite(error).map_or(0.0, |error| stats::confidence_half_width(error, n, 0.95))
 }
 
@@ -17,7 +17,7 @@ pub fn half_width_95(error: Option<f64>, n: Option<usize>) -> f64 {
 ///
 /// A value without an error has five significant digits. Very large and very small values share a
 /// power of ten, as in `(2.500 ± 0.030)×10⁹`.
-pub fn format_with_error(value: Option<f64>, error: Option<f64>) -> String {
+pub(super) fn format_with_error(value: Option<f64>, error: Option<f64>) -> String {
     let Some(value) = if_finite(value) else {
         return ABSENT.into();
     };
@@ -40,7 +40,7 @@ pub fn format_with_error(value: Option<f64>, error: Option<f64>) -> String {
 }
 
 /// The value with the decimals that its error suggests, without the error.
-pub fn format_to_error_digits(value: f64, error: f64) -> String {
+pub(super) fn format_to_error_digits(value: f64, error: f64) -> String {
     let top = value.abs().max(error.abs());
     if !value.is_finite() {
         return ABSENT.into();
@@ -53,7 +53,7 @@ pub fn format_to_error_digits(value: f64, error: f64) -> String {
 
 /// A part of a value, with the decimals that the value's error suggests. If all these digits are
 /// zero, one significant digit is shown instead.
-pub fn format_part(part: f64, error: Option<f64>) -> String {
+pub(super) fn format_part(part: f64, error: Option<f64>) -> String {
     let text = if_finite(error).map_or_else(
         || format_significant(part, 2),
         |error| format_to_error_digits(part, error),
@@ -67,7 +67,11 @@ pub fn format_part(part: f64, error: Option<f64>) -> String {
 
 /// The 95 % confidence interval `[low, high]` of a mean of `n` values with this standard error.
 /// `None` if the mean or its error is absent or not finite.
-pub fn format_interval(value: Option<f64>, error: Option<f64>, n: Option<usize>) -> Option<String> {
+pub(super) fn format_interval(
+    value: Option<f64>,
+    error: Option<f64>,
+    n: Option<usize>,
+) -> Option<String> {
     let (value, error) = (if_finite(value)?, if_finite(error)?);
     let half = half_width_95(Some(error), n);
     let (low, high) = (value - half, value + half);
@@ -80,7 +84,7 @@ pub fn format_interval(value: Option<f64>, error: Option<f64>, n: Option<usize>)
 
 /// The value with this many significant digits, in scientific notation if it is very large or very
 /// small.
-pub fn format_significant(value: f64, digits: i32) -> String {
+pub(super) fn format_significant(value: f64, digits: i32) -> String {
     if !value.is_finite() {
         return ABSENT.into();
     }
@@ -99,7 +103,7 @@ pub fn format_significant(value: f64, digits: i32) -> String {
 }
 
 /// Formats a value with [`format_significant`], and an absent value as a dash.
-pub fn format_optional(value: Option<f64>, digits: i32) -> String {
+pub(super) fn format_optional(value: Option<f64>, digits: i32) -> String {
     if_finite(value).map_or(ABSENT.into(), |value| format_significant(value, digits))
 }
 
@@ -107,7 +111,7 @@ pub fn format_optional(value: Option<f64>, digits: i32) -> String {
 ///
 /// A value that is not whole has one decimal from 1 to 100 and none above 100. Below 1 it has two
 /// significant digits.
-pub fn format_count(value: f64) -> String {
+pub(super) fn format_count(value: f64) -> String {
     if !value.is_finite() {
         return ABSENT.into();
     }
@@ -127,7 +131,7 @@ pub fn format_count(value: f64) -> String {
 
 /// The value with this many decimals. Thousands are grouped by commas, the minus sign is
 /// typographic, and zero has no sign.
-pub fn format_fixed(value: f64, decimals: usize) -> String {
+pub(super) fn format_fixed(value: f64, decimals: usize) -> String {
     let text = format!("{:.decimals$}", value.abs());
     let (whole, rest) = match text.find('.') {
         Some(dot) => text.split_at(dot),
@@ -139,7 +143,7 @@ pub fn format_fixed(value: f64, decimals: usize) -> String {
 }
 
 /// An exponent in superscript digits, such as `⁻³`.
-pub fn superscript(exponent: i32) -> String {
+pub(super) fn superscript(exponent: i32) -> String {
     let digit = |c: char| match c {
         '-' => '⁻',
         '0' => '⁰',
@@ -152,7 +156,7 @@ pub fn superscript(exponent: i32) -> String {
 }
 
 /// The number if it is present and finite.
-pub fn if_finite(value: Option<f64>) -> Option<f64> {
+pub(super) fn if_finite(value: Option<f64>) -> Option<f64> {
     value.filter(|value| value.is_finite())
 }
 

@@ -2,20 +2,20 @@
 //! are chosen for readers with colour-blindness too.
 
 /// A colour: its red, green and blue levels from 0 to 255.
-pub type Colour = [u8; 3];
+pub(super) type Colour = [u8; 3];
 
 /// The colour of texts and of the reference estimator.
-pub const INK: Colour = [34, 34, 38];
+pub(super) const INK: Colour = [34, 34, 38];
 /// The colour of secondary texts and marks.
-pub const MUTED: Colour = [105, 108, 116];
+pub(super) const MUTED: Colour = [105, 108, 116];
 /// The colour of axes and of reference lines.
-pub const RULE: Colour = [160, 164, 172];
+pub(super) const RULE: Colour = [160, 164, 172];
 /// The colour of grid lines at ticks.
-pub const GRID: Colour = [232, 234, 238];
+pub(super) const GRID: Colour = [232, 234, 238];
 /// The colour of grid lines between ticks.
-pub const FAINT: Colour = [243, 244, 246];
+pub(super) const FAINT: Colour = [243, 244, 246];
 /// The background colour.
-pub const PAPER: Colour = [255, 255, 255];
+pub(super) const PAPER: Colour = [255, 255, 255];
 
 /// The colours of Okabe and Ito without black and yellow, then muted colours of Tol, then a grey.
 /// Yellow is hard to see on white paper.
@@ -35,7 +35,7 @@ const ESTIMATOR_COLOURS: [Colour; 11] = [
 
 /// The shape of a marker. It tells estimators apart for readers who cannot see their colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarkerShape {
+pub(super) enum MarkerShape {
     Circle,
     Square,
     Diamond,
@@ -44,20 +44,20 @@ pub enum MarkerShape {
 
 /// The colour and the shape of an estimator's markers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MarkerStyle {
+pub(super) struct MarkerStyle {
     pub colour: Colour,
     pub shape: MarkerShape,
 }
 
 /// The style of the reference estimator.
-pub const REFERENCE_STYLE: MarkerStyle = MarkerStyle {
+pub(super) const REFERENCE_STYLE: MarkerStyle = MarkerStyle {
     colour: INK,
     shape: MarkerShape::Circle,
 };
 
 /// The style of the `index`-th estimator, not counting the reference. Colours repeat after 11
 /// estimators.
-pub fn estimator_style(index: usize) -> MarkerStyle {
+pub(super) fn estimator_style(index: usize) -> MarkerStyle {
     const SHAPES: [MarkerShape; 4] = [
         MarkerShape::Circle,
         MarkerShape::Square,
@@ -71,13 +71,13 @@ pub fn estimator_style(index: usize) -> MarkerStyle {
 }
 
 /// A darker version of the colour, for text on white.
-pub fn text_colour(colour: Colour) -> Colour {
+pub(super) fn text_colour(colour: Colour) -> Colour {
     colour.map(|level| (f64::from(level) * 0.72) as u8)
 }
 
 /// A map from numbers in [0, 1] to colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ColourMap {
+pub(super) enum ColourMap {
     /// Perceptually uniform, from dark to light. It shows values.
     Viridis,
     /// From blue over white to red. It shows differences.
@@ -87,7 +87,7 @@ pub enum ColourMap {
 impl ColourMap {
     /// The colour at `at`. A number outside [0, 1] gets the colour of the nearer end, and a number
     /// that is not finite gets the colour at 0.
-    pub fn colour(self, at: f64) -> Colour {
+    pub(super) fn colour(self, at: f64) -> Colour {
         let stops: &[Colour] = match self {
             ColourMap::Viridis => &VIRIDIS,
             ColourMap::Diverging => &DIVERGING,

@@ -5,13 +5,13 @@
 ///
 /// Line breaks and tabs become spaces. Other control characters, characters that XML forbids, and
 /// characters that change the reading direction become U+FFFD.
-pub fn sanitize_line(text: &str) -> String {
+pub(super) fn sanitize_line(text: &str) -> String {
     text.chars().map(visible_char).collect()
 }
 
 /// Replaces characters like [`sanitize_line`], but keeps line breaks and tabs. It is used for the
 /// config, which is shown as the user wrote it.
-pub fn sanitize_block(text: &str) -> String {
+pub(super) fn sanitize_block(text: &str) -> String {
     let keep = |c| matches!(c, '\n' | '\t');
     text.chars()
         .filter(|&c| c != '\r')
@@ -33,7 +33,7 @@ fn visible_char(c: char) -> char {
 
 /// A sanitized name of at most `most` characters. A long name loses its middle, because names
 /// usually differ at their ends.
-pub fn shorten(text: &str, most: usize) -> String {
+pub(super) fn shorten(text: &str, most: usize) -> String {
     let text = sanitize_line(text);
     let count = text.chars().count();
     if count <= most || most < 3 {
@@ -47,7 +47,7 @@ pub fn shorten(text: &str, most: usize) -> String {
 }
 
 /// A file stem or an HTML anchor: 1 to 60 lower-case ASCII letters, digits and single hyphens.
-pub fn slug(text: &str) -> String {
+pub(super) fn slug(text: &str) -> String {
     let mut slug = String::new();
     for c in text.chars().map(|c| c.to_ascii_lowercase()) {
         if c.is_ascii_alphanumeric() {
@@ -68,7 +68,7 @@ pub fn slug(text: &str) -> String {
 }
 
 /// The items as an English list: `a`, `a and b`, `a, b and c`.
-pub fn join_with_and(items: &[String]) -> String {
+pub(super) fn join_with_and(items: &[String]) -> String {
     match items {
         [] => String::new(),
         [one] => one.clone(),

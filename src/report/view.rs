@@ -12,10 +12,10 @@ use crate::rows::{SampleLikelihoodRow, SummaryRow, Tables};
 const MAX_NAME_CHARS: usize = 32;
 
 /// The number of comparison groups of a model that have figures.
-pub const GROUPS_WITH_FIGURES: usize = 24;
+pub(super) const GROUPS_WITH_FIGURES: usize = 24;
 
 /// The tables and facts of a report, with the values that are derived from them once.
-pub struct ReportView<'a> {
+pub(super) struct ReportView<'a> {
     pub tables: &'a Tables,
     pub facts: &'a Facts,
     /// The models in the order of their first appearance.
@@ -30,7 +30,7 @@ pub struct ReportView<'a> {
 
 /// The rows of one model on one dataset under one solver. A figure compares the estimators of one
 /// group.
-pub struct ComparisonGroup<'a> {
+pub(super) struct ComparisonGroup<'a> {
     pub model: &'a str,
     pub dataset: &'a str,
     pub solver: &'a str,
@@ -47,7 +47,7 @@ pub struct ComparisonGroup<'a> {
 
 impl<'a> ReportView<'a> {
     /// Groups the rows of the tables, and assigns styles and short names.
-    pub fn new(tables: &'a Tables, facts: &'a Facts) -> ReportView<'a> {
+    pub(super) fn new(tables: &'a Tables, facts: &'a Facts) -> ReportView<'a> {
         let mut view = ReportView {
             tables,
             facts,
@@ -99,7 +99,7 @@ impl<'a> ReportView<'a> {
     }
 
     /// The groups that have figures: the first [`GROUPS_WITH_FIGURES`] of each model.
-    pub fn groups_with_figures(&self) -> impl Iterator<Item = &ComparisonGroup<'a>> {
+    pub(super) fn groups_with_figures(&self) -> impl Iterator<Item = &ComparisonGroup<'a>> {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         self.groups.iter().filter(move |group| {
             let before = seen.entry(group.model).or_default();
@@ -109,7 +109,7 @@ impl<'a> ReportView<'a> {
     }
 
     /// A sentence for the page if the model has more than [`GROUPS_WITH_FIGURES`] groups.
-    pub fn figures_note(&self, model: &str) -> Option<String> {
+    pub(super) fn figures_note(&self, model: &str) -> Option<String> {
         let all = self
             .groups
             .iter()
@@ -125,13 +125,13 @@ impl<'a> ReportView<'a> {
 
     /// The style of an estimator, the same in every figure. An unknown estimator gets the style of
     /// the reference.
-    pub fn style(&self, estimator: &str) -> MarkerStyle {
+    pub(super) fn style(&self, estimator: &str) -> MarkerStyle {
         let found = self.styles.iter().find(|(name, _)| *name == estimator);
         found.map_or(palette::REFERENCE_STYLE, |(_, style)| *style)
     }
 
     /// The name of an estimator in figures and sentences.
-    pub fn short_name(&self, estimator: &str) -> String {
+    pub(super) fn short_name(&self, estimator: &str) -> String {
         let found = self.short_names.iter().find(|(name, _)| *name == estimator);
         found.map_or_else(
             || shorten(estimator, MAX_NAME_CHARS),
@@ -141,7 +141,7 @@ impl<'a> ReportView<'a> {
 
     /// The file stem of a figure of this group. It names the dataset and the solver only if the
     /// model has several of them.
-    pub fn file_stem(&self, kind: &str, group: &ComparisonGroup) -> String {
+    pub(super) fn file_stem(&self, kind: &str, group: &ComparisonGroup) -> String {
         let others = || {
             self.groups
                 .iter()
@@ -160,7 +160,11 @@ impl<'a> ReportView<'a> {
 
 impl<'a> ComparisonGroup<'a> {
     /// The samples of one estimator that have a finite log-likelihood.
-    pub fn samples(&self, tables: &'a Tables, estimator: &str) -> Vec<&'a SampleLikelihoodRow> {
+    pub(super) fn samples(
+        &self,
+        tables: &'a Tables,
+        estimator: &str,
+    ) -> Vec<&'a SampleLikelihoodRow> {
         let of_estimator = |s: &&SampleLikelihoodRow| {
             s.estimator == estimator
                 && (s.model.as_str(), s.dataset.as_str(), s.solver.as_str())
@@ -171,7 +175,7 @@ impl<'a> ComparisonGroup<'a> {
     }
 
     /// The estimators of this group, the reference first.
-    pub fn estimators(&self) -> Vec<&'a str> {
+    pub(super) fn estimators(&self) -> Vec<&'a str> {
         let mut names: Vec<&str> = vec![];
         for row in &self.rows {
             if !names.contains(&row.estimator.as_str()) {
@@ -183,7 +187,7 @@ impl<'a> ComparisonGroup<'a> {
     }
 
     /// The summary row of the reference estimator.
-    pub fn reference_row(&self) -> Option<&'a SummaryRow> {
+    pub(super) fn reference_row(&self) -> Option<&'a SummaryRow> {
         self.rows
             .iter()
             .find(|row| row.estimator == self.reference)
@@ -192,14 +196,14 @@ impl<'a> ComparisonGroup<'a> {
 
     /// The factor from a difference of log-densities in nats to a difference in bits/dim: −1 / (D
     /// ln 2). `None` if the model has no bits/dim.
-    pub fn bits_per_nat(&self) -> Option<f64> {
+    pub(super) fn bits_per_nat(&self) -> Option<f64> {
         let defined = self.rows.iter().any(|row| row.bits_per_dim.is_some());
         let dim = self.dim.filter(|_| defined)?;
         Some(-1.0 / (dim as f64 * std::f64::consts::LN_2))
     }
 
     /// A line such as `digits · heun(steps=18) · n = 128`. Empty parts are omitted.
-    pub fn subtitle(&self) -> String {
+    pub(super) fn subtitle(&self) -> String {
         let n = self.rows.iter().map(|row| row.n).max();
         let parts = [
             shorten(self.dataset, 40),
@@ -212,7 +216,7 @@ impl<'a> ComparisonGroup<'a> {
 }
 
 /// The title of a figure: the model's name, and `what` the figure shows.
-pub fn figure_title(model: &str, what: &str) -> String {
+pub(super) fn figure_title(model: &str, what: &str) -> String {
     format!("{} · {what}", shorten(&sanitize_line(model), 40))
 }
 

@@ -11,7 +11,7 @@ use super::{SamplerContext, SamplerSchedule};
 /// φ_k(z) with φ₀ = eᶻ and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z: the weights of exponential integrators.
 ///
 /// The recursion loses digits near 0. The series 1/k! + z/(k+1)! + … replaces it for |z| < 1.
-pub fn phi(k: usize, z: f64) -> f64 {
+pub(super) fn phi(k: usize, z: f64) -> f64 {
     let factorial = |n: usize| (1..=n).map(|i| i as f64).product::<f64>();
     if z.abs() < 1.0 {
         let (mut term, mut sum) = (1.0 / factorial(k), 0.0);
@@ -29,7 +29,7 @@ pub fn phi(k: usize, z: f64) -> f64 {
 ///
 /// At σ_t = 0 the step is x_t = α_t D. At α_s = 0 it is (σ_t/σ_s) x + α_t D. Both follow from the
 /// arithmetic of IEEE infinities.
-pub fn first_order_weights(from: &PathPoint, to: &PathPoint) -> [f64; 2] {
+pub(super) fn first_order_weights(from: &PathPoint, to: &PathPoint) -> [f64; 2] {
     [
         to.sigma / from.sigma,
         -to.alpha * (-from.lambda_step(to)).exp_m1(),
@@ -37,7 +37,7 @@ pub fn first_order_weights(from: &PathPoint, to: &PathPoint) -> [f64; 2] {
 }
 
 /// A multistep method, defined by its weights.
-pub trait Multistep {
+pub(super) trait Multistep {
     /// The highest order, which is also the number of predictions that a step uses.
     fn order(&self) -> usize;
 
@@ -63,7 +63,7 @@ pub trait Multistep {
 ///
 /// It is at most the number of predictions made so far. With `lower_order_final` it is also at most
 /// the number of steps left.
-pub fn step_order(highest: usize, i: usize, steps: usize, lower_order_final: bool) -> usize {
+pub(super) fn step_order(highest: usize, i: usize, steps: usize, lower_order_final: bool) -> usize {
     let left = if lower_order_final {
         steps - i
     } else {
@@ -77,7 +77,7 @@ pub fn step_order(highest: usize, i: usize, steps: usize, lower_order_final: boo
 ///
 /// # Errors
 /// Fails if the schedule is invalid. The message names the key and says what is expected.
-pub fn multistep_steps(
+pub(super) fn multistep_steps(
     method: &dyn Multistep,
     schedule: &SamplerSchedule,
     context: &SamplerContext,
@@ -92,7 +92,7 @@ pub fn multistep_steps(
 ///
 /// A step to σ = 0 is infinitely long in λ, and no difference of predictions can be extrapolated
 /// over it. Such a step is always of first order and ends in α_t D.
-pub fn steps_between_points(
+pub(super) fn steps_between_points(
     method: &dyn Multistep,
     lower_order_final: bool,
     points: &[PathPoint],

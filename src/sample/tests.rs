@@ -29,10 +29,10 @@ impl Denoiser for AnalyticMixture {
 }
 
 /// A prior for samplers that compute no density, which do not use it.
-pub const UNIT_PRIOR: Prior = Prior { std: 1.0 };
+pub(super) const UNIT_PRIOR: Prior = Prior { std: 1.0 };
 
 /// The end states of `x` with a sampler. Row i is sample i.
-pub fn draw_samples(
+pub(super) fn draw_samples(
     sampler: &Sampler,
     field: &mut dyn Denoiser,
     curve: &PathCurve,
@@ -48,7 +48,7 @@ pub fn draw_samples(
 }
 
 /// The end states of `x` with a sampler. The rows are the given samples.
-pub fn draw_samples_at(
+pub(super) fn draw_samples_at(
     sampler: &Sampler,
     field: &mut dyn Denoiser,
     curve: &PathCurve,
@@ -70,7 +70,7 @@ pub fn draw_samples_at(
 }
 
 /// A context whose velocity is finite at both ends of any path.
-pub fn velocity_context(curve: &PathCurve) -> SamplerContext<'_> {
+pub(super) fn velocity_context(curve: &PathCurve) -> SamplerContext<'_> {
     SamplerContext {
         curve,
         prediction: Prediction::Velocity,
@@ -78,7 +78,7 @@ pub fn velocity_context(curve: &PathCurve) -> SamplerContext<'_> {
 }
 
 /// A sampler from its YAML.
-pub fn sampler_from_yaml(spec: &str) -> Sampler {
+pub(super) fn sampler_from_yaml(spec: &str) -> Sampler {
     serde_yaml::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"))
 }
 
@@ -118,7 +118,7 @@ fn all_sampler_variants() -> Vec<Sampler> {
 }
 
 /// The names of the samplers whose steps are weights.
-pub fn weighted_sampler_names() -> impl Iterator<Item = &'static str> {
+pub(super) fn weighted_sampler_names() -> impl Iterator<Item = &'static str> {
     Sampler::NAMES
         .iter()
         .copied()

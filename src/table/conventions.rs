@@ -5,7 +5,7 @@ use crate::plan::Plan;
 use crate::rows::{ConventionRow, SummaryRow};
 
 /// One row for each summary and each convention.
-pub fn convention_rows(plan: &Plan, summaries: &[SummaryRow]) -> Vec<ConventionRow> {
+pub(super) fn convention_rows(plan: &Plan, summaries: &[SummaryRow]) -> Vec<ConventionRow> {
     let of = |row: &SummaryRow| -> Vec<ConventionRow> {
         let Some(model) = plan.models.iter().find(|m| m.name == row.model) else {
             return Vec::new();

@@ -6,7 +6,7 @@ use crate::rows::{GapRow, LikelihoodRow};
 
 /// One row for each pair of datasets with the same model, solver and estimator, in the order of the
 /// given rows. Failed rows are excluded.
-pub fn dataset_gap_rows(rows: &[LikelihoodRow]) -> Vec<GapRow> {
+pub(super) fn dataset_gap_rows(rows: &[LikelihoodRow]) -> Vec<GapRow> {
     let mut sets: Vec<DatasetLogLikelihoods> = Vec::new();
     for row in rows.iter().filter(|r| r.log_likelihood.is_some()) {
         // The rows of one dataset and estimator are mostly adjacent, so the search starts at the

@@ -37,7 +37,7 @@ impl TabulateWork for LikelihoodWork {
 }
 
 /// The rows of `samples.csv`, sorted by model, data, solver, estimator and sample.
-pub fn sample_rows(likelihoods: &[LikelihoodRow]) -> Vec<SampleLikelihoodRow> {
+pub(super) fn sample_rows(likelihoods: &[LikelihoodRow]) -> Vec<SampleLikelihoodRow> {
     let mut rows: Vec<_> = likelihoods.iter().map(sample_from_likelihood_row).collect();
     rows.sort_by(|a, b| sample_sort_key(a).cmp(&sample_sort_key(b)));
     rows

@@ -18,7 +18,7 @@ impl TabulateWork for SampleWork {
 
 /// What each sampler's samples have cost, from their own rows.
 #[derive(Default)]
-pub struct SamplingCosts(BTreeMap<(String, String), [f64; 5]>);
+pub(super) struct SamplingCosts(BTreeMap<(String, String), [f64; 5]>);
 
 impl SamplingCosts {
     fn add(&mut self, rows: &[SampleRow]) {
@@ -39,7 +39,7 @@ impl SamplingCosts {
     }
 
     /// A row of statistics with the measured cost of its sampler.
-    pub fn with_cost(&self, mut row: MetricRow) -> MetricRow {
+    pub(super) fn with_cost(&self, mut row: MetricRow) -> MetricRow {
         if let Some([n, evaluations, jvps, all, products]) =
             self.0.get(&(row.model.clone(), row.sampler.clone()))
         {

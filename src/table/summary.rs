@@ -15,7 +15,7 @@ use crate::rows::{LikelihoodRow, PairRow, Status, SummaryRow, Tables};
 ///
 /// # Errors
 /// Fails if the data frame library reports an error.
-pub fn add_summaries_and_pairs(
+pub(super) fn add_summaries_and_pairs(
     rows: &[LikelihoodRow],
     references: &BTreeMap<String, [String; 2]>,
     tables: &mut Tables,

@@ -19,7 +19,7 @@ use crate::plan::{RowMagnitudes, TrialWork};
 
 /// The result of a comparison. A worse verdict is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RowVerdict {
+pub(crate) enum RowVerdict {
     Match,
     Drift,
     Mismatch,
@@ -27,7 +27,7 @@ pub enum RowVerdict {
 
 impl RowVerdict {
     /// The word for the verdict in tables and on the terminal.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             RowVerdict::Match => "match",
             RowVerdict::Drift => "drift",
@@ -42,7 +42,7 @@ const MATCH_ULPS: u64 = 4;
 
 /// The share of the magnitudes behind a number by which the rounding of networks may change it:
 /// 2⁻¹⁵ = 256 · 2⁻²³.
-pub const DRIFT_TOLERANCE: f64 = 1.0 / (1 << 15) as f64;
+pub(super) const DRIFT_TOLERANCE: f64 = 1.0 / (1 << 15) as f64;
 
 /// The share by which the number of evaluations may differ if a solver chooses its steps.
 const STEP_COUNT_DRIFT: f64 = 0.25;
@@ -52,10 +52,10 @@ const STEP_COUNT_DRIFT: f64 = 0.25;
 const PROFILE_DRIFT: f64 = 0.01;
 
 /// The columns with the ends of a 95 % confidence interval.
-pub const INTERVAL_COLUMNS: [&str; 2] = ["low", "high"];
+pub(super) const INTERVAL_COLUMNS: [&str; 2] = ["low", "high"];
 
 /// A CSV table as text, with the line number of every row.
-pub struct VerifyTable {
+pub(super) struct VerifyTable {
     pub columns: Vec<String>,
     /// Each row with its line in the file, counted from 1.
     pub rows: Vec<(u64, Vec<String>)>,
@@ -66,7 +66,7 @@ impl VerifyTable {
     ///
     /// # Errors
     /// Fails if the bytes are no CSV table.
-    pub fn read(bytes: &[u8]) -> Result<VerifyTable, String> {
+    pub(super) fn read(bytes: &[u8]) -> Result<VerifyTable, String> {
         let mut reader = csv::Reader::from_reader(bytes);
         let columns = reader
             .headers()
@@ -84,7 +84,7 @@ impl VerifyTable {
     }
 
     /// The table with only those columns whose names `pass` accepts.
-    pub fn retain_columns(&self, pass: impl Fn(&str) -> bool) -> VerifyTable {
+    pub(super) fn retain_columns(&self, pass: impl Fn(&str) -> bool) -> VerifyTable {
         let kept: Vec<usize> = (0..self.columns.len())
             .filter(|i| pass(&self.columns[*i]))
             .collect();
@@ -105,12 +105,12 @@ impl VerifyTable {
     }
 
     /// The position of a column. `None` if the table does not have it.
-    pub fn column_index(&self, name: &str) -> Option<usize> {
+    pub(super) fn column_index(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|c| c == name)
     }
 
     /// The text of a cell. `None` if the table does not have the row or the column.
-    pub fn cell(&self, row: usize, name: &str) -> Option<&str> {
+    pub(super) fn cell(&self, row: usize, name: &str) -> Option<&str> {
         Some(
             self.rows
                 .get(row)?
@@ -121,7 +121,7 @@ impl VerifyTable {
     }
 
     /// The number in a cell. `None` if the cell is absent, is no number, or is not finite.
-    pub fn number(&self, row: usize, name: &str) -> Option<f64> {
+    pub(super) fn number(&self, row: usize, name: &str) -> Option<f64> {
         self.cell(row, name)?
             .parse()
             .ok()
@@ -138,7 +138,7 @@ impl VerifyTable {
 
 /// The comparison of a cell. For a row, it is the worst comparison of its cells.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RowComparison {
+pub(crate) struct RowComparison {
     pub verdict: RowVerdict,
     /// The column of the cell. It is empty if the row matches.
     pub column: String,
@@ -154,7 +154,7 @@ pub struct RowComparison {
 
 impl RowComparison {
     /// The comparison of a row that matches.
-    pub fn equal() -> RowComparison {
+    pub(crate) fn equal() -> RowComparison {
         let none = String::new;
         let (column, stored, recomputed) = (none(), none(), none());
         RowComparison {
@@ -169,7 +169,7 @@ impl RowComparison {
 
     /// Compares two cells, as numbers if both are finite numbers, otherwise as texts. `tolerance`
     /// is the largest absolute difference that is drift.
-    pub fn compare_cells(
+    pub(crate) fn compare_cells(
         column: &str,
         stored: &str,
         recomputed: &str,
@@ -203,7 +203,7 @@ impl RowComparison {
 
     /// The worse of two comparisons: the one with the worse verdict, then the one with the larger
     /// difference relative to its tolerance.
-    pub fn worse_of(self, other: RowComparison) -> RowComparison {
+    pub(crate) fn worse_of(self, other: RowComparison) -> RowComparison {
         let share = |c: &RowComparison| {
             c.difference
                 .zip(c.tolerance)
@@ -227,7 +227,7 @@ fn ulp_distance(a: f64, b: f64) -> u64 {
 
 /// Compares row `i` of the stored table with row `j` of the recomputed table, column by column.
 /// Columns that the stored table lacks are not compared. `dim` is the model's number of dimensions.
-pub fn compare_rows(
+pub(super) fn compare_rows(
     work: &TrialWork,
     dim: usize,
     stored: &VerifyTable,
@@ -263,7 +263,11 @@ pub fn compare_rows(
 }
 
 /// Compares the number of stored rows with the number of recomputed rows, which differ.
-pub fn compare_row_counts(work: &TrialWork, stored: usize, recomputed: usize) -> RowComparison {
+pub(super) fn compare_row_counts(
+    work: &TrialWork,
+    stored: usize,
+    recomputed: usize,
+) -> RowComparison {
     let other_steps = work.has_adaptive_nodes();
     let few = stored.abs_diff(recomputed) as f64 <= STEP_COUNT_DRIFT * recomputed as f64;
     RowComparison {

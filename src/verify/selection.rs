@@ -9,7 +9,7 @@ use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::plan::{Trial, TrialWork};
 
 /// The samples of one trial that are recomputed.
-pub struct TrialSelection<'a> {
+pub(super) struct TrialSelection<'a> {
     pub trial: &'a Trial,
     /// The samples in order. The list is empty if the trial's rows are statistics, which are
     /// recomputed together.
@@ -31,7 +31,7 @@ struct SelectionUnit {
 ///
 /// A unit is a sample, a whole population, or a trial of statistics. With the same seed, a larger
 /// fraction chooses the same units and more.
-pub fn select_samples<'a>(
+pub(super) fn select_samples<'a>(
     trials: &[&'a Trial],
     fraction: f64,
     seed: u64,

@@ -14,10 +14,10 @@ use super::node::{MapEntry, Node, ScalarValue, Value, YamlScalar};
 use super::schema_type::{AliasedName, FamilyKind, ObjectKeys, SchemaForm, SchemaType};
 
 /// A list from which entries were removed: its key, and the original index of each remaining entry.
-pub type RemovedEntries = (String, Vec<usize>);
+pub(super) type RemovedEntries = (String, Vec<usize>);
 
 /// The result of a check.
-pub struct CheckResult {
+pub(super) struct CheckResult {
     /// The faults, in the order in which they were found.
     pub faults: Vec<Fault>,
     /// The lists that have lost entries, inner lists before the lists around them.
@@ -28,7 +28,7 @@ pub struct CheckResult {
 
 /// Finds every fault of a tree. Aliases, labels and other spellings are replaced by the names that
 /// the type reads.
-pub fn check_against_schema(schema: &Json, root: &mut Node) -> CheckResult {
+pub(super) fn check_against_schema(schema: &Json, root: &mut Node) -> CheckResult {
     let mut check = SchemaChecker {
         root: schema,
         faults: Vec::new(),

@@ -12,7 +12,7 @@ use super::node::{MapEntry, Node, ScalarValue, Value, YamlScalar};
 
 /// A scalar read as a given type, by the rules of YAML for that type; `None` if it is not of that
 /// type.
-pub fn parse_scalar<T: DeserializeOwned>(scalar: &YamlScalar) -> Option<T> {
+pub(super) fn parse_scalar<T: DeserializeOwned>(scalar: &YamlScalar) -> Option<T> {
     serde_yaml::from_str(&scalar.text).ok()
 }
 

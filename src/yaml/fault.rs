@@ -79,7 +79,7 @@ const FILE_SUFFIXES: [&str; 8] = [
 ];
 
 /// The key `outer.inner`; an empty part is left out.
-pub fn join_keys(outer: &str, inner: &str) -> String {
+pub(super) fn join_keys(outer: &str, inner: &str) -> String {
     match (outer.is_empty(), inner.is_empty()) {
         (true, _) => inner.to_owned(),
         (_, true) => outer.to_owned(),
@@ -167,7 +167,7 @@ fn describe_unexpected(found: serde::de::Unexpected) -> String {
 
 /// The message for an unknown name: ``unknown key `probs`, expected one of probes, distribution;
 /// did you mean `probes`?``
-pub fn unknown_message<'a>(
+pub(super) fn unknown_message<'a>(
     what: &str,
     name: &str,
     known: impl Iterator<Item = &'a str> + Clone,
@@ -190,7 +190,10 @@ pub fn one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 /// The known name that was probably meant: the nearest by Damerau–Levenshtein distance, if at most
 /// a third of the letters differ.
-pub fn nearest_name<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest_name<'a>(
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     let plain = crate::registry::normalize_name(name);
     let near = known.map(|k| {
         (

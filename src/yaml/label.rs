@@ -11,7 +11,7 @@ use super::node::{self, Node, Value, entry_at_node_position};
 use super::schema_type::{FamilyKind, ObjectKeys, SchemaForm, SchemaType};
 
 /// The entry that a label stands for; `None` if the text is not a label of one of these kinds.
-pub fn parse_label(
+pub(super) fn parse_label(
     root: &Json,
     kinds: &[FamilyKind],
     label: &str,

@@ -147,7 +147,7 @@ impl Node {
 ///
 /// # Errors
 /// Fails if the text is not valid YAML. The fault has the line and the column.
-pub fn parse_tree(text: &str) -> Result<Node, Fault> {
+pub(super) fn parse_tree(text: &str) -> Result<Node, Fault> {
     let body = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = LineIndex::new(body);
     let options = serde_yaml::options! {

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 type Refusal<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 
 /// A finished call of the program.
-pub struct Done {
+pub(crate) struct Done {
     command: String,
     pub code: Option<i32>,
     pub stdout: String,
@@ -26,7 +26,7 @@ impl Done {
     }
 
     /// Holds the exit status, and that no panic shows through.
-    pub fn is(&self, code: i32) -> &Done {
+    pub(crate) fn is(&self, code: i32) -> &Done {
         if self.code != Some(code) {
             self.fail(&format!("expected status {code}"));
         }
@@ -44,7 +44,7 @@ impl Done {
     }
 
     /// Holds words of the message.
-    pub fn says(&self, words: &[&str]) -> &Done {
+    pub(crate) fn says(&self, words: &[&str]) -> &Done {
         if let Some(missing) = words.iter().find(|w| !self.stderr.contains(**w)) {
             self.fail(&format!("expected `{missing}` on standard error"));
         }
@@ -53,7 +53,7 @@ impl Done {
 }
 
 /// The program as the tests run it: from `folder`, with backtraces on so that a panic cannot hide.
-pub fn command(folder: &Path, args: &[&str]) -> Command {
+pub(crate) fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowgauge"));
     command
         .args(args)
@@ -64,11 +64,11 @@ pub fn command(folder: &Path, args: &[&str]) -> Command {
     command
 }
 
-pub fn flowgauge(folder: &Path, args: &[&str]) -> Done {
+pub(crate) fn flowgauge(folder: &Path, args: &[&str]) -> Done {
     finish(command(folder, args))
 }
 
-pub fn finish(mut command: Command) -> Done {
+pub(crate) fn finish(mut command: Command) -> Done {
     let output = command.output().expect("the program starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Done {
@@ -80,7 +80,7 @@ pub fn finish(mut command: Command) -> Done {
 }
 
 /// Holds that a call is refused: status 2, one message, and the folder as it was.
-pub fn refused(folder: &Path, args: &[&str], words: &[&str]) {
+pub(crate) fn refused(folder: &Path, args: &[&str], words: &[&str]) {
     let before = listing(folder);
     let done = flowgauge(folder, args);
     done.is(2).says(words);
@@ -93,7 +93,7 @@ pub fn refused(folder: &Path, args: &[&str], words: &[&str]) {
 }
 
 /// Every file and folder below `folder`, with the files' sizes.
-pub fn listing(folder: &Path) -> BTreeMap<PathBuf, u64> {
+pub(crate) fn listing(folder: &Path) -> BTreeMap<PathBuf, u64> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
         let kind = entry.metadata().expect("an entry");
@@ -105,18 +105,18 @@ pub fn listing(folder: &Path) -> BTreeMap<PathBuf, u64> {
     found
 }
 
-pub fn models(name: &str) -> String {
+pub(crate) fn models(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("models")
         .join(name);
     path.to_str().expect("a path in UTF-8").to_owned()
 }
 
-pub fn card(name: &str) -> String {
+pub(crate) fn card(name: &str) -> String {
     format!("{}/card.yaml", models(name))
 }
 
-pub fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> String {
     let path = folder.join(name);
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
     std::fs::write(&path, bytes).expect("written");
@@ -124,7 +124,7 @@ pub fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> String {
 }
 
 /// The bytes of a .npy file whose header says what it is told to.
-pub fn npy(descr: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn npy(descr: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
     npy_with(
         &format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"),
         bytes,
@@ -153,12 +153,12 @@ fn numbers(count: usize) -> Vec<f32> {
         .collect()
 }
 
-pub fn le(values: &[f32]) -> Vec<u8> {
+pub(crate) fn le(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 /// A .npy of `rows` samples of `width` floats.
-pub fn samples(rows: usize, width: usize) -> Vec<u8> {
+pub(crate) fn samples(rows: usize, width: usize) -> Vec<u8> {
     npy(
         "<f4",
         &format!("({rows}, {width})"),
@@ -166,7 +166,7 @@ pub fn samples(rows: usize, width: usize) -> Vec<u8> {
     )
 }
 
-pub fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
@@ -221,7 +221,7 @@ fn metrics(other: &[(&str, &str)]) -> Vec<String> {
     )
 }
 
-pub fn strs(args: &[String]) -> Vec<&str> {
+pub(crate) fn strs(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 
@@ -1207,7 +1207,7 @@ fn differentiate_refuses_by_name() {
 }
 
 /// A config at next to no cost, beside its data.
-pub fn config(folder: &Path) -> String {
+pub(crate) fn config(folder: &Path) -> String {
     let model = card("mixture");
     write(folder, "x.npy", samples(5, 8));
     write(

@@ -2,19 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A file of the repository, its lines ended alike on all systems.
-pub fn read(name: &str) -> String {
+pub(crate) fn read(name: &str) -> String {
     let text = std::fs::read_to_string(root().join(name));
     text.unwrap_or_else(|e| panic!("{name}: {e}"))
         .replace("\r\n", "\n")
 }
 
 /// The pages below `docs/`, by their paths in the repository.
-pub fn docs_pages() -> Vec<String> {
+pub(crate) fn docs_pages() -> Vec<String> {
     let mut pages: Vec<PathBuf> = std::fs::read_dir(root().join("docs"))
         .expect("docs")
         .flatten()

@@ -437,7 +437,7 @@ fn features_of_the_reference_are_kept_and_never_trusted() {
 }
 
 /// A model of grey images, a preset whose features are known, and two sets of bytes.
-pub fn grey_images(at: &Path) {
+pub(crate) fn grey_images(at: &Path) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/metrics");
     for name in ["grey.onnx", "mean.onnx"] {
         std::fs::copy(shipped.join(name), at.join(name)).expect("copied");

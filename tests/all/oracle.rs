@@ -56,7 +56,7 @@ fn rows_of(file: &str, name: &str) -> Batch {
 }
 
 /// Likelihood rows of `x` under one model; sample numbers count from 0.
-pub fn rows(
+pub(crate) fn rows(
     model: &Model,
     solver: &str,
     estimators: &str,

@@ -12,11 +12,11 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-pub fn run(folder: &Path, config: &str, out: &str) {
+pub(crate) fn run(folder: &Path, config: &str, out: &str) {
     flowgauge(folder, &["run", config, "--out", out, "--quiet"]).is(0);
 }
 
-pub fn read(path: &Path) -> String {
+pub(crate) fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -33,7 +33,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The tables of a run without what the clock measured.
-pub fn tables(run: &Path) -> BTreeMap<String, Vec<Vec<String>>> {
+pub(crate) fn tables(run: &Path) -> BTreeMap<String, Vec<Vec<String>>> {
     let mut found = BTreeMap::new();
     for path in files(&run.join("tables")) {
         let mut reader = csv::Reader::from_path(&path).expect("a table");
@@ -68,7 +68,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// How often a journal file says that each trial was finished.
-pub fn finished(run: &Path, journal: &str) -> BTreeMap<String, usize> {
+pub(crate) fn finished(run: &Path, journal: &str) -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
     for line in std::fs::read_to_string(run.join(journal))
         .unwrap_or_default()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::cli::{Done, card, command, finish, flowgauge, folder, models, refused};
 
-pub const N: usize = 6;
+pub(crate) const N: usize = 6;
 const SHAPE: [usize; 3] = [3, 8, 8];
 
 /// Mean and deviation of every number's law, as `scripts/make_shapes.py` has them.
@@ -25,7 +25,7 @@ fn law() -> (ArrayD<f64>, ArrayD<f64>) {
 }
 
 /// Images of the law, channels first; some lie outside the card's range, which likelihoods of them allow.
-pub fn images() -> ArrayD<f32> {
+pub(crate) fn images() -> ArrayD<f32> {
     let (mean, std) = law();
     let draw = |i: usize| 2.0 * ((i * 7919 + 13) as f64).sin();
     let image = |i: usize| {
@@ -38,7 +38,7 @@ pub fn images() -> ArrayD<f32> {
 }
 
 /// The card, its networks and its maps, in a folder.
-pub fn model(at: &Path) {
+pub(crate) fn model(at: &Path) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/shapes");
     for file in std::fs::read_dir(shipped).expect("the networks").flatten() {
         std::fs::copy(file.path(), at.join(file.file_name())).expect("copied");
@@ -102,9 +102,9 @@ fn forms(at: &Path) -> Vec<(&'static str, Option<&'static [&'static str]>)> {
 }
 
 /// Where arrays are read: the key or flag, and the call with a file there and a layout said of it.
-pub type Place = (&'static str, fn(&Path, &str, Option<&str>) -> Vec<String>);
+pub(crate) type Place = (&'static str, fn(&Path, &str, Option<&str>) -> Vec<String>);
 
-pub const PLACES: [Place; 17] = [
+pub(crate) const PLACES: [Place; 17] = [
     ("likelihood --data", |_, file, layout| {
         let args = "likelihood --model card.yaml --divergence exact --solver {euler:{steps:1}} --lattice allow --data";
         call(args, file, layout.map(str::to_owned))

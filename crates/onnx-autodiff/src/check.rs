@@ -8,7 +8,7 @@ use crate::signatures;
 
 /// A rule of the format that a graph breaks.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Violation {
+pub(crate) struct Violation {
     /// The name of the node or port, or `the graph`.
     pub node: String,
     /// The operator of the node, `input` or `output` for a port, and empty for the graph.
@@ -44,7 +44,7 @@ impl Violation {
 /// # Errors
 ///
 /// Returns the first violation.
-pub fn check_model(model: &ModelProto) -> Result<(), Violation> {
+pub(crate) fn check_model(model: &ModelProto) -> Result<(), Violation> {
     let opset = match &model.opset_import[..] {
         [only] if standardize(only.domain()).is_empty() => only.version(),
         _ => {

@@ -10,11 +10,11 @@ use crate::proto::TensorProto;
 use crate::size::Size;
 
 /// The largest number of elements of a tensor whose elements are followed.
-pub const LIMIT: usize = 1024;
+pub(crate) const LIMIT: usize = 1024;
 
 /// One element of a small tensor.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Item {
+pub(crate) enum Item {
     /// An integer or a boolean. It may be a symbolic size.
     Int(Size),
     /// A floating-point number.
@@ -25,12 +25,12 @@ pub enum Item {
 
 impl Item {
     /// Returns the element for a known integer.
-    pub fn fixed(n: i64) -> Item {
+    pub(crate) fn fixed(n: i64) -> Item {
         Item::Int(Size::fixed(n))
     }
 
     /// Returns the integer if the element is a known integer.
-    pub fn as_fixed(&self) -> Option<i64> {
+    pub(crate) fn as_fixed(&self) -> Option<i64> {
         match self {
             Item::Int(size) => size.as_fixed(),
             _ => None,
@@ -38,7 +38,7 @@ impl Item {
     }
 
     /// Returns the element as a floating-point number if it is a known number.
-    pub fn as_real(&self) -> Option<f64> {
+    pub(crate) fn as_real(&self) -> Option<f64> {
         match self {
             Item::Int(size) => size.as_fixed().map(|n| n as f64),
             Item::Real(x) => Some(*x),
@@ -49,7 +49,7 @@ impl Item {
 
 /// The elements of a small tensor, in row-major order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Content {
+pub(crate) struct Content {
     /// The sizes of the axes.
     pub dims: Vec<usize>,
     /// The elements, as many as the product of the sizes.
@@ -58,7 +58,7 @@ pub struct Content {
 
 impl Content {
     /// Returns the content of a tensor without axes.
-    pub fn scalar(item: Item) -> Content {
+    pub(crate) fn scalar(item: Item) -> Content {
         Content {
             dims: Vec::new(),
             items: vec![item],
@@ -66,7 +66,7 @@ impl Content {
     }
 
     /// Returns the content of a tensor with one axis.
-    pub fn list(items: Vec<Item>) -> Content {
+    pub(crate) fn list(items: Vec<Item>) -> Content {
         Content {
             dims: vec![items.len()],
             items,
@@ -75,7 +75,7 @@ impl Content {
 
     /// Returns the elements of a stored tensor. Returns `None` if the tensor has more than
     /// [`LIMIT`] elements or a type that is not followed.
-    pub fn of_tensor(tensor: &TensorProto) -> Option<Content> {
+    pub(crate) fn of_tensor(tensor: &TensorProto) -> Option<Content> {
         let dims: Option<Vec<usize>> = tensor
             .dims
             .iter()
@@ -88,18 +88,18 @@ impl Content {
     }
 
     /// Returns all elements as integers if each one is a known integer.
-    pub fn fixed(&self) -> Option<Vec<i64>> {
+    pub(crate) fn fixed(&self) -> Option<Vec<i64>> {
         self.items.iter().map(Item::as_fixed).collect()
     }
 
     /// Returns all elements as floating-point numbers if each one is a known number.
-    pub fn reals(&self) -> Option<Vec<f64>> {
+    pub(crate) fn reals(&self) -> Option<Vec<f64>> {
         self.items.iter().map(Item::as_real).collect()
     }
 }
 
 /// Returns the number of elements if it is at most [`LIMIT`].
-pub fn followed_count(dims: &[usize]) -> Option<usize> {
+pub(crate) fn followed_count(dims: &[usize]) -> Option<usize> {
     let span = dims
         .iter()
         .try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;
@@ -107,7 +107,7 @@ pub fn followed_count(dims: &[usize]) -> Option<usize> {
 }
 
 /// Returns the elements of a stored tensor of any size as floating-point numbers.
-pub fn real_elements(tensor: &TensorProto) -> Option<Vec<f64>> {
+pub(crate) fn real_elements(tensor: &TensorProto) -> Option<Vec<f64>> {
     let count = tensor
         .dims
         .iter()
@@ -176,7 +176,7 @@ fn raw_element(elem: ElemType, bytes: &[u8]) -> Option<Item> {
 }
 
 /// Returns the number that the bits of a float16 encode.
-pub fn float16_from_bits(bits: u16) -> f64 {
+pub(crate) fn float16_from_bits(bits: u16) -> f64 {
     let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
     let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
     sign * match exponent {
@@ -188,13 +188,13 @@ pub fn float16_from_bits(bits: u16) -> f64 {
 }
 
 /// Returns the number that the bits of a bfloat16 encode.
-pub fn bfloat16_from_bits(bits: u16) -> f64 {
+pub(crate) fn bfloat16_from_bits(bits: u16) -> f64 {
     f64::from(f32::from_bits(u32::from(bits) << 16))
 }
 
 /// Returns the shape to which two shapes are broadcast, by numpy's rule. Returns `None` if they do
 /// not fit each other.
-pub fn broadcast_dims(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+pub(crate) fn broadcast_dims(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], i: usize| (i + dims.len()).checked_sub(rank).map_or(1, |j| dims[j]);
     (0..rank)

@@ -21,7 +21,7 @@ const HALF: &str =
 
 /// Appends a tangent of `x` with one direction, from which forward mode starts. Reverse mode never
 /// reads its numbers.
-pub fn seed(g: &mut Graph, x: Val) -> Val {
+pub(crate) fn seed(g: &mut Graph, x: Val) -> Val {
     let elem = g.elem(x).tangent();
     let wide = g.cast(x, elem);
     let nothing = g.sub(wide, wide);
@@ -35,7 +35,7 @@ pub fn seed(g: &mut Graph, x: Val) -> Val {
 /// # Errors
 ///
 /// Returns every node that has no transpose.
-pub fn transpose_tangents(
+pub(crate) fn transpose_tangents(
     g: &mut Graph,
     seed: Val,
     d: Val,
@@ -60,7 +60,7 @@ pub fn transpose_tangents(
 
 /// Visits the nodes at the given `indices` from the last to the first, and adds to `cotangents`
 /// the cotangents of the values on which the known ones depend.
-pub fn transpose_nodes(
+pub(crate) fn transpose_nodes(
     g: &mut Graph,
     indices: Range<usize>,
     cotangents: &mut HashMap<Val, Val>,

@@ -138,7 +138,7 @@ fn listing(obstacles: &[Obstacle]) -> String {
 
 /// The reason why a rule refuses a node. The caller adds the name of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal(pub String);
+pub(crate) struct Refusal(pub String);
 
 impl From<&str> for Refusal {
     fn from(reason: &str) -> Refusal {

@@ -5,7 +5,7 @@ use crate::graph::{Graph, Node};
 use crate::size::Size;
 
 /// Returns the elements as sizes of axes, if each one is a known number that is not negative.
-pub fn axis_lengths(content: &Content) -> Option<Vec<usize>> {
+pub(crate) fn axis_lengths(content: &Content) -> Option<Vec<usize>> {
     content
         .fixed()?
         .iter()
@@ -14,7 +14,7 @@ pub fn axis_lengths(content: &Content) -> Option<Vec<usize>> {
 }
 
 /// Applies `f` to each element.
-pub fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
+pub(crate) fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
     Content {
         dims: content.dims.clone(),
         items: content.items.iter().map(f).collect(),
@@ -23,7 +23,7 @@ pub fn map(content: &Content, f: impl Fn(&Item) -> Item) -> Content {
 
 /// Returns a floating-point number as an integer element, or [`Item::Unknown`] if it is too large
 /// to be exact.
-pub fn integer_item(x: f64) -> Item {
+pub(crate) fn integer_item(x: f64) -> Item {
     if x.abs() < 9e15 {
         Item::fixed(x as i64)
     } else {
@@ -32,7 +32,7 @@ pub fn integer_item(x: f64) -> Item {
 }
 
 /// Returns the content of the output of an elementwise operator with one input.
-pub fn unary(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
+pub(crate) fn unary(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let op = node.op.as_str();
     Some(map(&inputs[0], |item| match (op, item) {
         ("Floor" | "Ceil" | "Round", Item::Int(_)) => item.clone(),
@@ -63,7 +63,7 @@ pub fn unary(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> 
 
 /// Returns the content of the output of an elementwise operator with two or more inputs, which are
 /// broadcast to each other.
-pub fn binary(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
+pub(crate) fn binary(g: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Content> {
     let mut inputs = inputs.iter();
     let mut result = inputs.next()?.clone();
     for other in inputs {
@@ -171,7 +171,7 @@ fn combine_reals(op: &str, a: f64, b: f64) -> Item {
 
 /// Returns the index of the element of an operand that is broadcast to element `i` of a tensor with
 /// the sizes `dims`.
-pub fn broadcast_source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
+pub(crate) fn broadcast_source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
     let (mut rest, mut place, mut stride) = (i, 0, 1);
     for axis in (0..dims.len()).rev() {
         let index = rest % dims[axis].max(1);
@@ -185,7 +185,7 @@ pub fn broadcast_source(i: usize, dims: &[usize], operand: &[usize]) -> usize {
 }
 
 /// Returns the elements at the given `indices` along an axis.
-pub fn take(content: &Content, axis: usize, indices: &[usize]) -> Option<Content> {
+pub(crate) fn take(content: &Content, axis: usize, indices: &[usize]) -> Option<Content> {
     let mut dims = content.dims.clone();
     dims[axis] = indices.len();
     followed_count(&dims)?;

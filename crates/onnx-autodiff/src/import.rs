@@ -16,20 +16,20 @@ use crate::upgrade;
 /// The opsets of the standard domain that are read without an upgrade. Older files are upgraded to
 /// the first of them. Files of an opset before [`ADDING`] are then read as of that opset, which
 /// differs in one default ([`written_out`]) and in training.
-pub const OPSETS: std::ops::RangeInclusive<i64> = 13..=28;
+pub(crate) const OPSETS: std::ops::RangeInclusive<i64> = 13..=28;
 
 /// The first opset whose scatter operators can add, which reverse mode needs.
-pub const ADDING: i64 = 16;
+pub(crate) const ADDING: i64 = 16;
 
 /// The names of a graph's outputs, with the types that the file declares for them.
-pub type Outputs = Vec<(String, Option<TypeProto>)>;
+pub(crate) type Outputs = Vec<(String, Option<TypeProto>)>;
 
 /// Reads a model into a graph of the given opset. Returns the graph and its outputs.
 ///
 /// # Errors
 ///
 /// Returns an error if no node makes an output.
-pub fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
+pub(crate) fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError> {
     import_into(empty(model, opset), model)
 }
 
@@ -39,7 +39,7 @@ pub fn import(model: &Model, opset: i64) -> Result<(Graph, Outputs), GraphError>
 /// # Errors
 ///
 /// Returns an error if the opset is not supported or no node makes an output.
-pub fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
+pub(crate) fn import_in_double(model: &Model) -> Result<(Graph, Outputs), GraphError> {
     check_opset(model)?;
     let mut g = empty(model, model.opset());
     g.avoids_single = true;
@@ -106,7 +106,7 @@ fn import_into(mut g: Graph, model: &Model) -> Result<(Graph, Outputs), GraphErr
 /// # Errors
 ///
 /// Returns an error that names the supported opsets.
-pub fn check_opset(model: &Model) -> Result<(), GraphError> {
+pub(crate) fn check_opset(model: &Model) -> Result<(), GraphError> {
     let found = model.opset();
     if OPSETS.contains(&found) {
         return Ok(());

@@ -3,10 +3,10 @@
 use crate::content::Item;
 use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
-pub use crate::size::axis_of;
+pub(crate) use crate::size::axis_of;
 
 /// The window of a convolution or a pool along one spatial axis.
-pub struct Window {
+pub(crate) struct Window {
     /// The number of elements of the window.
     pub kernel: i64,
     /// The distance between the starts of two windows that follow each other.
@@ -21,7 +21,7 @@ pub struct Window {
 
 /// Returns the windows of all spatial axes. Their pads are zero if the attribute `auto_pad`
 /// determines them instead. Returns `None` if an attribute is out of range.
-pub fn windows(node: &Node, kernel: &[i64]) -> Option<Vec<Window>> {
+pub(crate) fn windows(node: &Node, kernel: &[i64]) -> Option<Vec<Window>> {
     let n = kernel.len();
     let list = |name: &str, default: i64, length: usize| {
         let list = node
@@ -57,7 +57,7 @@ pub fn windows(node: &Node, kernel: &[i64]) -> Option<Vec<Window>> {
 }
 
 /// Returns the number of windows along an axis of the given length.
-pub fn windowed(g: &mut Graph, node: &Node, length: &Size, w: &Window) -> Size {
+pub(crate) fn windowed(g: &mut Graph, node: &Node, length: &Size, w: &Window) -> Size {
     let stride = Size::fixed(w.stride);
     let reach = w.dilation * (w.kernel - 1) + 1;
     match node.text("auto_pad", "NOTSET").as_str() {
@@ -83,7 +83,13 @@ pub fn windowed(g: &mut Graph, node: &Node, length: &Size, w: &Window) -> Size {
 
 /// Returns the number of windows with `ceil_mode`, where the last window may extend beyond the
 /// padding but must not start in it. `room` is the padded length minus the window.
-pub fn ceil_windows(g: &mut Graph, length: &Size, room: &Size, _pads: i64, w: &Window) -> Size {
+pub(crate) fn ceil_windows(
+    g: &mut Graph,
+    length: &Size,
+    room: &Size,
+    _pads: i64,
+    w: &Window,
+) -> Size {
     let up = g.symbols.add(room, &Size::fixed(w.stride - 1));
     let steps = g.symbols.div(&up, &Size::fixed(w.stride));
     match (steps.as_fixed(), length.as_fixed()) {
@@ -97,7 +103,7 @@ pub fn ceil_windows(g: &mut Graph, length: &Size, room: &Size, _pads: i64, w: &W
 
 /// Returns the sizes that an input such as a target shape holds. Unknown elements become new
 /// symbols. Returns `None` if the number of elements is not known.
-pub fn sizes_held_by(g: &mut Graph, v: Val) -> Option<Shape> {
+pub(crate) fn sizes_held_by(g: &mut Graph, v: Val) -> Option<Shape> {
     if let Some(content) = g.content(v) {
         let items = content.items.clone();
         return Some(items.into_iter().map(|item| size_of(g, item)).collect());
@@ -109,7 +115,7 @@ pub fn sizes_held_by(g: &mut Graph, v: Val) -> Option<Shape> {
 }
 
 /// Returns an element as a size. An element that is no integer becomes a new symbol.
-pub fn size_of(g: &mut Graph, item: Item) -> Size {
+pub(crate) fn size_of(g: &mut Graph, item: Item) -> Size {
     match item {
         Item::Int(size) => size,
         _ => g.symbols.fresh(),
@@ -117,7 +123,7 @@ pub fn size_of(g: &mut Graph, item: Item) -> Size {
 }
 
 /// Returns the size to which two sizes are broadcast, by numpy's rule.
-pub fn broadcast_size(g: &mut Graph, a: &Size, b: &Size) -> Size {
+pub(crate) fn broadcast_size(g: &mut Graph, a: &Size, b: &Size) -> Size {
     match (a.as_fixed(), b.as_fixed()) {
         _ if a == b => a.clone(),
         (Some(1), _) => b.clone(),
@@ -132,7 +138,7 @@ pub fn broadcast_size(g: &mut Graph, a: &Size, b: &Size) -> Size {
 }
 
 /// Returns the shape to which two shapes are broadcast, by numpy's rule.
-pub fn broadcast_shapes(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
+pub(crate) fn broadcast_shapes(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
     let rank = a.len().max(b.len());
     let one = Size::fixed(1);
     let at = |shape: &[Size], i: usize| {
@@ -146,7 +152,7 @@ pub fn broadcast_shapes(g: &mut Graph, a: &[Size], b: &[Size]) -> Shape {
 }
 
 /// Returns the shape to which all inputs of a node are broadcast.
-pub fn broadcast_all(g: &mut Graph, node: &Node) -> Option<Shape> {
+pub(crate) fn broadcast_all(g: &mut Graph, node: &Node) -> Option<Shape> {
     let mut shape = Vec::new();
     for v in node.inputs.iter().flatten() {
         let operand = g.shape(*v)?.clone();
@@ -156,7 +162,7 @@ pub fn broadcast_all(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// Returns the product of sizes.
-pub fn size_product(g: &mut Graph, sizes: &[Size]) -> Size {
+pub(crate) fn size_product(g: &mut Graph, sizes: &[Size]) -> Size {
     let mut product = Size::fixed(1);
     for size in sizes {
         product = g.symbols.mul(&product, size);
@@ -167,7 +173,7 @@ pub fn size_product(g: &mut Graph, sizes: &[Size]) -> Size {
 /// Returns the axes that the second input holds or, in old opsets, the attribute `axes`. The inner
 /// value is `None` if the node has neither; the outer one is `None` if the axes are not known
 /// before the graph runs.
-pub fn known_axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
+pub(crate) fn known_axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usize>>> {
     let list = match node.input(1) {
         Some(v) => Some(g.content(v)?.fixed()?),
         None => node.ints("axes"),
@@ -184,7 +190,7 @@ pub fn known_axes(g: &Graph, node: &Node, rank: usize) -> Option<Option<Vec<usiz
 
 /// Returns a shape after a reduction over axes, which have size 1 if `keep` is set and are removed
 /// otherwise.
-pub fn reduced_shape(shape: &[Size], axes: &[usize], keep: bool) -> Option<Shape> {
+pub(crate) fn reduced_shape(shape: &[Size], axes: &[usize], keep: bool) -> Option<Shape> {
     let kept = |(i, d): (usize, &Size)| match (axes.contains(&i), keep) {
         (false, _) => Some(d.clone()),
         (true, true) => Some(Size::fixed(1)),

@@ -21,7 +21,10 @@ struct Inliner {
 /// # Errors
 ///
 /// Returns an error if the calls expand to too many nodes or a function calls itself.
-pub fn functions(graph: &mut GraphProto, functions: Vec<FunctionProto>) -> Result<(), String> {
+pub(crate) fn functions(
+    graph: &mut GraphProto,
+    functions: Vec<FunctionProto>,
+) -> Result<(), String> {
     if functions.is_empty() {
         return Ok(());
     }
@@ -194,7 +197,11 @@ fn rename_node(node: &mut NodeProto, names: &mut HashMap<String, String>, prefix
 
 /// Renames everything in a graph by the map `names`. A name that the map lacks receives the prefix,
 /// and the map remembers it.
-pub fn rename_graph(graph: &mut GraphProto, names: &mut HashMap<String, String>, prefix: &str) {
+pub(crate) fn rename_graph(
+    graph: &mut GraphProto,
+    names: &mut HashMap<String, String>,
+    prefix: &str,
+) {
     for info in graph
         .input
         .iter_mut()

@@ -17,7 +17,7 @@ use crate::size::Size;
 
 /// A tangent `base * factor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tangent {
+pub(crate) struct Tangent {
     /// The base, which has the full shape of the tangent.
     pub base: Val,
     /// The factor, which broadcasts to the base. `None` stands for 1.
@@ -26,13 +26,13 @@ pub struct Tangent {
 
 impl Tangent {
     /// Returns a tangent without a factor.
-    pub fn plain(base: Val) -> Tangent {
+    pub(crate) fn plain(base: Val) -> Tangent {
         Tangent { base, factor: None }
     }
 }
 
 /// The tangents of the values that depend on the differentiated input, and the obstacles.
-pub struct Tangents {
+pub(crate) struct Tangents {
     /// The tangent of each value. A value that is not in the map has a zero tangent.
     pub of: HashMap<Val, Tangent>,
     /// The nodes that could not be differentiated.
@@ -41,7 +41,7 @@ pub struct Tangents {
 
 /// Returns the tangents of a value and of the inputs of the node that makes it. A rule reads no
 /// other tangents for an input.
-pub fn known_at<'a>(
+pub(crate) fn known_at<'a>(
     g: &'a Graph,
     v: Val,
     of: &'a HashMap<Val, Tangent>,
@@ -57,10 +57,10 @@ pub fn known_at<'a>(
 
 /// The function that propagates tangents through nodes of a subgraph: the indices of the nodes, the
 /// number of directions, the values whose tangents are wanted, and the tangents so far.
-pub type TangentWalk = fn(&mut Graph, Range<usize>, &Size, &[Val], &mut Tangents);
+pub(crate) type TangentWalk = fn(&mut Graph, Range<usize>, &Size, &[Val], &mut Tangents);
 
 /// The context of a rule, which appends the tangent of one node to the graph.
-pub struct JvpContext<'a> {
+pub(crate) struct JvpContext<'a> {
     /// The graph to which the rule appends operators.
     pub g: &'a mut Graph,
     /// The node.
@@ -79,7 +79,7 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses a node without this input.
-    pub fn x(&mut self, index: usize) -> Result<Val, Refusal> {
+    pub(crate) fn x(&mut self, index: usize) -> Result<Val, Refusal> {
         let v = self
             .node
             .input(index)
@@ -92,13 +92,13 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses a node without this output.
-    pub fn y(&mut self) -> Result<Val, Refusal> {
+    pub(crate) fn y(&mut self) -> Result<Val, Refusal> {
         let v = self.node.output(0).ok_or("its first output is missing")?;
         Ok(self.primal(v))
     }
 
     /// Casts a value of the original graph to the type of its tangents, which may be wider.
-    pub fn primal(&mut self, v: Val) -> Val {
+    pub(crate) fn primal(&mut self, v: Val) -> Val {
         let elem = self.g.elem(v);
         if elem.is_float() {
             self.g.cast(v, elem.tangent())
@@ -108,7 +108,7 @@ impl JvpContext<'_> {
     }
 
     /// Returns the tangent of an input as one value. Returns `None` if the tangent is zero.
-    pub fn d(&mut self, index: usize) -> Option<Val> {
+    pub(crate) fn d(&mut self, index: usize) -> Option<Val> {
         let tangent = self.lazy(index)?;
         Some(self.materialize(tangent))
     }
@@ -118,18 +118,18 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses a node whose first input has a zero tangent.
-    pub fn dx(&mut self) -> Result<Val, Refusal> {
+    pub(crate) fn dx(&mut self) -> Result<Val, Refusal> {
         self.d(0)
             .ok_or_else(|| "only its first input may depend on the differentiated input".into())
     }
 
     /// Returns the tangent of an input with its factor. Returns `None` if the tangent is zero.
-    pub fn lazy(&self, index: usize) -> Option<Tangent> {
+    pub(crate) fn lazy(&self, index: usize) -> Option<Tangent> {
         self.tangents.get(index).copied().flatten()
     }
 
     /// Multiplies the base of a tangent by its factor.
-    pub fn materialize(&mut self, tangent: Tangent) -> Val {
+    pub(crate) fn materialize(&mut self, tangent: Tangent) -> Val {
         match tangent.factor {
             Some(factor) => self.g.mul(tangent.base, factor),
             None => tangent.base,
@@ -141,7 +141,7 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses other inputs, with advice for the user.
-    pub fn only(&self, indices: &[usize], remedy: &str) -> Result<(), Refusal> {
+    pub(crate) fn only(&self, indices: &[usize], remedy: &str) -> Result<(), Refusal> {
         let other =
             (0..self.tangents.len()).find(|i| self.tangents[*i].is_some() && !indices.contains(i));
         match other {
@@ -157,7 +157,7 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses a node with a value of unknown rank.
-    pub fn shape(&self, v: Val) -> Result<Shape, Refusal> {
+    pub(crate) fn shape(&self, v: Val) -> Result<Shape, Refusal> {
         self.g.shape(v).cloned().ok_or_else(|| {
             let name = &self.g.value(v).name;
             Refusal(format!("the number of axes of `{name}` is not known; export the model with shapes (value_info)"))
@@ -169,7 +169,7 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses an input that is missing or of unknown rank.
-    pub fn x_shape(&self, index: usize) -> Result<Shape, Refusal> {
+    pub(crate) fn x_shape(&self, index: usize) -> Result<Shape, Refusal> {
         let v = self
             .node
             .input(index)
@@ -182,7 +182,7 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses an output that is missing or of unknown rank.
-    pub fn y_shape(&self) -> Result<Shape, Refusal> {
+    pub(crate) fn y_shape(&self) -> Result<Shape, Refusal> {
         self.shape(self.node.output(0).ok_or("its first output is missing")?)
     }
 
@@ -191,7 +191,7 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses an input that is missing or of unknown rank.
-    pub fn rank(&self, index: usize) -> Result<usize, Refusal> {
+    pub(crate) fn rank(&self, index: usize) -> Result<usize, Refusal> {
         Ok(self.x_shape(index)?.len())
     }
 
@@ -200,7 +200,7 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses an axis that does not exist.
-    pub fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, Refusal> {
+    pub(crate) fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, Refusal> {
         let axis = self.node.int(name, default);
         axis_of(axis, rank).ok_or_else(|| {
             Refusal(format!(
@@ -210,20 +210,20 @@ impl JvpContext<'_> {
     }
 
     /// Returns the shape of a tangent of a tensor of the given shape.
-    pub fn tangent_shape(&self, shape: &[Size]) -> Shape {
+    pub(crate) fn tangent_shape(&self, shape: &[Size]) -> Shape {
         std::iter::once(&self.k).chain(shape).cloned().collect()
     }
 
     /// Inserts axes of size 1 behind the directions, so that a tangent of a tensor of `rank` axes
     /// broadcasts to one of `wanted` axes by numpy's rule.
-    pub fn align(&mut self, d: Val, rank: usize, wanted: usize) -> Val {
+    pub(crate) fn align(&mut self, d: Val, rank: usize, wanted: usize) -> Val {
         let axes: Vec<i64> = (1..=wanted.saturating_sub(rank) as i64).collect();
         self.g.unsqueeze(d, &axes)
     }
 
     /// Returns the tangent of an elementwise operand, aligned with the output. Returns `None` if
     /// the tangent is zero.
-    pub fn aligned(&mut self, index: usize) -> Result<Option<Val>, Refusal> {
+    pub(crate) fn aligned(&mut self, index: usize) -> Result<Option<Val>, Refusal> {
         let Some(d) = self.d(index) else {
             return Ok(None);
         };
@@ -232,18 +232,18 @@ impl JvpContext<'_> {
     }
 
     /// Broadcasts a tangent to the shape of the output's tangent.
-    pub fn broadcast_to_output(&mut self, d: Val) -> Result<Val, Refusal> {
+    pub(crate) fn broadcast_to_output(&mut self, d: Val) -> Result<Val, Refusal> {
         let shape = self.tangent_shape(&self.y_shape()?);
         Ok(self.g.expand(d, &shape))
     }
 
     /// Returns the tangent of the output, from a value that may still have to be broadcast.
-    pub fn finish(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
+    pub(crate) fn finish(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
         Ok(Some(Tangent::plain(self.broadcast_to_output(d)?)))
     }
 
     /// Appends a zero tangent of an input.
-    pub fn zero(&mut self, index: usize) -> Result<Val, Refusal> {
+    pub(crate) fn zero(&mut self, index: usize) -> Result<Val, Refusal> {
         let shape = self.tangent_shape(&self.x_shape(index)?);
         let v = self.x(index)?;
         let elem = self.g.elem(v).tangent();
@@ -252,7 +252,7 @@ impl JvpContext<'_> {
 
     /// Merges the directions of a tangent into the batch axis, for operators that accept one batch
     /// axis only. `shape` is the shape of the primal.
-    pub fn merge_directions(&mut self, d: Val, shape: &[Size]) -> Result<Val, Refusal> {
+    pub(crate) fn merge_directions(&mut self, d: Val, shape: &[Size]) -> Result<Val, Refusal> {
         let folded = self
             .merged_shape(shape)
             .ok_or("its input has no batch axis")?;
@@ -260,20 +260,20 @@ impl JvpContext<'_> {
     }
 
     /// Returns the shape of a tangent whose directions are merged into the batch axis.
-    pub fn merged_shape(&mut self, shape: &[Size]) -> Option<Shape> {
+    pub(crate) fn merged_shape(&mut self, shape: &[Size]) -> Option<Shape> {
         let (batch, rest) = shape.split_first()?;
         let merged = self.g.symbols.mul(&self.k, batch);
         Some(std::iter::once(&merged).chain(rest).cloned().collect())
     }
 
     /// Splits the directions of the output's tangent off the batch axis.
-    pub fn split_directions(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
+    pub(crate) fn split_directions(&mut self, d: Val) -> Result<Option<Tangent>, Refusal> {
         let shape = self.tangent_shape(&self.y_shape()?);
         Ok(Some(Tangent::plain(self.g.reshape(d, &shape))))
     }
 
     /// Returns whether the shape of an input is known to equal that of the output.
-    pub fn same_shape(&self, index: usize) -> bool {
+    pub(crate) fn same_shape(&self, index: usize) -> bool {
         let (x, y) = (self.node.input(index), self.node.output(0));
         x.zip(y)
             .is_some_and(|(x, y)| self.g.shape(x).is_some() && self.g.shape(x) == self.g.shape(y))
@@ -281,7 +281,7 @@ impl JvpContext<'_> {
 
     /// Multiplies the tangent of an input by a primal value, which must not be larger than the
     /// output.
-    pub fn times(&mut self, index: usize, by: Val) -> Result<Option<Tangent>, Refusal> {
+    pub(crate) fn times(&mut self, index: usize, by: Val) -> Result<Option<Tangent>, Refusal> {
         let Some(tangent) = self.lazy(index) else {
             return Ok(None);
         };
@@ -306,7 +306,7 @@ impl JvpContext<'_> {
     }
 
     /// Returns the sum of two tangents of the output.
-    pub fn sum(&mut self, a: Option<Tangent>, b: Option<Tangent>) -> Option<Tangent> {
+    pub(crate) fn sum(&mut self, a: Option<Tangent>, b: Option<Tangent>) -> Option<Tangent> {
         let (a, b) = match (a, b) {
             (Some(a), Some(b)) => (a, b),
             (a, b) => return a.or(b),
@@ -328,7 +328,7 @@ impl JvpContext<'_> {
 
     /// Applies a sum or a difference to two tangents. If both are reshaped values, the operator is
     /// applied before the reshape.
-    pub fn elementwise(&mut self, op: &str, a: Val, b: Val) -> Val {
+    pub(crate) fn elementwise(&mut self, op: &str, a: Val, b: Val) -> Val {
         let (Some(shape), Some((from_a, from_b))) =
             (self.g.shape(a).cloned(), self.g.common_source(a, b))
         else {
@@ -339,7 +339,7 @@ impl JvpContext<'_> {
     }
 
     /// Appends `1 / v`, and 0 for elements of `v` that are 0.
-    pub fn inverse_or_zero(&mut self, v: Val) -> Val {
+    pub(crate) fn inverse_or_zero(&mut self, v: Val) -> Val {
         let inverse = self.g.op("Reciprocal", &[v]);
         let zero = self.g.real_like(0.0, v);
         let hit = self.g.op("Equal", &[v, zero]);
@@ -347,7 +347,7 @@ impl JvpContext<'_> {
     }
 
     /// Returns whether all elements of a value are known and pass a test.
-    pub fn all_known(&self, v: Val, test: impl Fn(f64) -> bool) -> bool {
+    pub(crate) fn all_known(&self, v: Val, test: impl Fn(f64) -> bool) -> bool {
         self.g
             .content(v)
             .and_then(|c| c.reals())
@@ -355,7 +355,7 @@ impl JvpContext<'_> {
     }
 
     /// Negates a tangent, on the side of the factor if it has one.
-    pub fn negative(&mut self, tangent: Tangent) -> Tangent {
+    pub(crate) fn negative(&mut self, tangent: Tangent) -> Tangent {
         match tangent.factor {
             Some(factor) => Tangent {
                 base: tangent.base,
@@ -370,7 +370,7 @@ impl JvpContext<'_> {
     /// # Errors
     ///
     /// Refuses an input whose elements are not known before the graph runs.
-    pub fn known(&self, index: usize) -> Result<Vec<i64>, Refusal> {
+    pub(crate) fn known(&self, index: usize) -> Result<Vec<i64>, Refusal> {
         let known = self
             .node
             .input(index)

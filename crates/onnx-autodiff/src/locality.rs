@@ -21,7 +21,7 @@ struct Place {
 }
 
 /// Returns the axes of `x` after the batch that are local from `x` to `y`.
-pub fn local_axes(g: &Graph, x: Val, y: Val) -> Vec<usize> {
+pub(crate) fn local_axes(g: &Graph, x: Val, y: Val) -> Vec<usize> {
     let Some(shape) = g.shape(x).filter(|shape| g.shape(y) == Some(shape)) else {
         return Vec::new();
     };

@@ -11,7 +11,7 @@ use crate::proto::{GraphProto, NodeProto};
 /// # Errors
 ///
 /// Returns an error if a name is made twice or never, or if nodes depend on each other in a cycle.
-pub fn sort(graph: &mut GraphProto) -> Result<(), String> {
+pub(crate) fn sort(graph: &mut GraphProto) -> Result<(), String> {
     let makers = makers(graph)?;
     let mut waiting: Vec<usize> = vec![0; graph.node.len()];
     let mut waiters: Vec<Vec<usize>> = vec![Vec::new(); graph.node.len()];
@@ -130,7 +130,7 @@ fn needs(node: &NodeProto) -> BTreeSet<String> {
 }
 
 /// Returns the names of the surrounding graph that a node's subgraphs use.
-pub fn captures(node: &NodeProto) -> BTreeSet<String> {
+pub(crate) fn captures(node: &NodeProto) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for attribute in &node.attribute {
         for subgraph in attribute.g.iter().chain(&attribute.graphs) {
@@ -157,7 +157,7 @@ fn free_names(graph: &GraphProto) -> BTreeSet<String> {
 }
 
 /// Returns the name of a node in messages: its own name, or that of its first output.
-pub fn label(node: &NodeProto) -> String {
+pub(crate) fn label(node: &NodeProto) -> String {
     match (
         node.name(),
         node.output.iter().find(|name| !name.is_empty()),

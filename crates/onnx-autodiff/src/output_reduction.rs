@@ -8,7 +8,7 @@ use crate::graph::{Graph, Val};
 
 /// A linear map from tangents `[k, N, D]` to numbers `[k, N]`. The tangents may also be the same
 /// for every sample, `[k, 1, D]`.
-pub trait OutputReduction {
+pub(crate) trait OutputReduction {
     /// Applies the map to the tangents `a · weights` of a linear layer, without the tangents
     /// themselves.
     fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val;
@@ -23,7 +23,7 @@ pub trait OutputReduction {
 
 /// Applies the map to the tangents `d` through the operators that they are made with. Returns
 /// `None` if these are neither sums nor multiples nor a linear layer.
-pub fn reduced_tangents(g: &mut Graph, d: Val, by: &impl OutputReduction) -> Option<Val> {
+pub(crate) fn reduced_tangents(g: &mut Graph, d: Val, by: &impl OutputReduction) -> Option<Val> {
     let whole = |g: &Graph, v: Val| g.rank(v) == Some(3);
     if !whole(g, d) {
         return None;

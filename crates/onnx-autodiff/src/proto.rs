@@ -9,7 +9,7 @@ use prost::bytes::Bytes;
 
 /// A model: a graph with the opsets and functions that it uses.
 #[derive(Clone, PartialEq, Message)]
-pub struct ModelProto {
+pub(crate) struct ModelProto {
     /// The version of the file format.
     #[prost(int64, optional, tag = "1")]
     pub ir_version: Option<i64>,
@@ -29,7 +29,7 @@ pub struct ModelProto {
 
 /// The opset of one domain.
 #[derive(Clone, PartialEq, Message)]
-pub struct OperatorSetIdProto {
+pub(crate) struct OperatorSetIdProto {
     /// The domain, which is empty or `ai.onnx` for the standard domain.
     #[prost(string, optional, tag = "1")]
     pub domain: Option<String>,
@@ -40,7 +40,7 @@ pub struct OperatorSetIdProto {
 
 /// A function that a model defines, which nodes call like an operator.
 #[derive(Clone, PartialEq, Message)]
-pub struct FunctionProto {
+pub(crate) struct FunctionProto {
     /// The name of the function.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
@@ -72,7 +72,7 @@ pub struct FunctionProto {
 
 /// A graph or a subgraph.
 #[derive(Clone, PartialEq, Message)]
-pub struct GraphProto {
+pub(crate) struct GraphProto {
     /// The nodes, in an order in which they can run.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<NodeProto>,
@@ -98,7 +98,7 @@ pub struct GraphProto {
 
 /// A node: one application of an operator or a function.
 #[derive(Clone, PartialEq, Message)]
-pub struct NodeProto {
+pub(crate) struct NodeProto {
     /// The names of the inputs. An empty name is an optional input that is left out.
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
@@ -124,7 +124,7 @@ pub struct NodeProto {
 
 /// An attribute of a node. One of its fields holds the value.
 #[derive(Clone, PartialEq, Message)]
-pub struct AttributeProto {
+pub(crate) struct AttributeProto {
     /// The name of the attribute.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
@@ -176,24 +176,24 @@ pub struct AttributeProto {
 }
 
 /// The values of [`AttributeProto::kind`].
-pub mod attribute_kind {
+pub(crate) mod attribute_kind {
     /// The attribute is a floating-point number.
-    pub const FLOAT: i32 = 1;
+    pub(crate) const FLOAT: i32 = 1;
     /// The attribute is an integer.
-    pub const INT: i32 = 2;
+    pub(crate) const INT: i32 = 2;
     /// The attribute is a string.
-    pub const STRING: i32 = 3;
+    pub(crate) const STRING: i32 = 3;
     /// The attribute is a tensor.
-    pub const TENSOR: i32 = 4;
+    pub(crate) const TENSOR: i32 = 4;
     /// The attribute is a subgraph.
-    pub const GRAPH: i32 = 5;
+    pub(crate) const GRAPH: i32 = 5;
     /// The attribute is a list of integers.
-    pub const INTS: i32 = 7;
+    pub(crate) const INTS: i32 = 7;
 }
 
 /// A stored tensor. Its elements are in `raw_data`, in one of the lists, or in another file.
 #[derive(Clone, PartialEq, Message)]
-pub struct TensorProto {
+pub(crate) struct TensorProto {
     /// The sizes of the axes.
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
@@ -233,11 +233,11 @@ pub struct TensorProto {
 }
 
 /// The value of [`TensorProto::data_location`] for elements in another file.
-pub const EXTERNAL: i32 = 1;
+pub(crate) const EXTERNAL: i32 = 1;
 
 /// A stored sparse tensor.
 #[derive(Clone, PartialEq, Message)]
-pub struct SparseTensorProto {
+pub(crate) struct SparseTensorProto {
     /// The elements that are not zero.
     #[prost(message, optional, tag = "1")]
     pub values: Option<TensorProto>,
@@ -251,7 +251,7 @@ pub struct SparseTensorProto {
 
 /// An entry of a map of strings.
 #[derive(Clone, PartialEq, Message)]
-pub struct StringStringEntryProto {
+pub(crate) struct StringStringEntryProto {
     /// The key.
     #[prost(string, optional, tag = "1")]
     pub key: Option<String>,
@@ -262,7 +262,7 @@ pub struct StringStringEntryProto {
 
 /// The declaration of a value.
 #[derive(Clone, PartialEq, Message)]
-pub struct ValueInfoProto {
+pub(crate) struct ValueInfoProto {
     /// The name of the value.
     #[prost(string, optional, tag = "1")]
     pub name: Option<String>,
@@ -272,7 +272,7 @@ pub struct ValueInfoProto {
 
 /// The type of a value.
 #[derive(Clone, PartialEq, Message)]
-pub struct TypeProto {
+pub(crate) struct TypeProto {
     /// The kind of the type.
     #[prost(oneof = "TypeValue", tags = "1, 4, 5, 8, 9")]
     pub value: Option<TypeValue>,
@@ -280,7 +280,7 @@ pub struct TypeProto {
 
 /// The kinds of types.
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub enum TypeValue {
+pub(crate) enum TypeValue {
     /// A tensor.
     #[prost(message, tag = "1")]
     Tensor(TensorTypeProto),
@@ -300,7 +300,7 @@ pub enum TypeValue {
 
 /// The type of a tensor.
 #[derive(Clone, PartialEq, Message)]
-pub struct TensorTypeProto {
+pub(crate) struct TensorTypeProto {
     /// The element type.
     #[prost(int32, optional, tag = "1")]
     pub elem_type: Option<i32>,
@@ -311,7 +311,7 @@ pub struct TensorTypeProto {
 
 /// The type of a sequence or of an optional value.
 #[derive(Clone, PartialEq, Message)]
-pub struct ElementTypeProto {
+pub(crate) struct ElementTypeProto {
     /// The type of the contained values.
     #[prost(message, optional, boxed, tag = "1")]
     pub elem_type: Option<Box<TypeProto>>,
@@ -319,7 +319,7 @@ pub struct ElementTypeProto {
 
 /// The type of a map.
 #[derive(Clone, PartialEq, Message)]
-pub struct MapTypeProto {
+pub(crate) struct MapTypeProto {
     /// The type of the keys.
     #[prost(int32, optional, tag = "1")]
     pub key_type: Option<i32>,
@@ -327,7 +327,7 @@ pub struct MapTypeProto {
 
 /// A declared shape.
 #[derive(Clone, PartialEq, Message)]
-pub struct TensorShapeProto {
+pub(crate) struct TensorShapeProto {
     /// The dimensions.
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<DimensionProto>,
@@ -335,7 +335,7 @@ pub struct TensorShapeProto {
 
 /// A declared dimension.
 #[derive(Clone, PartialEq, Message)]
-pub struct DimensionProto {
+pub(crate) struct DimensionProto {
     /// The size or the name. It is absent if the dimension is not known.
     #[prost(oneof = "DimensionValue", tags = "1, 2")]
     pub value: Option<DimensionValue>,
@@ -343,7 +343,7 @@ pub struct DimensionProto {
 
 /// The size or the name of a dimension.
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub enum DimensionValue {
+pub(crate) enum DimensionValue {
     /// The size.
     #[prost(int64, tag = "1")]
     Value(i64),
@@ -353,7 +353,7 @@ pub enum DimensionValue {
 }
 
 /// Returns the tensor type that a declaration states, if it declares a tensor.
-pub fn tensor_type(info: &ValueInfoProto) -> Option<&TensorTypeProto> {
+pub(crate) fn tensor_type(info: &ValueInfoProto) -> Option<&TensorTypeProto> {
     match info.r#type.as_ref()?.value.as_ref()? {
         TypeValue::Tensor(tensor) => Some(tensor),
         _ => None,
@@ -361,7 +361,7 @@ pub fn tensor_type(info: &ValueInfoProto) -> Option<&TensorTypeProto> {
 }
 
 /// Returns a domain with an empty name for the standard domain, which has two names.
-pub fn standardize(domain: &str) -> String {
+pub(crate) fn standardize(domain: &str) -> String {
     if domain == "ai.onnx" {
         String::new()
     } else {
@@ -370,7 +370,7 @@ pub fn standardize(domain: &str) -> String {
 }
 
 /// Returns an attribute that is an integer.
-pub fn int(name: &str, value: i64) -> AttributeProto {
+pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         i: Some(value),
@@ -380,7 +380,7 @@ pub fn int(name: &str, value: i64) -> AttributeProto {
 }
 
 /// Returns an attribute that is a floating-point number.
-pub fn float(name: &str, value: f64) -> AttributeProto {
+pub(crate) fn float(name: &str, value: f64) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         f: Some(value as f32),
@@ -390,7 +390,7 @@ pub fn float(name: &str, value: f64) -> AttributeProto {
 }
 
 /// Returns an attribute that is a list of integers.
-pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
+pub(crate) fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         ints: values.to_vec(),
@@ -400,7 +400,7 @@ pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
 }
 
 /// Returns an attribute that is a string.
-pub fn text(name: &str, value: &str) -> AttributeProto {
+pub(crate) fn text(name: &str, value: &str) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         s: Some(Bytes::copy_from_slice(value.as_bytes())),

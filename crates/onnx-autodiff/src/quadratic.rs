@@ -15,7 +15,7 @@ const MOST: i64 = 64;
 
 /// The map that sums zᵀd for directions `z` `[k, N, D]`. The last linear layer is applied to `z`
 /// instead of the tangents.
-pub struct QuadraticReduction(pub Val);
+pub(crate) struct QuadraticReduction(pub Val);
 
 impl OutputReduction for QuadraticReduction {
     fn of_product(&self, g: &mut Graph, a: Val, weights: Val) -> Val {
@@ -45,7 +45,7 @@ impl OutputReduction for QuadraticReduction {
 /// Returns the values that depend on `seed` and constants alone and that the rest of the graph
 /// needs, the seed among them if it is needed. Returns `None` if these values involve no product of
 /// matrices or have too many elements to be kept.
-pub fn hoisted(g: &Graph, seed: Val) -> Option<Vec<Val>> {
+pub(crate) fn hoisted(g: &Graph, seed: Val) -> Option<Vec<Val>> {
     let mut own: HashSet<Val> = HashSet::from([seed]);
     let mut fixed: HashSet<Val> = HashSet::new();
     let mut products = false;

@@ -66,18 +66,18 @@ fn ports(letters: &str) -> Vec<Parameter> {
 }
 
 /// Returns whether the standard domain has the operator in any opset.
-pub fn is_standard(op: &str) -> bool {
+pub(crate) fn is_standard(op: &str) -> bool {
     table().contains_key(op)
 }
 
 /// Returns all operators of the standard domain.
-pub fn operators() -> impl Iterator<Item = &'static str> {
+pub(crate) fn operators() -> impl Iterator<Item = &'static str> {
     table().keys().copied()
 }
 
 /// Returns the first opset of an operator, or the first opset that the table knows if the operator
 /// is older.
-pub fn first_opset(op: &str) -> Option<i64> {
+pub(crate) fn first_opset(op: &str) -> Option<i64> {
     table().get(op)?.iter().map(|form| form.since).min()
 }
 
@@ -106,7 +106,7 @@ pub fn several_outputs() -> Vec<(&'static str, usize)> {
 /// # Errors
 ///
 /// Returns what is wrong with the node.
-pub fn check_signature(node: &NodeProto, opset: i64) -> Result<(), String> {
+pub(crate) fn check_signature(node: &NodeProto, opset: i64) -> Result<(), String> {
     let Some(forms) = table().get(node.op_type()) else {
         return Ok(());
     };

@@ -9,18 +9,18 @@ use std::collections::{BTreeMap, HashMap};
 
 /// A symbol for a size that is known only when the graph runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Sym(u32);
+pub(crate) struct Sym(u32);
 
 /// The size of an axis: the coefficients of products of symbols. Zero is the empty map.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Size(BTreeMap<Vec<Sym>, i64>);
+pub(crate) struct Size(BTreeMap<Vec<Sym>, i64>);
 
 /// The largest number of terms, and of factors of a term, that a polynomial may have.
 const LIMIT: usize = 12;
 
 impl Size {
     /// Returns a size that is a known number.
-    pub fn fixed(n: i64) -> Size {
+    pub(crate) fn fixed(n: i64) -> Size {
         Size(if n == 0 {
             BTreeMap::new()
         } else {
@@ -29,12 +29,12 @@ impl Size {
     }
 
     /// Returns a size that is a symbol.
-    pub fn symbol(symbol: Sym) -> Size {
+    pub(crate) fn symbol(symbol: Sym) -> Size {
         Size(BTreeMap::from([(vec![symbol], 1)]))
     }
 
     /// Returns the number, if the size is a known number.
-    pub fn as_fixed(&self) -> Option<i64> {
+    pub(crate) fn as_fixed(&self) -> Option<i64> {
         match self.0.len() {
             0 => Some(0),
             1 => self.0.get(&Vec::new()).copied(),
@@ -43,12 +43,12 @@ impl Size {
     }
 
     /// Returns whether the size is the known number `n`.
-    pub fn is(&self, n: i64) -> bool {
+    pub(crate) fn is(&self, n: i64) -> bool {
         self.as_fixed() == Some(n)
     }
 
     /// Returns the symbol, if the size is a single symbol.
-    pub fn as_symbol(&self) -> Option<Sym> {
+    pub(crate) fn as_symbol(&self) -> Option<Sym> {
         match self.0.iter().next() {
             Some((product, 1)) if self.0.len() == 1 && product.len() == 1 => Some(product[0]),
             _ => None,
@@ -56,7 +56,7 @@ impl Size {
     }
 
     /// Returns whether the size contains only the first `count` symbols of [`Symbols`].
-    pub fn is_within(&self, count: usize) -> bool {
+    pub(crate) fn is_within(&self, count: usize) -> bool {
         self.0
             .keys()
             .flatten()
@@ -64,14 +64,14 @@ impl Size {
     }
 
     /// Returns the coefficient and the factors of each term.
-    pub fn terms(&self) -> impl Iterator<Item = (i64, &[Sym])> {
+    pub(crate) fn terms(&self) -> impl Iterator<Item = (i64, &[Sym])> {
         self.0
             .iter()
             .map(|(product, coefficient)| (*coefficient, product.as_slice()))
     }
 
     /// Returns the sum. Returns `None` if it overflows or has too many terms.
-    pub fn plus(&self, other: &Size) -> Option<Size> {
+    pub(crate) fn plus(&self, other: &Size) -> Option<Size> {
         let mut sum = self.0.clone();
         for (product, coefficient) in &other.0 {
             let entry = sum.entry(product.clone()).or_insert(0);
@@ -81,12 +81,12 @@ impl Size {
     }
 
     /// Returns the difference. Returns `None` if it overflows or has too many terms.
-    pub fn minus(&self, other: &Size) -> Option<Size> {
+    pub(crate) fn minus(&self, other: &Size) -> Option<Size> {
         self.plus(&other.times(&Size::fixed(-1))?)
     }
 
     /// Returns the product. Returns `None` if it overflows or has too many terms.
-    pub fn times(&self, other: &Size) -> Option<Size> {
+    pub(crate) fn times(&self, other: &Size) -> Option<Size> {
         if self.0.len().checked_mul(other.0.len())? > LIMIT * LIMIT {
             return None;
         }
@@ -104,7 +104,7 @@ impl Size {
 
     /// Returns the quotient. Returns `None` if the division may leave a remainder for some values
     /// of the symbols.
-    pub fn over(&self, other: &Size) -> Option<Size> {
+    pub(crate) fn over(&self, other: &Size) -> Option<Size> {
         if self == other && !other.is(0) {
             return Some(Size::fixed(1));
         }
@@ -141,24 +141,24 @@ fn without(product: &[Sym], divisor: &[Sym]) -> Option<Vec<Sym>> {
 
 /// The source of symbols. The same name, or the same expression, always has the same symbol.
 #[derive(Default)]
-pub struct Symbols {
+pub(crate) struct Symbols {
     known: HashMap<String, Sym>,
     names: Vec<Option<String>>,
 }
 
 impl Symbols {
     /// Returns the number of symbols so far.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.names.len()
     }
 
     /// Returns a new symbol.
-    pub fn fresh(&mut self) -> Size {
+    pub(crate) fn fresh(&mut self) -> Size {
         Size::symbol(self.push(None))
     }
 
     /// Returns the symbol of a named dimension of the file.
-    pub fn named(&mut self, name: &str) -> Size {
+    pub(crate) fn named(&mut self, name: &str) -> Size {
         let key = format!("name {name}");
         if let Some(symbol) = self.known.get(&key) {
             return Size::symbol(*symbol);
@@ -169,12 +169,12 @@ impl Symbols {
     }
 
     /// Returns whether a dimension of this name occurs.
-    pub fn is_known(&self, name: &str) -> bool {
+    pub(crate) fn is_known(&self, name: &str) -> bool {
         self.known.contains_key(&format!("name {name}"))
     }
 
     /// Returns the symbol of an expression that is no polynomial.
-    pub fn expression(&mut self, expression: String) -> Size {
+    pub(crate) fn expression(&mut self, expression: String) -> Size {
         if let Some(symbol) = self.known.get(&expression) {
             return Size::symbol(*symbol);
         }
@@ -184,27 +184,27 @@ impl Symbols {
     }
 
     /// Returns the name that a size has in the file.
-    pub fn name(&self, size: &Size) -> Option<&str> {
+    pub(crate) fn name(&self, size: &Size) -> Option<&str> {
         self.names.get(size.as_symbol()?.0 as usize)?.as_deref()
     }
 
     /// Returns the sum, or a new symbol if the sum cannot be represented.
-    pub fn add(&mut self, a: &Size, b: &Size) -> Size {
+    pub(crate) fn add(&mut self, a: &Size, b: &Size) -> Size {
         a.plus(b).unwrap_or_else(|| self.fresh())
     }
 
     /// Returns the difference, or a new symbol if the difference cannot be represented.
-    pub fn sub(&mut self, a: &Size, b: &Size) -> Size {
+    pub(crate) fn sub(&mut self, a: &Size, b: &Size) -> Size {
         a.minus(b).unwrap_or_else(|| self.fresh())
     }
 
     /// Returns the product, or a new symbol if the product cannot be represented.
-    pub fn mul(&mut self, a: &Size, b: &Size) -> Size {
+    pub(crate) fn mul(&mut self, a: &Size, b: &Size) -> Size {
         a.times(b).unwrap_or_else(|| self.fresh())
     }
 
     /// Returns the quotient, rounded down.
-    pub fn div(&mut self, a: &Size, b: &Size) -> Size {
+    pub(crate) fn div(&mut self, a: &Size, b: &Size) -> Size {
         if let Some(quotient) = a.over(b) {
             return quotient;
         }
@@ -227,7 +227,7 @@ impl Symbols {
 
 /// Returns the index of an axis among `rank` axes. A negative axis counts from the last one.
 /// Returns `None` if there is no such axis.
-pub fn axis_of(axis: i64, rank: usize) -> Option<usize> {
+pub(crate) fn axis_of(axis: i64, rank: usize) -> Option<usize> {
     let axis = if axis < 0 {
         axis.checked_add(rank as i64)?
     } else {

@@ -13,7 +13,7 @@ use crate::size::Size;
 use crate::transpose_context::CONTRADICTION;
 
 /// Propagates the tangent `seed` of `input` through the graph, as far as `output` needs it.
-pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
+pub(crate) fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) -> Tangents {
     let mut tangents = Tangents {
         of: HashMap::from([(input, Tangent::plain(seed))]),
         obstacles: Vec::new(),
@@ -24,7 +24,7 @@ pub fn propagate(g: &mut Graph, input: Val, seed: Val, k: &Size, output: Val) ->
 
 /// Propagates known tangents through the nodes at the given `indices`, as far as `outputs` need
 /// it.
-pub fn propagate_nodes(
+pub(crate) fn propagate_nodes(
     g: &mut Graph,
     indices: Range<usize>,
     k: &Size,

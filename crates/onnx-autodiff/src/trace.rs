@@ -18,7 +18,7 @@ use crate::size::Size;
 
 /// The unit vectors of a state as `[terms, 1, *state]`, zeros and ones. Unit vectors that do not
 /// interfere with each other are summed to one group.
-pub struct Basis {
+pub(crate) struct Basis {
     /// The groups of unit vectors.
     pub vectors: Val,
     /// The number of groups.
@@ -77,7 +77,7 @@ fn terms(shape: &[i64], local: &[bool]) -> i64 {
 
 /// Returns the unit vectors of `x` for the derivative of `y`. Returns `None` if a size of the state
 /// is not known or the basis would be too large.
-pub fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
+pub(crate) fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
     let (shape, local) = groups(g, x, y)?;
     let terms = terms(&shape, &local);
     let count = shape.iter().fold(1i64, |all, n| all.saturating_mul(*n));
@@ -127,7 +127,7 @@ fn group(shape: &[i64], local: &[bool], place: i64) -> i64 {
 
 /// Returns the terms `[terms, N]` whose sum is the trace, from the tangents `d` `[terms, N,
 /// *state]` of the basis.
-pub fn diagonal(g: &mut Graph, d: Val, basis: &Basis) -> Val {
+pub(crate) fn diagonal(g: &mut Graph, d: Val, basis: &Basis) -> Val {
     let by_layers = if basis.grouped || !g.passes.has(Pass::ReducedOutputs) {
         None
     } else {

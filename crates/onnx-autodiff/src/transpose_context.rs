@@ -14,19 +14,19 @@ use crate::graph::{Graph, Node, Scope, Shape, Val};
 use crate::size::Size;
 
 /// The cotangents of inputs, with the indices of the inputs.
-pub type Cotangents = Vec<(usize, Val)>;
+pub(crate) type Cotangents = Vec<(usize, Val)>;
 
 /// The reason for a node whose shapes cannot occur.
-pub const CONTRADICTION: &str = "the shapes of its inputs and outputs contradict each other";
+pub(crate) const CONTRADICTION: &str = "the shapes of its inputs and outputs contradict each other";
 
 /// The masks of cotangents. A cotangent that `Where` set to zero must stay zero, and not become the
 /// NaN of zero times infinity.
-pub type Masks = HashMap<Val, Mask>;
+pub(crate) type Masks = HashMap<Val, Mask>;
 
 /// The elements at which a cotangent may differ from zero: those at which the condition, broadcast
 /// to the cotangent, equals `chosen`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Mask {
+pub(crate) struct Mask {
     /// The condition.
     pub condition: Val,
     /// The value of the condition at which the cotangent may differ from zero.
@@ -35,10 +35,11 @@ pub struct Mask {
 
 /// The function that propagates cotangents backwards through nodes of a subgraph: the indices of
 /// the nodes, the cotangents so far, and the obstacles.
-pub type CotangentWalk = fn(&mut Graph, Range<usize>, &mut HashMap<Val, Val>, &mut Vec<Obstacle>);
+pub(crate) type CotangentWalk =
+    fn(&mut Graph, Range<usize>, &mut HashMap<Val, Val>, &mut Vec<Obstacle>);
 
 /// The context of a transpose, which appends the cotangents of one node's inputs to the graph.
-pub struct TransposeContext<'a> {
+pub(crate) struct TransposeContext<'a> {
     /// The graph to which the transpose appends operators.
     pub g: &'a mut Graph,
     /// The node.
@@ -59,7 +60,7 @@ impl TransposeContext<'_> {
     /// # Errors
     ///
     /// Refuses a node whose first output has a zero cotangent.
-    pub fn c(&self) -> Result<Val, Refusal> {
+    pub(crate) fn c(&self) -> Result<Val, Refusal> {
         self.output_cotangents
             .first()
             .copied()
@@ -72,14 +73,14 @@ impl TransposeContext<'_> {
     /// # Errors
     ///
     /// Refuses a node without this input.
-    pub fn input(&self, index: usize) -> Result<Val, Refusal> {
+    pub(crate) fn input(&self, index: usize) -> Result<Val, Refusal> {
         self.node
             .input(index)
             .ok_or_else(|| Refusal(format!("its input {index} is missing")))
     }
 
     /// Returns whether an input depends on the seed.
-    pub fn is_linear(&self, index: usize) -> bool {
+    pub(crate) fn is_linear(&self, index: usize) -> bool {
         self.node
             .input(index)
             .is_some_and(|v| self.g.value(v).linear)
@@ -90,7 +91,7 @@ impl TransposeContext<'_> {
     /// # Errors
     ///
     /// Refuses a value of unknown shape.
-    pub fn shape(&self, v: Val) -> Result<Shape, Refusal> {
+    pub(crate) fn shape(&self, v: Val) -> Result<Shape, Refusal> {
         self.g.shape(v).cloned().ok_or_else(|| {
             let name = &self.g.value(v).name;
             Refusal(format!(
@@ -104,7 +105,7 @@ impl TransposeContext<'_> {
     /// # Errors
     ///
     /// Refuses an input that is missing or of unknown shape.
-    pub fn input_shape(&self, index: usize) -> Result<Shape, Refusal> {
+    pub(crate) fn input_shape(&self, index: usize) -> Result<Shape, Refusal> {
         self.shape(self.input(index)?)
     }
 
@@ -113,7 +114,7 @@ impl TransposeContext<'_> {
     /// # Errors
     ///
     /// Refuses an output that is missing or of unknown shape.
-    pub fn output_shape(&self) -> Result<Shape, Refusal> {
+    pub(crate) fn output_shape(&self) -> Result<Shape, Refusal> {
         self.shape(self.node.output(0).ok_or("its first output is missing")?)
     }
 
@@ -122,7 +123,7 @@ impl TransposeContext<'_> {
     /// # Errors
     ///
     /// Refuses shapes of different ranks, or of fewer than `axes` axes.
-    pub fn shapes(&self, axes: usize) -> Result<(Shape, Shape), Refusal> {
+    pub(crate) fn shapes(&self, axes: usize) -> Result<(Shape, Shape), Refusal> {
         let (x, y) = (self.input_shape(0)?, self.output_shape()?);
         if x.len() != y.len() || x.len() < axes {
             return Err(CONTRADICTION.into());
@@ -131,7 +132,7 @@ impl TransposeContext<'_> {
     }
 
     /// Sums a cotangent over the axes along which an input was broadcast.
-    pub fn unbroadcast(&mut self, c: Val, index: usize) -> Result<Val, Refusal> {
+    pub(crate) fn unbroadcast(&mut self, c: Val, index: usize) -> Result<Val, Refusal> {
         let (from, to) = (self.shape(c)?, self.input_shape(index)?);
         let sum = sum_to(self.g, c, &from, &to).ok_or(CONTRADICTION)?;
         self.pass_mask(c, sum);
@@ -140,7 +141,7 @@ impl TransposeContext<'_> {
 
     /// Multiplies a cotangent by a weight. Elements that the cotangent's mask excludes stay zero,
     /// even if the weight is infinite there.
-    pub fn weighted(&mut self, c: Val, weight: Val) -> Val {
+    pub(crate) fn weighted(&mut self, c: Val, weight: Val) -> Val {
         let product = self.g.mul(c, weight);
         let Some(Mask { condition, chosen }) = self.masks.get(&c).copied() else {
             return product;
@@ -156,21 +157,21 @@ impl TransposeContext<'_> {
     }
 
     /// Appends `v` for elements at which the condition equals `chosen`, and 0 for the others.
-    pub fn chosen(&mut self, condition: Val, chosen: bool, v: Val) -> Val {
+    pub(crate) fn chosen(&mut self, condition: Val, chosen: bool, v: Val) -> Val {
         let zero = self.g.real_like(0.0, v);
         let (yes, no) = if chosen { (v, zero) } else { (zero, v) };
         self.g.op("Where", &[condition, yes, no])
     }
 
     /// Gives `v`, which is zero wherever `c` is, the mask of `c`.
-    pub fn pass_mask(&mut self, c: Val, v: Val) {
+    pub(crate) fn pass_mask(&mut self, c: Val, v: Val) {
         if let Some(mask) = self.masks.get(&c).copied() {
             self.put_mask(v, mask);
         }
     }
 
     /// Gives a cotangent a mask, if the condition of the mask still broadcasts to the cotangent.
-    pub fn put_mask(&mut self, v: Val, mask: Mask) {
+    pub(crate) fn put_mask(&mut self, v: Val, mask: Mask) {
         let (Some(of), Some(to)) = (self.g.shape(mask.condition), self.g.shape(v)) else {
             return;
         };
@@ -188,7 +189,7 @@ impl TransposeContext<'_> {
 
 /// Sums a cotangent of the shape `from` to the shape `to`, from which it was broadcast. Returns
 /// `None` if `to` has more axes.
-pub fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Option<Val> {
+pub(crate) fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Option<Val> {
     let extra = from.len().checked_sub(to.len())?;
     let leading: Vec<i64> = (0..extra as i64).collect();
     let c = g.reduce("ReduceSum", c, &leading, false);
@@ -205,7 +206,7 @@ pub fn sum_to(g: &mut Graph, c: Val, from: &[Size], to: &[Size]) -> Option<Val> 
 }
 
 /// Sums a cotangent to the shape `to`, if only the run determines which axes were broadcast.
-pub fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
+pub(crate) fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
     let (have, want) = (g.op("Shape", &[c]), g.sizes(to));
     let same = g.op("Equal", &[have, want]);
     let different = g.op("Not", &[same]);
@@ -222,7 +223,7 @@ pub fn sum_where_different(g: &mut Graph, c: Val, to: &[Size]) -> Val {
 /// # Errors
 ///
 /// Refuses a subgraph with a node that cannot be transposed.
-pub fn transpose_subgraph(
+pub(crate) fn transpose_subgraph(
     g: &mut Graph,
     walk: CotangentWalk,
     indices: std::ops::Range<usize>,
@@ -239,7 +240,7 @@ pub fn transpose_subgraph(
 }
 
 /// Returns a copy of a value's cotangent under a name of its own, or zeros if it has none.
-pub fn cotangent_or_zeros(
+pub(crate) fn cotangent_or_zeros(
     g: &mut Graph,
     cotangents: &HashMap<Val, Val>,
     of: Val,
@@ -256,7 +257,7 @@ pub fn cotangent_or_zeros(
 /// # Errors
 ///
 /// Refuses a value of unknown shape.
-pub fn zeros_like(g: &mut Graph, v: Val) -> Result<Val, Refusal> {
+pub(crate) fn zeros_like(g: &mut Graph, v: Val) -> Result<Val, Refusal> {
     let shape = g
         .shape(v)
         .cloned()
@@ -266,7 +267,7 @@ pub fn zeros_like(g: &mut Graph, v: Val) -> Result<Val, Refusal> {
 
 /// Closes the subgraph that began at `scope`. Discards the subgraph if `outputs` is a refusal,
 /// which it returns.
-pub fn close_subgraph(
+pub(crate) fn close_subgraph(
     g: &mut Graph,
     scope: Scope,
     inputs: Vec<Val>,

@@ -13,7 +13,7 @@ use crate::order::label;
 use crate::proto::*;
 
 /// The oldest opset that is read.
-pub const OLDEST: i64 = 9;
+pub(crate) const OLDEST: i64 = 9;
 /// The opset as which older files are rewritten.
 const WRITTEN: i64 = 13;
 
@@ -23,7 +23,10 @@ const WRITTEN: i64 = 13;
 /// # Errors
 ///
 /// Returns an error if a node has no form in the newer opset.
-pub fn upgrade(graph: &mut GraphProto, imports: &mut [OperatorSetIdProto]) -> Result<(), String> {
+pub(crate) fn upgrade(
+    graph: &mut GraphProto,
+    imports: &mut [OperatorSetIdProto],
+) -> Result<(), String> {
     let Some(standard) = imports
         .iter_mut()
         .find(|o| standardize(o.domain()).is_empty())

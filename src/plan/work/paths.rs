@@ -21,7 +21,7 @@ fn head_calls(model: &Model, estimator: &DivergenceEstimator) -> u64 {
 }
 
 /// The cost of `rows` paths of a model under every estimator.
-pub fn path_cost(
+pub(super) fn path_cost(
     model: &Model,
     solver: &Solver,
     estimators: &[DivergenceEstimator],
@@ -62,7 +62,7 @@ pub fn path_cost(
 }
 
 /// The workload of paths: work is alike if solver and estimators agree.
-pub fn path_workload(
+pub(super) fn path_workload(
     work: &dyn WorkKind,
     prepared: &PreparedPlan,
     seconds: SecondsPerRow,
@@ -81,7 +81,7 @@ pub fn path_workload(
 
 /// The workload of work that calls networks. Measured seconds count most for the work most alike:
 /// the same `what`, then the same `kind` of work, then the same model, then any.
-pub fn network_workload(
+pub(super) fn network_workload(
     work: &dyn WorkKind,
     prepared: &PreparedPlan,
     seconds: SecondsPerRow,
@@ -116,7 +116,7 @@ pub fn network_workload(
 ///
 /// # Errors
 /// Fails with the name of the solver or the estimator that cannot be used.
-pub fn check_paths(
+pub(super) fn check_paths(
     model: &Model,
     solver: &Solver,
     estimators: &[DivergenceEstimator],
@@ -137,7 +137,11 @@ pub fn check_paths(
 ///
 /// # Errors
 /// Fails with the name of the data if there are fewer.
-pub fn check_sample_end(prepared: &PreparedPlan, data: usize, end: Option<usize>) -> Result<()> {
+pub(super) fn check_sample_end(
+    prepared: &PreparedPlan,
+    data: usize,
+    end: Option<usize>,
+) -> Result<()> {
     let data = &prepared.data[data];
     match end.filter(|end| *end <= data.len()) {
         Some(_) => Ok(()),

@@ -13,7 +13,7 @@ const SECONDS_PER_PAIR: f64 = 1e-9;
 const EXTRACTOR_SECONDS_PER_SAMPLE: f64 = 1e-3;
 
 /// The workload of statistics, which call no network but an extractor.
-pub fn statistics_workload(
+pub(super) fn statistics_workload(
     work: &dyn WorkKind,
     prepared: &PreparedPlan,
     kind: &str,

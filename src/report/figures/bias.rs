@@ -12,7 +12,7 @@ use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::SummaryRow;
 
 /// One figure for each comparison group whose reference has the same solver.
-pub fn bias_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn bias_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter(|group| !group.reference_under_other_solver)
         .filter_map(|group| bias_figure(view, group))

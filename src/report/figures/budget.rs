@@ -11,10 +11,11 @@ use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::BudgetRow;
 
 /// The components of the budget, in the order in which users can usually reduce them.
-pub const BUDGET_COMPONENTS: [&str; 5] = ["data", "probe", "solver", "dequantization", "numeric"];
+pub(crate) const BUDGET_COMPONENTS: [&str; 5] =
+    ["data", "probe", "solver", "dequantization", "numeric"];
 
 /// One figure for each comparison group whose solver error was measured.
-pub fn budget_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn budget_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter_map(|group| budget_figure(view, group))
         .collect()

@@ -16,7 +16,7 @@ const MAX_OTHERS: usize = 3;
 const MAX_DATA_POINTS: usize = 800;
 
 /// One figure for each model with log-densities on a grid.
-pub fn density_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn density_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.models
         .iter()
         .filter_map(|model| density_figure(view, model))

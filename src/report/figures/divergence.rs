@@ -14,7 +14,7 @@ use crate::rows::ProfileRow;
 type DivergenceCurve = Vec<(f64, f64)>;
 
 /// One figure for each comparison group with profiles.
-pub fn divergence_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn divergence_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter_map(|group| divergence_figure(view, group))
         .collect()

@@ -13,7 +13,7 @@ use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::{FrontierRow, SummaryRow};
 
 /// One figure for each comparison group whose reference has the same solver.
-pub fn frontier_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn frontier_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter(|group| !group.reference_under_other_solver)
         .filter_map(|group| frontier_figure(view, group))

@@ -16,7 +16,7 @@ const MAX_POINTS: usize = 2000;
 const MAX_TILE_SIZE: usize = 128;
 
 /// One figure for each gallery of images or of points in the plane.
-pub fn gallery_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn gallery_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.tables
         .galleries
         .iter()

@@ -24,7 +24,7 @@ const NOT_APPLIED_ACTIONS: [&str; 2] = ["not-significant", "skipped-gate"];
 const MAX_SAMPLERS: usize = 8;
 
 /// One figure for each model, inner sampler and mode of SteinDiff.
-pub fn gamma_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn gamma_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     let figures_of_model = |model: &&'a str| {
         let rows: Vec<&StepRow> = view
             .tables

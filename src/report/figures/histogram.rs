@@ -7,7 +7,7 @@ use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::SampleLikelihoodRow;
 
 /// One figure for each comparison group with at least two samples.
-pub fn histogram_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn histogram_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter_map(|group| histogram_figure(view, group))
         .collect()

@@ -12,10 +12,10 @@ use crate::report::view::{ReportView, figure_title};
 use crate::rows::MetricRow;
 
 /// The sampler's name in rows that compare data with data.
-pub const FLOOR_SAMPLER: &str = "data";
+pub(crate) const FLOOR_SAMPLER: &str = "data";
 
 /// One figure for each model with statistics of samples.
-pub fn metric_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn metric_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.models
         .iter()
         .filter_map(|model| metric_figure(view, model))

@@ -16,9 +16,9 @@ mod scatter;
 
 use anyhow::{Context, Result};
 
-pub use budget::BUDGET_COMPONENTS;
-pub use metrics::FLOOR_SAMPLER;
-pub use scatter::format_correlation;
+pub(super) use budget::BUDGET_COMPONENTS;
+pub(super) use metrics::FLOOR_SAMPLER;
+pub(super) use scatter::format_correlation;
 
 use super::Figure;
 use super::figure_spec::FigureSpec;
@@ -27,7 +27,7 @@ use super::text::slug;
 use super::view::ReportView;
 
 /// The description of a figure, with its model and its caption.
-pub struct CaptionedFigure<'a> {
+pub(super) struct CaptionedFigure<'a> {
     pub model: &'a str,
     /// The file stem, before it is reduced to safe characters and made unique.
     pub stem: String,
@@ -57,7 +57,7 @@ const FIGURE_BUILDERS: [FigureBuilder; 10] = [
 ///
 /// # Errors
 /// Fails if a figure cannot be drawn.
-pub fn render_figures<'a>(view: &ReportView<'a>) -> Result<Vec<(&'a str, Figure)>> {
+pub(super) fn render_figures<'a>(view: &ReportView<'a>) -> Result<Vec<(&'a str, Figure)>> {
     let mut rendered: Vec<(&str, Figure)> = vec![];
     for figure in FIGURE_BUILDERS.iter().flat_map(|describe| describe(view)) {
         let name = unused_figure_name(&slug(&figure.stem), &rendered);

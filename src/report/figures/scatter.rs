@@ -16,7 +16,7 @@ const MAX_POINTS_PER_PANEL: usize = 2000;
 const MAX_POINTS_PER_FIGURE: usize = 9000;
 
 /// One figure for each comparison group with several estimators.
-pub fn scatter_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
+pub(super) fn scatter_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     view.groups_with_figures()
         .filter_map(|group| scatter_figure(view, group))
         .collect()
@@ -163,7 +163,7 @@ fn agreement_lines(pairs: &[(f64, f64)]) -> Vec<String> {
 }
 
 /// A correlation with enough digits to show its distance to one, such as 0.99987.
-pub fn format_correlation(r: f64) -> String {
+pub(crate) fn format_correlation(r: f64) -> String {
     let decimals = (1..=5)
         .find(|&d| 1.0 - r.abs() >= 10f64.powi(-d))
         .map_or(6, |d| d + 1);

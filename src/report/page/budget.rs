@@ -14,7 +14,7 @@ use crate::rows::BudgetRow;
 
 /// A table with a row per estimator and a column per component. It is open if the solver's error
 /// was measured.
-pub fn budget_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
+pub(super) fn budget_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
     let in_group = |line: &&BudgetRow| {
         (
             line.model.as_str(),

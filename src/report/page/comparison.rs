@@ -16,7 +16,7 @@ use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::{EstimateKind, MetricRow, SummaryRow};
 
 /// One table for each dataset of a model on which solvers or few-step maps are compared.
-pub fn comparison_tables(view: &ReportView, model: &str) -> Markup {
+pub(super) fn comparison_tables(view: &ReportView, model: &str) -> Markup {
     let mut datasets: Vec<&str> = vec![];
     for group in view
         .groups

@@ -9,7 +9,7 @@ use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::ConventionRow;
 
 /// A table with a row per convention and a column per estimator.
-pub fn conventions_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
+pub(super) fn conventions_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
     let in_group = |row: &&ConventionRow| {
         (
             row.model.as_str(),

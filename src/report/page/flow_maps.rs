@@ -46,7 +46,7 @@ const IDENTITY_DESCRIPTIONS: [(&str, &str); 8] = [
 ];
 
 /// One table for each map and dataset of the model.
-pub fn flow_map_tables(view: &ReportView, model: &str) -> Markup {
+pub(super) fn flow_map_tables(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&MapRow> = view
         .tables
         .maps

@@ -8,7 +8,7 @@ use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::FrontierRow;
 
 /// A table with a row per wanted accuracy and a column per estimator, in a closed section.
-pub fn frontier_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
+pub(super) fn frontier_section(view: &ReportView, group: &ComparisonGroup) -> Markup {
     let in_group = |line: &&FrontierRow| {
         (
             line.model.as_str(),

@@ -31,7 +31,7 @@ const MAX_FIGURE_BYTES: usize = 7_000_000;
 const MAX_INLINE_SVG_BYTES: usize = 500_000;
 
 /// The text of `index.html`.
-pub fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> String {
+pub(super) fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> String {
     let name = if view.facts.name.is_empty() {
         "flowgauge report"
     } else {

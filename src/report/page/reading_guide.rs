@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use crate::report::view::ReportView;
 
 /// The definitions, in the order in which a reader needs them.
-pub fn reading_guide_section(view: &ReportView) -> Markup {
+pub(super) fn reading_guide_section(view: &ReportView) -> Markup {
     let samples = !view.tables.metrics.is_empty();
     html! {
         section #reading {

@@ -14,7 +14,7 @@ use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::{BoundKind, ContrastRow, GapRow, MetricRow, PairRow, SummaryRow};
 
 /// The tables of each comparison group of the model whose reference has the same solver.
-pub fn result_tables(view: &ReportView, model: &str) -> Markup {
+pub(super) fn result_tables(view: &ReportView, model: &str) -> Markup {
     html! {
         @for group in view.groups.iter().filter(|group| {
             group.model == model && !group.rows.is_empty() && !group.reference_under_other_solver
@@ -268,7 +268,7 @@ fn excludes_zero(pair: &PairRow) -> bool {
 
 /// The table of all pairs of datasets of a model: the difference of their mean log-likelihoods, and
 /// the AUROC that tells them apart.
-pub fn dataset_gaps_table(view: &ReportView, model: &str) -> Markup {
+pub(super) fn dataset_gaps_table(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&GapRow> = view
         .tables
         .gaps
@@ -318,7 +318,7 @@ pub fn dataset_gaps_table(view: &ReportView, model: &str) -> Markup {
 }
 
 /// The statistics of generated samples, each beside its floor of data against data.
-pub fn metrics_table(view: &ReportView, model: &str) -> Markup {
+pub(super) fn metrics_table(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&MetricRow> = view
         .tables
         .metrics
@@ -367,7 +367,7 @@ pub fn metrics_table(view: &ReportView, model: &str) -> Markup {
 }
 
 /// The differences between samplers that start from the same noise.
-pub fn contrasts_table(view: &ReportView, model: &str) -> Markup {
+pub(super) fn contrasts_table(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&ContrastRow> = view
         .tables
         .contrasts
@@ -452,7 +452,7 @@ fn notes_with_floor(row: &MetricRow, floor: Option<&MetricRow>) -> String {
 }
 
 /// The floor of a row: the same statistic on the same features, of data against data.
-pub fn find_floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a MetricRow> {
+pub(super) fn find_floor<'a>(rows: &[&'a MetricRow], row: &MetricRow) -> Option<&'a MetricRow> {
     let same = |other: &&&MetricRow| {
         other.sampler == FLOOR_SAMPLER
             && other.metric == row.metric
@@ -479,7 +479,7 @@ fn distance_from_floor(row: &MetricRow, floor: &MetricRow) -> Option<String> {
 }
 
 /// Whether the 95 % interval of the row's bias contains zero. `None` if there is no interval.
-pub fn bias_interval_contains_zero(row: &SummaryRow) -> Option<bool> {
+pub(super) fn bias_interval_contains_zero(row: &SummaryRow) -> Option<bool> {
     let (bias, error) = (if_finite(row.bias)?, if_finite(row.bias_stderr)?);
     Some(bias.abs() <= half_width_95(Some(error), row.bias_n))
 }

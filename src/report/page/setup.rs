@@ -7,7 +7,7 @@ use crate::report::text::sanitize_line;
 use crate::report::view::ReportView;
 
 /// The section with models, data, estimators and solvers.
-pub fn setup_section(view: &ReportView) -> Markup {
+pub(super) fn setup_section(view: &ReportView) -> Markup {
     html! {
         section #asked {
             h2 { "Setup" }
@@ -68,7 +68,7 @@ pub fn setup_section(view: &ReportView) -> Markup {
 }
 
 /// The section with versions, hashes, the cards' provenance, and links to the tables.
-pub fn provenance_section(view: &ReportView) -> Markup {
+pub(super) fn provenance_section(view: &ReportView) -> Markup {
     let facts = view.facts;
     html! {
         section #provenance {

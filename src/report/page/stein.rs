@@ -17,7 +17,7 @@ const TEST_FUNCTION_KINDS: [(&str, &str); 4] = [
 ];
 
 /// The tests of every head of a model.
-pub fn stein_section(view: &ReportView, model: &str) -> Markup {
+pub(super) fn stein_section(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&SteinRow> = view
         .tables
         .stein

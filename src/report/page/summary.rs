@@ -15,7 +15,7 @@ use crate::rows::{EstimateKind, MetricRow, SummaryRow};
 
 /// The section about failed and outstanding work, which is the first of the page. Empty if there is
 /// none.
-pub fn warnings_section(view: &ReportView) -> Markup {
+pub(super) fn warnings_section(view: &ReportView) -> Markup {
     let facts = view.facts;
     let failed: Vec<&SummaryRow> = view
         .tables
@@ -54,7 +54,7 @@ pub fn warnings_section(view: &ReportView) -> Markup {
 
 /// The section with one card for each comparison group, and one for each model that has only
 /// statistics of samples.
-pub fn summary_section(view: &ReportView) -> Markup {
+pub(super) fn summary_section(view: &ReportView) -> Markup {
     let compared: Vec<&ComparisonGroup> = view
         .groups
         .iter()
@@ -349,6 +349,6 @@ fn sample_metric_sentences(view: &ReportView, model: &str) -> Vec<Markup> {
 }
 
 /// The number with non-breaking spaces, so that it stays on one line.
-pub fn non_breaking(number: &str) -> String {
+pub(super) fn non_breaking(number: &str) -> String {
     number.replace(' ', "\u{a0}")
 }

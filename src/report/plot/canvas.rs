@@ -14,7 +14,7 @@ use image::{ColorType, ImageEncoder};
 use ndarray::{ArrayView, Axis};
 use plotters::coord::Shift;
 use plotters::element::{Drawable, PointCollection};
-pub use plotters::prelude::DrawingBackend as Backend;
+pub(super) use plotters::prelude::DrawingBackend as Backend;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -35,7 +35,7 @@ const FONT_SIZE_PER_EM: f64 = 1.24;
 
 /// Which part of a text lies at the given point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Anchor {
+pub(super) enum Anchor {
     Start,
     Middle,
     End,
@@ -43,7 +43,7 @@ pub enum Anchor {
 
 /// The size in logical pixels, the weight and the colour of a text.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FontSpec {
+pub(super) struct FontSpec {
     pub size: f64,
     pub bold: bool,
     pub colour: Colour,
@@ -51,7 +51,7 @@ pub struct FontSpec {
 
 /// A rectangle in logical pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rect {
+pub(super) struct Rect {
     pub left: f64,
     pub top: f64,
     pub right: f64,
@@ -59,7 +59,7 @@ pub struct Rect {
 }
 
 /// Draws in logical pixels on one backend.
-pub struct Canvas<DB: Backend> {
+pub(super) struct Canvas<DB: Backend> {
     area: DrawingArea<DB, Shift>,
     /// The backend's units per logical pixel.
     scale: f64,
@@ -96,7 +96,7 @@ impl<DB: Backend> Canvas<DB> {
     }
 
     /// Draws a line through the points.
-    pub fn line(&self, points: &[(f64, f64)], colour: Colour, width: f64) -> Result<()> {
+    pub(super) fn line(&self, points: &[(f64, f64)], colour: Colour, width: f64) -> Result<()> {
         let mut path: Vec<(i32, i32)> = points.iter().map(|&p| self.to_backend(p)).collect();
         // The rasterizer needs the direction between neighbours, which equal points do not have.
         path.dedup();
@@ -107,7 +107,7 @@ impl<DB: Backend> Canvas<DB> {
     }
 
     /// Draws a straight dashed line.
-    pub fn dashed_line(
+    pub(super) fn dashed_line(
         &self,
         from: (f64, f64),
         to: (f64, f64),
@@ -130,7 +130,12 @@ impl<DB: Backend> Canvas<DB> {
     }
 
     /// Draws a filled polygon.
-    pub fn polygon(&self, points: &[(f64, f64)], colour: Colour, opacity: f64) -> Result<()> {
+    pub(super) fn polygon(
+        &self,
+        points: &[(f64, f64)],
+        colour: Colour,
+        opacity: f64,
+    ) -> Result<()> {
         let mut path: Vec<(i32, i32)> = points.iter().map(|&p| self.to_backend(p)).collect();
         path.dedup();
         if path.len() < 3 {
@@ -141,7 +146,7 @@ impl<DB: Backend> Canvas<DB> {
 
     /// Draws a marker around a centre. A hollow marker is a filled one with a smaller white marker
     /// on top.
-    pub fn marker(
+    pub(super) fn marker(
         &self,
         centre: (f64, f64),
         (shape, fill): (MarkerShape, Fill),
@@ -187,7 +192,13 @@ impl<DB: Backend> Canvas<DB> {
     }
 
     /// Draws a text. The start, middle or end of its baseline lies at the point.
-    pub fn text(&self, text: &str, at: (f64, f64), anchor: Anchor, font: FontSpec) -> Result<()> {
+    pub(super) fn text(
+        &self,
+        text: &str,
+        at: (f64, f64),
+        anchor: Anchor,
+        font: FontSpec,
+    ) -> Result<()> {
         self.draw_text(
             text,
             (at.0, at.1 + 0.32 * font.size),
@@ -198,7 +209,7 @@ impl<DB: Backend> Canvas<DB> {
     }
 
     /// Draws a text that reads upwards, centred at the point.
-    pub fn vertical_text(&self, text: &str, at: (f64, f64), font: FontSpec) -> Result<()> {
+    pub(super) fn vertical_text(&self, text: &str, at: (f64, f64), font: FontSpec) -> Result<()> {
         let at = (at.0 + 0.32 * font.size, at.1);
         self.draw_text(text, at, Anchor::Middle, font, FontTransform::Rotate270)
     }
@@ -227,7 +238,7 @@ impl<DB: Backend> Canvas<DB> {
     }
 
     /// Draws a raster, stretched over a rectangle without smoothing.
-    pub fn raster(&self, rect: Rect, raster: &Raster) -> Result<()> {
+    pub(super) fn raster(&self, rect: Rect, raster: &Raster) -> Result<()> {
         if raster.pixels.is_empty() || raster.pixels.len() != raster.width * raster.height {
             return Ok(());
         }
@@ -258,7 +269,7 @@ impl<DB: Backend> Canvas<DB> {
 ///
 /// # Errors
 /// Fails if `draw` fails or a raster cannot be encoded.
-pub fn draw_svg(
+pub(super) fn draw_svg(
     (width, height): (f64, f64),
     label: &str,
     draw: impl FnOnce(&Canvas<SVGBackend>) -> Result<()>,
@@ -313,7 +324,7 @@ pub fn draw_svg(
 ///
 /// # Errors
 /// Fails if `draw` fails or the image cannot be encoded.
-pub fn draw_png(
+pub(super) fn draw_png(
     (width, height): (f64, f64),
     draw: impl FnOnce(&Canvas<BitMapBackend>) -> Result<()>,
 ) -> Result<Vec<u8>> {
@@ -380,7 +391,7 @@ fn image_element(rect: Rect, raster: &Raster) -> Result<String> {
 }
 
 /// The width of a text in logical pixels.
-pub fn text_width(text: &str, size: f64, bold: bool) -> f64 {
+pub(super) fn text_width(text: &str, size: f64, bold: bool) -> f64 {
     // The text is measured at ten times its size, because plotters rounds to whole pixels.
     let measured = register_fonts()
         .ok()

@@ -4,7 +4,7 @@ use super::canvas::Rect;
 
 /// A text to place: its point, width and height, in pixels.
 #[derive(Debug, Clone, Copy)]
-pub struct LabelRequest {
+pub(super) struct LabelRequest {
     pub point: (f64, f64),
     pub width: f64,
     pub height: f64,
@@ -13,7 +13,7 @@ pub struct LabelRequest {
 /// A rectangle for each text, or `None` if every place around its point is taken.
 ///
 /// The rectangles lie inside `frame` and cover none of `points`.
-pub fn place_labels(
+pub(super) fn place_labels(
     requests: &[LabelRequest],
     points: &[(f64, f64)],
     frame: Rect,

@@ -36,7 +36,7 @@ const LEGEND_HEIGHT: f64 = 20.0;
 ///
 /// # Errors
 /// Fails if the figure cannot be drawn or encoded.
-pub fn render_figure(spec: &FigureSpec) -> Result<(String, Vec<u8>)> {
+pub(super) fn render_figure(spec: &FigureSpec) -> Result<(String, Vec<u8>)> {
     let layout = FigureLayout::from_spec(spec);
     let label = format!("{}: {}", spec.title, spec.subtitle);
     let svg = canvas::draw_svg(layout.size, &label, |canvas| {

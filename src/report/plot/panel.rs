@@ -38,7 +38,7 @@ const COLOUR_BAR_WIDTH: f64 = 13.0;
 
 /// The widths that texts need left and right of a frame, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TextMargins {
+pub(super) struct TextMargins {
     left: f64,
     right: f64,
 }
@@ -46,7 +46,7 @@ pub struct TextMargins {
 impl TextMargins {
     /// The larger width on each side. All panels of a figure use it, so that their frames are
     /// aligned.
-    pub fn max(self, other: TextMargins) -> TextMargins {
+    pub(super) fn max(self, other: TextMargins) -> TextMargins {
         TextMargins {
             left: self.left.max(other.left),
             right: self.right.max(other.right),
@@ -58,7 +58,7 @@ impl TextMargins {
 ///
 /// # Errors
 /// Fails if the backend cannot draw.
-pub fn draw_panel<DB: Backend>(
+pub(super) fn draw_panel<DB: Backend>(
     canvas: &Canvas<DB>,
     panel: &Panel,
     cell: Rect,
@@ -89,7 +89,7 @@ pub fn draw_panel<DB: Backend>(
 }
 
 /// The widths that the texts of one panel need.
-pub fn text_margins(panel: &Panel) -> TextMargins {
+pub(super) fn text_margins(panel: &Panel) -> TextMargins {
     let mut left = 2.0;
     if !panel.y.ticks.is_empty() {
         left += widest_tick_text(&panel.y, tick_font(&panel.y).size) + 8.0;

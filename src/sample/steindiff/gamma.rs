@@ -16,7 +16,7 @@ use crate::num::{Batch, TangentBatch};
 
 /// How γ is computed from the statistics and bounded.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GammaRule {
+pub(super) struct GammaRule {
     /// Whether the target is α' x₀ + σ' ε, the clean state with the noise of the step's end,
     /// instead of x₀. Then γ = ((1 − α'/α) E⟨u, x⟩ + (α'/α − σ'/σ) σ² E div u) / E‖u‖².
     pub noise_consistent: bool,
@@ -77,7 +77,7 @@ impl GammaRule {
     /// γ* lowers the mean squared distance to the clean state by E‖u‖² (1 − γ*)² (Eq. 10). An
     /// estimate with error e raises it by E‖u‖² e². If |γ̂ − 1| is about as large as its error, the
     /// step is therefore as likely to do harm as good.
-    pub fn clamp_gamma(&self, s: &GammaStatistics) -> (f64, GammaAction) {
+    pub(super) fn clamp_gamma(&self, s: &GammaStatistics) -> (f64, GammaAction) {
         let outside =
             |[low, high]: [f64; 2]| s.coupling.is_some_and(|c| !(low..=high).contains(&c));
         match s.unclamped_gamma {
@@ -101,7 +101,7 @@ impl GammaRule {
 }
 
 /// The moments of each sample, whose means the statistics are.
-pub struct GammaMoments {
+pub(super) struct GammaMoments {
     /// ⟨x, u⟩.
     xu: Vec<f64>,
     /// ‖u‖².
@@ -119,7 +119,7 @@ pub struct GammaMoments {
 }
 
 /// The address of a step's probes.
-pub struct StepProbes<'a> {
+pub(super) struct StepProbes<'a> {
     /// The key and the samples.
     pub draw: &'a SampleRequest<'a>,
     /// The number of the step.
@@ -134,7 +134,7 @@ const BLOCK_NUMBERS: usize = 1 << 22;
 
 /// The moments without Jacobian products: d (1 − σ'/σ), the divergence of the linear part, replaces
 /// div u.
-pub fn gamma_moments(
+pub(super) fn gamma_moments(
     step: &SamplerStep,
     trajectory: &Trajectory,
     proposal: &StepProposal,
@@ -168,7 +168,7 @@ impl GammaMoments {
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    pub fn estimate_divergence(
+    pub(super) fn estimate_divergence(
         &mut self,
         step: &SamplerStep,
         proposal: &StepProposal,
@@ -226,7 +226,7 @@ impl GammaMoments {
     ///
     /// At high noise both weights are large and the two sums nearly cancel. The terms are therefore
     /// added sample by sample.
-    pub fn numerators(&self, step: &SamplerStep, rule: &GammaRule) -> Vec<f64> {
+    pub(super) fn numerators(&self, step: &SamplerStep, rule: &GammaRule) -> Vec<f64> {
         let [xu_weight, div_weight] = rule.numerator_weights(step);
         self.xu
             .iter()
@@ -236,7 +236,7 @@ impl GammaMoments {
     }
 
     /// The statistics of γ, as means over the samples whose moments are finite.
-    pub fn statistics(&self, step: &SamplerStep, rule: &GammaRule) -> GammaStatistics {
+    pub(super) fn statistics(&self, step: &SamplerStep, rule: &GammaRule) -> GammaStatistics {
         let finite = |i: &usize| {
             [self.xu[*i], self.uu[*i], self.div[*i]]
                 .iter()
@@ -276,7 +276,7 @@ impl GammaMoments {
 
     /// Each sample's divergence with the variance that its probes leave in it.
     #[cfg(test)]
-    pub fn divergences(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
+    pub(super) fn divergences(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
         self.div
             .iter()
             .copied()

@@ -10,7 +10,7 @@ use crate::num::Batch;
 /// steps, in ln σ.
 ///
 /// It is 0 if there is no second step or if the second step ends at σ = 0.
-pub fn chord_weight(steps: &[SamplerStep]) -> f64 {
+pub(super) fn chord_weight(steps: &[SamplerStep]) -> f64 {
     match steps {
         [step, next, ..] if next.to.sigma > 0.0 => {
             (step.from.sigma / step.to.sigma).ln() / (step.from.sigma / next.to.sigma).ln()
@@ -27,7 +27,7 @@ pub fn chord_weight(steps: &[SamplerStep]) -> f64 {
 ///
 /// # Errors
 /// Fails if the model cannot be evaluated.
-pub fn blend_with_chord(
+pub(super) fn blend_with_chord(
     steps: &[SamplerStep],
     trajectory: &mut Trajectory,
     proposal: &StepProposal,

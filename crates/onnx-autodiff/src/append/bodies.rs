@@ -16,7 +16,7 @@ use crate::size::Size;
 
 /// Returns the node with rewritten subgraphs, in which every operator that must be replaced is
 /// replaced. Returns the node itself if no subgraph needs a change or if one cannot be read.
-pub fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
+pub(super) fn rewritten<'a>(g: &mut Graph, node: &'a NodeProto) -> Cow<'a, NodeProto> {
     if g.nesting >= DEEPEST || !(g.avoids_single || holds_foreign(node)) {
         return Cow::Borrowed(node);
     }

@@ -12,11 +12,11 @@ use crate::size::Size;
 
 /// The names of the attributes that hold the branches of an `If`. The branch for a true condition
 /// comes first.
-pub const BRANCHES: [&str; 2] = ["then_branch", "else_branch"];
+pub(crate) const BRANCHES: [&str; 2] = ["then_branch", "else_branch"];
 
 /// Returns the branch that runs, with fresh names for its values. Returns `None` if the condition
 /// is not known before the graph runs.
-pub fn known_branch(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
+pub(crate) fn known_branch(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
     let condition = g.named(node.input.first()?)?;
     let holds = g.content(condition)?.items.first()?.as_fixed()?;
     renamed(
@@ -32,7 +32,7 @@ pub fn known_branch(g: &mut Graph, node: &NodeProto) -> Option<GraphProto> {
 
 /// Returns the branch in the attribute `branch`, with names for its values that occur nowhere else
 /// in the graph. Values that the branch captures from outside keep their names.
-pub fn renamed(g: &mut Graph, node: &NodeProto, branch: &str) -> Option<GraphProto> {
+pub(crate) fn renamed(g: &mut Graph, node: &NodeProto, branch: &str) -> Option<GraphProto> {
     let mut graph = node
         .attribute
         .iter()
@@ -63,7 +63,7 @@ fn outputs_of(g: &mut Graph, graph: &GraphProto) -> Vec<Inferred> {
 
 /// Infers the element types and shapes of the outputs of an `If`. A size that differs between the
 /// branches becomes a new symbol.
-pub fn infer_branch_outputs(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
+pub(crate) fn infer_branch_outputs(g: &mut Graph, node: &NodeProto) -> Vec<Inferred> {
     let mut both = Vec::new();
     for branch in BRANCHES {
         let Some(graph) = renamed(g, node, branch) else {

@@ -11,13 +11,13 @@ use crate::proto::*;
 use crate::size::Size;
 
 /// The deepest nesting of subgraphs that is read. Shapes inside deeper subgraphs stay unknown.
-pub const DEEPEST: usize = 5;
+pub(crate) const DEEPEST: usize = 5;
 /// The number of times that the shapes of carried values are generalized before they are taken as
 /// unknown.
 const ATTEMPTS: usize = 3;
 
 /// The parts of a `Loop` or a `Scan` node.
-pub struct LoopForm {
+pub(crate) struct LoopForm {
     /// The graph of one step.
     pub body: GraphProto,
     /// Whether the node is a `Loop`, whose body also takes the number of the step and the condition
@@ -33,7 +33,7 @@ pub struct LoopForm {
 
 /// The axis of a scan input or a scan output along which the steps lie, and their order along it.
 #[derive(Clone, Copy)]
-pub struct ScanAxis {
+pub(crate) struct ScanAxis {
     /// The axis. A negative number counts from the last axis.
     pub axis: i64,
     /// Whether the first step takes or writes the last element along the axis.
@@ -41,7 +41,7 @@ pub struct ScanAxis {
 }
 
 /// The element types and shapes of a loop's carried values that hold at every step.
-pub struct CarriedTypes {
+pub(crate) struct CarriedTypes {
     /// The element type and shape of each carried value.
     pub types: Vec<Inferred>,
     /// Whether each carried value keeps its element type and its shape from step to step.
@@ -51,7 +51,7 @@ pub struct CarriedTypes {
 }
 
 /// One step of a loop, appended to the current scope of a graph.
-pub struct LoopStep {
+pub(crate) struct LoopStep {
     /// The number of the step. It is `None` in a `Scan`.
     pub number: Option<Val>,
     /// The carried values before the step.
@@ -69,7 +69,7 @@ pub struct LoopStep {
 impl LoopForm {
     /// Returns the parts of a node. Returns `None` if its inputs, its outputs and its body do not
     /// fit each other.
-    pub fn of(node: &Node) -> Option<LoopForm> {
+    pub(crate) fn of(node: &Node) -> Option<LoopForm> {
         let body = node.attribute("body")?.g.clone()?;
         let counts = node.standard() == "Loop";
         let (extra, scanned) = if counts {
@@ -107,23 +107,23 @@ impl LoopForm {
 
     /// Returns the index of the first carried value, both among the inputs of the body and among
     /// the inputs of the node.
-    pub fn start(&self) -> usize {
+    pub(crate) fn start(&self) -> usize {
         if self.counts { 2 } else { 0 }
     }
 
     /// Returns the `i`th carried value before the first step.
-    pub fn first(&self, node: &Node, i: usize) -> Option<Val> {
+    pub(crate) fn first(&self, node: &Node, i: usize) -> Option<Val> {
         node.input(self.start() + i)
     }
 
     /// Returns the `i`th scan input and the axis along which its steps lie.
-    pub fn scan_input(&self, g: &Graph, node: &Node, i: usize) -> Option<(Val, usize)> {
+    pub(crate) fn scan_input(&self, g: &Graph, node: &Node, i: usize) -> Option<(Val, usize)> {
         let whole = node.input(self.states + i)?;
         Some((whole, axis_of(self.scan_inputs[i].axis, g.rank(whole)?)?))
     }
 
     /// Returns the number of steps if it is known before the loop runs.
-    pub fn steps(&self, g: &Graph, node: &Node) -> Option<Size> {
+    pub(crate) fn steps(&self, g: &Graph, node: &Node) -> Option<Size> {
         if !self.counts {
             let (whole, axis) = self.scan_input(g, node, 0)?;
             return g.shape(whole)?.get(axis).cloned();
@@ -139,12 +139,12 @@ impl LoopForm {
     }
 
     /// Returns the rank that the body declares for the number of the step: 0 or 1.
-    pub fn rank_of_number(&self) -> usize {
+    pub(crate) fn rank_of_number(&self) -> usize {
         usize::from(self.body.input.first().and_then(rank_of) == Some(1))
     }
 
     /// Returns the rank that the body declares for the condition to go on: 0 or 1.
-    pub fn rank_of_condition(&self) -> usize {
+    pub(crate) fn rank_of_condition(&self) -> usize {
         usize::from(self.body.input.get(1).and_then(rank_of) == Some(1))
     }
 
@@ -172,7 +172,7 @@ impl LoopForm {
     }
 
     /// Appends the body to the graph, with new inputs of the given types for the carried values.
-    pub fn open(&self, g: &mut Graph, node: &Node, states: &[Inferred]) -> Option<LoopStep> {
+    pub(crate) fn open(&self, g: &mut Graph, node: &Node, states: &[Inferred]) -> Option<LoopStep> {
         node.captures.iter().for_each(|v| g.restore_name(*v));
         let mut number = None;
         let mut given = Vec::new();
@@ -241,7 +241,7 @@ impl LoopForm {
     /// Finds element types and shapes of the carried values that hold at every step. It appends one
     /// step, compares the shapes before and after it, and replaces each size that changes with a
     /// new symbol until no size changes.
-    pub fn carried(&self, g: &mut Graph, node: &Node) -> Option<CarriedTypes> {
+    pub(crate) fn carried(&self, g: &mut Graph, node: &Node) -> Option<CarriedTypes> {
         let mut types = Vec::new();
         for i in 0..self.states {
             let v = self.first(node, i)?;
@@ -358,7 +358,7 @@ fn generalize(g: &mut Graph, t: &mut Inferred, open: &mut [bool], (elem, next): 
 
 /// Infers the element types and shapes of a loop's outputs from its body. Returns `None` if the
 /// node contradicts itself.
-pub fn infer_loop_outputs(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
+pub(crate) fn infer_loop_outputs(g: &mut Graph, node: &Node, _: usize) -> Option<Vec<Inferred>> {
     let form = LoopForm::of(node)?;
     let known = g.symbols.count();
     let carried = form.carried(g, node)?;

@@ -22,7 +22,7 @@ const NODES: usize = 200_000;
 const LARGEST: usize = 1_000_000;
 
 /// Unrolls a loop and returns its outputs. Returns `None` if the node is no loop or stays a loop.
-pub fn unrolled(g: &mut Graph, node: &NodeProto) -> Option<Vec<Val>> {
+pub(crate) fn unrolled(g: &mut Graph, node: &NodeProto) -> Option<Vec<Val>> {
     if !standardize(node.domain()).is_empty() {
         return None;
     }
@@ -96,7 +96,7 @@ fn unrolled_loop(g: &mut Graph, node: &NodeProto, body: &GraphProto) -> Option<V
 }
 
 /// Appends the constant `true` of the given shape.
-pub fn truth(g: &mut Graph, dims: &[i64]) -> Val {
+pub(crate) fn truth(g: &mut Graph, dims: &[i64]) -> Val {
     g.add_constant(TensorProto {
         dims: dims.to_vec(),
         data_type: Some(ElemType::BOOL.0),
@@ -190,7 +190,7 @@ fn stack(g: &mut Graph, list: &[Val], axis: i64) -> Option<Val> {
 }
 
 /// Appends the body of `node` with its inputs bound to the values `given`, and returns its outputs.
-pub fn append_body(
+pub(crate) fn append_body(
     g: &mut Graph,
     node: &NodeProto,
     body: &GraphProto,

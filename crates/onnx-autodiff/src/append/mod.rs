@@ -3,18 +3,18 @@
 
 mod bodies;
 /// `If` nodes.
-pub mod branches;
+pub(crate) mod branches;
 /// The common form of `Loop` and `Scan` nodes.
-pub mod loop_form;
+pub(crate) mod loop_form;
 /// Unrolled loops.
-pub mod loops;
+pub(crate) mod loops;
 
 use crate::graph::{Graph, Val};
 use crate::order;
 use crate::proto::*;
 
 /// Appends a node of the file, or what replaces it.
-pub fn push(g: &mut Graph, node: &NodeProto) {
+pub(crate) fn push(g: &mut Graph, node: &NodeProto) {
     if node.op_type() == "If" && standardize(node.domain()).is_empty() {
         match branches::known_branch(g, node) {
             Some(branch) => return push_branch(g, node, &branch),
@@ -94,7 +94,7 @@ fn uses(g: &Graph, node: &NodeProto) -> (Vec<Option<Val>>, Vec<Val>) {
 }
 
 /// Appends the constants and the nodes of a subgraph.
-pub fn push_body(g: &mut Graph, graph: &GraphProto) {
+pub(crate) fn push_body(g: &mut Graph, graph: &GraphProto) {
     for tensor in &graph.initializer {
         g.add_initializer(tensor.clone());
     }

@@ -13,7 +13,7 @@ use crate::size::{Size, axis_of};
 
 /// A loop whose number of steps is known when it starts.
 #[derive(Clone)]
-pub struct CountedLoop {
+pub(crate) struct CountedLoop {
     /// The number of steps.
     pub steps: Size,
     /// The carried values before the first step.
@@ -29,7 +29,7 @@ pub struct CountedLoop {
 
 /// A value of which each step takes one element along an axis.
 #[derive(Clone, Copy)]
-pub struct ScanInput {
+pub(crate) struct ScanInput {
     /// The value.
     pub whole: Val,
     /// The axis along which the elements lie.
@@ -39,7 +39,7 @@ pub struct ScanInput {
 }
 
 /// The outputs of a loop.
-pub struct LoopOutputs {
+pub(crate) struct LoopOutputs {
     /// The carried values after the last step.
     pub last: Vec<Val>,
     /// The scan outputs, with a new first axis for the steps.
@@ -50,7 +50,12 @@ impl CountedLoop {
     /// Appends the loop as a `Loop` node. `scan_outputs` are the shapes of the elements, in sizes
     /// that are known outside the loop. The graph remembers the body of a loop of tangents for
     /// reverse mode.
-    pub fn write(mut self, g: &mut Graph, scan_outputs: &[Shape], linear: bool) -> LoopOutputs {
+    pub(crate) fn write(
+        mut self,
+        g: &mut Graph,
+        scan_outputs: &[Shape],
+        linear: bool,
+    ) -> LoopOutputs {
         self.hoist(g);
         if linear {
             self.find_scan_inputs(g);
@@ -252,7 +257,7 @@ impl CountedLoop {
 
 /// Moves the first axis of a scan output, along which the steps lie, to the index `axis`, for a
 /// result of the given shape. `backwards` reverses the order of the steps.
-pub fn with_step_axis(
+pub(crate) fn with_step_axis(
     g: &mut Graph,
     scan_outputs: Val,
     axis: usize,
@@ -281,7 +286,7 @@ pub fn with_step_axis(
 
 /// Moves the first axis of a scan output to where the steps lie in a scan input. If the scan input
 /// is longer than the number of steps, zeros fill the elements that no step took.
-pub fn with_step_axis_of(
+pub(crate) fn with_step_axis_of(
     g: &mut Graph,
     scan_outputs: Val,
     scan_input: &ScanInput,
@@ -306,7 +311,7 @@ pub fn with_step_axis_of(
 }
 
 /// Returns the shape of an element of a scan input: its shape without the axis of the steps.
-pub fn element_shape(g: &Graph, whole: Val, axis: usize) -> Option<Shape> {
+pub(crate) fn element_shape(g: &Graph, whole: Val, axis: usize) -> Option<Shape> {
     let mut shape = g.shape(whole)?.clone();
     (axis < shape.len()).then(|| shape.remove(axis))?;
     Some(shape)

@@ -10,17 +10,22 @@ use crate::elem::ElemType;
 use crate::graph::{Graph, Val};
 use crate::passes::Pass;
 use crate::proto::*;
-pub use crate::proto::{float, int, ints, text};
+pub(crate) use crate::proto::{float, int, ints, text};
 use crate::size::Size;
 
 impl Graph {
     /// Appends an operator with one output and no attributes.
-    pub fn op(&mut self, op: &str, inputs: &[Val]) -> Val {
+    pub(crate) fn op(&mut self, op: &str, inputs: &[Val]) -> Val {
         self.op_with(op, inputs, Vec::new())
     }
 
     /// Appends an operator with one output and the given attributes.
-    pub fn op_with(&mut self, op: &str, inputs: &[Val], attributes: Vec<AttributeProto>) -> Val {
+    pub(crate) fn op_with(
+        &mut self,
+        op: &str,
+        inputs: &[Val],
+        attributes: Vec<AttributeProto>,
+    ) -> Val {
         if let Some(earlier) = self.before_expansion(op, inputs, &attributes) {
             return earlier;
         }
@@ -29,7 +34,7 @@ impl Graph {
     }
 
     /// Appends an operator with one output. An input that is `None` is left out.
-    pub fn op_optional(
+    pub(crate) fn op_optional(
         &mut self,
         op: &str,
         inputs: &[Option<Val>],
@@ -39,19 +44,19 @@ impl Graph {
     }
 
     /// Appends a constant list of int64.
-    pub fn integers(&mut self, values: &[i64]) -> Val {
+    pub(crate) fn integers(&mut self, values: &[i64]) -> Val {
         let raw: Vec<u8> = values.iter().flat_map(|n| n.to_le_bytes()).collect();
         self.tensor(ElemType::INT64, &[values.len() as i64], raw)
     }
 
     /// Appends a constant int64 without axes.
-    pub fn integer(&mut self, value: i64) -> Val {
+    pub(crate) fn integer(&mut self, value: i64) -> Val {
         self.tensor(ElemType::INT64, &[], value.to_le_bytes().to_vec())
     }
 
     /// Appends a constant floating-point number without axes, in the type that tangents of `elem`
     /// have: float64 for float64, float32 otherwise.
-    pub fn real(&mut self, value: f64, elem: ElemType) -> Val {
+    pub(crate) fn real(&mut self, value: f64, elem: ElemType) -> Val {
         let raw = if elem == ElemType::DOUBLE {
             value.to_le_bytes().to_vec()
         } else {
@@ -62,12 +67,12 @@ impl Graph {
 
     /// Appends a constant floating-point number without axes, in the type that tangents of `like`
     /// have.
-    pub fn real_like(&mut self, value: f64, like: Val) -> Val {
+    pub(crate) fn real_like(&mut self, value: f64, like: Val) -> Val {
         self.real(value, self.elem(like))
     }
 
     /// Appends a constant float64 tensor with the sizes `dims`.
-    pub fn reals(&mut self, values: &[f64], dims: &[i64]) -> Val {
+    pub(crate) fn reals(&mut self, values: &[f64], dims: &[i64]) -> Val {
         let raw: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.tensor(ElemType::DOUBLE, dims, raw)
     }
@@ -84,7 +89,7 @@ impl Graph {
 
     /// Appends the computation of a list of sizes, as int64. Known sizes are constants; the others
     /// are computed when the graph runs.
-    pub fn sizes(&mut self, sizes: &[Size]) -> Val {
+    pub(crate) fn sizes(&mut self, sizes: &[Size]) -> Val {
         let mut parts: Vec<Val> = Vec::new();
         let mut run: Vec<i64> = Vec::new();
         for size in sizes {
@@ -157,14 +162,14 @@ impl Graph {
     }
 
     /// Applies a binary operator to all values from left to right.
-    pub fn combine(&mut self, op: &str, parts: &[Val]) -> Val {
+    pub(crate) fn combine(&mut self, op: &str, parts: &[Val]) -> Val {
         let mut parts = parts.iter().copied();
         let first = parts.next().expect("at least one part is combined");
         parts.fold(first, |sum, part| self.op(op, &[sum, part]))
     }
 
     /// Concatenates values along an axis.
-    pub fn concat(&mut self, parts: &[Val], axis: i64) -> Val {
+    pub(crate) fn concat(&mut self, parts: &[Val], axis: i64) -> Val {
         match parts {
             [only] => *only,
             _ => self.op_with("Concat", parts, vec![int("axis", axis)]),
@@ -172,7 +177,7 @@ impl Graph {
     }
 
     /// Reshapes a value. The order of its elements stays the same.
-    pub fn reshape(&mut self, v: Val, shape: &[Size]) -> Val {
+    pub(crate) fn reshape(&mut self, v: Val, shape: &[Size]) -> Val {
         if self.shape(v).is_some_and(|s| s == shape) {
             return v;
         }
@@ -202,7 +207,7 @@ impl Graph {
     }
 
     /// Returns the value of which `v` is a reshaped form.
-    pub fn reshaped_from(&self, v: Val) -> Option<Val> {
+    pub(crate) fn reshaped_from(&self, v: Val) -> Option<Val> {
         self.maker(v)
             .filter(|node| node.standard() == "Reshape")
             .and_then(|node| node.input(0))
@@ -213,7 +218,7 @@ impl Graph {
     ///
     /// Runtimes keep images in layouts of their own between two operators, and lose these layouts
     /// if a `Reshape` splits the directions off the batch.
-    pub fn common_source(&self, a: Val, b: Val) -> Option<(Val, Val)> {
+    pub(crate) fn common_source(&self, a: Val, b: Val) -> Option<(Val, Val)> {
         let merged = |v: Val| {
             self.reshaped_from(v)
                 .filter(|_| self.passes.has(Pass::MergedDirections))
@@ -224,7 +229,7 @@ impl Graph {
     }
 
     /// Broadcasts a value to a shape.
-    pub fn expand(&mut self, v: Val, shape: &[Size]) -> Val {
+    pub(crate) fn expand(&mut self, v: Val, shape: &[Size]) -> Val {
         if self.shape(v).is_some_and(|s| s == shape) {
             return v;
         }
@@ -235,7 +240,7 @@ impl Graph {
     }
 
     /// Permutes the axes of a value: axis `i` of the result is axis `perm[i]` of `v`.
-    pub fn transpose(&mut self, v: Val, perm: &[usize]) -> Val {
+    pub(crate) fn transpose(&mut self, v: Val, perm: &[usize]) -> Val {
         if perm.iter().enumerate().all(|(i, p)| i == *p) {
             return v;
         }
@@ -245,7 +250,7 @@ impl Graph {
 
     /// Exchanges the last two axes of a value. If `v` is a transposed value itself, one `Transpose`
     /// of the value before it does both.
-    pub fn swap(&mut self, v: Val, rank: usize) -> Val {
+    pub(crate) fn swap(&mut self, v: Val, rank: usize) -> Val {
         let mut perm: Vec<usize> = (0..rank).collect();
         perm.swap(rank - 2, rank - 1);
         let before = self.maker(v).filter(|node| node.standard() == "Transpose");
@@ -262,7 +267,7 @@ impl Graph {
     }
 
     /// Casts a value to another element type.
-    pub fn cast(&mut self, v: Val, elem: ElemType) -> Val {
+    pub(crate) fn cast(&mut self, v: Val, elem: ElemType) -> Val {
         if self.elem(v) == elem {
             return v;
         }
@@ -270,13 +275,13 @@ impl Graph {
     }
 
     /// Removes axes of size 1.
-    pub fn squeeze(&mut self, v: Val, axes: &[i64]) -> Val {
+    pub(crate) fn squeeze(&mut self, v: Val, axes: &[i64]) -> Val {
         let axes = self.integers(axes);
         self.op("Squeeze", &[v, axes])
     }
 
     /// Inserts axes of size 1.
-    pub fn unsqueeze(&mut self, v: Val, axes: &[i64]) -> Val {
+    pub(crate) fn unsqueeze(&mut self, v: Val, axes: &[i64]) -> Val {
         if axes.is_empty() {
             return v;
         }
@@ -286,7 +291,7 @@ impl Graph {
 
     /// Appends one of the `Reduce…` operators. The axes are an input from opset 18 on (`ReduceSum`:
     /// from opset 13 on) and an attribute before.
-    pub fn reduce(&mut self, op: &str, v: Val, axes: &[i64], keep: bool) -> Val {
+    pub(crate) fn reduce(&mut self, op: &str, v: Val, axes: &[i64], keep: bool) -> Val {
         if axes.is_empty() {
             return v;
         }
@@ -300,32 +305,32 @@ impl Graph {
     }
 
     /// Appends `a + b`.
-    pub fn add(&mut self, a: Val, b: Val) -> Val {
+    pub(crate) fn add(&mut self, a: Val, b: Val) -> Val {
         self.op("Add", &[a, b])
     }
 
     /// Appends `a - b`.
-    pub fn sub(&mut self, a: Val, b: Val) -> Val {
+    pub(crate) fn sub(&mut self, a: Val, b: Val) -> Val {
         self.op("Sub", &[a, b])
     }
 
     /// Appends `a · b`, element by element.
-    pub fn mul(&mut self, a: Val, b: Val) -> Val {
+    pub(crate) fn mul(&mut self, a: Val, b: Val) -> Val {
         self.op("Mul", &[a, b])
     }
 
     /// Appends `a / b`, element by element.
-    pub fn div(&mut self, a: Val, b: Val) -> Val {
+    pub(crate) fn div(&mut self, a: Val, b: Val) -> Val {
         self.op("Div", &[a, b])
     }
 
     /// Appends `-a`.
-    pub fn neg(&mut self, a: Val) -> Val {
+    pub(crate) fn neg(&mut self, a: Val) -> Val {
         self.op("Neg", &[a])
     }
 
     /// Appends the product of a value and a number.
-    pub fn scale(&mut self, v: Val, by: f64) -> Val {
+    pub(crate) fn scale(&mut self, v: Val, by: f64) -> Val {
         if by == 1.0 {
             return v;
         }
@@ -334,13 +339,13 @@ impl Graph {
     }
 
     /// Appends the sum of a value and a number.
-    pub fn shift(&mut self, v: Val, by: f64) -> Val {
+    pub(crate) fn shift(&mut self, v: Val, by: f64) -> Val {
         let by = self.real_like(by, v);
         self.add(v, by)
     }
 
     /// Appends zeros of a shape.
-    pub fn zeros(&mut self, shape: &[Size], elem: ElemType) -> Val {
+    pub(crate) fn zeros(&mut self, shape: &[Size], elem: ElemType) -> Val {
         let zero = self.real(0.0, elem);
         self.expand(zero, shape)
     }

@@ -5,13 +5,13 @@
 //! writes the part that the outputs need.
 
 /// Loops that this crate appends.
-pub mod counted_loop;
+pub(crate) mod counted_loop;
 /// Helpers that append operators.
-pub mod emit;
+pub(crate) mod emit;
 mod late_expansion;
 mod scoped_map;
 /// Subgraphs that this crate builds.
-pub mod subgraph;
+pub(crate) mod subgraph;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -30,23 +30,23 @@ use crate::size::{Size, Symbols};
 
 /// A value of the graph, by its index in [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Val(u32);
+pub(crate) struct Val(u32);
 
 impl Val {
     /// Returns the value at an index of [`Graph::values`].
-    pub fn from_index(index: usize) -> Val {
+    pub(crate) fn from_index(index: usize) -> Val {
         Val(index as u32)
     }
 }
 
 /// The sizes of a value's axes.
-pub type Shape = Vec<Size>;
+pub(crate) type Shape = Vec<Size>;
 
 /// The element type of an output, and its shape if it can be inferred.
-pub type Inferred = (ElemType, Option<Shape>);
+pub(crate) type Inferred = (ElemType, Option<Shape>);
 
 /// What a growing graph must know about the operators of its nodes.
-pub trait OperatorRegistry {
+pub(crate) trait OperatorRegistry {
     /// Infers the types and shapes of at least `outputs` outputs of a node, whose inputs are values
     /// of the graph.
     fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred>;
@@ -72,7 +72,7 @@ pub trait OperatorRegistry {
 }
 
 /// What is known of a value before the graph runs.
-pub struct Value {
+pub(crate) struct Value {
     /// The name of the value in the exported graph.
     pub name: String,
     /// The element type.
@@ -91,7 +91,7 @@ pub struct Value {
 
 /// A node of the graph.
 #[derive(Clone)]
-pub struct Node {
+pub(crate) struct Node {
     /// The name of the operator.
     pub op: String,
     /// The domain of the operator, which is empty for the standard domain.
@@ -113,29 +113,29 @@ pub struct Node {
 
 impl Node {
     /// Returns an attribute by its name.
-    pub fn attribute(&self, name: &str) -> Option<&AttributeProto> {
+    pub(crate) fn attribute(&self, name: &str) -> Option<&AttributeProto> {
         self.attributes.iter().find(|a| a.name() == name)
     }
 
     /// Returns an integer attribute, or `default` if the node does not have it.
-    pub fn int(&self, name: &str, default: i64) -> i64 {
+    pub(crate) fn int(&self, name: &str, default: i64) -> i64 {
         self.attribute(name).and_then(|a| a.i).unwrap_or(default)
     }
 
     /// Returns a floating-point attribute, or `default` if the node does not have it.
-    pub fn float(&self, name: &str, default: f64) -> f64 {
+    pub(crate) fn float(&self, name: &str, default: f64) -> f64 {
         self.attribute(name)
             .and_then(|a| a.f)
             .map_or(default, f64::from)
     }
 
     /// Returns an attribute that is a list of integers.
-    pub fn ints(&self, name: &str) -> Option<Vec<i64>> {
+    pub(crate) fn ints(&self, name: &str) -> Option<Vec<i64>> {
         self.attribute(name).map(|a| a.ints.clone())
     }
 
     /// Returns an attribute that is a string, or `default` if the node does not have it.
-    pub fn text(&self, name: &str, default: &str) -> String {
+    pub(crate) fn text(&self, name: &str, default: &str) -> String {
         let bytes = self.attribute(name).and_then(|a| a.s.clone());
         bytes.map_or(default.to_string(), |b| {
             String::from_utf8_lossy(&b).into_owned()
@@ -143,18 +143,18 @@ impl Node {
     }
 
     /// Returns the input at an index, if the node has it.
-    pub fn input(&self, index: usize) -> Option<Val> {
+    pub(crate) fn input(&self, index: usize) -> Option<Val> {
         self.inputs.get(index).copied().flatten()
     }
 
     /// Returns the output at an index, if the node has it.
-    pub fn output(&self, index: usize) -> Option<Val> {
+    pub(crate) fn output(&self, index: usize) -> Option<Val> {
         self.outputs.get(index).copied().flatten()
     }
 
     /// Returns the name of the operator, with its domain in front unless that is the standard
     /// domain.
-    pub fn operator(&self) -> String {
+    pub(crate) fn operator(&self) -> String {
         if self.domain.is_empty() {
             self.op.clone()
         } else {
@@ -164,7 +164,7 @@ impl Node {
 
     /// Returns the name of the operator if it belongs to the standard domain, and an empty string
     /// otherwise.
-    pub fn standard(&self) -> &str {
+    pub(crate) fn standard(&self) -> &str {
         if self.domain.is_empty() { &self.op } else { "" }
     }
 }
@@ -172,7 +172,7 @@ impl Node {
 /// The parts of the tangent of a softmax, `y ∘ d - y ∘ Σ y ∘ d`. A product with the tangent may be
 /// cheaper from the parts.
 #[derive(Clone, Copy)]
-pub struct SoftmaxTangent {
+pub(crate) struct SoftmaxTangent {
     /// The output of the softmax.
     pub y: Val,
     /// The axis of `y` along which the sums run.
@@ -184,7 +184,7 @@ pub struct SoftmaxTangent {
 }
 
 /// An `If` or a `Loop` that is about to be appended.
-pub struct Control {
+pub(crate) struct Control {
     /// The name of the operator.
     pub op: &'static str,
     /// The inputs. An optional input that is left out is `None`.
@@ -198,7 +198,7 @@ pub struct Control {
 }
 
 /// The state of a graph when a subgraph begins, to which [`Graph::leave`] returns.
-pub struct Scope {
+pub(crate) struct Scope {
     nodes: usize,
     shared: Mark,
     dim_sources: Mark,
@@ -207,7 +207,7 @@ pub struct Scope {
 
 /// A graph that grows. Its nodes are the nodes of the file, or what replaces them, followed by the
 /// nodes that the derivation appends.
-pub struct Graph {
+pub(crate) struct Graph {
     /// The opset of the standard domain in which the graph is written.
     pub opset: i64,
     /// The declarations of the operators.
@@ -254,7 +254,7 @@ pub struct Graph {
 impl Graph {
     /// Returns an empty graph. `declared` holds the types that a file declares for its values,
     /// which fill in what inference leaves open. `taken` holds names that new values must not use.
-    pub fn new(
+    pub(crate) fn new(
         opset: i64,
         operators: &'static dyn OperatorRegistry,
         declared: HashMap<String, ValueInfoProto>,
@@ -288,38 +288,38 @@ impl Graph {
     }
 
     /// Returns what is known of a value.
-    pub fn value(&self, v: Val) -> &Value {
+    pub(crate) fn value(&self, v: Val) -> &Value {
         &self.values[v.0 as usize]
     }
 
     /// Returns the shape of a value, if it is known.
-    pub fn shape(&self, v: Val) -> Option<&Shape> {
+    pub(crate) fn shape(&self, v: Val) -> Option<&Shape> {
         self.value(v).shape.as_ref()
     }
 
     /// Returns the number of axes of a value, if it is known.
-    pub fn rank(&self, v: Val) -> Option<usize> {
+    pub(crate) fn rank(&self, v: Val) -> Option<usize> {
         self.shape(v).map(Vec::len)
     }
 
     /// Returns the element type of a value.
-    pub fn elem(&self, v: Val) -> ElemType {
+    pub(crate) fn elem(&self, v: Val) -> ElemType {
         self.value(v).elem
     }
 
     /// Returns the known elements of a small value.
-    pub fn content(&self, v: Val) -> Option<&Content> {
+    pub(crate) fn content(&self, v: Val) -> Option<&Content> {
         self.value(v).content.as_ref()
     }
 
     /// Returns the value of a name that is visible in the current scope.
-    pub fn named(&self, name: &str) -> Option<Val> {
+    pub(crate) fn named(&self, name: &str) -> Option<Val> {
         self.names.get(name).copied()
     }
 
     /// Reserves a name and returns it: the wanted name, with the first free number behind it if it
     /// is taken.
-    pub fn reserved_name(&mut self, wanted: &str) -> String {
+    pub(crate) fn reserved_name(&mut self, wanted: &str) -> String {
         let numbered = (2..).map(|n| format!("{wanted}_{n}"));
         let free = std::iter::once(wanted.to_string())
             .chain(numbered)
@@ -330,12 +330,12 @@ impl Graph {
     }
 
     /// Returns the node that makes a value.
-    pub fn maker(&self, v: Val) -> Option<&Node> {
+    pub(crate) fn maker(&self, v: Val) -> Option<&Node> {
         self.nodes.get(self.node_index(v)?)
     }
 
     /// Returns the index of the node that makes a value.
-    pub fn node_index(&self, v: Val) -> Option<usize> {
+    pub(crate) fn node_index(&self, v: Val) -> Option<usize> {
         // The index of a node in a closed subgraph may now belong to another node or to none.
         let index = self.value(v).node_index?;
         self.nodes
@@ -346,19 +346,19 @@ impl Graph {
     }
 
     /// Returns a value with an axis of the given size, and the index of the axis.
-    pub fn dim_source(&self, size: &Size) -> Option<(Val, usize)> {
+    pub(crate) fn dim_source(&self, size: &Size) -> Option<(Val, usize)> {
         self.dim_sources.get(size).copied()
     }
 
     /// Adds an input to the graph.
-    pub fn add_input(&mut self, name: &str, elem: ElemType, shape: Option<Shape>) -> Val {
+    pub(crate) fn add_input(&mut self, name: &str, elem: ElemType, shape: Option<Shape>) -> Val {
         let input = self.add_value(name.to_string(), elem, shape, None, None, false);
         self.inputs.push(input);
         input
     }
 
     /// Adds a stored tensor under its own name.
-    pub fn add_initializer(&mut self, tensor: TensorProto) -> Val {
+    pub(crate) fn add_initializer(&mut self, tensor: TensorProto) -> Val {
         let shape = tensor.dims.iter().map(|d| Size::fixed(*d)).collect();
         let content = Content::of_tensor(&tensor);
         let elem = ElemType(tensor.data_type());
@@ -373,7 +373,7 @@ impl Graph {
     }
 
     /// Adds a constant under a new name. Equal constants become one value.
-    pub fn add_constant(&mut self, mut tensor: TensorProto) -> Val {
+    pub(crate) fn add_constant(&mut self, mut tensor: TensorProto) -> Val {
         let key = tensor.encode_to_vec();
         if let Some(known) = self.constants.get(&key).copied() {
             // The constant may have been added in a subgraph that has ended, together with its
@@ -388,19 +388,19 @@ impl Graph {
     }
 
     /// Adds a value that no node makes. It serves as an unused output and must not be read.
-    pub fn placeholder(&mut self, elem: ElemType, shape: Option<Shape>) -> Val {
+    pub(crate) fn placeholder(&mut self, elem: ElemType, shape: Option<Shape>) -> Val {
         let name = self.fresh_name("placeholder");
         // A linear value is never the source of a size.
         self.add_value(name, elem, shape, None, None, true)
     }
 
     /// Sets the shape of a value, for shapes that the caller knows better than inference.
-    pub fn set_shape(&mut self, v: Val, shape: &[Size]) {
+    pub(crate) fn set_shape(&mut self, v: Val, shape: &[Size]) {
         self.values[v.0 as usize].shape = Some(shape.to_vec());
     }
 
     /// Sets the element type and the shape of a value if inference left them open.
-    pub fn complete(&mut self, v: Val, elem: ElemType, shape: Option<Shape>) {
+    pub(crate) fn complete(&mut self, v: Val, elem: ElemType, shape: Option<Shape>) {
         let value = &mut self.values[v.0 as usize];
         if value.elem == ElemType::UNKNOWN {
             value.elem = elem;
@@ -411,12 +411,12 @@ impl Graph {
     }
 
     /// Marks a value as linear. The seed of the tangents is marked this way.
-    pub fn mark_linear(&mut self, v: Val) {
+    pub(crate) fn mark_linear(&mut self, v: Val) {
         self.values[v.0 as usize].linear = true;
     }
 
     /// Appends a node of the file under the names that it has there, or what replaces it.
-    pub fn push_original(
+    pub(crate) fn push_original(
         &mut self,
         node: &NodeProto,
         inputs: Vec<Option<Val>>,
@@ -456,7 +456,12 @@ impl Graph {
 
     /// Converts a node of the file to a node of the graph without appending it. Its outputs do not
     /// exist yet.
-    pub fn original(&self, node: &NodeProto, inputs: Vec<Option<Val>>, captures: Vec<Val>) -> Node {
+    pub(crate) fn original(
+        &self,
+        node: &NodeProto,
+        inputs: Vec<Option<Val>>,
+        captures: Vec<Val>,
+    ) -> Node {
         Node {
             op: node.op_type().to_string(),
             domain: standardize(node.domain()),
@@ -471,7 +476,7 @@ impl Graph {
 
     /// Appends a node and returns its outputs. If an equal node exists, returns the outputs of that
     /// node instead.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         op: &str,
         inputs: &[Option<Val>],
@@ -511,7 +516,7 @@ impl Graph {
     }
 
     /// Begins a subgraph. What is appended from here on is visible until [`Graph::leave`].
-    pub fn enter(&mut self) -> Scope {
+    pub(crate) fn enter(&mut self) -> Scope {
         Scope {
             nodes: self.nodes.len(),
             shared: self.shared.enter(),
@@ -521,7 +526,7 @@ impl Graph {
     }
 
     /// Ends a subgraph. Returns its nodes and the values that they use from outside.
-    pub fn leave(&mut self, scope: Scope) -> (Vec<Node>, Vec<Val>) {
+    pub(crate) fn leave(&mut self, scope: Scope) -> (Vec<Node>, Vec<Val>) {
         let nodes = self.nodes.split_off(scope.nodes);
         self.shared.leave(scope.shared);
         self.dim_sources.leave(scope.dim_sources);
@@ -538,7 +543,7 @@ impl Graph {
     }
 
     /// Appends a copy of a value under a name of its own.
-    pub fn fresh_identity(&mut self, v: Val) -> Val {
+    pub(crate) fn fresh_identity(&mut self, v: Val) -> Val {
         let name = self.fresh_name("Identity");
         let identity = NodeProto {
             op_type: Some("Identity".into()),
@@ -551,19 +556,19 @@ impl Graph {
     }
 
     /// Adds an input of a subgraph, whose value comes from the node that runs the subgraph.
-    pub fn add_formal(&mut self, elem: ElemType, shape: Option<Shape>, linear: bool) -> Val {
+    pub(crate) fn add_formal(&mut self, elem: ElemType, shape: Option<Shape>, linear: bool) -> Val {
         let name = self.fresh_name("given");
         self.add_value(name, elem, shape, None, None, linear)
     }
 
     /// Makes a value visible again by its name, which ended with the subgraph where it was first
     /// used.
-    pub fn restore_name(&mut self, v: Val) {
+    pub(crate) fn restore_name(&mut self, v: Val) {
         self.names.insert(self.value(v).name.clone(), v);
     }
 
     /// Appends an `If` or a `Loop` with outputs of the given types and shapes.
-    pub fn push_control(&mut self, control: Control, outputs: Vec<Inferred>) -> Vec<Val> {
+    pub(crate) fn push_control(&mut self, control: Control, outputs: Vec<Inferred>) -> Vec<Val> {
         let Control {
             op,
             inputs,
@@ -599,7 +604,7 @@ impl Graph {
 
     /// Replaces the attributes of the node at an index and adds outputs to it. Returns the new
     /// outputs.
-    pub fn extend_control(
+    pub(crate) fn extend_control(
         &mut self,
         index: usize,
         attributes: Vec<AttributeProto>,
@@ -619,7 +624,7 @@ impl Graph {
     }
 
     /// Appends the nodes of a closed subgraph to another subgraph.
-    pub fn repeat(&mut self, nodes: &[Node]) {
+    pub(crate) fn repeat(&mut self, nodes: &[Node]) {
         for node in nodes {
             for v in node.outputs.iter().flatten() {
                 self.values[v.0 as usize].node_index = Some(self.nodes.len());
@@ -630,7 +635,7 @@ impl Graph {
     }
 
     /// Makes a value visible again by its name and by its sizes.
-    pub fn restore_value(&mut self, v: Val) {
+    pub(crate) fn restore_value(&mut self, v: Val) {
         self.restore_name(v);
         let value = &self.values[v.0 as usize];
         for (axis, size) in value.shape.iter().flatten().enumerate() {
@@ -733,7 +738,7 @@ impl Graph {
     }
 
     /// Returns the shape that a file declares. Dimensions of the same name are the same size.
-    pub fn declared_shape(&mut self, tensor: &TensorTypeProto) -> Option<Shape> {
+    pub(crate) fn declared_shape(&mut self, tensor: &TensorTypeProto) -> Option<Shape> {
         let shape = tensor.shape.as_ref()?;
         Some(
             shape
@@ -754,7 +759,7 @@ impl Graph {
     }
 
     /// Returns an unused name that contains `stem`.
-    pub fn fresh_name(&mut self, stem: &str) -> String {
+    pub(crate) fn fresh_name(&mut self, stem: &str) -> String {
         loop {
             self.fresh += 1;
             let name = format!("d.{stem}.{}", self.fresh);
@@ -765,7 +770,7 @@ impl Graph {
     }
 
     /// Returns, for each node, whether the outputs of the graph need it.
-    pub fn needed(&self) -> Vec<bool> {
+    pub(crate) fn needed(&self) -> Vec<bool> {
         let mut wanted: HashSet<Val> = self.outputs.iter().copied().collect();
         let mut needed = vec![false; self.nodes.len()];
         for (index, node) in self.nodes.iter().enumerate().rev() {
@@ -784,7 +789,7 @@ impl Graph {
     }
 
     /// Writes the graph as a message, with only the nodes and constants that the outputs need.
-    pub fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> GraphProto {
+    pub(crate) fn export(&self, outputs: &[(String, Option<TypeProto>)]) -> GraphProto {
         let needed = self.needed();
         let mut graph = GraphProto {
             name: Some("onnx-autodiff".into()),
@@ -843,7 +848,7 @@ impl Graph {
     }
 
     /// Writes a node as a message.
-    pub fn export_node(&self, node: &Node) -> NodeProto {
+    pub(crate) fn export_node(&self, node: &Node) -> NodeProto {
         let names = |values: &[Option<Val>]| {
             values
                 .iter()
@@ -888,7 +893,7 @@ impl Graph {
     }
 
     /// Returns the obstacle that a refusal of a node is.
-    pub fn obstacle(&self, node: &Node, refusal: Refusal) -> Obstacle {
+    pub(crate) fn obstacle(&self, node: &Node, refusal: Refusal) -> Obstacle {
         let output = node.outputs.iter().flatten().next();
         let name = match (&node.name, output) {
             (name, Some(v)) if name.is_empty() => self.value(*v).name.clone(),
@@ -902,7 +907,7 @@ impl Graph {
     }
 
     /// Writes the type of a value as a message, with the names of its symbolic sizes.
-    pub fn export_type(&self, v: Val) -> TypeProto {
+    pub(crate) fn export_type(&self, v: Val) -> TypeProto {
         let dimension = |size: &Size| DimensionProto {
             value: match (size.as_fixed(), self.symbols.name(size)) {
                 (Some(n), _) => Some(DimensionValue::Value(n)),

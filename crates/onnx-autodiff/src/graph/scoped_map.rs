@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// A map that undoes the changes of a scope when the scope ends.
-pub struct ScopedMap<K, V> {
+pub(super) struct ScopedMap<K, V> {
     entries: HashMap<K, V>,
     /// What each change of the open scopes replaced, in order.
     changes: Vec<(K, Option<V>)>,
@@ -16,7 +16,7 @@ pub struct ScopedMap<K, V> {
 }
 
 /// The number of changes before a scope began.
-pub struct Mark(usize);
+pub(super) struct Mark(usize);
 
 impl<K, V> Default for ScopedMap<K, V> {
     fn default() -> Self {
@@ -30,7 +30,7 @@ impl<K, V> Default for ScopedMap<K, V> {
 
 impl<K: Clone + Eq + Hash, V> ScopedMap<K, V> {
     /// Returns the value of a key.
-    pub fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
+    pub(super) fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
@@ -38,7 +38,7 @@ impl<K: Clone + Eq + Hash, V> ScopedMap<K, V> {
     }
 
     /// Sets the value of a key.
-    pub fn insert(&mut self, key: K, value: V) {
+    pub(super) fn insert(&mut self, key: K, value: V) {
         if self.open == 0 {
             self.entries.insert(key, value);
             return;
@@ -48,21 +48,21 @@ impl<K: Clone + Eq + Hash, V> ScopedMap<K, V> {
     }
 
     /// Sets the value of a key that has none.
-    pub fn insert_if_absent(&mut self, key: K, value: V) {
+    pub(super) fn insert_if_absent(&mut self, key: K, value: V) {
         if !self.entries.contains_key(&key) {
             self.insert(key, value);
         }
     }
 
     /// Begins a scope.
-    pub fn enter(&mut self) -> Mark {
+    pub(super) fn enter(&mut self) -> Mark {
         self.open += 1;
         Mark(self.changes.len())
     }
 
     /// Ends a scope and undoes its changes. Scopes must end in the reverse order of their
     /// beginning.
-    pub fn leave(&mut self, Mark(start): Mark) {
+    pub(super) fn leave(&mut self, Mark(start): Mark) {
         self.open = self.open.saturating_sub(1);
         for (key, replaced) in self.changes.split_off(start).into_iter().rev() {
             match replaced {

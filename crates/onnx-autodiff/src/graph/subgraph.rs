@@ -13,7 +13,7 @@ use crate::proto::*;
 
 /// A subgraph that a control-flow node runs.
 #[derive(Clone)]
-pub struct Body {
+pub(crate) struct Body {
     /// The inputs, which the node that runs the subgraph provides.
     pub inputs: Vec<Val>,
     /// The nodes, in an order in which they can run.
@@ -24,7 +24,7 @@ pub struct Body {
 
 /// The subgraphs of a control-flow node that computes tangents, which reverse mode transposes.
 #[derive(Clone)]
-pub enum ControlSubgraphs {
+pub(crate) enum ControlSubgraphs {
     /// The branches of an `If`. The branch for a true condition comes first.
     Branches([Body; 2]),
     /// A loop.
@@ -33,7 +33,7 @@ pub enum ControlSubgraphs {
 
 impl Body {
     /// Ends the subgraph that began at `scope`, without the nodes that its outputs do not need.
-    pub fn close(g: &mut Graph, scope: Scope, inputs: Vec<Val>, outputs: Vec<Val>) -> Body {
+    pub(crate) fn close(g: &mut Graph, scope: Scope, inputs: Vec<Val>, outputs: Vec<Val>) -> Body {
         let (nodes, _) = g.leave(scope);
         let mut wanted: HashSet<Val> = outputs.iter().copied().collect();
         let mut kept: Vec<Node> = Vec::new();
@@ -64,12 +64,12 @@ impl Body {
     }
 
     /// Returns whether the subgraph uses a value or returns it.
-    pub fn uses(&self, v: Val) -> bool {
+    pub(crate) fn uses(&self, v: Val) -> bool {
         self.outputs.contains(&v) || self.used().any(|used| used == v)
     }
 
     /// Returns the values from outside that the subgraph uses.
-    pub fn captures(&self) -> Vec<Val> {
+    pub(crate) fn captures(&self) -> Vec<Val> {
         let mut seen: HashSet<Val> = self.inputs.iter().copied().collect();
         seen.extend(
             self.nodes
@@ -81,7 +81,7 @@ impl Body {
 
     /// Returns the values from outside that the subgraph uses and that depend on the seed of the
     /// tangents.
-    pub fn linear_captures(&self, g: &Graph) -> Vec<Val> {
+    pub(crate) fn linear_captures(&self, g: &Graph) -> Vec<Val> {
         self.captures()
             .into_iter()
             .filter(|v| g.value(*v).linear)
@@ -89,7 +89,7 @@ impl Body {
     }
 
     /// Begins a new subgraph with the same nodes. Returns its scope and the indices of the nodes.
-    pub fn reopen(&self, g: &mut Graph) -> (Scope, std::ops::Range<usize>) {
+    pub(crate) fn reopen(&self, g: &mut Graph) -> (Scope, std::ops::Range<usize>) {
         let (scope, start) = (g.enter(), g.nodes.len());
         self.inputs.iter().for_each(|v| g.restore_value(*v));
         g.repeat(&self.nodes);
@@ -97,7 +97,7 @@ impl Body {
     }
 
     /// Writes the subgraph as an attribute.
-    pub fn attribute(&self, g: &Graph, name: &str) -> AttributeProto {
+    pub(crate) fn attribute(&self, g: &Graph, name: &str) -> AttributeProto {
         let port = |v: &Val| ValueInfoProto {
             name: Some(g.value(*v).name.clone()),
             r#type: Some(g.export_type(*v)),
@@ -117,7 +117,7 @@ impl Body {
     /// # Errors
     ///
     /// Refuses a subgraph that draws random numbers.
-    pub fn is_repeatable(&self, g: &Graph) -> Result<(), Refusal> {
+    pub(crate) fn is_repeatable(&self, g: &Graph) -> Result<(), Refusal> {
         let drawn = self.nodes.iter().find(|node| {
             g.operators.draws(&node.domain, &node.op, node.inputs.len())
                 || node.attributes.iter().any(|a| draws(g, a))
@@ -148,7 +148,7 @@ fn draws(g: &Graph, attribute: &AttributeProto) -> bool {
 }
 
 /// Returns the name that a node or value of a copied subgraph has in the file.
-pub fn name_in_file(mut name: &str) -> &str {
+pub(crate) fn name_in_file(mut name: &str) -> &str {
     while let Some((_, inner)) = name
         .strip_prefix("d.")
         .and_then(|name| name.split_once('/'))
@@ -159,7 +159,7 @@ pub fn name_in_file(mut name: &str) -> &str {
 }
 
 /// Returns an obstacle in a copied subgraph with the name that the node has in the file.
-pub fn as_in_file(obstacle: &Obstacle) -> Obstacle {
+pub(crate) fn as_in_file(obstacle: &Obstacle) -> Obstacle {
     Obstacle {
         node: name_in_file(&obstacle.node).to_string(),
         ..obstacle.clone()
@@ -167,7 +167,7 @@ pub fn as_in_file(obstacle: &Obstacle) -> Obstacle {
 }
 
 /// Returns an attribute that holds a graph.
-pub fn graph_attribute(name: &str, graph: GraphProto) -> AttributeProto {
+pub(crate) fn graph_attribute(name: &str, graph: GraphProto) -> AttributeProto {
     AttributeProto {
         name: Some(name.into()),
         g: Some(graph),

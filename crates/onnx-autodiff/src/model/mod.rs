@@ -1,7 +1,7 @@
 //! Models: ONNX files as data.
 
 /// The decoder of files.
-pub mod read;
+pub(crate) mod read;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};

@@ -21,7 +21,7 @@ use crate::upgrade;
 
 /// The treatment of tensors whose data lie in other files.
 #[derive(Clone, Copy)]
-pub enum External<'a> {
+pub(crate) enum External<'a> {
     /// Such tensors are an error.
     Refused,
     /// The data are read from this folder.
@@ -39,7 +39,11 @@ const SMALL: u64 = 1 << 16;
 /// # Errors
 ///
 /// Returns an error if the bytes are no valid model or a file cannot be read.
-pub fn model(file: &str, bytes: Bytes, external: External) -> Result<ModelProto, GraphError> {
+pub(crate) fn model(
+    file: &str,
+    bytes: Bytes,
+    external: External,
+) -> Result<ModelProto, GraphError> {
     let malformed = |reason: String| GraphError::Malformed {
         file: file.to_string(),
         reason,
@@ -89,7 +93,10 @@ fn decoded(bytes: Bytes) -> Result<ModelProto, String> {
 /// # Errors
 ///
 /// Returns an error if the bytes are no model, or if a file would lie outside the model's folder.
-pub fn external_file_paths(file: &str, bytes: Bytes) -> Result<BTreeSet<PathBuf>, GraphError> {
+pub(crate) fn external_file_paths(
+    file: &str,
+    bytes: Bytes,
+) -> Result<BTreeSet<PathBuf>, GraphError> {
     let malformed = |reason: String| GraphError::Malformed {
         file: file.to_string(),
         reason,

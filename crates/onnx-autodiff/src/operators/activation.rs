@@ -10,7 +10,7 @@ use crate::graph::{Graph, Node, Val};
 use crate::jvp_context::JvpContext;
 
 /// The declarations of this file's operators.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Celu")
         .kinked()
         .same_shape()

@@ -9,7 +9,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declaration of `AffineGrid`.
-pub const OPERATORS: &[Operator] = &[Operator::new("AffineGrid")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("AffineGrid")
     .shape(affine_grid_shape)
     .decomposition(affine_grid_decomposition)
     .smooth()];

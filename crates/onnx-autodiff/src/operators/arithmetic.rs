@@ -9,7 +9,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of this file's operators.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Add")
         .shape(broadcast_all)
         .content(binary)
@@ -58,7 +58,7 @@ pub const OPERATORS: &[Operator] = &[
 
 /// Returns the tangent of an operand, broadcast to the output. If no axis is broadcast, the tangent
 /// keeps its factor.
-pub fn broadcast_tangent(s: &mut JvpContext, index: usize) -> TangentResult {
+pub(super) fn broadcast_tangent(s: &mut JvpContext, index: usize) -> TangentResult {
     if s.same_shape(index) {
         return Ok(s.lazy(index));
     }

@@ -12,7 +12,7 @@ use crate::size::Size;
 /// The declaration of `Attention`. A node that returns masked scores stays as it is, because each
 /// runtime has its own scores at masked positions. Its decomposition then serves for the derivative
 /// alone.
-pub const OPERATORS: &[Operator] = &[Operator::new("Attention")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Attention")
     .kinked()
     .names_type()
     .shapes(attention_shapes)
@@ -144,7 +144,7 @@ fn cached_otherwise(g: &Graph, node: &Node) -> bool {
 }
 
 /// Splits `[N, S, H·D]` into heads `[N, H, S, D]`.
-pub fn split_heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
+pub(super) fn split_heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     if shape.len() == 4 {
         return Some(v);
@@ -156,7 +156,7 @@ pub fn split_heads(g: &mut Graph, v: Val, count: i64) -> Option<Val> {
 }
 
 /// Merges heads `[N, H, S, D]` to `[N, S, H·D]`.
-pub fn merged_heads(g: &mut Graph, v: Val) -> Option<Val> {
+pub(super) fn merged_heads(g: &mut Graph, v: Val) -> Option<Val> {
     let shape = g.shape(v)?.clone();
     let width = shape[1].times(&shape[3])?;
     let turned = g.transpose(v, &[0, 2, 1, 3]);
@@ -191,12 +191,12 @@ fn raw_scores(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<Val> {
 }
 
 /// Returns the default scale: 1 over the root of the width of a head.
-pub fn usual_scale(g: &Graph, q: Val) -> Option<f64> {
+pub(super) fn usual_scale(g: &Graph, q: Val) -> Option<f64> {
     Some(1.0 / (g.shape(q)?.last()?.as_fixed()? as f64).sqrt())
 }
 
 /// Appends `scale Q Kᵀ`.
-pub fn scaled_scores(g: &mut Graph, q: Val, k: Val, scale: f64) -> Val {
+pub(super) fn scaled_scores(g: &mut Graph, q: Val, k: Val, scale: f64) -> Val {
     let scale = number_like(g, scale, q);
     let q = g.mul(q, scale);
     let turned = g.transpose(k, &[0, 1, 3, 2]);
@@ -216,14 +216,14 @@ fn capped(g: &mut Graph, node: &Node, scores: Val) -> Val {
 }
 
 /// Appends 0 for allowed positions, and a number below every score for the others.
-pub fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
+pub(super) fn barred(g: &mut Graph, allowed: Val, like: Val) -> Val {
     let low = lowest(g.elem(like));
     let (zero, low) = (number_like(g, 0.0, like), number_like(g, low, like));
     g.op("Where", &[allowed, zero, low])
 }
 
 /// Returns a number below every score, whose double the type can still hold.
-pub fn lowest(elem: ElemType) -> f64 {
+pub(super) fn lowest(elem: ElemType) -> f64 {
     if elem == ElemType::FLOAT16 {
         -3e4
     } else {
@@ -232,7 +232,7 @@ pub fn lowest(elem: ElemType) -> f64 {
 }
 
 /// Appends the mask by which query `i` sees key `j` if `j <= i + past`.
-pub fn causal_mask(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
+pub(super) fn causal_mask(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
     let (rows, columns) = (g.shape(q)?[2].clone(), g.shape(k)?[2].clone());
     let row = positions_up_to(g, &rows);
     let column = positions_up_to(g, &columns);
@@ -243,7 +243,7 @@ pub fn causal_mask(g: &mut Graph, q: Val, k: Val, past: &Size) -> Option<Val> {
 }
 
 /// Appends `[0, 1, …, n - 1]`.
-pub fn positions_up_to(g: &mut Graph, n: &Size) -> Val {
+pub(super) fn positions_up_to(g: &mut Graph, n: &Size) -> Val {
     let length = g.sizes(std::slice::from_ref(n));
     let length = g.squeeze(length, &[0]);
     let (zero, one) = (g.integer(0), g.integer(1));

@@ -9,7 +9,7 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
 /// The effect of all masks of a node on its scores.
-pub struct AttentionMask {
+pub(super) struct AttentionMask {
     /// The summand of the scores. It is finite wherever the bias of the node is finite.
     pub bias: Option<Val>,
     /// 1 for each row in which a query sees at least one key, and 0 for the others. It is `None` if
@@ -21,7 +21,7 @@ pub struct AttentionMask {
 }
 
 /// Appends the masks of a node with queries `q` and keys `k`.
-pub fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<AttentionMask> {
+pub(super) fn mask(g: &mut Graph, node: &Node, q: Val, k: Val) -> Option<AttentionMask> {
     let (mut allowed, mut bias, mut doubtful) = (Vec::new(), None, false);
     let mut sure = true;
     if let Some(given) = node.input(3) {

@@ -10,7 +10,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of `BitCast`, `Cast` and `CastLike`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("BitCast")
         .element(cast_element)
         .same_shape()

@@ -9,7 +9,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declaration of `CausalConvWithState`.
-pub const OPERATORS: &[Operator] = &[Operator::new("CausalConvWithState")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("CausalConvWithState")
     .shapes(causal_conv_shapes)
     .decomposition(causal_conv_decomposition)
     .smooth_in(&[0, 1, 2, 3])];

@@ -7,7 +7,7 @@ use crate::inference::{axis_of, sizes_held_by};
 use crate::jvp_context::JvpContext;
 
 /// The declaration of `CenterCropPad`.
-pub const OPERATORS: &[Operator] = &[Operator::new("CenterCropPad")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("CenterCropPad")
     .shape(center_crop_pad_shape)
     .decomposition(center_crop_pad_decomposition)
     .smooth_in(&[0])];

@@ -4,7 +4,7 @@ use super::operator::{DerivativeResult, Operator};
 use crate::jvp_context::JvpContext;
 
 /// The declaration of `Clip`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Clip")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Clip")
     .kinked()
     .same_shape()
     .derivative(clip_derivative)];

@@ -9,7 +9,7 @@ use crate::inference::axis_of;
 use crate::jvp_context::JvpContext;
 
 /// The declaration of `Compress`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Compress")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Compress")
     .shape(compress_shape)
     .decomposition(compress_decomposition)
     .smooth_in(&[0])];

@@ -11,7 +11,7 @@ use crate::passes::Pass;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 /// The declaration of `Concat`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Concat")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Concat")
     .shape(concat_shape)
     .content(concat_content)
     .tangent(concat_tangent)
@@ -96,7 +96,7 @@ fn folded(s: &mut JvpContext, parts: &[Val], axis: usize) -> Result<Option<Val>,
 /// # Errors
 ///
 /// Refuses an axis that does not exist.
-pub fn concat_axis(t: &TransposeContext, rank: usize) -> Result<usize, Refusal> {
+pub(super) fn concat_axis(t: &TransposeContext, rank: usize) -> Result<usize, Refusal> {
     axis_of(t.node.int("axis", 0), rank).ok_or_else(|| "its axis is out of range".into())
 }
 

@@ -17,7 +17,7 @@ use crate::transpose_context::{
 };
 
 /// The declaration of `If`.
-pub const OPERATORS: &[Operator] = &[Operator::new("If")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("If")
     .kinked()
     .element(unknown)
     .shapes(branch_types)
@@ -90,7 +90,7 @@ fn if_tangents(
 }
 
 /// Returns the tangents of the values that the subgraphs capture.
-pub fn captured_tangents(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
+pub(super) fn captured_tangents(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
     s.node
         .captures
         .iter()

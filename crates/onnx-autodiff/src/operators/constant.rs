@@ -12,7 +12,7 @@ use crate::proto::TensorProto;
 use crate::size::Size;
 
 /// The declarations of `Constant`, `ConstantOfShape`, `EyeLike`, `NonZero`, `Shape` and `Size`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Constant")
         .element(constant_element)
         .shape(constant_node_shape)

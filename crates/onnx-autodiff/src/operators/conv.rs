@@ -15,7 +15,7 @@ use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 /// The declarations of `Conv` and `ConvTranspose`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Conv")
         .shape(conv_shape)
         .tangent(conv_tangent)
@@ -31,7 +31,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// Returns the shape of a convolution's output.
-pub fn conv_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+pub(super) fn conv_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     let (x, w) = (
         g.shape(node.input(0)?)?.clone(),
         g.shape(node.input(1)?)?.clone(),
@@ -471,7 +471,7 @@ fn with_bias(g: &mut Graph, node: &Node, y: Val) -> Option<Val> {
 }
 
 /// Returns the padding that the node's attributes stand for.
-pub fn pads(node: &Node, shape: &[Size], windows: &[Window]) -> Option<Pads> {
+pub(super) fn pads(node: &Node, shape: &[Size], windows: &[Window]) -> Option<Pads> {
     let same = |w: &Window, length: &Size, upper: bool| {
         let length = length.as_fixed()?;
         let steps = (length + w.stride - 1) / w.stride - 1;
@@ -503,7 +503,7 @@ pub fn pads(node: &Node, shape: &[Size], windows: &[Window]) -> Option<Pads> {
 }
 
 /// Pads an image with zeros. A negative number crops it.
-pub fn pad(g: &mut Graph, x: Val, pads: &Pads) -> Option<Val> {
+pub(super) fn pad(g: &mut Graph, x: Val, pads: &Pads) -> Option<Val> {
     if pads.iter().all(|pair| *pair == (0, 0)) {
         return Some(x);
     }
@@ -581,7 +581,7 @@ fn window_places(shape: &[Size]) -> Option<Size> {
 
 /// Returns, for each position of the window, the elements of the image at that position of all
 /// windows. `mirrored` returns the last position first.
-pub fn patches(
+pub(super) fn patches(
     g: &mut Graph,
     padded: Val,
     windows: &[Window],

@@ -9,7 +9,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of `CumProd` and `CumSum`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("CumProd")
         .same_shape()
         .tangent(cum_prod_tangent)

@@ -11,7 +11,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declaration of `DeformConv`.
-pub const OPERATORS: &[Operator] = &[Operator::new("DeformConv")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("DeformConv")
     .kinked()
     .shape(conv_shape)
     .decomposition(deform_conv_decomposition)];

@@ -9,7 +9,7 @@ use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of `DepthToSpace` and `SpaceToDepth`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("DepthToSpace")
         .shape(depth_to_space_shape)
         .tangent(folded_tangent)

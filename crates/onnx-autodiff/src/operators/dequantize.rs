@@ -10,7 +10,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declaration of `DequantizeLinear`.
-pub const OPERATORS: &[Operator] = &[Operator::new("DequantizeLinear")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("DequantizeLinear")
     .element(dequantized_element)
     .same_shape()
     .single_inputs(&[1])

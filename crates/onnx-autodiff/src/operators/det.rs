@@ -8,7 +8,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declaration of `Det`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Det")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Det")
     .shape(det_shape)
     .decomposition(det_decomposition)
     .float64_by_decomposition()

@@ -14,7 +14,7 @@ use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 /// The declaration of `Einsum`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Einsum")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Einsum")
     .shape(einsum_shape)
     .tangent(einsum_tangent)
     .transpose(einsum_cotangent)

@@ -6,7 +6,7 @@ use crate::folding::unary;
 use crate::jvp_context::JvpContext;
 
 /// The declarations of `Abs`, `Exp`, `Log`, `Reciprocal` and `Sqrt`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Abs")
         .kinked()
         .same_shape()

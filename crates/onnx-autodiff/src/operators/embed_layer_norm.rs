@@ -10,13 +10,13 @@ use crate::graph::emit::int;
 use crate::graph::{Graph, Node, Val};
 
 /// The declaration of `EmbedLayerNormalization`.
-pub const OPERATORS: &[Operator] = &[Operator::fused(
+pub(super) const OPERATORS: &[Operator] = &[Operator::fused(
     "EmbedLayerNormalization",
     embed_layer_normalization,
 )];
 
 /// Returns the replacement of `EmbedLayerNormalization`.
-pub fn embed_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn embed_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     let words = node.input(0)?;
     let shape = g.shape(words).filter(|shape| shape.len() == 2)?.clone();
     let positions = node

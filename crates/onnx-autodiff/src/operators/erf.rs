@@ -14,7 +14,7 @@ use crate::graph::{Graph, Node, Val};
 use crate::jvp_context::JvpContext;
 
 /// The declaration of `Erf`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Erf")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Erf")
     .same_shape()
     .derivative(erf_derivative)
     .float64(erf_float64)
@@ -81,7 +81,7 @@ fn erf_float64(g: &mut Graph, node: &Node) -> Option<Val> {
 }
 
 /// Appends the error function of a float64 value.
-pub fn error_function(g: &mut Graph, x: Val) -> Val {
+pub(super) fn error_function(g: &mut Graph, x: Val) -> Val {
     let magnitude = g.op("Abs", &[x]);
     let (near, far) = (near_zero(g, x), one_minus_complement(g, magnitude));
     let sign = g.op("Sign", &[x]);

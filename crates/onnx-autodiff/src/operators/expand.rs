@@ -11,7 +11,7 @@ use crate::jvp_context::JvpContext;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declaration of `Expand`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Expand")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Expand")
     .shape(expand_shape)
     .content(expand_content)
     .tangent(expand_tangent)

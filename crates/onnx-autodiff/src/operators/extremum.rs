@@ -6,7 +6,7 @@ use crate::inference::broadcast_all;
 use crate::jvp_context::JvpContext;
 
 /// The declarations of `Max` and `Min`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Max")
         .kinked()
         .shape(broadcast_all)

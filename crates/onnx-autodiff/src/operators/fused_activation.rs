@@ -23,7 +23,7 @@ const ACTIVATIONS: &[(&str, &[&str])] = &[
 /// Appends an activation of `x`, or returns `x` if `name` is empty. `told` returns a parameter by
 /// its index and its name. Returns `None` if the activation is unknown or a parameter is missing,
 /// because defaults differ between operators.
-pub fn activated(
+pub(super) fn activated(
     g: &mut Graph,
     x: Val,
     name: &str,

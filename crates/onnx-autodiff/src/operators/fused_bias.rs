@@ -7,20 +7,20 @@ use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
 /// The declarations of `BiasAdd`, `BiasDropout` and `BiasSoftmax`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::fused("BiasAdd", bias_add),
     Operator::fused("BiasDropout", bias_dropout),
     Operator::fused("BiasSoftmax", bias_softmax),
 ];
 
 /// Appends `x + bias + skip`.
-pub fn bias_add(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn bias_add(g: &mut Graph, node: &Node) -> Lowered {
     let sum = g.add(node.input(0)?, node.input(1)?);
     one(g.add(sum, node.input(2)?))
 }
 
 /// Appends `x + bias + residual`, which is what a dropout leaves outside training.
-pub fn bias_dropout(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn bias_dropout(g: &mut Graph, node: &Node) -> Lowered {
     let training = node.input(4).map(|v| {
         g.content(v)
             .and_then(|content| content.items.first()?.as_fixed())
@@ -33,7 +33,7 @@ pub fn bias_dropout(g: &mut Graph, node: &Node) -> Lowered {
 }
 
 /// Appends the softmax of `x + bias` over all axes from the attribute `axis` on.
-pub fn bias_softmax(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn bias_softmax(g: &mut Graph, node: &Node) -> Lowered {
     let (x, bias) = (node.input(0)?, node.input(1)?);
     let shape = g.shape(x)?.clone();
     let (rank, axis) = (shape.len() as i64, node.int("axis", 1));

@@ -8,7 +8,7 @@ use super::parts::{one, plus};
 use crate::graph::{Graph, Node, Val};
 
 /// The declarations of `FusedConv` and `NhwcConv`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::fused("FusedConv", fused_conv),
     Operator::fused("NhwcConv", nhwc_conv),
 ];
@@ -24,7 +24,7 @@ const OWN: [&str; 6] = [
 ];
 
 /// Appends the activation of a convolution, to which another image may be added first.
-pub fn fused_conv(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn fused_conv(g: &mut Graph, node: &Node) -> Lowered {
     let raw = convolution(g, node, node.input(0)?, node.input(1)?);
     let sum = plus(g, raw, node.input(3));
     let told = |index: usize, _: &str| {
@@ -38,7 +38,7 @@ pub fn fused_conv(g: &mut Graph, node: &Node) -> Lowered {
 }
 
 /// Appends a convolution of images `[N, H, W, C]` with weights `[M, kH, kW, C]`.
-pub fn nhwc_conv(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn nhwc_conv(g: &mut Graph, node: &Node) -> Lowered {
     let (x, w) = (node.input(0)?, node.input(1)?);
     if g.rank(x) != Some(4) || g.rank(w) != Some(4) {
         return None;

@@ -9,7 +9,7 @@ use crate::graph::emit::text;
 use crate::graph::{Graph, Node, Val};
 
 /// The declarations of `BiasGelu`, `BiasSplitGelu`, `FastGelu`, `Gelu` and `QuickGelu`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::fused("BiasGelu", bias_gelu),
     Operator::fused("BiasSplitGelu", bias_split_gelu),
     Operator::fused("FastGelu", fast_gelu),
@@ -21,25 +21,25 @@ pub const OPERATORS: &[Operator] = &[
 const STANDARD: i64 = 20;
 
 /// Appends `x Φ(x)`.
-pub fn gelu(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
     one(exact_gelu(g, x))
 }
 
 /// Appends `gelu(a + b)`.
-pub fn bias_gelu(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn bias_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = g.add(node.input(0)?, node.input(1)?);
     one(exact_gelu(g, x))
 }
 
 /// Appends the approximation by tanh, of the sum with a bias if there is one.
-pub fn fast_gelu(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn fast_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = plus(g, node.input(0)?, node.input(1));
     one(tanh_gelu(g, x))
 }
 
 /// Appends `x sigmoid(alpha x)`.
-pub fn quick_gelu(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn quick_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
     let inner = scaled(g, x, node.float("alpha", f64::from(1.702f32)));
     let gate = g.op("Sigmoid", &[inner]);
@@ -47,7 +47,7 @@ pub fn quick_gelu(g: &mut Graph, node: &Node) -> Lowered {
 }
 
 /// Adds a bias and appends the first half of the last axis times the GELU of the second half.
-pub fn bias_split_gelu(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn bias_split_gelu(g: &mut Graph, node: &Node) -> Lowered {
     let sum = g.add(node.input(0)?, node.input(1)?);
     let width = g
         .shape(sum)?

@@ -9,19 +9,19 @@ use crate::graph::{Graph, Node, Val};
 use crate::size::Size;
 
 /// The declarations of `GroupNorm` and `SkipGroupNorm`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::fused("GroupNorm", group_norm),
     Operator::fused("SkipGroupNorm", skip_group_norm),
 ];
 
 /// Returns the replacement of `GroupNorm`.
-pub fn group_norm(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn group_norm(g: &mut Graph, node: &Node) -> Lowered {
     let x = node.input(0)?;
     one(group_normalized(g, node, x)?)
 }
 
 /// Returns the replacement of `SkipGroupNorm`, which normalizes a sum and returns the sum too.
-pub fn skip_group_norm(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn skip_group_norm(g: &mut Graph, node: &Node) -> Lowered {
     let (x, skip) = (node.input(0)?, node.input(3)?);
     let rank = g.rank(x)?;
     let (last, few) = (node.int("channels_last", 1) != 0, g.rank(skip)? < rank);
@@ -92,14 +92,14 @@ fn channelwise(g: &mut Graph, list: Val, elem: ElemType, rank: usize) -> Option<
 }
 
 /// Permutes `[N, …, C]` to `[N, C, …]`.
-pub fn channels_first(g: &mut Graph, v: Val, rank: usize) -> Val {
+pub(super) fn channels_first(g: &mut Graph, v: Val, rank: usize) -> Val {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm[1..].rotate_right(1);
     permuted(g, v, &perm)
 }
 
 /// Permutes `[N, C, …]` to `[N, …, C]`.
-pub fn channels_last(g: &mut Graph, v: Val, rank: usize) -> Val {
+pub(super) fn channels_last(g: &mut Graph, v: Val, rank: usize) -> Val {
     let mut perm: Vec<usize> = (0..rank).collect();
     perm[1..].rotate_left(1);
     permuted(g, v, &perm)

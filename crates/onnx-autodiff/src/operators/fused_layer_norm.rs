@@ -7,7 +7,7 @@ use crate::graph::{Graph, Node, Val};
 
 /// The declarations of `SimplifiedLayerNormalization`, `SkipLayerNormalization` and
 /// `SkipSimplifiedLayerNormalization`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("SimplifiedLayerNormalization").lowered(simplified),
     Operator::fused("SimplifiedLayerNormalization", simplified),
     Operator::fused("SkipLayerNormalization", skip_layer_normalization),
@@ -24,11 +24,11 @@ const ROOT_MEAN_SQUARE: i64 = 23;
 const EPSILON: f64 = 1e-5f32 as f64;
 
 /// The default epsilon of operators that normalize a sum.
-pub const SMALL_EPSILON: f64 = 1e-12f32 as f64;
+pub(super) const SMALL_EPSILON: f64 = 1e-12f32 as f64;
 
 /// Returns the replacement of a `LayerNormalization` that ONNX Runtime wrote to a model of an opset
 /// without this operator.
-pub fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     if g.opset >= LAYER {
         return None;
     }
@@ -46,7 +46,7 @@ pub fn layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
 
 /// Returns the replacement of `SimplifiedLayerNormalization`, which subtracts no mean and adds no
 /// bias.
-pub fn simplified(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn simplified(g: &mut Graph, node: &Node) -> Lowered {
     let (x, gamma) = (node.input(0)?, node.input(1)?);
     let axes = normalized_axes(g, node, x)?;
     let epsilon = node.float("epsilon", EPSILON);
@@ -60,7 +60,7 @@ pub fn simplified(g: &mut Graph, node: &Node) -> Lowered {
 
 /// Returns the replacement of `SkipLayerNormalization`, which normalizes a sum and may return the
 /// sum too.
-pub fn skip_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn skip_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
     let sum = sum_with_skip(g, node, 4)?;
     let y = layer_normalized(
         g,
@@ -74,7 +74,7 @@ pub fn skip_layer_normalization(g: &mut Graph, node: &Node) -> Lowered {
 
 /// Returns the replacement of `SkipSimplifiedLayerNormalization`, which normalizes a sum without
 /// its mean and may return the sum too.
-pub fn skip_simplified(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn skip_simplified(g: &mut Graph, node: &Node) -> Lowered {
     let sum = sum_with_skip(g, node, 3)?;
     let y = root_mean_square(g, sum, node.input(2)?, node.float("epsilon", SMALL_EPSILON));
     Some(vec![Some(y), None, None, Some(sum)])
@@ -87,7 +87,7 @@ fn sum_with_skip(g: &mut Graph, node: &Node, bias: usize) -> Option<Val> {
 }
 
 /// Appends the last axis of `x` with mean 0 and standard deviation 1, times `gamma`, plus `beta`.
-pub fn layer_normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon: f64) -> Val {
+pub(super) fn layer_normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon: f64) -> Val {
     if g.opset >= LAYER {
         let mut inputs = vec![Some(x), Some(gamma)];
         inputs.extend(beta.map(Some));

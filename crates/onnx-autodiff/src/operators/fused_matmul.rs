@@ -7,7 +7,7 @@ use crate::graph::{Graph, Node, Val};
 
 /// The declarations of `FusedGemm`, `FusedMatMul`, `FusedMatMulActivation` and
 /// `TransposeMatMul`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::fused("FusedGemm", fused_gemm),
     Operator::fused("FusedMatMul", fused_matmul),
     Operator::fused("FusedMatMulActivation", fused_matmul_activation),
@@ -15,18 +15,18 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// Appends `alpha A B`, where A and B may be transposed.
-pub fn fused_matmul(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn fused_matmul(g: &mut Graph, node: &Node) -> Lowered {
     one(scaled_product(g, node)?)
 }
 
 /// Appends `alpha A B` with an activation, where A and B may be transposed.
-pub fn fused_matmul_activation(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn fused_matmul_activation(g: &mut Graph, node: &Node) -> Lowered {
     let product = scaled_product(g, node)?;
     one(with_activation(g, node, product)?)
 }
 
 /// Appends `alpha A B + beta C` with an activation.
-pub fn fused_gemm(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn fused_gemm(g: &mut Graph, node: &Node) -> Lowered {
     let own = |name: &str| ["alpha", "beta", "transA", "transB"].contains(&name);
     let attributes = node
         .attributes

@@ -4,7 +4,7 @@ use super::operator::{DecompositionResult, Operator};
 use crate::jvp_context::JvpContext;
 
 /// The declaration of `SwiGLU`.
-pub const OPERATORS: &[Operator] = &[Operator::new("SwiGLU")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("SwiGLU")
     .same_shape()
     .decomposition(swiglu)
     .smooth()];

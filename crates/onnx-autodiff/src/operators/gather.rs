@@ -14,7 +14,7 @@ use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 /// The declarations of `Gather`, `GatherElements` and `GatherND`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Gather")
         .shape(gather_shape)
         .content(gather_content)
@@ -73,7 +73,7 @@ fn gather_content(_: &mut Graph, node: &Node, inputs: &[Content]) -> Option<Cont
 /// # Errors
 ///
 /// Refuses a node without indices.
-pub fn indices(s: &JvpContext) -> Result<Val, Refusal> {
+pub(super) fn indices(s: &JvpContext) -> Result<Val, Refusal> {
     s.node
         .input(1)
         .ok_or_else(|| "its indices are missing".into())
@@ -90,7 +90,7 @@ fn gather_tangent(s: &mut JvpContext) -> TangentResult {
 }
 
 /// Repeats indices of the primal's shape for each direction.
-pub fn for_each_direction(s: &mut JvpContext, indices: Val) -> Result<Val, Refusal> {
+pub(super) fn for_each_direction(s: &mut JvpContext, indices: Val) -> Result<Val, Refusal> {
     let shape = s.tangent_shape(&s.shape(indices)?);
     Ok(s.g.expand(indices, &shape))
 }
@@ -118,21 +118,21 @@ fn gather_nd_tangent(s: &mut JvpContext) -> TangentResult {
 }
 
 /// Moves the directions of a tangent behind its other axes. `rank` is the rank of the primal.
-pub fn directions_last(s: &mut JvpContext, d: Val, rank: usize) -> Val {
+pub(super) fn directions_last(s: &mut JvpContext, d: Val, rank: usize) -> Val {
     let perm: Vec<usize> = (1..=rank).chain([0]).collect();
     s.g.transpose(d, &perm)
 }
 
 /// Moves the directions of a tangent from the last axis to the first. `rank` is the rank of the
 /// primal.
-pub fn directions_first(s: &mut JvpContext, d: Val, rank: usize) -> Val {
+pub(super) fn directions_first(s: &mut JvpContext, d: Val, rank: usize) -> Val {
     let perm: Vec<usize> = std::iter::once(rank).chain(0..rank).collect();
     s.g.transpose(d, &perm)
 }
 
 /// Adds the slices of `c` along an axis to zeros, at the given indices along it. The result has the
 /// size `length` along the axis.
-pub fn add_along(
+pub(super) fn add_along(
     t: &mut TransposeContext,
     c: Val,
     axis: usize,

@@ -11,7 +11,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declaration of `GridSample`.
-pub const OPERATORS: &[Operator] = &[Operator::new("GridSample")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("GridSample")
     .kinked()
     .shape(grid_sample_shape)
     .decomposition(grid_sample_decomposition)
@@ -26,7 +26,7 @@ fn grid_sample_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// An image `[N, C, …]` as a table of its pixels, `[N · P, C]`.
-pub struct Pixels {
+pub(super) struct Pixels {
     table: Val,
     /// The sizes of its spatial axes.
     pub lengths: Shape,
@@ -35,7 +35,7 @@ pub struct Pixels {
 
 /// A neighbour of a position along one axis.
 #[derive(Clone, Copy)]
-pub struct Tap {
+pub(super) struct Tap {
     /// The index of the neighbour.
     pub index: Val,
     /// The weight of the neighbour. `None` stands for 1.
@@ -44,7 +44,7 @@ pub struct Tap {
 
 impl Pixels {
     /// Reshapes an image of the given shape to a table of its pixels.
-    pub fn of(g: &mut Graph, image: Val, shape: &[Size]) -> Pixels {
+    pub(super) fn of(g: &mut Graph, image: Val, shape: &[Size]) -> Pixels {
         let order: Vec<usize> = std::iter::once(0)
             .chain(2..shape.len())
             .chain([1])
@@ -61,13 +61,13 @@ impl Pixels {
     }
 
     /// Appends the row of the first pixel of each sample, with the given number of axes.
-    pub fn first_of_samples(&self, g: &mut Graph, rank: usize) -> Val {
+    pub(super) fn first_of_samples(&self, g: &mut Graph, rank: usize) -> Val {
         let samples = range_to(g, &self.samples);
         self.first_of(g, samples, rank)
     }
 
     /// Appends the row of the first pixel of each listed sample, with the given number of axes.
-    pub fn first_of(&self, g: &mut Graph, samples: Val, rank: usize) -> Val {
+    pub(super) fn first_of(&self, g: &mut Graph, samples: Val, rank: usize) -> Val {
         let pixels = inference::size_product(g, &self.lengths);
         let pixels = size_value(g, &pixels, ElemType::INT64);
         let first = g.mul(samples, pixels);
@@ -75,13 +75,13 @@ impl Pixels {
     }
 
     /// Appends the pixels of the given rows. The channels are the last axis.
-    pub fn gathered(&self, g: &mut Graph, numbers: Val) -> Val {
+    pub(super) fn gathered(&self, g: &mut Graph, numbers: Val) -> Val {
         g.op_with("Gather", &[self.table, numbers], vec![int("axis", 0)])
     }
 
     /// Appends the weighted sum over all combinations of the neighbours along each axis. The
     /// channels are the last axis.
-    pub fn interpolated(&self, g: &mut Graph, first: Val, taps: &[Vec<Tap>]) -> Val {
+    pub(super) fn interpolated(&self, g: &mut Graph, first: Val, taps: &[Vec<Tap>]) -> Val {
         let (numbers, weights) = self.combined(g, first, taps);
         let numbers = stacked(g, &numbers);
         let values = self.gathered(g, numbers);
@@ -96,7 +96,7 @@ impl Pixels {
     }
 
     /// Returns the row and the weight of each combination of neighbours along each axis.
-    pub fn combined(
+    pub(super) fn combined(
         &self,
         g: &mut Graph,
         first: Val,
@@ -141,7 +141,7 @@ enum Padding {
 }
 
 /// One axis of an image that is sampled.
-pub struct Axis {
+pub(super) struct Axis {
     length: Val,
     last: Val,
     aligned: bool,
@@ -212,7 +212,7 @@ fn padding(s: &JvpContext) -> Result<Padding, Refusal> {
 
 impl Axis {
     /// Returns an axis with linear interpolation and zeros beyond the image.
-    pub fn open(g: &mut Graph, length: &Size, elem: ElemType) -> Axis {
+    pub(super) fn open(g: &mut Graph, length: &Size, elem: ElemType) -> Axis {
         let length = size_value(g, length, elem);
         let last = g.shift(length, -1.0);
         Axis {
@@ -231,7 +231,7 @@ impl Axis {
     }
 
     /// Returns the neighbours of a position in pixels.
-    pub fn neighbours(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
+    pub(super) fn neighbours(&self, g: &mut Graph, place: Val) -> Vec<Tap> {
         if self.mode == Interpolation::Nearest {
             let near = g.op("Round", &[place]);
             let near = self.inside(g, near);
@@ -330,7 +330,7 @@ impl Axis {
 }
 
 /// Returns the weights of the two neighbours of a position, by its distance from the first one.
-pub fn linear_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
+pub(super) fn linear_weights(g: &mut Graph, rest: Val) -> Vec<Val> {
     let one = g.real_like(1.0, rest);
     vec![g.sub(one, rest), rest]
 }

@@ -9,7 +9,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of `Dropout` and `Identity`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Dropout")
         .shapes(dropout_shapes)
         .tangents(dropout_tangent)

@@ -12,7 +12,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declaration of `LinearAttention`.
-pub const OPERATORS: &[Operator] = &[Operator::new("LinearAttention")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("LinearAttention")
     .shapes(linear_attention_shapes)
     .decomposition(linear_attention_decomposition)
     .smooth_in(&[0, 1, 2, 3, 4, 5])];

@@ -5,7 +5,7 @@ use crate::folding::{binary, unary};
 use crate::inference::broadcast_all;
 
 /// The declarations of this file's operators.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("And")
         .element(booleans)
         .shape(broadcast_all)

@@ -32,7 +32,7 @@ use crate::transpose_context::{
 
 /// The declarations of `Loop` and `Scan`. Every loop of tangents is a `Loop`, so that `Scan` needs
 /// no transpose.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Loop")
         .kinked()
         .element(unknown)

@@ -8,7 +8,7 @@ use crate::graph::{Graph, Inferred, Node, Shape, Val};
 use crate::jvp_context::JvpContext;
 
 /// The declarations of `NegativeLogLikelihoodLoss` and `SoftmaxCrossEntropyLoss`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("NegativeLogLikelihoodLoss")
         .shape(loss_shape)
         .decomposition(negative_log_likelihood_decomposition)

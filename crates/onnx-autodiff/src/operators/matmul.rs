@@ -10,7 +10,7 @@ use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 /// The declarations of `Gemm` and `MatMul`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Gemm")
         .shape(gemm_shape)
         .tangent(gemm_tangent)
@@ -27,7 +27,7 @@ fn matmul_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
 }
 
 /// Returns the shape of the product of two values.
-pub fn product_shape(g: &mut Graph, a: Val, b: Val) -> Option<Shape> {
+pub(super) fn product_shape(g: &mut Graph, a: Val, b: Val) -> Option<Shape> {
     let (a, b) = (g.shape(a)?.clone(), g.shape(b)?.clone());
     matmul(g, a, b)
 }
@@ -101,7 +101,7 @@ fn matmul_tangent(s: &mut JvpContext) -> TangentResult {
 
 /// Returns the tangent of an operand and the other operand of its product. If the factor of the
 /// tangent is a single number, it multiplies the other operand instead, which is k times smaller.
-pub fn tangent_and_scaled_other(
+pub(super) fn tangent_and_scaled_other(
     s: &mut JvpContext,
     index: usize,
     other: Val,
@@ -122,7 +122,7 @@ pub fn tangent_and_scaled_other(
 
 /// The operands of a product of matrices, with their tangents.
 #[derive(Clone, Copy)]
-pub struct Factors {
+pub(super) struct Factors {
     /// The left operand.
     pub a: Val,
     /// The right operand.
@@ -134,7 +134,7 @@ pub struct Factors {
 }
 
 /// Appends `dA B + A dB`. Returns `None` if both tangents are zero.
-pub fn bilinear(s: &mut JvpContext, f: Factors) -> Option<Val> {
+pub(super) fn bilinear(s: &mut JvpContext, f: Factors) -> Option<Val> {
     if let Some(joined) = joined_products(s, f) {
         return Some(joined);
     }
@@ -263,7 +263,7 @@ fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Re
 }
 
 /// Returns the parts of the tangent of an operand that is a softmax along `axis`.
-pub fn softmax_operand(s: &mut JvpContext, index: usize, axis: usize) -> Option<SoftmaxTangent> {
+pub(super) fn softmax_operand(s: &mut JvpContext, index: usize, axis: usize) -> Option<SoftmaxTangent> {
     let tangent = s.lazy(index)?;
     let known =
         s.g.softmax_tangents
@@ -277,7 +277,7 @@ pub fn softmax_operand(s: &mut JvpContext, index: usize, axis: usize) -> Option<
 /// Reshapes a tangent for a product of matrices with `batch` axes between the directions and the
 /// matrix. The tangent of a vector becomes one row if it is the left operand, and one column
 /// otherwise.
-pub fn matrix(s: &mut JvpContext, d: Val, shape: &[Size], batch: usize, left: bool) -> Val {
+pub(super) fn matrix(s: &mut JvpContext, d: Val, shape: &[Size], batch: usize, left: bool) -> Val {
     if shape.len() != 1 {
         return s.align(d, shape.len(), batch + 2);
     }

@@ -11,7 +11,7 @@ use crate::graph::{Graph, Node, Val};
 use crate::proto::TensorProto;
 
 /// The declaration of `MatMulNBits`.
-pub const OPERATORS: &[Operator] = &[Operator::fused("MatMulNBits", matmul_n_bits)];
+pub(super) const OPERATORS: &[Operator] = &[Operator::fused("MatMulNBits", matmul_n_bits)];
 
 /// The layout of weights `[N, K]` in blocks along K.
 struct Blocks {
@@ -60,7 +60,7 @@ impl Blocks {
 }
 
 /// Returns the replacement of `MatMulNBits`.
-pub fn matmul_n_bits(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn matmul_n_bits(g: &mut Graph, node: &Node) -> Lowered {
     // A permutation of the columns, and layouts that are specific to a processor, are not known
     // exactly.
     if node.input(4).is_some() || node.int("weight_prepacked", 0) != 0 {

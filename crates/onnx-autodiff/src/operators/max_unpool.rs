@@ -12,7 +12,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declarations of `Col2Im` and `MaxUnpool`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Col2Im")
         .shape(col_to_im_shape)
         .decomposition(col_to_im_decomposition)

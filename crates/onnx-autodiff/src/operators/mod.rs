@@ -27,7 +27,7 @@ use crate::signatures;
 use crate::size::Size;
 
 use operator::{ContentRule, Float64, MICROSOFT, ShapeRule};
-pub use operator::{Locality, Operator, Rule, Smoothness};
+pub(crate) use operator::{Locality, Operator, Rule, Smoothness};
 
 /// Declares the modules of the operators and lists the operators that they hold.
 macro_rules! families {
@@ -130,12 +130,12 @@ const SINGLE: &str = "ONNX Runtime implements this operator in float32 alone, an
                       not known before it runs) has no replacement; export the model with fixed sizes, or compute in float32";
 
 /// Returns the declarations of all operators, in the order of their files.
-pub fn all() -> impl Iterator<Item = &'static Operator> {
+pub(crate) fn all() -> impl Iterator<Item = &'static Operator> {
     FAMILIES.iter().flat_map(|family| family.iter())
 }
 
 /// Returns the declaration of an operator.
-pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
+pub(crate) fn find(domain: &str, name: &str) -> Option<&'static Operator> {
     static TABLE: OnceLock<HashMap<(&str, &str), &Operator>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
         all()
@@ -146,7 +146,7 @@ pub fn find(domain: &str, name: &str) -> Option<&'static Operator> {
 }
 
 /// Returns the declaration of a node's operator.
-pub fn of(node: &Node) -> Option<&'static Operator> {
+pub(crate) fn of(node: &Node) -> Option<&'static Operator> {
     find(&node.domain, &node.op)
 }
 
@@ -168,7 +168,7 @@ pub fn differentiable() -> Vec<&'static str> {
 /// # Errors
 ///
 /// Returns the reason why the node is not differentiated.
-pub fn rule(node: &Node) -> Result<Rule, Refusal> {
+pub(crate) fn rule(node: &Node) -> Result<Rule, Refusal> {
     match of(node).map(|operator| operator.rule) {
         Some(Rule::Refused(reason)) => Err(reason.into()),
         Some(rule) => Ok(rule),
@@ -177,7 +177,7 @@ pub fn rule(node: &Node) -> Result<Rule, Refusal> {
 }
 
 /// Returns the reason for an operator without a declaration.
-pub fn unknown_operator_reason(domain: &str) -> &'static str {
+pub(crate) fn unknown_operator_reason(domain: &str) -> &'static str {
     match domain {
         "" => operator::NO_RULE,
         MICROSOFT | "com.ms.internal.nhwc" => {
@@ -193,12 +193,12 @@ pub fn unknown_operator_reason(domain: &str) -> &'static str {
 }
 
 /// Returns whether a node reads only the shapes of its inputs.
-pub fn reads_only_shapes(node: &Node) -> bool {
+pub(crate) fn reads_only_shapes(node: &Node) -> bool {
     of(node).is_some_and(|operator| operator.reads_only_shapes)
 }
 
 /// The declarations in the form in which a graph asks for them.
-pub struct Registry;
+pub(crate) struct Registry;
 
 impl OperatorRegistry for Registry {
     fn infer(&self, g: &mut Graph, node: &Node, outputs: usize) -> Vec<Inferred> {
@@ -328,7 +328,7 @@ fn outputs_by_decomposition(g: &mut Graph, node: &Node) -> Option<Vec<Val>> {
 }
 
 /// Returns the float64 nodes for which ONNX Runtime has no kernel and that were not replaced.
-pub fn single_precision(g: &Graph) -> Vec<Obstacle> {
+pub(crate) fn single_precision(g: &Graph) -> Vec<Obstacle> {
     let single = |node: &Node| {
         let here = |o: &Operator| is_double(o, g, node) && !matches!(o.float64, Float64::Itself);
         of(node).is_some_and(here) || node.attributes.iter().any(holds_single)

@@ -12,7 +12,7 @@ use crate::graph::{Graph, Node, Shape, Val};
 use crate::size::Size;
 
 /// The declarations of `Attention` and `MultiHeadAttention`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::fused("Attention", projecting_attention),
     Operator::fused("MultiHeadAttention", multi_head_attention),
 ];
@@ -32,7 +32,7 @@ struct Context {
 }
 
 /// Returns the replacement of `MultiHeadAttention`.
-pub fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
     if node.input(8).or(node.input(9)).is_some() {
         return None;
     }
@@ -53,7 +53,7 @@ pub fn multi_head_attention(g: &mut Graph, node: &Node) -> Lowered {
 
 /// Returns the replacement of `Attention`, which projects its input to queries, keys and values by
 /// one matrix.
-pub fn projecting_attention(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn projecting_attention(g: &mut Graph, node: &Node) -> Lowered {
     let otherwise = ["do_rotary", "past_present_share_buffer"]
         .iter()
         .any(|name| node.int(name, 0) != 0);

@@ -12,7 +12,7 @@ use crate::passes::Pass;
 use crate::size::Size;
 
 /// The declarations of this file's operators.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("BatchNormalization")
         .same_shape()
         .tangent(batch_norm_tangent)

@@ -9,7 +9,7 @@ use crate::inference::{axis_of, size_of};
 use crate::jvp_context::JvpContext;
 
 /// The declaration of `OneHot`.
-pub const OPERATORS: &[Operator] = &[Operator::new("OneHot")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("OneHot")
     .kinked()
     .element(third_input)
     .shape(one_hot_shape)

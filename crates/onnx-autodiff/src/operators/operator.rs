@@ -16,30 +16,30 @@ use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The tangent of an operator's only output, where `None` stands for a zero tangent, or the reason
 /// why the rule refuses the node.
-pub type TangentResult = Result<Option<Tangent>, Refusal>;
+pub(super) type TangentResult = Result<Option<Tangent>, Refusal>;
 
 /// The elementwise derivative of the output with respect to the input, or the reason why the rule
 /// refuses the node.
-pub type DerivativeResult = Result<Val, Refusal>;
+pub(super) type DerivativeResult = Result<Val, Refusal>;
 
 /// The outputs of an operator as other operators compute them, or the reason why the rule refuses
 /// the node. An output that the decomposition does not compute is `None`.
-pub type DecompositionResult = Result<Vec<Option<Val>>, Refusal>;
+pub(super) type DecompositionResult = Result<Vec<Option<Val>>, Refusal>;
 
 /// The outputs of what replaces a node, in the order of the node's outputs. It is `None` if the
 /// node is not replaced.
-pub type Lowered = Option<Vec<Option<Val>>>;
+pub(super) type Lowered = Option<Vec<Option<Val>>>;
 
 /// A rule that also reads the tangents of the inputs of the nodes that make the node's inputs.
-pub type ProducerRule = fn(&mut JvpContext, &HashMap<Val, Tangent>) -> TangentResult;
+pub(super) type ProducerRule = fn(&mut JvpContext, &HashMap<Val, Tangent>) -> TangentResult;
 
 /// A rule that reads the tangents of all values, because subgraphs may use any of them.
-pub type SubgraphRule =
+pub(super) type SubgraphRule =
     fn(&mut JvpContext, &HashMap<Val, Tangent>) -> Result<Vec<Option<Tangent>>, Refusal>;
 
 /// How the shapes of the outputs follow from the inputs.
 #[derive(Clone, Copy)]
-pub enum ShapeRule {
+pub(crate) enum ShapeRule {
     /// The shapes cannot be inferred.
     Unknown,
     /// The first output has the shape of the first input.
@@ -52,7 +52,7 @@ pub enum ShapeRule {
 
 /// How the elements of small outputs follow from those of the inputs.
 #[derive(Clone, Copy)]
-pub enum ContentRule {
+pub(crate) enum ContentRule {
     /// The elements are not followed.
     Unknown,
     /// The function computes the elements of the first output from those of all inputs, which are
@@ -67,7 +67,7 @@ pub enum ContentRule {
 
 /// How the tangents of the outputs are computed.
 #[derive(Clone, Copy)]
-pub enum Rule {
+pub(crate) enum Rule {
     /// The derivative of the outputs is zero, or they carry none.
     Constant,
     /// The operator is elementwise. The function appends the derivative of the output with respect
@@ -93,7 +93,7 @@ pub enum Rule {
 
 /// How the operator is computed in float64, for ONNX Runtime.
 #[derive(Clone, Copy)]
-pub enum Float64 {
+pub(crate) enum Float64 {
     /// ONNX Runtime has a float64 kernel.
     Itself,
     /// The function appends other operators that compute the output. It returns `None` if it cannot
@@ -105,7 +105,7 @@ pub enum Float64 {
 
 /// For which inputs the first derivatives are continuous wherever they are finite.
 #[derive(Clone, Copy)]
-pub enum Smoothness {
+pub(crate) enum Smoothness {
     /// The operator has no derivative, or none of its own.
     NotStated,
     /// The derivatives may jump.
@@ -120,7 +120,7 @@ pub enum Smoothness {
 
 /// Whether the operator keeps axes apart, for the search for local axes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Locality {
+pub(crate) enum Locality {
     /// Whether the operator keeps an axis apart depends on the node.
     ByNode,
     /// Each element of the output depends on the elements of the inputs at the same index.
@@ -131,11 +131,11 @@ pub enum Locality {
 
 /// The transpose of an operator that is linear in some of its inputs. It returns the cotangents of
 /// these inputs from those of the outputs.
-pub type Transpose = fn(&mut TransposeContext) -> Result<Cotangents, Refusal>;
+pub(super) type Transpose = fn(&mut TransposeContext) -> Result<Cotangents, Refusal>;
 
 /// The declaration of one operator.
 #[derive(Clone, Copy)]
-pub struct Operator {
+pub(crate) struct Operator {
     /// The domain, which is empty for the standard domain.
     pub domain: &'static str,
     /// The name.
@@ -174,18 +174,18 @@ pub struct Operator {
 }
 
 /// The reason for operators without a rule.
-pub const NO_RULE: &str =
+pub(super) const NO_RULE: &str =
     "this operator has no rule; express it through differentiable standard operators";
 
 /// The reason for forms of fused operators that are not replaced.
-pub const FUSED: &str = "this form of a fused operator of ONNX Runtime is not differentiated; export the model again without graph optimization";
+pub(super) const FUSED: &str = "this form of a fused operator of ONNX Runtime is not differentiated; export the model again without graph optimization";
 
 /// The domain of ONNX Runtime's own operators.
-pub const MICROSOFT: &str = "com.microsoft";
+pub(super) const MICROSOFT: &str = "com.microsoft";
 
 impl Operator {
     /// Begins the declaration of an operator of the standard domain.
-    pub const fn new(name: &'static str) -> Operator {
+    pub(crate) const fn new(name: &'static str) -> Operator {
         Operator {
             domain: "",
             name,
@@ -207,7 +207,10 @@ impl Operator {
     }
 
     /// Declares an operator of ONNX Runtime that is replaced by standard operators.
-    pub const fn fused(name: &'static str, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
+    pub(crate) const fn fused(
+        name: &'static str,
+        lowering: fn(&mut Graph, &Node) -> Lowered,
+    ) -> Operator {
         Operator {
             domain: MICROSOFT,
             rule: Rule::Refused(FUSED),
@@ -217,12 +220,12 @@ impl Operator {
     }
 
     /// Declares the element type of the first output. The default is that of the first input.
-    pub const fn element(self, element: fn(&Graph, &Node) -> ElemType) -> Operator {
+    pub(crate) const fn element(self, element: fn(&Graph, &Node) -> ElemType) -> Operator {
         Operator { element, ..self }
     }
 
     /// Declares that the first output has the shape of the first input.
-    pub const fn same_shape(self) -> Operator {
+    pub(crate) const fn same_shape(self) -> Operator {
         Operator {
             shape: ShapeRule::Same,
             ..self
@@ -230,7 +233,7 @@ impl Operator {
     }
 
     /// Declares the shape of the first output.
-    pub const fn shape(self, shape: fn(&mut Graph, &Node) -> Option<Shape>) -> Operator {
+    pub(crate) const fn shape(self, shape: fn(&mut Graph, &Node) -> Option<Shape>) -> Operator {
         Operator {
             shape: ShapeRule::First(shape),
             ..self
@@ -238,7 +241,7 @@ impl Operator {
     }
 
     /// Declares the types and shapes of all outputs.
-    pub const fn shapes(
+    pub(crate) const fn shapes(
         self,
         shapes: fn(&mut Graph, &Node, usize) -> Option<Vec<Inferred>>,
     ) -> Operator {
@@ -249,7 +252,7 @@ impl Operator {
     }
 
     /// Declares the elements of the first output, as a function of those of all inputs.
-    pub const fn content(
+    pub(crate) const fn content(
         self,
         content: fn(&mut Graph, &Node, &[Content]) -> Option<Content>,
     ) -> Operator {
@@ -260,7 +263,7 @@ impl Operator {
     }
 
     /// Declares the elements of the first output, as a function of the node.
-    pub const fn content_of_node(
+    pub(crate) const fn content_of_node(
         self,
         content: fn(&mut Graph, &Node) -> Option<Content>,
     ) -> Operator {
@@ -271,7 +274,7 @@ impl Operator {
     }
 
     /// Declares the elements of all outputs, as a function of the node.
-    pub const fn contents(
+    pub(crate) const fn contents(
         self,
         contents: fn(&mut Graph, &Node) -> Option<Vec<Option<Content>>>,
     ) -> Operator {
@@ -282,7 +285,7 @@ impl Operator {
     }
 
     /// Declares that the derivative is zero, or that the outputs carry none.
-    pub const fn constant(self) -> Operator {
+    pub(crate) const fn constant(self) -> Operator {
         Operator {
             rule: Rule::Constant,
             ..self
@@ -290,7 +293,10 @@ impl Operator {
     }
 
     /// Declares the derivative of an elementwise operator.
-    pub const fn derivative(self, derivative: fn(&mut JvpContext) -> DerivativeResult) -> Operator {
+    pub(crate) const fn derivative(
+        self,
+        derivative: fn(&mut JvpContext) -> DerivativeResult,
+    ) -> Operator {
         Operator {
             rule: Rule::Derivative(derivative),
             ..self
@@ -298,7 +304,7 @@ impl Operator {
     }
 
     /// Declares the tangent of the first output.
-    pub const fn tangent(self, tangent: fn(&mut JvpContext) -> TangentResult) -> Operator {
+    pub(crate) const fn tangent(self, tangent: fn(&mut JvpContext) -> TangentResult) -> Operator {
         Operator {
             rule: Rule::Single(tangent),
             ..self
@@ -307,7 +313,7 @@ impl Operator {
 
     /// Declares the tangent of the first output by a rule that also reads the tangents behind the
     /// inputs.
-    pub const fn tangent_with_producers(self, tangent: ProducerRule) -> Operator {
+    pub(crate) const fn tangent_with_producers(self, tangent: ProducerRule) -> Operator {
         Operator {
             rule: Rule::WithProducers(tangent),
             ..self
@@ -315,7 +321,7 @@ impl Operator {
     }
 
     /// Declares the tangents of several outputs.
-    pub const fn tangents(
+    pub(crate) const fn tangents(
         self,
         tangents: fn(&mut JvpContext) -> Result<Vec<Option<Tangent>>, Refusal>,
     ) -> Operator {
@@ -326,7 +332,7 @@ impl Operator {
     }
 
     /// Declares other operators that compute the outputs, whose rules serve for this operator.
-    pub const fn decomposition(
+    pub(crate) const fn decomposition(
         self,
         decomposition: fn(&mut JvpContext) -> DecompositionResult,
     ) -> Operator {
@@ -337,7 +343,7 @@ impl Operator {
     }
 
     /// Declares the tangents of a node with subgraphs.
-    pub const fn tangents_with_subgraphs(self, tangents: SubgraphRule) -> Operator {
+    pub(crate) const fn tangents_with_subgraphs(self, tangents: SubgraphRule) -> Operator {
         Operator {
             rule: Rule::WithSubgraphs(tangents),
             ..self
@@ -345,7 +351,7 @@ impl Operator {
     }
 
     /// Declares that the operator is not differentiated, and why.
-    pub const fn refused(self, reason: &'static str) -> Operator {
+    pub(crate) const fn refused(self, reason: &'static str) -> Operator {
         Operator {
             rule: Rule::Refused(reason),
             ..self
@@ -353,7 +359,7 @@ impl Operator {
     }
 
     /// Declares the transpose.
-    pub const fn transpose(self, transpose: Transpose) -> Operator {
+    pub(crate) const fn transpose(self, transpose: Transpose) -> Operator {
         Operator {
             transpose: Some(transpose),
             ..self
@@ -361,7 +367,7 @@ impl Operator {
     }
 
     /// Declares the replacement when a file is read.
-    pub const fn lowered(self, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
+    pub(crate) const fn lowered(self, lowering: fn(&mut Graph, &Node) -> Lowered) -> Operator {
         Operator {
             lowering: Some(lowering),
             ..self
@@ -369,7 +375,7 @@ impl Operator {
     }
 
     /// Declares the replacement in float64.
-    pub const fn float64(self, formula: fn(&mut Graph, &Node) -> Option<Val>) -> Operator {
+    pub(crate) const fn float64(self, formula: fn(&mut Graph, &Node) -> Option<Val>) -> Operator {
         Operator {
             float64: Float64::Formula(formula),
             ..self
@@ -377,7 +383,7 @@ impl Operator {
     }
 
     /// Declares in which input's type the operator computes. The default is the first input.
-    pub const fn computes_as(self, index: usize) -> Operator {
+    pub(crate) const fn computes_as(self, index: usize) -> Operator {
         Operator {
             computes_as: index,
             ..self
@@ -385,7 +391,7 @@ impl Operator {
     }
 
     /// Declares that the decomposition also replaces the operator in float64.
-    pub const fn float64_by_decomposition(self) -> Operator {
+    pub(crate) const fn float64_by_decomposition(self) -> Operator {
         Operator {
             float64: Float64::Decomposition,
             ..self
@@ -393,7 +399,7 @@ impl Operator {
     }
 
     /// Declares that the derivatives may jump.
-    pub const fn kinked(self) -> Operator {
+    pub(crate) const fn kinked(self) -> Operator {
         Operator {
             smoothness: Smoothness::Kinked,
             ..self
@@ -401,7 +407,7 @@ impl Operator {
     }
 
     /// Declares that the derivatives are continuous, whichever inputs vary.
-    pub const fn smooth(self) -> Operator {
+    pub(crate) const fn smooth(self) -> Operator {
         Operator {
             smoothness: Smoothness::Everywhere,
             ..self
@@ -409,7 +415,7 @@ impl Operator {
     }
 
     /// Declares that the derivatives are continuous if only the inputs at these indices vary.
-    pub const fn smooth_in(self, indices: &'static [usize]) -> Operator {
+    pub(crate) const fn smooth_in(self, indices: &'static [usize]) -> Operator {
         Operator {
             smoothness: Smoothness::In(indices),
             ..self
@@ -417,7 +423,7 @@ impl Operator {
     }
 
     /// Declares that the derivatives are continuous between floating-point types.
-    pub const fn smooth_between_floats(self) -> Operator {
+    pub(crate) const fn smooth_between_floats(self) -> Operator {
         Operator {
             smoothness: Smoothness::BetweenFloats,
             ..self
@@ -425,7 +431,7 @@ impl Operator {
     }
 
     /// Declares that each element of the output depends on the elements at the same index.
-    pub const fn elementwise(self) -> Operator {
+    pub(crate) const fn elementwise(self) -> Operator {
         Operator {
             locality: Locality::Elementwise,
             ..self
@@ -433,7 +439,7 @@ impl Operator {
     }
 
     /// Declares that all elements keep their order.
-    pub const fn same_order(self) -> Operator {
+    pub(crate) const fn same_order(self) -> Operator {
         Operator {
             locality: Locality::SameOrder,
             ..self
@@ -441,7 +447,7 @@ impl Operator {
     }
 
     /// Declares that the operator reads only the shapes of its inputs.
-    pub const fn reads_only_shapes(self) -> Operator {
+    pub(crate) const fn reads_only_shapes(self) -> Operator {
         Operator {
             reads_only_shapes: true,
             ..self
@@ -449,7 +455,7 @@ impl Operator {
     }
 
     /// Declares that an attribute may name a floating-point type.
-    pub const fn names_type(self) -> Operator {
+    pub(crate) const fn names_type(self) -> Operator {
         Operator {
             names_type: true,
             ..self
@@ -457,7 +463,7 @@ impl Operator {
     }
 
     /// Declares the inputs that are always in float32.
-    pub const fn single_inputs(self, single_inputs: &'static [usize]) -> Operator {
+    pub(crate) const fn single_inputs(self, single_inputs: &'static [usize]) -> Operator {
         Operator {
             single_inputs,
             ..self
@@ -465,7 +471,7 @@ impl Operator {
     }
 
     /// Declares that the operator draws random numbers.
-    pub const fn random(self) -> Operator {
+    pub(crate) const fn random(self) -> Operator {
         Operator {
             draws_with: Some(0),
             ..self
@@ -473,7 +479,7 @@ impl Operator {
     }
 
     /// Declares that the operator draws random numbers if it has so many inputs.
-    pub const fn random_with(self, inputs: usize) -> Operator {
+    pub(crate) const fn random_with(self, inputs: usize) -> Operator {
         Operator {
             draws_with: Some(inputs),
             ..self
@@ -482,31 +488,31 @@ impl Operator {
 }
 
 /// Returns the element type of the first input.
-pub fn first_input(g: &Graph, node: &Node) -> ElemType {
+pub(super) fn first_input(g: &Graph, node: &Node) -> ElemType {
     node.input(0).map_or(ElemType::UNKNOWN, |v| g.elem(v))
 }
 
 /// Returns the element type of the second input.
-pub fn second_input(g: &Graph, node: &Node) -> ElemType {
+pub(super) fn second_input(g: &Graph, node: &Node) -> ElemType {
     node.input(1).map_or(ElemType::UNKNOWN, |v| g.elem(v))
 }
 
 /// Returns int64, as the element type of an operator's output.
-pub fn integers(_: &Graph, _: &Node) -> ElemType {
+pub(super) fn integers(_: &Graph, _: &Node) -> ElemType {
     ElemType::INT64
 }
 
 /// Returns the type of truth values, as the element type of an operator's output.
-pub fn booleans(_: &Graph, _: &Node) -> ElemType {
+pub(super) fn booleans(_: &Graph, _: &Node) -> ElemType {
     ElemType::BOOL
 }
 
 /// Returns float32, as the element type of an operator's output.
-pub fn floats(_: &Graph, _: &Node) -> ElemType {
+pub(super) fn floats(_: &Graph, _: &Node) -> ElemType {
     ElemType::FLOAT
 }
 
 /// Returns the unknown type, as the element type of an operator's output.
-pub fn unknown(_: &Graph, _: &Node) -> ElemType {
+pub(super) fn unknown(_: &Graph, _: &Node) -> ElemType {
     ElemType::UNKNOWN
 }

@@ -11,7 +11,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declaration of `Pad`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Pad")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Pad")
     .shape(pad_shape)
     .tangent(pad_tangent)
     .transpose(pad_cotangent)

@@ -10,35 +10,41 @@ use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, TransposeContext};
 
 /// Returns the inferred shape of a node's first output.
-pub fn output_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
+pub(super) fn output_shape(g: &mut Graph, node: &Node) -> Option<Shape> {
     g.operators.infer(g, node, 1).into_iter().next()?.1
 }
 
 /// Appends `c - v`.
-pub fn from(s: &mut JvpContext, c: f64, v: Val) -> Val {
+pub(super) fn from(s: &mut JvpContext, c: f64, v: Val) -> Val {
     let c = s.g.real_like(c, v);
     s.g.sub(c, v)
 }
 
 /// Appends `v²`.
-pub fn square(s: &mut JvpContext, v: Val) -> Val {
+pub(super) fn square(s: &mut JvpContext, v: Val) -> Val {
     s.g.mul(v, v)
 }
 
 /// Appends the slice of a value from `start` up to `end` along an axis.
-pub fn cut(g: &mut Graph, v: Val, axis: usize, start: i64, end: i64) -> Val {
+pub(super) fn cut(g: &mut Graph, v: Val, axis: usize, start: i64, end: i64) -> Val {
     let [start, end, axis] = [start, end, axis as i64].map(|n| g.integers(&[n]));
     g.op("Slice", &[v, start, end, axis])
 }
 
 /// Appends the slice at an index of the first axis, without that axis.
-pub fn at(g: &mut Graph, v: Val, index: i64) -> Val {
+pub(super) fn at(g: &mut Graph, v: Val, index: i64) -> Val {
     let index = g.integer(index);
     g.op_with("Gather", &[v, index], vec![int("axis", 0)])
 }
 
 /// Splits a value into `count` parts of the size `length` along an axis.
-pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64) -> Vec<Val> {
+pub(super) fn equal_parts(
+    g: &mut Graph,
+    v: Val,
+    axis: usize,
+    count: usize,
+    length: i64,
+) -> Vec<Val> {
     if count == 1 {
         return vec![v];
     }
@@ -52,7 +58,7 @@ pub fn equal_parts(g: &mut Graph, v: Val, axis: usize, count: usize, length: i64
 }
 
 /// Appends a size without axes: as a number of the type `elem`, or as an int64.
-pub fn size_value(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
+pub(super) fn size_value(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
     match size.as_fixed() {
         Some(n) if elem.is_float() => g.real(n as f64, elem),
         Some(n) => g.integer(n),
@@ -65,7 +71,7 @@ pub fn size_value(g: &mut Graph, size: &Size, elem: ElemType) -> Val {
 }
 
 /// Appends `[0, 1, …, n - 1]`.
-pub fn range_to(g: &mut Graph, n: &Size) -> Val {
+pub(super) fn range_to(g: &mut Graph, n: &Size) -> Val {
     let (zero, length, one) = (
         g.integer(0),
         size_value(g, n, ElemType::INT64),
@@ -77,23 +83,23 @@ pub fn range_to(g: &mut Graph, n: &Size) -> Val {
 }
 
 /// Appends a value, clipped to the range between `low` and `high`.
-pub fn clipped(g: &mut Graph, v: Val, low: Val, high: Val) -> Val {
+pub(super) fn clipped(g: &mut Graph, v: Val, low: Val, high: Val) -> Val {
     g.op("Clip", &[v, low, high])
 }
 
 /// Concatenates values along a new first axis.
-pub fn stacked(g: &mut Graph, parts: &[Val]) -> Val {
+pub(super) fn stacked(g: &mut Graph, parts: &[Val]) -> Val {
     let parts: Vec<Val> = parts.iter().map(|v| g.unsqueeze(*v, &[0])).collect();
     g.concat(&parts, 0)
 }
 
 /// Appends the sum over the first axis.
-pub fn total(g: &mut Graph, v: Val) -> Val {
+pub(super) fn total(g: &mut Graph, v: Val) -> Val {
     g.reduce("ReduceSum", v, &[0], false)
 }
 
 /// Returns `v` as the only output of a decomposition, with the shape of the node's output.
-pub fn finished(s: &mut JvpContext, v: Val) -> DecompositionResult {
+pub(super) fn finished(s: &mut JvpContext, v: Val) -> DecompositionResult {
     let shape = s.y_shape()?;
     if s.g.rank(v) == Some(shape.len()) {
         s.g.set_shape(v, &shape);
@@ -102,7 +108,7 @@ pub fn finished(s: &mut JvpContext, v: Val) -> DecompositionResult {
 }
 
 /// Returns the shape of an output whose directions are merged into the batch.
-pub fn merged(s: &mut JvpContext, shape: &[Size]) -> Vec<Size> {
+pub(super) fn merged(s: &mut JvpContext, shape: &[Size]) -> Vec<Size> {
     let batch = s.g.symbols.mul(&s.k, &shape[0]);
     std::iter::once(batch)
         .chain(shape[1..].iter().cloned())
@@ -111,7 +117,7 @@ pub fn merged(s: &mut JvpContext, shape: &[Size]) -> Vec<Size> {
 
 /// Returns the tangent of a linear operator: the operator itself, applied with the directions
 /// merged into the batch.
-pub fn folded_tangent(s: &mut JvpContext) -> TangentResult {
+pub(super) fn folded_tangent(s: &mut JvpContext) -> TangentResult {
     let d = s.dx()?;
     let (shape, y) = (s.x_shape(0)?, s.y_shape()?);
     if shape.len() != y.len() || shape.len() < 2 {
@@ -127,7 +133,7 @@ pub fn folded_tangent(s: &mut JvpContext) -> TangentResult {
 }
 
 /// Appends pairs of indices, which lie along a new last axis.
-pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
+pub(super) fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
     let parts = [first, second].map(|v| {
         let whole = g.expand(v, shape);
         g.unsqueeze(whole, &[2])
@@ -136,7 +142,7 @@ pub fn pairs(g: &mut Graph, first: Val, second: Val, shape: &[Size]) -> Val {
 }
 
 /// Appends `[0, 1, …, n - 1]`.
-pub fn index_range(t: &mut TransposeContext, n: &Size) -> Val {
+pub(super) fn index_range(t: &mut TransposeContext, n: &Size) -> Val {
     let (zero, one) = (t.g.integer(0), t.g.integer(1));
     let length = t.g.sizes(std::slice::from_ref(n));
     let length = t.g.squeeze(length, &[0]);
@@ -146,7 +152,7 @@ pub fn index_range(t: &mut TransposeContext, n: &Size) -> Val {
 }
 
 /// Appends a polynomial in float64 by Horner's rule. The highest power comes first.
-pub fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
+pub(super) fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
     let (first, rest) = coefficients.split_first().unwrap_or((&0.0, &[]));
     let mut sum = g.real(*first, ElemType::DOUBLE);
     for coefficient in rest {
@@ -157,38 +163,38 @@ pub fn polynomial(g: &mut Graph, x: Val, coefficients: &[f64]) -> Val {
 }
 
 /// Appends `yes` for elements of `x` that are greater than `bound`, and `no` for the others.
-pub fn where_greater(g: &mut Graph, x: Val, bound: f64, yes: Val, no: Val) -> Val {
+pub(super) fn where_greater(g: &mut Graph, x: Val, bound: f64, yes: Val, no: Val) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     let greater = g.op("Greater", &[x, bound]);
     g.op("Where", &[greater, yes, no])
 }
 
 /// Appends `min(x, bound)`. Its derivative is zero beyond the bound.
-pub fn at_most(g: &mut Graph, x: Val, bound: f64) -> Val {
+pub(super) fn at_most(g: &mut Graph, x: Val, bound: f64) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     g.op("Min", &[x, bound])
 }
 
 /// Appends `max(x, bound)`. Its derivative is zero below the bound.
-pub fn at_least(g: &mut Graph, x: Val, bound: f64) -> Val {
+pub(super) fn at_least(g: &mut Graph, x: Val, bound: f64) -> Val {
     let bound = g.real(bound, ElemType::DOUBLE);
     g.op("Max", &[x, bound])
 }
 
 /// Returns a replacement with one output.
-pub fn one(v: Val) -> Lowered {
+pub(super) fn one(v: Val) -> Lowered {
     Some(vec![Some(v)])
 }
 
 /// Appends a number of the type of `like`.
-pub fn number_like(g: &mut Graph, value: f64, like: Val) -> Val {
+pub(super) fn number_like(g: &mut Graph, value: f64, like: Val) -> Val {
     let elem = g.elem(like);
     let number = g.real(value, elem);
     g.cast(number, elem)
 }
 
 /// Appends a value times a number of its type.
-pub fn scaled(g: &mut Graph, v: Val, by: f64) -> Val {
+pub(super) fn scaled(g: &mut Graph, v: Val, by: f64) -> Val {
     if by == 1.0 {
         return v;
     }
@@ -197,18 +203,18 @@ pub fn scaled(g: &mut Graph, v: Val, by: f64) -> Val {
 }
 
 /// Appends a value plus a number of its type.
-pub fn shifted(g: &mut Graph, v: Val, by: f64) -> Val {
+pub(super) fn shifted(g: &mut Graph, v: Val, by: f64) -> Val {
     let by = number_like(g, by, v);
     g.add(v, by)
 }
 
 /// Appends the sum of two values, or returns `v` if there is no second one.
-pub fn plus(g: &mut Graph, v: Val, more: Option<Val>) -> Val {
+pub(super) fn plus(g: &mut Graph, v: Val, more: Option<Val>) -> Val {
     more.map_or(v, |more| g.add(v, more))
 }
 
 /// Appends the slice from `start` up to `end` along an axis.
-pub fn part(g: &mut Graph, v: Val, axis: i64, start: i64, end: i64) -> Val {
+pub(super) fn part(g: &mut Graph, v: Val, axis: i64, start: i64, end: i64) -> Val {
     let [start, end, axis] = [start, end, axis].map(|n| g.integers(&[n]));
     g.op("Slice", &[v, start, end, axis])
 }

@@ -16,7 +16,7 @@ use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 /// The declarations of `AveragePool`, `GlobalAveragePool`, `GlobalLpPool`, `GlobalMaxPool`,
 /// `LpPool` and `MaxPool`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("AveragePool")
         .shape(pool_shape)
         .tangent(folded_tangent)

@@ -8,7 +8,7 @@ use crate::inference::broadcast_all;
 use crate::jvp_context::JvpContext;
 
 /// The declaration of `Pow`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Pow")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Pow")
     .shape(broadcast_all)
     .content(binary)
     .tangent(pow_tangent)
@@ -60,7 +60,7 @@ fn slope_of_exponent(s: &mut JvpContext, x: Val, y: Val, exponent: Val) -> Val {
 
 /// Appends the derivative with respect to the base: `a x^(a-1)`, and 0 for elements whose exponent
 /// `a` is 0, whatever `x` is.
-pub fn slope(s: &mut JvpContext, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val {
+pub(super) fn slope(s: &mut JvpContext, x: Val, y: Val, exponent: Val, known: Option<f64>) -> Val {
     match known {
         Some(2.0) => s.g.scale(x, 2.0),
         Some(3.0) => {

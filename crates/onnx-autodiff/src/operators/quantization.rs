@@ -8,7 +8,7 @@ use crate::graph::{Graph, Inferred, Node, Shape};
 
 /// The declarations of `ConvInteger`, `DynamicQuantizeLinear`, `MatMulInteger`, `QLinearConv`,
 /// `QLinearMatMul` and `QuantizeLinear`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("ConvInteger")
         .element(int32)
         .shape(conv_shape)

@@ -7,7 +7,7 @@ use crate::size::Size;
 
 /// The declarations of `Bernoulli`, `Multinomial`, `RandomNormal`, `RandomNormalLike`,
 /// `RandomUniform` and `RandomUniformLike`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Bernoulli")
         .names_type()
         .element(like_element)
@@ -53,7 +53,7 @@ fn random_element(_: &Graph, node: &Node) -> ElemType {
 }
 
 /// Returns the type that the node names, or that of its input.
-pub fn like_element(g: &Graph, node: &Node) -> ElemType {
+pub(super) fn like_element(g: &Graph, node: &Node) -> ElemType {
     match node.int("dtype", 0) {
         0 => node.input(0).map_or(ElemType::UNKNOWN, |v| g.elem(v)),
         n => ElemType(n as i32),

@@ -8,7 +8,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declaration of `Range`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Range")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Range")
     .kinked()
     .shape(range_shape)
     .content(range_content)

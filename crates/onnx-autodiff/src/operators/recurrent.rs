@@ -13,7 +13,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declarations of `GRU`, `LSTM` and `RNN`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("GRU")
         .shapes(recurrent_shapes)
         .decomposition(recurrent_decomposition)

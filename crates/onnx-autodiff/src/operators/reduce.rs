@@ -10,7 +10,7 @@ use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of this file's operators.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("ReduceL1")
         .kinked()
         .shape(reduce_shape)

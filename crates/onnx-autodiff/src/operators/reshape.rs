@@ -12,7 +12,7 @@ use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of `Flatten`, `Reshape`, `Squeeze` and `Unsqueeze`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Flatten")
         .shape(flatten_shape)
         .content(flatten_content)

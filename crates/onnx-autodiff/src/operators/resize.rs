@@ -12,7 +12,7 @@ use crate::size::Size;
 use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 /// The declarations of `Resize` and `Upsample`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Resize")
         .single_inputs(&[2])
         .shape(resize_shape)
@@ -140,7 +140,7 @@ fn batch_sizes(
 }
 
 /// Multiplies one axis of `c` by a matrix of the shape `[length, size of that axis]`.
-pub fn multiply_along(
+pub(super) fn multiply_along(
     t: &mut TransposeContext,
     c: Val,
     axis: usize,
@@ -161,7 +161,7 @@ pub fn multiply_along(
 }
 
 /// Appends the unit matrix as an image `[1, n, 1, n]`.
-pub fn unit_image(t: &mut TransposeContext, n: &Size, like: Val) -> Val {
+pub(super) fn unit_image(t: &mut TransposeContext, n: &Size, like: Val) -> Val {
     let square = [n.clone(), n.clone()];
     let zeros = t.g.zeros(&square, t.g.elem(like));
     let unit = t.g.op("EyeLike", &[zeros]);
@@ -171,7 +171,7 @@ pub fn unit_image(t: &mut TransposeContext, n: &Size, like: Val) -> Val {
 
 /// Reshapes the image that the operator makes of the unit image to the matrix `[n, m]` of the
 /// transpose along one axis.
-pub fn as_matrix(t: &mut TransposeContext, image: Val, n: &Size, m: &Size) -> Val {
+pub(super) fn as_matrix(t: &mut TransposeContext, image: Val, n: &Size, m: &Size) -> Val {
     let one = Size::fixed(1);
     t.g.set_shape(image, &[one.clone(), n.clone(), one, m.clone()]);
     t.g.reshape(image, &[n.clone(), m.clone()])

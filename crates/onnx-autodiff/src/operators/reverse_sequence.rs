@@ -6,7 +6,7 @@ use crate::elem::ElemType;
 use crate::jvp_context::JvpContext;
 
 /// The declaration of `ReverseSequence`.
-pub const OPERATORS: &[Operator] = &[Operator::new("ReverseSequence")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("ReverseSequence")
     .same_shape()
     .decomposition(reverse_sequence_decomposition)
     .smooth_in(&[0])];

@@ -11,7 +11,7 @@ use crate::jvp_context::JvpContext;
 use crate::size::Size;
 
 /// The declarations of `MaxRoiPool` and `RoiAlign`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("MaxRoiPool")
         .kinked()
         .shape(region_shape)

@@ -12,7 +12,7 @@ use crate::size::Size;
 const FORM: &str = "this form of the operator is not differentiated (its heads do not fit, or its shapes cannot be told); export the model with its parts";
 
 /// The declarations of `RotaryEmbedding` of the standard domain and of ONNX Runtime.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("RotaryEmbedding")
         .kinked()
         .lowered(rotary_embedding)
@@ -21,7 +21,7 @@ pub const OPERATORS: &[Operator] = &[
 ];
 
 /// Returns the replacement of `RotaryEmbedding` of the standard domain.
-pub fn rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
     let tables = [angle_table(g, node, 1)?, angle_table(g, node, 2)?];
     rotated_heads(g, node, node.int("num_heads", 0), tables)
 }
@@ -38,7 +38,7 @@ fn angle_table(g: &mut Graph, node: &Node, index: usize) -> Option<Val> {
 
 /// Returns the replacement of `RotaryEmbedding` of ONNX Runtime. Its positions come first, and may
 /// be the position of the first token alone.
-pub fn microsoft_rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
+pub(super) fn microsoft_rotary_embedding(g: &mut Graph, node: &Node) -> Lowered {
     if node.int("is_packed_batching", 0) != 0 || node.float("scale", 1.0) != 1.0 {
         return None;
     }

@@ -7,7 +7,7 @@ use crate::inference::broadcast_all;
 use crate::jvp_context::JvpContext;
 
 /// The declarations of `Ceil`, `Floor`, `Mod`, `Round` and `Sign`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Ceil").same_shape().content(unary).constant(),
     Operator::new("Floor")
         .same_shape()

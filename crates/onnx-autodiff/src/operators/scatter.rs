@@ -13,7 +13,7 @@ use crate::proto::AttributeProto;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of `Scatter`, `ScatterElements`, `ScatterND` and `TensorScatter`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Scatter").refused("it is read as ScatterElements in files of opset 9 and 10, and newer ones lack it; export the model with ScatterElements"),
     Operator::new("ScatterElements").same_shape().tangent(scatter_elements_tangent).transpose(scatter_elements_cotangent).smooth_in(&[0, 2]),
     Operator::new("ScatterND").same_shape().tangent(scatter_nd_tangent).transpose(scatter_nd_cotangent).smooth_in(&[0, 2]),

@@ -10,7 +10,7 @@ use crate::jvp_context::JvpContext;
 use crate::transpose_context::{Cotangents, Mask, TransposeContext};
 
 /// The declaration of `Where`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Where")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Where")
     .element(second_input)
     .shape(broadcast_all)
     .content(where_content)

@@ -3,7 +3,7 @@
 use super::operator::{Operator, floats, integers, unknown};
 
 /// The declarations of this file's operators.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("ImageDecoder").element(unknown).constant(),
     Operator::new("NonMaxSuppression")
         .element(integers)

@@ -3,7 +3,7 @@
 use super::operator::{Operator, unknown};
 
 /// The declarations of this file's operators.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("ConcatFromSequence")
         .element(unknown)
         .refused(REASON),

@@ -14,7 +14,7 @@ use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declaration of `Slice`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Slice")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Slice")
     .shape(slice_shape)
     .content(slice_content)
     .tangent(slice_tangent)

@@ -5,7 +5,7 @@ use crate::graph::SoftmaxTangent;
 use crate::jvp_context::{JvpContext, Tangent};
 
 /// The declarations of `Hardmax`, `LogSoftmax` and `Softmax`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Hardmax").same_shape().constant(),
     Operator::new("LogSoftmax")
         .same_shape()

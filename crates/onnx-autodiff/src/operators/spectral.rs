@@ -14,7 +14,7 @@ use crate::transpose_context::{CONTRADICTION, Cotangents, TransposeContext};
 
 /// The declarations of `BlackmanWindow`, `DFT`, `HammingWindow`, `HannWindow`,
 /// `MelWeightMatrix` and `STFT`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("BlackmanWindow")
         .names_type()
         .element(window_element)

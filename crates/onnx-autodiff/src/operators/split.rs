@@ -13,7 +13,7 @@ use crate::size::Size;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declaration of `Split`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Split")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Split")
     .shapes(split_shapes)
     .contents(split_content)
     .tangents(split_tangent)

@@ -10,7 +10,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declaration of `Tile`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Tile")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Tile")
     .shape(tile_shape)
     .content(tile_content)
     .tangent(tile_tangent)

@@ -11,7 +11,7 @@ use crate::inference::{axis_of, reduced_shape};
 use crate::jvp_context::{JvpContext, Tangent};
 
 /// The declarations of `ArgMax`, `ArgMin` and `TopK`.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("ArgMax")
         .element(integers)
         .shape(arg_shape)

@@ -9,7 +9,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declaration of `Transpose`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Transpose")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Transpose")
     .shape(transpose_shape)
     .content(transpose_content)
     .tangent(transpose_tangent)

@@ -17,7 +17,7 @@ use crate::graph::{Graph, Node, Val};
 use crate::jvp_context::{JvpContext, Tangent};
 
 /// The declarations of this file's operators.
-pub const OPERATORS: &[Operator] = &[
+pub(super) const OPERATORS: &[Operator] = &[
     Operator::new("Acos")
         .same_shape()
         .derivative(acos_derivative)

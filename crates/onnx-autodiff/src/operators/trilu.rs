@@ -6,7 +6,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declaration of `Trilu`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Trilu")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Trilu")
     .same_shape()
     .tangent(trilu_tangent)
     .transpose(trilu_cotangent)

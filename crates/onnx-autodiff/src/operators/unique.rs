@@ -12,7 +12,7 @@ use crate::jvp_context::{JvpContext, Tangent};
 use crate::size::Size;
 
 /// The declaration of `Unique`.
-pub const OPERATORS: &[Operator] = &[Operator::new("Unique")
+pub(super) const OPERATORS: &[Operator] = &[Operator::new("Unique")
     .kinked()
     .shapes(unique_shapes)
     .tangents(unique_tangents)];

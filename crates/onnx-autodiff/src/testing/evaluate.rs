@@ -8,12 +8,12 @@ use crate::proto::*;
 
 /// A number that carries its derivative along one direction.
 #[derive(Clone, Copy, Debug)]
-pub struct Dual {
+pub(crate) struct Dual {
     pub value: f64,
     pub slope: f64,
 }
 
-pub fn number(value: f64) -> Dual {
+pub(crate) fn number(value: f64) -> Dual {
     Dual { value, slope: 0.0 }
 }
 
@@ -27,13 +27,13 @@ impl Dual {
 }
 
 #[derive(Clone, Debug)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     pub dims: Vec<usize>,
     pub data: Vec<Dual>,
 }
 
 impl Tensor {
-    pub fn new(dims: &[usize], data: Vec<Dual>) -> Tensor {
+    pub(crate) fn new(dims: &[usize], data: Vec<Dual>) -> Tensor {
         assert_eq!(data.len(), dims.iter().product::<usize>());
         Tensor {
             dims: dims.to_vec(),
@@ -84,7 +84,7 @@ fn constant(tensor: &TensorProto) -> Tensor {
 }
 
 /// All values of a graph, by name.
-pub fn evaluate(model: &Model, feeds: Vec<(&str, Tensor)>) -> HashMap<String, Tensor> {
+pub(crate) fn evaluate(model: &Model, feeds: Vec<(&str, Tensor)>) -> HashMap<String, Tensor> {
     let mut values: HashMap<String, Tensor> =
         feeds.into_iter().map(|(n, t)| (n.to_string(), t)).collect();
     run(model.graph(), &mut values);

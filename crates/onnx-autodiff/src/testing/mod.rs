@@ -18,10 +18,15 @@ use crate::graph::emit::{int, ints, text};
 use crate::proto::*;
 use crate::{Mode, Model};
 use evaluate::Dual;
-pub use evaluate::{Tensor, evaluate, number};
+pub(crate) use evaluate::{Tensor, evaluate, number};
 
 /// A node as `(operator, inputs, outputs, attributes)`; names are separated by spaces, `-` leaves one out.
-pub fn node(op: &str, inputs: &str, outputs: &str, attribute: Vec<AttributeProto>) -> NodeProto {
+pub(crate) fn node(
+    op: &str,
+    inputs: &str,
+    outputs: &str,
+    attribute: Vec<AttributeProto>,
+) -> NodeProto {
     let names = |list: &str| {
         list.split_whitespace()
             .map(|n| {
@@ -44,7 +49,7 @@ pub fn node(op: &str, inputs: &str, outputs: &str, attribute: Vec<AttributeProto
 }
 
 /// A declaration such as `x: N 3 28 28`, of the given element type.
-pub fn port(declaration: &str, elem: i32) -> ValueInfoProto {
+pub(crate) fn port(declaration: &str, elem: i32) -> ValueInfoProto {
     let (name, dims) = declaration.split_once(':').unwrap_or((declaration, ""));
     let dim = |d: &str| DimensionProto {
         value: Some(match d.parse() {
@@ -68,7 +73,7 @@ pub fn port(declaration: &str, elem: i32) -> ValueInfoProto {
 }
 
 /// An initializer of float32.
-pub fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
+pub(crate) fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
     TensorProto {
         name: Some(name.into()),
         dims: dims.to_vec(),
@@ -79,7 +84,7 @@ pub fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
 }
 
 /// An initializer of int64.
-pub fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
+pub(crate) fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
     TensorProto {
         name: Some(name.into()),
         dims: dims.to_vec(),
@@ -94,7 +99,7 @@ pub fn integers(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
     }
 }
 
-pub fn graph(
+pub(crate) fn graph(
     inputs: &[&str],
     outputs: &[&str],
     initializer: Vec<TensorProto>,
@@ -110,7 +115,7 @@ pub fn graph(
     }
 }
 
-pub fn bytes(graph: GraphProto, opset: i64) -> Vec<u8> {
+pub(crate) fn bytes(graph: GraphProto, opset: i64) -> Vec<u8> {
     let opset = OperatorSetIdProto {
         domain: None,
         version: Some(opset),
@@ -125,7 +130,7 @@ pub fn bytes(graph: GraphProto, opset: i64) -> Vec<u8> {
 }
 
 /// The message of the error that reading gives.
-pub fn reading_error(bytes: &[u8]) -> String {
+pub(crate) fn reading_error(bytes: &[u8]) -> String {
     match Model::from_bytes("m.onnx", bytes) {
         Ok(_) => "no error".into(),
         Err(error) => error.to_string(),
@@ -133,7 +138,7 @@ pub fn reading_error(bytes: &[u8]) -> String {
 }
 
 /// A convolution, a normalization, an attention and the shape arithmetic that exporters write around them.
-pub fn small_network() -> GraphProto {
+pub(crate) fn small_network() -> GraphProto {
     let weights: Vec<f32> = (0..36).map(|i| (i as f32 * 0.7).sin()).collect();
     let constants = vec![
         floats("w", &[2, 2, 3, 3], &weights),
@@ -195,7 +200,7 @@ pub fn small_network() -> GraphProto {
 }
 
 /// Holds the trace graph of a model with one output of the input's shape against duals along every unit vector.
-pub fn trace_by_unit_vectors(model: &Model, traced: &Model, dims: &[usize]) {
+pub(crate) fn trace_by_unit_vectors(model: &Model, traced: &Model, dims: &[usize]) {
     let count: usize = dims.iter().product();
     let x: Vec<f64> = (0..count).map(|i| (i as f64 * 1.3).sin() * 0.9).collect();
     let feed = |slopes: &dyn Fn(usize) -> f64| {
@@ -237,4 +242,4 @@ pub fn trace_by_unit_vectors(model: &Model, traced: &Model, dims: &[usize]) {
     }
 }
 
-pub const MODES: [Mode; 2] = [Mode::Jvp, Mode::Vjp];
+pub(crate) const MODES: [Mode; 2] = [Mode::Jvp, Mode::Vjp];

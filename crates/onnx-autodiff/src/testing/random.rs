@@ -5,7 +5,7 @@ use super::fuzz::Dice;
 use super::*;
 use crate::differentiate;
 
-pub const DIMS: [usize; 3] = [2, 3, 4];
+pub(super) const DIMS: [usize; 3] = [2, 3, 4];
 
 fn real(dice: &mut Dice) -> f64 {
     dice.roll(2000) as f64 / 1000.0 - 1.0
@@ -24,7 +24,7 @@ fn doubles(name: &str, dims: &[i64], dice: &mut Dice) -> TensorProto {
 }
 
 /// A chain of random operators; every value has the shape of the input, so that any may follow any.
-pub fn random_network(dice: &mut Dice) -> GraphProto {
+pub(super) fn random_network(dice: &mut Dice) -> GraphProto {
     let mut graph = graph(&[], &[], vec![], vec![]);
     graph.input = vec![port("x: 2 3 4", 11)];
     graph.initializer = vec![
@@ -103,7 +103,7 @@ fn random_step(kind: usize, a: &str, b: &str, y: &str) -> Vec<NodeProto> {
     }
 }
 
-pub fn tensor(dice: &mut Dice, lead: &[usize]) -> Tensor {
+pub(super) fn tensor(dice: &mut Dice, lead: &[usize]) -> Tensor {
     let dims = [lead, &DIMS].concat();
     let count = dims.iter().product();
     Tensor::new(&dims, (0..count).map(|_| number(real(dice))).collect())
