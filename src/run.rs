@@ -237,7 +237,7 @@ fn check_run_directory(dir: &Path, prepared: &PreparedPlan) -> Result<()> {
         let occupied = entries.any(|e| foreign(&e.file_name().to_string_lossy()));
         if occupied || (dir.exists() && !dir.is_dir()) {
             bail!(
-                "{}: it exists but is not the directory of a run; give another --out",
+                "{}: it exists but holds no plan of a run; give another --out",
                 dir.display()
             );
         }
@@ -366,7 +366,7 @@ fn begin_or_resume(
         );
     }
     for (id, reason) in journal::corrupted_trials(dir, &prepared.plan, &journal) {
-        errln!("flowgauge: {reason}; its trial runs again");
+        errln!("flowgauge: {reason}; its trial is done again");
         journal.outcomes.remove(&id);
     }
     Ok(journal)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use self::compare::{DRIFT_TOLERANCE, INTERVAL_COLUMNS, VerifyTable};
+use self::compare::{DRIFT_TOLERANCE, EXPLANATION_COLUMNS, INTERVAL_COLUMNS, VerifyTable};
 pub(crate) use self::compare::{RowComparison, RowVerdict};
 use self::selection::{TrialSelection, select_samples};
 use crate::data::{decode_npy_f32, path_without_member};
@@ -517,25 +517,28 @@ impl RunVerifier<'_> {
                 continue;
             }
             match (VerifyTable::read(&stored), VerifyTable::read(&bytes)) {
+                // The tables of an earlier version may have fewer columns. Those of a still earlier
+                // one have intervals of the normal distribution.
                 (Ok(old), Ok(new))
-                    if !earlier
-                        && old.columns == new.columns
-                        && old.rows.len() == new.rows.len() =>
+                    if old.rows.len() == new.rows.len()
+                        && (earlier || old.columns.iter().all(|c| new.columns.contains(c))) =>
                 {
-                    found.extend(differing_lines(&name, &old, &new));
-                }
-                // An earlier version's tables have fewer columns, and their intervals use the
-                // normal distribution.
-                (Ok(old), Ok(new)) if earlier && old.rows.len() == new.rows.len() => {
-                    let shared = |name: &str| {
+                    let compared = |name: &str| {
                         let both = old.column_index(name).and(new.column_index(name)).is_some();
-                        both && !INTERVAL_COLUMNS.contains(&name)
+                        both && !EXPLANATION_COLUMNS.contains(&name)
+                            && !(earlier && INTERVAL_COLUMNS.contains(&name))
                     };
-                    found.extend(differing_lines(
-                        &name,
-                        &old.retain_columns(shared),
-                        &new.retain_columns(shared),
-                    ));
+                    let (old, new) = (old.retain_columns(compared), new.retain_columns(compared));
+                    let differing = differing_lines(&name, &old, &new);
+                    if differing.is_empty() {
+                        found.push(VerifiedRow {
+                            file: name,
+                            line: None,
+                            subject: what,
+                            comparison: RowComparison::equal(),
+                        });
+                    }
+                    found.extend(differing);
                 }
                 // Other versions write other columns, so these tables are not compared.
                 (Ok(_), Ok(_)) if !same_version => {}

@@ -30,18 +30,18 @@ fn collect_json_differences(
         }
     };
     // These keys follow from the card and its files, whose hashes are compared anyway. Plans of
-    // earlier versions lack them, which is no difference.
-    let unsaid =
+    // earlier versions lack some of them, and word the sentences differently. That is no difference.
+    let is_derived =
         |key: &String, x: &serde_json::Map<String, Value>, y: &serde_json::Map<String, Value>| {
-            ["constants", "times", "kinks"].contains(&key.as_str())
-                && !(x.contains_key(key) && y.contains_key(key))
+            ["truncation", "times", "kinks", "treatment", "notes"].contains(&key.as_str())
+                || (key == "constants" && !(x.contains_key(key) && y.contains_key(key)))
         };
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
             for key in x
                 .keys()
                 .chain(y.keys().filter(|k| !x.contains_key(*k)))
-                .filter(|k| !unsaid(k, x, y))
+                .filter(|k| !is_derived(k, x, y))
             {
                 collect_json_differences(
                     &below(key),

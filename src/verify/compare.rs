@@ -51,6 +51,12 @@ const STEP_COUNT_DRIFT: f64 = 0.25;
 /// The nodes move if the solver's error estimates are rounded differently.
 const PROFILE_DRIFT: f64 = 0.01;
 
+/// The columns that explain a number in words. Versions word them differently, so they are not
+/// compared.
+pub(super) const EXPLANATION_COLUMNS: [&str; 7] = [
+    "knob", "measured", "note", "reason", "formula", "source", "protocol",
+];
+
 /// The columns with the ends of a 95 % confidence interval.
 pub(super) const INTERVAL_COLUMNS: [&str; 2] = ["low", "high"];
 
@@ -238,7 +244,8 @@ pub(super) fn compare_rows(
     let clock = |name: &str| name.contains("seconds") || name == "cost";
     // Intervals follow from a difference and its error, which are compared. Tables compute them
     // again.
-    let derived = |name: &str| INTERVAL_COLUMNS.contains(&name);
+    let derived =
+        |name: &str| INTERVAL_COLUMNS.contains(&name) || EXPLANATION_COLUMNS.contains(&name);
     let mut worst = RowComparison::equal();
     for name in again
         .columns
