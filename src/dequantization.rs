@@ -228,9 +228,6 @@ impl Dequantization {
             log_likelihood: value.map(|e| e.value),
             stderr: probe_stderrs
                 .map(|s| s.iter().map(|v| v * v).sum::<f64>().sqrt() / s.len() as f64),
-            // Every draw has replicates of its own. Their degrees of freedom do not combine into
-            // one Student's t interval.
-            half_width: None,
             dequantization_stderr: value.and_then(|e| e.stderr),
             prior_log_density: mean(|r| r.prior_log_density),
             divergence_integral: mean(|r| r.divergence_integral),
@@ -242,6 +239,9 @@ impl Dequantization {
             path_seconds: seconds(|r| r.path_seconds),
             divergence_seconds: seconds(|r| r.divergence_seconds),
             entry_seconds: seconds(|r| r.entry_seconds),
+            // Every draw has replicates of its own. Their degrees of freedom do not combine into
+            // one Student's t interval.
+            ..LikelihoodResult::default()
         }
     }
 
