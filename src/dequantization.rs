@@ -271,22 +271,17 @@ mod tests {
 
     fn row(sample: SampleId, value: f64, stderr: Option<f64>) -> LikelihoodResult {
         LikelihoodResult {
-            estimator: 0,
             sample,
             log_likelihood: Some(value),
             stderr,
-            half_width: None,
-            dequantization_stderr: None,
             prior_log_density: Some(value - 1.0),
             divergence_integral: Some(1.0),
-            solver_error: None,
             evaluations: 10,
             jvps: 3,
-            head_calls: 0,
-            status: Status::Ok,
             path_seconds: 0.5,
             divergence_seconds: 0.25,
             entry_seconds: 0.75,
+            ..LikelihoodResult::default()
         }
     }
 
