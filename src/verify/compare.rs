@@ -257,7 +257,7 @@ pub(super) fn compare_rows(
         };
         // Earlier versions estimated no error of fixed steps, and measured rounding by perturbed
         // states instead of float64. What one of the two did not measure is not compared.
-        let is_unmeasured = match *name {
+        let is_unmeasured = match name.as_str() {
             "solver_error" | "float64" => old.is_empty(),
             "ahead" | "behind" => new.is_empty(),
             _ => false,
