@@ -228,9 +228,6 @@ impl Dequantization {
             log_likelihood: value.map(|e| e.value),
             stderr: probe_stderrs
                 .map(|s| s.iter().map(|v| v * v).sum::<f64>().sqrt() / s.len() as f64),
-            // Every draw has replicates of its own. Their degrees of freedom do not combine into
-            // one Student's t interval.
-            half_width: None,
             dequantization_stderr: value.and_then(|e| e.stderr),
             prior_log_density: mean(|r| r.prior_log_density),
             divergence_integral: mean(|r| r.divergence_integral),
@@ -242,6 +239,9 @@ impl Dequantization {
             path_seconds: seconds(|r| r.path_seconds),
             divergence_seconds: seconds(|r| r.divergence_seconds),
             entry_seconds: seconds(|r| r.entry_seconds),
+            // Every draw has replicates of its own. Their degrees of freedom do not combine into
+            // one Student's t interval.
+            ..LikelihoodResult::default()
         }
     }
 
@@ -271,22 +271,17 @@ mod tests {
 
     fn row(sample: SampleId, value: f64, stderr: Option<f64>) -> LikelihoodResult {
         LikelihoodResult {
-            estimator: 0,
             sample,
             log_likelihood: Some(value),
             stderr,
-            half_width: None,
-            dequantization_stderr: None,
             prior_log_density: Some(value - 1.0),
             divergence_integral: Some(1.0),
-            solver_error: None,
             evaluations: 10,
             jvps: 3,
-            head_calls: 0,
-            status: Status::Ok,
             path_seconds: 0.5,
             divergence_seconds: 0.25,
             entry_seconds: 0.75,
+            ..LikelihoodResult::default()
         }
     }
 

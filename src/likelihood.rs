@@ -86,7 +86,7 @@ impl LikelihoodTask<'_> {
 }
 
 /// The result of one estimator for one sample. Numbers are `None` unless the status is `ok`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LikelihoodResult {
     /// The index of the estimator in the task.
     pub estimator: usize,

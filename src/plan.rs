@@ -36,10 +36,7 @@ pub use cost::TrialCost;
 pub use differences::plan_differences;
 pub use prepare::prepare_plan;
 pub use shard::Shard;
-pub use work::{
-    BudgetWork, ContrastWork, DensityWork, FlowMapWork, LikelihoodWork, MetricsWork, ProfileWork,
-    ReferenceEstimate, RowMagnitudes, SampleWork, SteinWork, Trial, TrialWork, WorkKind,
-};
+pub use work::*;
 pub(crate) use work::{features_name, with_work_kind};
 pub use workload::SecondsPerRow;
 

@@ -19,7 +19,7 @@ pub use kinds::{BoundKind, EstimateKind, Status};
 /// One row of a likelihood trial: one estimator on one sample, with its costs.
 ///
 /// The numbers are absent if `status` is not `ok`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LikelihoodRow {
     /// The identifier of the trial that computed the row.
     pub trial: String,

@@ -52,23 +52,17 @@ pub fn evaluate_few_step_likelihoods(
                 estimator,
                 sample: *sample,
                 log_likelihood: finite.then_some(value),
-                stderr: None,
-                dequantization_stderr: None,
-                half_width: None,
                 prior_log_density: finite.then_some(prior[i]),
                 divergence_integral: finite.then_some(integral[i]),
-                solver_error: None,
                 evaluations: spec.flow_map_evaluations(),
-                jvps: 0,
-                head_calls: 0,
                 status: if finite {
                     Status::Ok
                 } else {
                     Status::NonFinite
                 },
                 path_seconds: seconds,
-                divergence_seconds: 0.0,
                 entry_seconds: seconds,
+                ..LikelihoodResult::default()
             });
         }
     }

@@ -260,8 +260,6 @@ fn sample(
         solver,
         sample: i,
         log_likelihood: Some(log_likelihood),
-        stderr: None,
-        half_width: None,
         prior_log_density: Some(-2.0),
         divergence_integral: Some(log_likelihood + 2.0),
         bits_per_dim: Some(2.5 - log_likelihood / 10.0),
@@ -270,8 +268,7 @@ fn sample(
         jvps: 80,
         status: Status::Ok,
         bound: BoundKind::Elbo,
-        dequantization_stderr: None,
-        solver_error: None,
+        ..SampleLikelihoodRow::default()
     }
 }
 

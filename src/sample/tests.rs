@@ -397,7 +397,7 @@ fn sampler_entries_parse_and_reject_bad_keys() {
         ("{steindiff: {gate: [1.2, 0.8]}}", "gate"),
         ("{steindiff: {mode: analytical, gate: [0.8, 1.2]}}", "gate"),
         ("{steindiff: {sampler: steindiff}}", "around itself"),
-        ("{steindiff: {sampler: flow-map}}", "no weights"),
+        ("{steindiff: {sampler: flow-map}}", "not weights"),
         ("{steindiff: {sampler: {heun: {steps: 1}}}}", "steps is 1"),
         ("{steindiff: {sampler: {heun: {s_churn: 3}}}}", "s_churn"),
         ("{heun: {s_churn: -1}}", "s_churn"),

@@ -97,7 +97,6 @@ mod tests {
 
     fn row(dataset: &str, estimator: &str, sample: usize, value: Option<f64>) -> LikelihoodRow {
         LikelihoodRow {
-            trial: "t".into(),
             model: "m".into(),
             dataset: dataset.into(),
             estimator: estimator.into(),
@@ -105,27 +104,14 @@ mod tests {
             solver: "heun".into(),
             sample,
             log_likelihood: value,
-            half_width: None,
-            stderr: None,
-            prior_log_density: None,
-            divergence_integral: None,
             bits_per_dim: value.map(|v| -v),
-            nats_per_dim: None,
-            evaluations: 1,
-            jvps: 1,
-            head_calls: 0,
             status: if value.is_some() {
                 Status::Ok
             } else {
                 Status::NonFinite
             },
-            path_seconds: 0.0,
-            divergence_seconds: 0.0,
-            entry_seconds: None,
             bound: BoundKind::Density,
-            draws: 1,
-            dequantization_stderr: None,
-            solver_error: None,
+            ..LikelihoodRow::default()
         }
     }
 

@@ -183,7 +183,7 @@ fn constants_that_do_not_fit_are_told_by_their_key() {
     );
     check(
         ", constants: {label: network.onnx}",
-        &["network.constants.label", "no .npy array"],
+        &["network.constants.label", "not a .npy array"],
     );
     check(
         ", constants: {label: ../label.npy}",

@@ -129,7 +129,7 @@ fn a_table_of_whole_numbers_is_read_as_the_card_means_it() {
     refused(
         at,
         &strs(&digits("low.csv", &[])),
-        &["levels 0 to 16", "write 1.0 for floats"],
+        &["levels 0 to 16", "write 1.0 instead of 1"],
     );
     write(at, "plane.csv", "0,1\n1,0\n");
     let moons = format!("--model={}", card("moons"));

@@ -109,8 +109,10 @@ fn links_between_pages_lead_somewhere() {
             }
             let target = std::fs::read_to_string(&target).expect("a page");
             let mut headings = target.lines().filter(|l| l.starts_with('#')).map(anchor);
+            // A heading that was renamed keeps its old anchor as an element of its own.
+            let named = target.contains(&format!("id=\"{heading}\""));
             assert!(
-                headings.any(|known| known == heading),
+                named || headings.any(|known| known == heading),
                 "{page} links {link}, whose heading is not there"
             );
         }
