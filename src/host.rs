@@ -1,6 +1,6 @@
 //! The machine that the program runs on: its processor and its folder for caches.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
 
@@ -44,4 +44,34 @@ pub(crate) fn processor_name() -> String {
             .map(|(_, v)| v.trim().to_owned())
     });
     name.unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// The path with its folder made absolute, without links and dots. The last name stays as it is: the
+/// file need not exist, and the name may be a member of an archive. `None` if there is no such folder.
+pub(crate) fn with_resolved_folder(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent()?;
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    Some(folder.canonicalize().ok()?.join(path.file_name()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_resolved_and_names_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path().canonicalize().expect("it exists");
+        std::fs::create_dir(root.join("a")).expect("a folder");
+        let resolved = with_resolved_folder(&root.join("a/../x.npz:y"));
+        assert_eq!(resolved, Some(root.join("x.npz:y")));
+        assert_eq!(with_resolved_folder(&root.join("none/x")), None);
+        let here = std::env::current_dir().and_then(|d| d.canonicalize());
+        let here = here.expect("a current folder");
+        assert_eq!(with_resolved_folder(Path::new("x")), Some(here.join("x")));
+    }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use same_file::is_same_file;
 use sha2::{Digest, Sha256};
 
-use crate::host::hex;
+use crate::host::{hex, with_resolved_folder};
 
 /// The kind of a result, which decides the suffix of the file's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Output {
         };
         // Only files are opened for the comparison: opening a pipe would wait for its writer.
         let same = |input: &&PathBuf| {
-            canonicalize_parent(input) == canonicalize_parent(to)
+            with_resolved_folder(input) == with_resolved_folder(to)
                 || (input.is_file() && is_same_file(input, to).unwrap_or(false))
         };
         match inputs.iter().find(same) {
@@ -675,12 +675,6 @@ fn or_current_dir(folder: &Path) -> &Path {
     } else {
         folder
     }
-}
-
-/// The path of a file with its folder made canonical, so that paths of files that do not exist yet
-/// can be compared. `None` if the folder does not exist.
-fn canonicalize_parent(path: &Path) -> Option<PathBuf> {
-    Some(folder_of(path).canonicalize().ok()?.join(path.file_name()?))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::builder::{planned_extractor, planned_model};
 use super::{Plan, PlanFile, PlannedFile, PreparedPlan};
 use crate::data::Dataset;
 use crate::features::preset;
+use crate::host::with_resolved_folder;
 use crate::model::loaded::Model;
 use crate::num::shape::RequestedLayout;
 
@@ -45,24 +46,13 @@ impl ArtifactPaths {
     }
 }
 
-/// An absolute path without links and dots in its folders. The last name stays unchanged, because
-/// it can be a member of an archive.
+/// An absolute path without links and dots in its folders.
 fn canonicalize_artifact_path(path: &Path) -> PathBuf {
-    let folder = path.parent().map(|p| {
-        if p.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            p
-        }
-    });
-    let folder = folder.and_then(|f| f.canonicalize().ok());
-    match (folder, path.file_name()) {
-        (Some(folder), Some(name)) => folder.join(name),
-        _ => path
-            .canonicalize()
+    with_resolved_folder(path).unwrap_or_else(|| {
+        path.canonicalize()
             .or_else(|_| std::path::absolute(path))
-            .unwrap_or_else(|_| path.to_owned()),
-    }
+            .unwrap_or_else(|_| path.to_owned())
+    })
 }
 
 /// The path relative to `dir`. It is absolute if both share no folder. A preset's name stays
@@ -110,7 +100,9 @@ pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
         if preset::is_built_in_preset(place) {
             place.to_owned()
         } else {
-            normalize_path(&dir.join(place))
+            // With the folder resolved, messages show no `..`.
+            let path = dir.join(place);
+            with_resolved_folder(&path).unwrap_or(path)
         }
     };
     let mut prepared = PreparedPlan {
@@ -214,12 +206,4 @@ fn validate_plan(plan: &Plan, prepared: &PreparedPlan) -> Result<()> {
             .with_context(|| format!("trial {}", trial.id))?;
     }
     Ok(())
-}
-
-/// The path with its folders resolved, so that messages show no `..`.
-fn normalize_path(path: &Path) -> PathBuf {
-    path.parent()
-        .and_then(|folder| folder.canonicalize().ok())
-        .zip(path.file_name())
-        .map_or_else(|| path.to_owned(), |(folder, name)| folder.join(name))
 }

@@ -2,18 +2,12 @@
 
 use std::path::Path;
 
+use crate::host::with_resolved_folder;
+
 /// Whether two paths name the same file: the same name in the same folder, after links and dots are
 /// resolved.
 pub(super) fn same_file(a: &Path, b: &Path) -> bool {
-    let folder = |p: &Path| {
-        if p.as_os_str().is_empty() {
-            Path::new(".").canonicalize()
-        } else {
-            p.canonicalize()
-        }
-    };
-    let place = |p: &Path| Some((folder(p.parent()?).ok()?, p.file_name()?.to_owned()));
-    a == b || place(a).is_some_and(|a| place(b) == Some(a))
+    a == b || with_resolved_folder(a).is_some_and(|a| with_resolved_folder(b) == Some(a))
 }
 
 /// A file's name without its folders, as tables and pages show it.
