@@ -12,7 +12,7 @@ use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
 use crate::num::stats;
-use crate::rows::Tables;
+use crate::rows::{Tables, TextTable};
 
 pub(crate) mod claims;
 
@@ -85,7 +85,7 @@ pub(crate) fn check_claims(
         .into_iter()
         .filter(|(_, bytes)| !bytes.is_empty());
     let tables: Vec<(&str, ClaimTable)> = tables
-        .map(|(name, bytes)| Ok((name, ClaimTable::read(&bytes)?)))
+        .map(|(name, bytes)| Ok((name, ClaimTable(TextTable::read(&bytes)?))))
         .collect::<Result<_>>()?;
     let each = claims.claims.iter().enumerate();
     each.map(|(i, claim)| {
@@ -101,32 +101,19 @@ pub(crate) fn check_claims(
     .collect()
 }
 
-/// A table with texts as cells.
-struct ClaimTable {
-    columns: Vec<String>,
-    rows: Vec<csv::StringRecord>,
-}
+/// A table that claims speak of.
+struct ClaimTable(TextTable);
 
 impl ClaimTable {
-    fn read(bytes: &[u8]) -> Result<ClaimTable> {
-        let mut reader = csv::Reader::from_reader(bytes);
-        let columns = reader.headers()?.iter().map(str::to_owned).collect();
-        Ok(ClaimTable {
-            columns,
-            rows: reader.records().collect::<Result<_, _>>()?,
-        })
-    }
-
     /// The index of the column `name`.
     ///
     /// # Errors
     /// Fails if the table has no such column. The message begins with `key`.
     fn column_index(&self, table: &str, key: &str, name: &str) -> Result<usize> {
-        let place = self.columns.iter().position(|c| c == name);
-        place.ok_or_else(|| {
+        self.0.column_index(name).ok_or_else(|| {
             anyhow!(
                 "{key}: no column `{name}` in {table}; its columns are {}",
-                self.columns.join(", ")
+                self.0.columns.join(", ")
             )
         })
     }
@@ -135,8 +122,8 @@ impl ClaimTable {
     ///
     /// # Errors
     /// Fails if no row or several rows match.
-    fn matching_row(&self, claim: &Claim) -> Result<&csv::StringRecord> {
-        let mut matching: Vec<&csv::StringRecord> = self.rows.iter().collect();
+    fn matching_row(&self, claim: &Claim) -> Result<&[String]> {
+        let mut matching: Vec<&[String]> = self.0.rows.iter().map(|(_, row)| &row[..]).collect();
         for (name, wanted) in &claim.row_filter {
             let column = self.column_index(&claim.table, "where", name)?;
             let still_matching: Vec<_> = matching
@@ -145,12 +132,12 @@ impl ClaimTable {
                 .copied()
                 .collect();
             if still_matching.is_empty() {
-                let there = if matching.len() < self.rows.len() {
+                let there = if matching.len() < self.0.rows.len() {
                     " among the rows that match the keys before it"
                 } else {
                     ""
                 };
-                let values = list_distinct_values(matching.iter().map(|row| &row[column]));
+                let values = list_distinct_values(matching.iter().map(|row| row[column].as_str()));
                 bail!(
                     "where.{name}: no row of {} has `{wanted}`{there}; the values are {values}",
                     claim.table
@@ -171,7 +158,7 @@ impl ClaimTable {
                         .iter()
                         .all(|row| row[*column].parse::<f64>().is_err())
                 };
-                let columns = || (0..self.columns.len()).filter(differs);
+                let columns = || (0..self.0.columns.len()).filter(differs);
                 let named: Vec<usize> = match columns().any(|c| words(&c)) {
                     true => columns().filter(words).collect(),
                     false => columns().collect(),
@@ -179,8 +166,8 @@ impl ClaimTable {
                 let by = |column: &usize| {
                     format!(
                         "{} ({})",
-                        self.columns[*column],
-                        list_distinct_values(several.iter().map(|row| &row[*column]))
+                        self.0.columns[*column],
+                        list_distinct_values(several.iter().map(|row| row[*column].as_str()))
                     )
                 };
                 let by: Vec<String> = named.iter().take(4).map(by).collect();
@@ -198,9 +185,9 @@ impl ClaimTable {
     ///
     /// A column such as `bias_n` gives the number for `bias`. Without such a column, the smallest
     /// number of samples in the row is used.
-    fn sample_count(&self, claim: &Claim, row: &csv::StringRecord) -> Option<usize> {
+    fn sample_count(&self, claim: &Claim, row: &[String]) -> Option<usize> {
         let count = |i: usize| row[i].parse::<usize>().ok();
-        let columns = || self.columns.iter().enumerate();
+        let columns = || self.0.columns.iter().enumerate();
         let counts_samples = |name: &str| {
             name.strip_suffix("_n")
                 .is_some_and(|stem| claim.column.starts_with(stem))
@@ -234,6 +221,7 @@ impl ClaimTable {
             .then_some("stderr");
         let own = format!("{}_stderr", claim.column);
         Ok(self
+            .0
             .columns
             .iter()
             .position(|c| *c == own || Some(c.as_str()) == plain))
@@ -287,7 +275,7 @@ fn check_claim(
         if value.is_none() && !text.is_empty() && text.parse::<f64>().is_err() {
             bail!(
                 "{key}: `{}` holds `{text}`, which is not a number",
-                sheet.columns[column]
+                sheet.0.columns[column]
             );
         }
         Ok(value)
@@ -299,6 +287,7 @@ fn check_claim(
         .flatten();
     let cell = |name: &str| {
         sheet
+            .0
             .columns
             .iter()
             .position(|c| c == name)

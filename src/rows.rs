@@ -13,8 +13,10 @@
 use serde::{Deserialize, Serialize};
 
 mod kinds;
+mod text_table;
 
 pub use kinds::{BoundKind, EstimateKind, Status};
+pub(crate) use text_table::TextTable;
 
 /// One row of a likelihood trial: one estimator on one sample, with its costs.
 ///

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use self::compare::{DRIFT_TOLERANCE, EXPLANATION_COLUMNS, INTERVAL_COLUMNS, VerifyTable};
+use self::compare::{DRIFT_TOLERANCE, EXPLANATION_COLUMNS, INTERVAL_COLUMNS};
 pub(crate) use self::compare::{RowComparison, RowVerdict};
 use self::selection::{TrialSelection, select_samples};
 use crate::data::{decode_npy_f32, path_without_member};
@@ -20,6 +20,7 @@ use crate::model::onnx::Runtime;
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::plan::{PlanFile, PreparedPlan, Trial, reopen_run};
+use crate::rows::TextTable;
 use crate::table;
 
 mod compare;
@@ -246,7 +247,7 @@ struct RunVerifier<'a> {
 }
 
 /// The group of a row in a table. Rows of the same group in both tables are compared in order.
-type RowGrouping<'a> = dyn Fn(&VerifyTable, usize) -> u64 + 'a;
+type RowGrouping<'a> = dyn Fn(&TextTable, usize) -> u64 + 'a;
 
 impl RunVerifier<'_> {
     /// Recomputes the selected samples of a trial and compares them with the stored rows.
@@ -285,12 +286,12 @@ impl RunVerifier<'_> {
         let whole = samples.is_empty();
         // Statistics are one group. The rows of a density have no column `sample`: they are the
         // points of the grid in order.
-        let stored = |table: &VerifyTable, row: usize| match table.number(row, "sample") {
+        let stored = |table: &TextTable, row: usize| match table.number(row, "sample") {
             _ if whole => 0,
             Some(sample) => sample as u64,
             None => first + row as u64,
         };
-        let again = |table: &VerifyTable, row: usize| match table.number(row, "sample") {
+        let again = |table: &TextTable, row: usize| match table.number(row, "sample") {
             _ if whole => 0,
             Some(sample) => sample as u64,
             None => samples.get(row).copied().unwrap_or(u64::MAX),
@@ -298,7 +299,7 @@ impl RunVerifier<'_> {
         let mut found =
             self.compare_table(part, &row_file(self.dir, id), &output.csv, &stored, &again);
         if let Some(steps) = &output.steps {
-            let population = |table: &VerifyTable, row: usize| {
+            let population = |table: &TextTable, row: usize| {
                 table.number(row, "population").unwrap_or(-1.0) as u64
             };
             found.extend(self.compare_table(
@@ -337,8 +338,8 @@ impl RunVerifier<'_> {
         let dim = self.prepared.models[work.model_index()].dim();
         let read = std::fs::read(path)
             .map_err(|e| e.to_string())
-            .and_then(|bytes| VerifyTable::read(&bytes));
-        let (stored, again) = match (read, VerifyTable::read(again)) {
+            .and_then(|bytes| TextTable::read(&bytes).map_err(|e| e.to_string()));
+        let (stored, again) = match (read, TextTable::read(again).map_err(|e| e.to_string())) {
             (Ok(stored), Ok(again)) => (stored, again),
             (Err(error), _) | (_, Err(error)) => {
                 return vec![presence_mismatch(
@@ -470,7 +471,7 @@ impl RunVerifier<'_> {
     /// distribution.
     fn has_tables_of_earlier_version(&self) -> bool {
         let summary = std::fs::read(self.dir.join("tables/summary.csv")).ok();
-        let summary = summary.and_then(|bytes| VerifyTable::read(&bytes).ok());
+        let summary = summary.and_then(|bytes| TextTable::read(&bytes).ok());
         summary.is_some_and(|table| table.column_index("solver_bias").is_none())
     }
 
@@ -516,7 +517,7 @@ impl RunVerifier<'_> {
                 });
                 continue;
             }
-            match (VerifyTable::read(&stored), VerifyTable::read(&bytes)) {
+            match (TextTable::read(&stored), TextTable::read(&bytes)) {
                 // The tables of an earlier version may have fewer columns. Those of a still earlier
                 // one have intervals of the normal distribution.
                 (Ok(old), Ok(new))
@@ -558,7 +559,7 @@ impl RunVerifier<'_> {
 }
 
 /// The lines of a derived table that differ from the recomputed table.
-fn differing_lines(file: &str, old: &VerifyTable, new: &VerifyTable) -> Vec<VerifiedRow> {
+fn differing_lines(file: &str, old: &TextTable, new: &TextTable) -> Vec<VerifiedRow> {
     let row = |i: usize| {
         let cells = new
             .columns
@@ -581,7 +582,7 @@ fn differing_lines(file: &str, old: &VerifyTable, new: &VerifyTable) -> Vec<Veri
 }
 
 /// What a row is about, in words: the values of its columns that identify it.
-fn row_subject(table: &VerifyTable, row: usize) -> String {
+fn row_subject(table: &TextTable, row: usize) -> String {
     const NAMES: [&str; 12] = [
         "model",
         "dataset",

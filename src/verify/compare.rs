@@ -16,6 +16,7 @@
 //! Columns of measured time are not compared.
 
 use crate::plan::{RowMagnitudes, TrialWork};
+use crate::rows::TextTable;
 
 /// The result of a comparison. A worse verdict is greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,37 +61,9 @@ pub(super) const EXPLANATION_COLUMNS: [&str; 7] = [
 /// The columns with the ends of a 95 % confidence interval.
 pub(super) const INTERVAL_COLUMNS: [&str; 2] = ["low", "high"];
 
-/// A CSV table as text, with the line number of every row.
-pub(super) struct VerifyTable {
-    pub columns: Vec<String>,
-    /// Each row with its line in the file, counted from 1.
-    pub rows: Vec<(u64, Vec<String>)>,
-}
-
-impl VerifyTable {
-    /// Parses a CSV file with a header line.
-    ///
-    /// # Errors
-    /// Fails if the bytes are no CSV table.
-    pub(super) fn read(bytes: &[u8]) -> Result<VerifyTable, String> {
-        let mut reader = csv::Reader::from_reader(bytes);
-        let columns = reader
-            .headers()
-            .map_err(|e| e.to_string())?
-            .iter()
-            .map(str::to_owned)
-            .collect();
-        let mut rows = Vec::new();
-        for record in reader.records() {
-            let record = record.map_err(|e| e.to_string())?;
-            let line = record.position().map_or(0, |p| p.line());
-            rows.push((line, record.iter().map(str::to_owned).collect()));
-        }
-        Ok(VerifyTable { columns, rows })
-    }
-
+impl TextTable {
     /// The table with only those columns whose names `pass` accepts.
-    pub(super) fn retain_columns(&self, pass: impl Fn(&str) -> bool) -> VerifyTable {
+    pub(super) fn retain_columns(&self, pass: impl Fn(&str) -> bool) -> TextTable {
         let kept: Vec<usize> = (0..self.columns.len())
             .filter(|i| pass(&self.columns[*i]))
             .collect();
@@ -104,15 +77,10 @@ impl VerifyTable {
             .iter()
             .map(|(line, row)| (*line, cells(row)))
             .collect();
-        VerifyTable {
+        TextTable {
             columns: cells(&self.columns),
             rows,
         }
-    }
-
-    /// The position of a column. `None` if the table does not have it.
-    pub(super) fn column_index(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|c| c == name)
     }
 
     /// The text of a cell. `None` if the table does not have the row or the column.
@@ -236,9 +204,9 @@ fn ulp_distance(a: f64, b: f64) -> u64 {
 pub(super) fn compare_rows(
     work: &TrialWork,
     dim: usize,
-    stored: &VerifyTable,
+    stored: &TextTable,
     i: usize,
-    again: &VerifyTable,
+    again: &TextTable,
     j: usize,
 ) -> RowComparison {
     let clock = |name: &str| name.contains("seconds") || name == "cost";
@@ -295,13 +263,7 @@ pub(super) fn compare_row_counts(
 }
 
 /// The largest absolute difference of a number that is drift, from the magnitudes behind it.
-fn drift_tolerance(
-    work: &TrialWork,
-    dim: usize,
-    column: &str,
-    again: &VerifyTable,
-    j: usize,
-) -> f64 {
+fn drift_tolerance(work: &TrialWork, dim: usize, column: &str, again: &TextTable, j: usize) -> f64 {
     let size = |name: &str| again.number(j, name).map_or(0.0, f64::abs);
     let chosen = work.tolerances();
     if ["evaluations", "jvps", "head_calls"].contains(&column) {
