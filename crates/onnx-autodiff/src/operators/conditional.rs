@@ -90,7 +90,10 @@ fn if_tangents(
 }
 
 /// Returns the tangents of the values that the subgraphs capture.
-pub(super) fn captured_tangents(s: &JvpContext, of: &HashMap<Val, Tangent>) -> HashMap<Val, Tangent> {
+pub(super) fn captured_tangents(
+    s: &JvpContext,
+    of: &HashMap<Val, Tangent>,
+) -> HashMap<Val, Tangent> {
     s.node
         .captures
         .iter()

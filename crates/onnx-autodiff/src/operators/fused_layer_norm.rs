@@ -87,7 +87,13 @@ fn sum_with_skip(g: &mut Graph, node: &Node, bias: usize) -> Option<Val> {
 }
 
 /// Appends the last axis of `x` with mean 0 and standard deviation 1, times `gamma`, plus `beta`.
-pub(super) fn layer_normalized(g: &mut Graph, x: Val, gamma: Val, beta: Option<Val>, epsilon: f64) -> Val {
+pub(super) fn layer_normalized(
+    g: &mut Graph,
+    x: Val,
+    gamma: Val,
+    beta: Option<Val>,
+    epsilon: f64,
+) -> Val {
     if g.opset >= LAYER {
         let mut inputs = vec![Some(x), Some(gamma)];
         inputs.extend(beta.map(Some));

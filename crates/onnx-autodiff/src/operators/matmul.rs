@@ -263,7 +263,11 @@ fn softmax_product(s: &mut JvpContext, p: Val, v: Val) -> Result<Option<Val>, Re
 }
 
 /// Returns the parts of the tangent of an operand that is a softmax along `axis`.
-pub(super) fn softmax_operand(s: &mut JvpContext, index: usize, axis: usize) -> Option<SoftmaxTangent> {
+pub(super) fn softmax_operand(
+    s: &mut JvpContext,
+    index: usize,
+    axis: usize,
+) -> Option<SoftmaxTangent> {
     let tangent = s.lazy(index)?;
     let known =
         s.g.softmax_tangents
