@@ -46,8 +46,9 @@ pub(crate) fn processor_name() -> String {
     name.unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// The path with its folder made absolute, without links and dots. The last name stays as it is: the
-/// file need not exist, and the name may be a member of an archive. `None` if there is no such folder.
+/// The path with its folder made absolute, without links and dots. The last name stays as it is:
+/// the file need not exist, and the name may be a member of an archive. `None` if there is no such
+/// folder.
 pub(crate) fn with_resolved_folder(path: &Path) -> Option<PathBuf> {
     let folder = path.parent()?;
     let folder = if folder.as_os_str().is_empty() {

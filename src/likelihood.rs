@@ -3,8 +3,9 @@
 //!
 //! # Example
 //!
-//! Two estimators on one path see the same nodes, so that their difference is that of the divergences
-//! alone. The front page of the crate compares a log-likelihood with a density that is known.
+//! Two estimators on one path see the same nodes, so that their difference is that of the
+//! divergences alone. The front page of the crate compares a log-likelihood with a density that is
+//! known.
 //!
 //! ```
 //! use flowgauge::divergence::{DivergenceEstimator, ModelHandles};

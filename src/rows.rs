@@ -503,8 +503,8 @@ pub struct MetricRow {
     /// A warning about the value; usually empty.
     #[serde(default)]
     pub note: String,
-    /// The states that the sampler visits; see [`SummaryRow::trajectory`]. Empty if no solver visits
-    /// the same ones.
+    /// The states that the sampler visits; see [`SummaryRow::trajectory`]. Empty if no solver
+    /// visits the same ones.
     #[serde(default)]
     pub trajectory: Option<String>,
 }

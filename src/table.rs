@@ -1,7 +1,8 @@
 //! Journal and rows to tidy tables: pure functions of a run directory.
 //!
-//! What the rows of one kind of work become stands in the file of that kind. Tables that are computed
-//! from the rows of many trials have files of their own: summaries and pairs, conventions, gaps.
+//! What the rows of one kind of work become stands in the file of that kind. Tables that are
+//! computed from the rows of many trials have files of their own: summaries and pairs, conventions,
+//! gaps.
 
 use std::collections::BTreeMap;
 use std::path::Path;

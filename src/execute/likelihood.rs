@@ -63,8 +63,8 @@ impl ExecuteWork for LikelihoodWork {
 }
 
 impl Executor<'_> {
-    /// Computes the log-likelihoods of samples, and hands the results of a sample on as soon as they
-    /// and those of all samples before it are there.
+    /// Computes the log-likelihoods of samples, and hands the results of a sample on as soon as
+    /// they and those of all samples before it are there.
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated, or with the error of `take`.

@@ -12,8 +12,8 @@ use crate::sample::{Denoiser, DrawnSamples, SampleRequest, Sampler, SamplerConte
 impl WorkerPool<'_> {
     /// Draws samples from their initial noise. Samplers that need a population evaluate each whole
     /// population together. Each batch or population is passed to `take` in the order of the
-    /// samples, as soon as all earlier ones have been passed. Returns the time for Jacobian products in seconds, which is measured only for samplers that need a
-    /// population.
+    /// samples, as soon as all earlier ones have been passed. Returns the time for Jacobian
+    /// products in seconds, which is measured only for samplers that need a population.
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated, or if `take` fails.

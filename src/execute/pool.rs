@@ -536,8 +536,8 @@ impl<'a> WorkerPool<'a> {
     }
 
     /// Computes log-likelihoods like [`WorkerPool::log_likelihoods`]. With `dequantization`, the
-    /// rows of a sample's noise draws are combined into one. The rows of each sample are passed to `take` in the order of the samples, as soon as all earlier rows have
-    /// been passed.
+    /// rows of a sample's noise draws are combined into one. The rows of each sample are passed to
+    /// `take` in the order of the samples, as soon as all earlier rows have been passed.
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated, or if `take` fails.

@@ -79,8 +79,8 @@ pub fn grid_times(
     Ok(grid)
 }
 
-/// The name of the states that a method visits over a grid, whatever the number of steps. A solver and
-/// a sampler of one trajectory with as many evaluations take the same steps.
+/// The name of the states that a method visits over a grid, whatever the number of steps. A solver
+/// and a sampler of one trajectory with as many evaluations take the same steps.
 pub fn trajectory_name(method: &str, spacing: Option<GridSpacing>) -> String {
     match spacing {
         Some(spacing) => format!("{method} over {}", spacing.as_str()),

@@ -18,8 +18,8 @@ pub struct MeasuredStatistic {
 pub struct FloorSamples<'a> {
     /// The number of generated samples.
     pub generated_count: usize,
-    /// As many of the floor data, for statistics whose bias depends on the number of samples. `None`
-    /// if there are no more floor data than generated samples.
+    /// As many of the floor data, for statistics whose bias depends on the number of samples.
+    /// `None` if there are no more floor data than generated samples.
     pub truncated: Option<FeatureSet<'a>>,
 }
 

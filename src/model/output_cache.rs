@@ -1,4 +1,5 @@
-//! The extra outputs of a network's recent calls, from which heads in the same graph take their values.
+//! The extra outputs of a network's recent calls, from which heads in the same graph take their
+//! values.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -30,7 +30,8 @@ fn collect_json_differences(
         }
     };
     // These keys follow from the card and its files, whose hashes are compared anyway. Plans of
-    // earlier versions lack some of them, and word the sentences differently. That is no difference.
+    // earlier versions lack some of them, and word the sentences differently. That is no
+    // difference.
     let is_derived =
         |key: &String, x: &serde_json::Map<String, Value>, y: &serde_json::Map<String, Value>| {
             ["truncation", "times", "kinks", "treatment", "notes"].contains(&key.as_str())

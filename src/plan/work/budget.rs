@@ -13,16 +13,16 @@ use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost, solver_label};
 use crate::progress::Workload;
 use crate::solve::Solver;
 
-/// The log-likelihoods of the first samples with the solver's steps, with finer and coarser ones, and
-/// with networks in float64.
+/// The log-likelihoods of the first samples with the solver's steps, with finer and coarser ones,
+/// and with networks in float64.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BudgetWork(pub LikelihoodWork);
 
 impl BudgetWork {
-    /// The solver of each path that the work follows: the work's own, twice more for the networks in
-    /// float64, which take about twice the time, then finer and coarser steps. An automatic budget
-    /// has the work's own solver and the finer steps alone.
+    /// The solver of each path that the work follows: the work's own, twice more for the networks
+    /// in float64, which take about twice the time, then finer and coarser steps. An automatic
+    /// budget has the work's own solver and the finer steps alone.
     fn solvers(&self) -> Vec<Solver> {
         let work = &self.0;
         let own = std::iter::repeat_n(work.solver.clone(), if work.automatic { 1 } else { 3 });

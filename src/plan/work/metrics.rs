@@ -18,7 +18,8 @@ pub struct MetricsWork {
     /// The ids of the trials that hold the samples.
     pub parts: Vec<String>,
     pub floor: Option<usize>,
-    /// The number of generated samples beside the floor. Biased statistics of the floor take as many.
+    /// The number of generated samples beside the floor. Biased statistics of the floor take as
+    /// many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<usize>,
     pub reference: usize,

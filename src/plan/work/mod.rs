@@ -1,8 +1,8 @@
 //! Kinds of work: a file each, and a line each in the list below.
 //!
 //! A kind of work is a struct. Its fields are what `plan.json` holds of a trial, and its
-//! [`WorkKind`] says what a plan needs to know of it. How it is carried out stands in the file of the
-//! same name under `execute/`, and what its rows become under `table/`.
+//! [`WorkKind`] says what a plan needs to know of it. How it is carried out stands in the file of
+//! the same name under `execute/`, and what its rows become under `table/`.
 
 use std::ops::{Deref, Range};
 
@@ -101,8 +101,8 @@ pub trait WorkKind {
         Vec::new()
     }
 
-    /// The relative and absolute tolerance of the solver that chooses the steps. `None` if the steps
-    /// are fixed.
+    /// The relative and absolute tolerance of the solver that chooses the steps. `None` if the
+    /// steps are fixed.
     fn tolerances(&self) -> Option<[f64; 2]> {
         None
     }
@@ -113,8 +113,8 @@ pub trait WorkKind {
         false
     }
 
-    /// The sum of the magnitudes behind one number of a row. Rounding moves the number by a share of
-    /// this. `None` for a statistic, whose magnitude follows from its standard error.
+    /// The sum of the magnitudes behind one number of a row. Rounding moves the number by a share
+    /// of this. `None` for a statistic, whose magnitude follows from its standard error.
     fn magnitude(&self, _row: &RowMagnitudes) -> Option<f64> {
         None
     }
