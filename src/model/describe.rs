@@ -36,20 +36,7 @@ impl Model {
         Ok(match constant {
             Constant::Flag(flag) => flag.to_string(),
             Constant::Number(number) => number.to_string(),
-            Constant::List(list) if list.len() <= MAX_LISTED_VALUES => format!("{list:?}"),
-            Constant::List(list) => {
-                let first: Vec<String> = list
-                    .iter()
-                    .take(MAX_LISTED_VALUES)
-                    .map(f64::to_string)
-                    .collect();
-                format!(
-                    "[{}, …], {} numbers whose sum is {}",
-                    first.join(", "),
-                    list.len(),
-                    list.iter().sum::<f64>()
-                )
-            }
+            Constant::List(list) => describe_list(list),
             Constant::File(name) => {
                 let file = self.files.iter().find(|file| file.key == key);
                 let shape = match file.map(|file| &file.content) {
@@ -137,5 +124,40 @@ impl Card {
             ))
         }));
         found
+    }
+}
+
+/// Describes the values of a list: all of them, or the first ones with the sum of all.
+///
+/// Plans on disk hold this text, and a run goes on only if it is the same: do not reword it.
+fn describe_list(list: &[f64]) -> String {
+    if list.len() <= MAX_LISTED_VALUES {
+        return format!("{list:?}");
+    }
+    let first: Vec<String> = list
+        .iter()
+        .take(MAX_LISTED_VALUES)
+        .map(f64::to_string)
+        .collect();
+    format!(
+        "[{}, …], {} numbers with the sum {}",
+        first.join(", "),
+        list.len(),
+        list.iter().sum::<f64>()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_described_as_plans_on_disk_have_them() {
+        assert_eq!(describe_list(&[1.0, 2.5]), "[1.0, 2.5]");
+        assert_eq!(
+            describe_list(&[0.5; 14]),
+            "[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, …], \
+             14 numbers with the sum 7"
+        );
     }
 }
