@@ -675,12 +675,8 @@ impl<'a> DivergenceIntegrator<'a> {
                     node: nodes.node,
                 };
                 if let (Some(share), Some(products)) = (&self.shared_products, nodes.products)
-                    && let Some(estimates) = share.replicate_estimates(
-                        estimator,
-                        products,
-                        (nodes.t, nodes.x),
-                        &probes,
-                    )?
+                    && let Some(estimates) =
+                        share.replicate_estimates(estimator, products, nodes.points(), &probes)?
                 {
                     return Ok(estimates);
                 }
@@ -690,8 +686,7 @@ impl<'a> DivergenceIntegrator<'a> {
                 estimator.trace(
                     &mut JacobianAt {
                         field: &mut **field,
-                        t: nodes.t,
-                        x: nodes.x,
+                        at: nodes.points(),
                     },
                     &probes,
                 )
@@ -704,7 +699,7 @@ impl<'a> DivergenceIntegrator<'a> {
                     .heads
                     .get_mut(head)
                     .ok_or_else(missing)?
-                    .eval(nodes.t, nodes.x)?;
+                    .eval(nodes.points())?;
                 if let Some(reservoir) = &mut self.node_reservoir {
                     reservoir.update(self.key, nodes, &values, sources)?;
                 }
@@ -754,8 +749,9 @@ impl<'a> DivergenceIntegrator<'a> {
             for (row, factor) in [(probe, 1.0), (spec.probes + probe, 2.0)] {
                 let scaled = ndarray::Array1::from_iter(steps.iter().map(|h| h * factor))
                     .insert_axis(Axis(1));
-                let ahead = field.velocity(nodes.t, &(nodes.x + &(&z * &scaled)))?;
-                let behind = field.velocity(nodes.t, &(nodes.x - &(&z * &scaled)))?;
+                let at = nodes.points();
+                let ahead = field.velocity(at.with_states(&(nodes.x + &(&z * &scaled))))?;
+                let behind = field.velocity(at.with_states(&(nodes.x - &(&z * &scaled))))?;
                 let quotient = ((ahead - behind) * z / (scaled * 2.0)).sum_axis(Axis(1));
                 estimates.row_mut(row).assign(&quotient);
             }

@@ -44,7 +44,7 @@ use crate::divergence::{
     ControlDivergence, ControlledVelocity, DivergenceEstimator, DivergenceIntegral,
     DivergenceIntegrator, EvaluationCost, ModelHandles, ProductPlan, lock_model_handles,
 };
-use crate::flow::field::{EvalError, JacobianProducts, VectorField};
+use crate::flow::field::{EvalError, JacobianProducts, Points, VectorField};
 use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
@@ -250,7 +250,7 @@ pub fn evaluate_likelihoods(
         integrator.add_head_residuals(sources)?;
         let integrals = match &task.estimators[index] {
             DivergenceEstimator::ClosedForm(_) => {
-                closed_form_integrals(sources, span, &start, &solution.x)?
+                closed_form_integrals(sources, span, sample, &start, &solution.x)?
             }
             _ => integrator.integrals(),
         };
@@ -357,14 +357,15 @@ fn solver_errors(
 fn closed_form_integrals(
     sources: &mut ModelHandles,
     span: TimeSpan,
+    sample: &[SampleId],
     start: &Batch,
     end: &Batch,
 ) -> Result<Vec<DivergenceIntegral>, EvalError> {
     let missing = || EvalError::Missing("this model has no closed form".to_owned());
     let density = sources.closed_form.as_mut().ok_or_else(missing)?;
     let rows = start.len_of(Axis(0));
-    let first = density.eval(&vec![span.start(); rows], start)?;
-    let last = density.eval(&vec![span.end(); rows], end)?;
+    let first = density.eval(Points::new(sample, &vec![span.start(); rows], start))?;
+    let last = density.eval(Points::new(sample, &vec![span.end(); rows], end))?;
     Ok(first
         .iter()
         .zip(last)
@@ -593,13 +594,14 @@ mod tests {
     struct Head(AnalyticMixture);
 
     impl crate::flow::field::ScalarField for Head {
-        fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
+        fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
+            let Points { t, x, .. } = at;
             let d = x.ncols();
             let basis = crate::num::TangentBatch::from_shape_fn((d, x.nrows(), d), |(i, _, j)| {
                 f64::from(u8::from(i == j))
             });
             let exact =
-                crate::flow::field::JacobianOperator::quadratic_form(&mut self.0, t, x, &basis)?
+                crate::flow::field::JacobianOperator::quadratic_form(&mut self.0, at, &basis)?
                     .sum_axis(Axis(0));
             let s = t.iter().map(|t| self.0.curve.at(*t));
             let errors = s
@@ -873,7 +875,8 @@ mod tests {
             fn dim(&self) -> usize {
                 1
             }
-            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+                let Points { t, x, .. } = at;
                 let mut v = Batch::zeros(x.raw_dim());
                 for (i, t) in t.iter().enumerate() {
                     v[[i, 0]] = if x[[i, 0]] > 0.5 && *t > 0.4 {

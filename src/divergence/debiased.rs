@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ModelHandles;
-use crate::flow::field::EvalError;
+use crate::flow::field::{EvalError, Points};
 use crate::flow::path::PathCoefficients;
 use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
@@ -160,7 +160,8 @@ impl NodeReservoir {
                 );
             }
             let t: Vec<f64> = drawn.iter().map(|(_, node)| node.t).collect();
-            let forms = field.quadratic_form(&t, &x, &z)?;
+            let samples: Vec<SampleId> = drawn.iter().map(|(i, _)| self.ids[*i]).collect();
+            let forms = field.quadratic_form(Points::new(&samples, &t, &x), &z)?;
             for (i, (index, node)) in drawn.iter().enumerate() {
                 out[[draw, *index]] = self.total_importance[*index]
                     * node.weight

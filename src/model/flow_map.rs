@@ -10,9 +10,10 @@ use super::network::add_batch_size_hint;
 use super::onnx::{Runtime, Session};
 use super::ports::{check_state_shape, find_port, is_scalar_port};
 use super::time::{self, TimeInput};
-use crate::flow::field::{EvalError, FlowMap, FlowMapAverages};
+use crate::flow::field::{EvalError, FlowMap, FlowMapAverages, Points};
 use crate::flow::path::PathCurve;
 use crate::graph::{self, Mode};
+use crate::num::key::SampleId;
 use crate::num::{Batch, TangentBatch, shape};
 
 /// The derivatives that are needed of a flow map besides its averages.
@@ -270,17 +271,17 @@ type FlowMapExtraInput<'a> = (&'a str, ArrayD<f64>, Axis);
 fn call_flow_map(
     ports: &FlowMapPorts,
     session: &mut Session,
-    times: (&[f64], &[f64]),
-    x: &Batch,
+    at: Points,
+    to: &[f64],
     extra: Option<FlowMapExtraInput>,
     wanted: &[&str],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-    let rows = x.nrows();
+    let rows = at.rows();
     let filled: Vec<usize> = (0..rows.next_multiple_of(4))
         .map(|i| if i < rows { i } else { 0 })
         .collect();
     let mut call =
-        |rows: &[usize]| call_flow_map_rows(ports, session, times, x, extra.as_ref(), wanted, rows);
+        |rows: &[usize]| call_flow_map_rows(ports, session, at, to, extra.as_ref(), wanted, rows);
     call(&filled).map_err(|error| add_batch_size_hint(error, rows, |rows| call(rows).is_ok()))
 }
 
@@ -288,22 +289,22 @@ fn call_flow_map(
 fn call_flow_map_rows(
     ports: &FlowMapPorts,
     session: &mut Session,
-    times: (&[f64], &[f64]),
-    x: &Batch,
+    at: Points,
+    to: &[f64],
     extra: Option<&FlowMapExtraInput>,
     wanted: &[&str],
     filled: &[usize],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
     let shaped =
         |leading: &[usize]| -> Vec<usize> { leading.iter().chain(&ports.shape).copied().collect() };
-    let state = x.select(Axis(0), filled);
+    let state = at.x.select(Axis(0), filled);
     let state = state
         .to_shape(shaped(&[filled.len()]))
         .expect("dim numbers per row")
         .into_owned();
     let pairs: Vec<[f64; 2]> = filled
         .iter()
-        .map(|i| ports.time_values(times.0[*i], times.1[*i]))
+        .map(|i| ports.time_values(at.t[*i], to[*i]))
         .collect();
     let mut feeds = Vec::new();
     for (place, name) in ports.times().enumerate() {
@@ -366,16 +367,12 @@ impl OnnxFlowMap {
         let wanted: Vec<&str> = std::iter::once(velocity.as_str())
             .chain(divergence.as_deref())
             .collect();
+        let samples: Vec<SampleId> = (0..x.nrows() as SampleId).collect();
         let rows = |t: f64| vec![t; x.nrows()];
         let mut between = |from: f64, to: f64| {
-            call_flow_map(
-                &self.ports,
-                &mut self.session,
-                (&rows(from), &rows(to)),
-                &x,
-                None,
-                &wanted,
-            )
+            let from = rows(from);
+            let at = Points::new(&samples, &from, &x);
+            call_flow_map(&self.ports, &mut self.session, at, &rows(to), None, &wanted)
         };
         let whole = between(first, last).ok();
         let (begun, ended) = (between(first, middle).ok(), between(middle, last).ok());
@@ -476,19 +473,15 @@ impl FlowMap for OnnxFlowMap {
         self.ports.shape.iter().product()
     }
 
-    fn averages(
-        &mut self,
-        from: &[f64],
-        to: &[f64],
-        x: &Batch,
-    ) -> Result<FlowMapAverages, EvalError> {
+    fn averages(&mut self, at: Points, to: &[f64]) -> Result<FlowMapAverages, EvalError> {
+        let x = at.x;
         let velocity = self.ports.velocity.clone();
         let divergence = self.ports.spec.outputs.divergence.clone();
         let wanted: Vec<&str> = std::iter::once(velocity.as_str())
             .chain(divergence.as_deref())
             .collect();
-        let mut out = call_flow_map(&self.ports, &mut self.session, (from, to), x, None, &wanted)?
-            .into_iter();
+        let mut out =
+            call_flow_map(&self.ports, &mut self.session, at, to, None, &wanted)?.into_iter();
         let (u, d) = (out.next().unwrap_or_default(), out.next());
         Ok(FlowMapAverages {
             velocity: self.unpad_rows(&velocity, u, x, &self.ports.shape)?,
@@ -501,10 +494,10 @@ impl FlowMap for OnnxFlowMap {
 
     fn divergence_gradient(
         &mut self,
-        from: &[f64],
+        at: Points,
         to: &[f64],
-        x: &Batch,
     ) -> Result<(Vec<f64>, Batch), EvalError> {
+        let x = at.x;
         let name = self.divergence_name()?;
         let missing =
             || EvalError::Missing("this flow map was opened without its gradient".to_owned());
@@ -516,15 +509,8 @@ impl FlowMap for OnnxFlowMap {
         let ones = ArrayD::ones(IxDyn(&shape));
         let gradient = format!("{}_cotangent", self.ports.spec.inputs.x);
         let extra = Some((cotangent.as_str(), ones, Axis(0)));
-        let mut out = call_flow_map(
-            &self.ports,
-            session,
-            (from, to),
-            x,
-            extra,
-            &[&name, &gradient],
-        )?
-        .into_iter();
+        let mut out =
+            call_flow_map(&self.ports, session, at, to, extra, &[&name, &gradient])?.into_iter();
         let (d, g) = (
             out.next().unwrap_or_default(),
             out.next().unwrap_or_default(),
@@ -535,13 +521,7 @@ impl FlowMap for OnnxFlowMap {
         ))
     }
 
-    fn jvp(
-        &mut self,
-        from: &[f64],
-        to: &[f64],
-        x: &Batch,
-        z: &TangentBatch,
-    ) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, to: &[f64], z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let missing =
             || EvalError::Missing("this flow map was opened without its Jacobian".to_owned());
         let session = self.tangent.as_mut().ok_or_else(missing)?;
@@ -557,8 +537,8 @@ impl FlowMap for OnnxFlowMap {
         let out = call_flow_map(
             &self.ports,
             session,
-            (from, to),
-            x,
+            at,
+            to,
             Some((extra.as_str(), tangents, Axis(1))),
             &[&wanted],
         )?

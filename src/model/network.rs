@@ -1,6 +1,5 @@
 //! An opened network with its roles, and the calls that turn states and times into outputs.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
@@ -12,11 +11,11 @@ use super::output_cache::OutputCache;
 use super::ports::{check_state_shape, find_port};
 use super::probe_cache::ProbeCache;
 use super::time::{self, TimeInput, is_integer_format};
-use crate::flow::field::EvalError;
+use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::ForwardNetwork;
 use crate::flow::path::PathCurve;
 use crate::graph;
-use crate::num::key::{Purpose, RngKey};
+use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
 
 /// The seed of a differentiated graph: its input besides the inputs of the original graph.
@@ -130,8 +129,15 @@ impl Network {
         };
         let (times, x) = time::time_test_points(&self.curve, ForwardNetwork::dim(self));
         let wanted = [self.output_name.clone()];
-        let outputs = times
-            .map(|t| self.call_padded(&vec![t; x.nrows()], &x, DerivativeSeed::Nothing, &wanted));
+        let samples: Vec<SampleId> = (0..x.nrows() as SampleId).collect();
+        let outputs = times.map(|t| {
+            let t = vec![t; x.nrows()];
+            self.call_padded(
+                Points::new(&samples, &t, &x),
+                DerivativeSeed::Nothing,
+                &wanted,
+            )
+        });
         let outputs: Vec<Vec<ArrayD<f64>>> = outputs.into_iter().flatten().collect();
         let time_dependent = time::outputs_identical(&outputs).map(|same| !same);
         time::check_time_dependence(
@@ -185,23 +191,22 @@ impl Network {
     /// work for a call, so no rows are added if a test showed that none are needed.
     pub(super) fn call_padded(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let rows = x.nrows();
+        let rows = at.rows();
         if rows.is_multiple_of(4) || (rows < 4 && self.batch_invariant) {
             return self
-                .call_interpolated(t, x, seed, wanted)
-                .map_err(|e| self.with_batch_size_hint(e, t, x, seed, wanted));
+                .call_interpolated(at, seed, wanted)
+                .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted));
         }
         let filled: Vec<usize> = (0..rows.next_multiple_of(4))
             .map(|i| if i < rows { i } else { 0 })
             .collect();
         let out = self
-            .call_rows(&filled, t, x, seed, wanted)
-            .map_err(|e| self.with_batch_size_hint(e, t, x, seed, wanted))?;
+            .call_rows(&filled, at, seed, wanted)
+            .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted))?;
         let cut = |(mut a, name): (ArrayD<f64>, &String)| {
             let axis = self.sample_axis(name, seed);
             if a.shape().get(axis.0) == Some(&filled.len()) {
@@ -255,11 +260,12 @@ impl Network {
                 ],
             ),
         };
-        let Ok(whole) = self.call_interpolated(&t, &x, seed, &wanted) else {
+        let at = Points::new(&[0, 1, 2, 3], &t, &x);
+        let Ok(whole) = self.call_interpolated(at, seed, &wanted) else {
             return false;
         };
         let mut same = |rows: &[usize]| {
-            let Ok(part) = self.call_rows(rows, &t, &x, seed, &wanted) else {
+            let Ok(part) = self.call_rows(rows, at, seed, &wanted) else {
                 return false;
             };
             whole
@@ -282,27 +288,22 @@ impl Network {
     fn call_rows(
         &mut self,
         rows: &[usize],
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-        let x = x.select(Axis(0), rows);
+        let part = at.select(rows);
+        let at = part.points();
         match seed {
-            DerivativeSeed::Nothing => self.call_interpolated(&times, &x, seed, wanted),
-            DerivativeSeed::Tangents(z) => self.call_interpolated(
-                &times,
-                &x,
-                DerivativeSeed::Tangents(&z.select(Axis(1), rows)),
-                wanted,
-            ),
-            DerivativeSeed::Cotangents(w) => self.call_interpolated(
-                &times,
-                &x,
-                DerivativeSeed::Cotangents(&w.select(Axis(0), rows)),
-                wanted,
-            ),
+            DerivativeSeed::Nothing => self.call_interpolated(at, seed, wanted),
+            DerivativeSeed::Tangents(z) => {
+                let z = z.select(Axis(1), rows);
+                self.call_interpolated(at, DerivativeSeed::Tangents(&z), wanted)
+            }
+            DerivativeSeed::Cotangents(w) => {
+                let w = w.select(Axis(0), rows);
+                self.call_interpolated(at, DerivativeSeed::Cotangents(&w), wanted)
+            }
         }
     }
 
@@ -310,13 +311,12 @@ impl Network {
     fn with_batch_size_hint(
         &mut self,
         error: EvalError,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> EvalError {
-        let works = |rows: &[usize]| self.call_rows(rows, t, x, seed, wanted).is_ok();
-        add_batch_size_hint(error, x.nrows(), works)
+        let works = |rows: &[usize]| self.call_rows(rows, at, seed, wanted).is_ok();
+        add_batch_size_hint(error, at.rows(), works)
     }
 
     /// Calls the network at whole-number times if the card sets `interpolate` for an input of whole
@@ -324,20 +324,19 @@ impl Network {
     /// derivatives are interpolated linearly.
     fn call_interpolated(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let fed: Vec<f64> = t
-            .iter()
-            .map(|t| self.time_input.value_at(&self.curve, *t))
-            .collect();
+        let fed: Vec<f64> =
+            at.t.iter()
+                .map(|t| self.time_input.value_at(&self.curve, *t))
+                .collect();
         let whole = self
             .time_port()
             .is_some_and(|p| is_integer_format(p.format));
         let (true, Some(interpolate)) = (whole, self.time_input.interpolate) else {
-            return self.call_session(&fed, x, seed, wanted);
+            return self.call_session(&fed, at, seed, wanted);
         };
         // An index such as 499.9999999 is a whole number up to rounding and needs no interpolation.
         let near = |v: f64| (v - v.round()).abs() < 1e-6;
@@ -346,15 +345,15 @@ impl Network {
             .map(|v| if near(v) { v.round() } else { v })
             .collect();
         let Some(between) = fed.iter().find(|v| v.fract() != 0.0) else {
-            return self.call_session(&fed, x, seed, wanted);
+            return self.call_session(&fed, at, seed, wanted);
         };
         if !interpolate {
             return Err(self.fractional_index_error(*between));
         }
         let [below, above] =
             [f64::floor, f64::ceil].map(|side| fed.iter().map(|v| side(*v)).collect::<Vec<f64>>());
-        let mut mixed = self.call_session(&below, x, seed, wanted)?;
-        let upper = self.call_session(&above, x, seed, wanted)?;
+        let mut mixed = self.call_session(&below, at, seed, wanted)?;
+        let upper = self.call_session(&above, at, seed, wanted)?;
         for ((lower, upper), name) in mixed.iter_mut().zip(&upper).zip(wanted) {
             let rows = self.sample_axis(name, seed);
             if lower.shape() != upper.shape() || lower.shape().get(rows.0) != Some(&fed.len()) {
@@ -389,10 +388,11 @@ impl Network {
     fn call_session(
         &mut self,
         fed: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let x = at.x;
         let rows = self.with_state_shape(&[x.nrows()]);
         let state = x.to_shape(rows.as_slice()).expect("dim numbers per row");
         let times = self.time_tensor(fed);
@@ -453,23 +453,19 @@ impl Network {
     }
 
     /// Returns the network's output, rows × dim, and stores the extra outputs of the same calls.
-    fn evaluate(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn evaluate(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x, .. } = at;
         let mut out = Batch::zeros(x.raw_dim());
         let wanted: Vec<String> = std::iter::once(&self.output_name)
             .chain(&self.extra_outputs)
             .cloned()
             .collect();
         for rows in self.call_groups(t) {
-            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-            // If one call takes all rows, no copy is needed.
-            let part = if rows.len() == t.len() {
-                Cow::Borrowed(x)
-            } else {
-                Cow::Owned(x.select(Axis(0), &rows))
-            };
-            let mut outputs = self.call_padded(&times, &part, DerivativeSeed::Nothing, &wanted)?;
+            let part = at.select(&rows);
+            let part = part.points();
+            let mut outputs = self.call_padded(part, DerivativeSeed::Nothing, &wanted)?;
             let y = outputs.remove(0);
-            self.cache_extra_outputs(&times, &part, outputs)?;
+            self.cache_extra_outputs(part, outputs)?;
             let expected = self.with_state_shape(&[rows.len()]);
             let y = match y.shape() == expected {
                 true => y.into_shape_with_order((rows.len(), x.ncols())),
@@ -484,23 +480,18 @@ impl Network {
     }
 
     /// Stores the extra outputs of a call for the heads that read them.
-    fn cache_extra_outputs(
-        &self,
-        t: &[f64],
-        fed: &Batch,
-        outputs: Vec<ArrayD<f64>>,
-    ) -> Result<(), EvalError> {
+    fn cache_extra_outputs(&self, at: Points, outputs: Vec<ArrayD<f64>>) -> Result<(), EvalError> {
         if self.extra_outputs.is_empty() {
             return Ok(());
         }
         let mut stored = Vec::new();
         for (name, values) in self.extra_outputs.iter().zip(outputs) {
-            if values.len() != t.len() {
-                return Err(self.shape_error(values.shape(), vec![t.len()]));
+            if values.len() != at.rows() {
+                return Err(self.shape_error(values.shape(), vec![at.rows()]));
             }
             stored.push((name.clone(), values.iter().copied().collect()));
         }
-        self.output_cache.insert_call(t, fed, &stored);
+        self.output_cache.insert_call(at, &stored);
         Ok(())
     }
 }
@@ -530,8 +521,8 @@ impl ForwardNetwork for Network {
         self.shape.iter().product()
     }
 
-    fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.evaluate(t, x)
+    fn forward(&mut self, at: Points) -> Result<Batch, EvalError> {
+        self.evaluate(at)
     }
 
     fn is_smooth(&self) -> bool {

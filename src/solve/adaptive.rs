@@ -20,7 +20,9 @@ use super::quadrature_bound::{self, QuadratureBound};
 use super::tableau::{self, EmbeddedErrorWeights, RungeKuttaStep, Tableau, add_weighted_slopes};
 use super::time_change::TimeChange;
 use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, TimeSpan, finite_rows, select_rows};
-use crate::flow::field::{EvalError, Evaluation, EvaluationPurpose, JacobianProducts, VectorField};
+use crate::flow::field::{
+    EvalError, Evaluation, EvaluationPurpose, JacobianProducts, Points, VectorField,
+};
 use crate::flow::path::ProbabilityPath;
 use crate::num::Batch;
 use crate::num::key::SampleId;
@@ -529,7 +531,7 @@ impl<'a> AdaptiveSolve<'a> {
         t: &[f64],
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
-        let evaluation = field.evaluate(&self.sample_ids(rows), purpose, t, x)?;
+        let evaluation = field.evaluate(purpose, Points::new(&self.sample_ids(rows), t, x))?;
         for i in rows {
             self.active[*i].evaluations += 1;
             self.active[*i].control_evaluations += u64::from(evaluation.divergence.is_some());
@@ -653,14 +655,14 @@ impl<'a> AdaptiveSolve<'a> {
                 if !(controlled && self.tableau.needs_divergence(stage)
                     || along && self.tableau.is_node(stage))
                 {
-                    return field.velocity(at, state);
+                    return field.velocity(Points::new(&ids, at, state));
                 }
                 let purpose = if along && self.tableau.is_node(stage) {
                     EvaluationPurpose::QuadratureNode
                 } else {
                     EvaluationPurpose::StepControl
                 };
-                let evaluation = field.evaluate(&ids, purpose, at, state)?;
+                let evaluation = field.evaluate(purpose, Points::new(&ids, at, state))?;
                 controls += u64::from(evaluation.divergence.is_some());
                 divergence[stage] = evaluation.divergence.unwrap_or_default();
                 products[stage] = evaluation.products;

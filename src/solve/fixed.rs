@@ -7,7 +7,7 @@ use super::local_error::LocalErrorEstimator;
 use super::step_count::StepCount;
 use super::tableau::{self, Tableau};
 use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, TimeSpan, finite_rows};
-use crate::flow::field::{EvalError, EvaluationPurpose, VectorField};
+use crate::flow::field::{EvalError, EvaluationPurpose, Points, VectorField};
 use crate::flow::grid::GridSpacing;
 use crate::num::Batch;
 use crate::num::key::SampleId;
@@ -143,10 +143,10 @@ pub fn solve_fixed_grid(
             None,
             &mut |stage, at, state| {
                 if tableau.b[stage] == 0.0 {
-                    return field.velocity(at, state);
+                    return field.velocity(Points::new(sample, at, state));
                 }
-                let evaluation =
-                    field.evaluate(sample, EvaluationPurpose::QuadratureNode, at, state)?;
+                let at = Points::new(sample, at, state);
+                let evaluation = field.evaluate(EvaluationPurpose::QuadratureNode, at)?;
                 products[stage] = evaluation.products;
                 Ok(evaluation.velocity)
             },
