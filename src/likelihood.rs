@@ -266,7 +266,7 @@ pub fn evaluate_likelihoods(
             ),
         };
         let takes_shared = plan.products_of(spec).is_some() && !control.is_estimator(spec);
-        let visited: u64 = integrator.nodes.iter().sum();
+        let visited: u64 = integrator.calls.iter().sum();
         let own_seconds = if takes_shared {
             per_product * (own * visited) as f64
         } else {
@@ -284,7 +284,7 @@ pub fn evaluate_likelihoods(
                 status => status,
             };
             let ok = status == Status::Ok;
-            let nodes = integrator.nodes[i];
+            let calls = integrator.calls[i];
             rows.push(LikelihoodResult {
                 estimator: index,
                 sample: sample[i],
@@ -296,11 +296,11 @@ pub fn evaluate_likelihoods(
                 divergence_integral: ok.then_some(integral.value),
                 solver_error: errors[i]
                     .filter(|_| ok && !matches!(spec, DivergenceEstimator::ClosedForm(_))),
-                evaluations: solution.evaluations[i] + nodes * spec.evaluations_per_node(),
+                evaluations: solution.evaluations[i] + calls * spec.evaluations_per_node(),
                 jvps: solution.control_evaluations[i] * control.jvps_per_evaluation(start.ncols())
-                    + nodes * own
-                    + spec.jvps_per_path(),
-                head_calls: solution.control_evaluations[i] * path_head + nodes * own_head,
+                    + calls * own
+                    + integrator.residual_jvps[i],
+                head_calls: solution.control_evaluations[i] * path_head + calls * own_head,
                 status,
                 path_seconds,
                 divergence_seconds: (integrator.seconds + control_seconds + own_seconds) * share,

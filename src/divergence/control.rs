@@ -350,6 +350,10 @@ impl VectorField for ControlledVelocity<'_, '_> {
         }
     }
 
+    fn calls_at(&self, t: f64) -> u64 {
+        self.velocity.calls_at(t)
+    }
+
     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         let started = Instant::now();
         let velocity = self.velocity.velocity(at)?;

@@ -118,6 +118,10 @@ impl VectorField for Worker {
     fn is_smooth(&self) -> bool {
         self.velocity.as_ref().is_some_and(VectorField::is_smooth)
     }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        self.velocity.as_ref().map_or(1, |v| v.calls_at(t))
+    }
 }
 
 impl Denoiser for Worker {

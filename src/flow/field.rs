@@ -255,6 +255,12 @@ pub trait VectorField: Send {
     fn is_smooth(&self) -> bool {
         false
     }
+
+    /// The number of calls of the network for one row at time `t`: more than one if the field is
+    /// guided, or if the network is evaluated at two neighbouring indices of time.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
+    }
 }
 
 /// Products with the Jacobian J = ∂v/∂x of a velocity v.
@@ -264,6 +270,12 @@ pub trait VectorField: Send {
 pub trait JacobianOperator: Send {
     /// The number of components of a state.
     fn dim(&self) -> usize;
+
+    /// The number of calls of the network for one row at time `t`: more than one if the field is
+    /// guided, or if the network is evaluated at two neighbouring indices of time.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
+    }
 
     /// Returns the Jacobian products (JVPs) J·z, k × rows × dim.
     ///
@@ -348,6 +360,12 @@ pub trait ScalarField: Send {
     /// Whether the derivatives of the function are known to be continuous.
     fn is_smooth(&self) -> bool {
         false
+    }
+
+    /// The number of calls of the network for one row at time `t`: more than one if the field is
+    /// guided, or if the network is evaluated at two neighbouring indices of time.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
     }
 }
 

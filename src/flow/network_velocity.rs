@@ -27,6 +27,11 @@ pub trait ForwardNetwork: Send {
     fn is_smooth(&self) -> bool {
         false
     }
+
+    /// The number of calls of the network for one row at time `t`.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
+    }
 }
 
 /// Products with the Jacobian J_F of a network's output F with respect to its input x.
@@ -35,6 +40,11 @@ pub trait ForwardNetwork: Send {
 pub trait NetworkJacobianOperator: Send {
     /// The number of components of a state.
     fn dim(&self) -> usize;
+
+    /// The number of calls of the network for one row at time `t`.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
+    }
 
     /// Returns the Jacobian products (JVPs) J_F·z, k × rows × dim.
     ///
@@ -221,6 +231,10 @@ impl<N: ForwardNetwork> VectorField for NetworkVelocity<N> {
     fn is_smooth(&self) -> bool {
         self.network.is_smooth()
     }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        self.network.calls_at(t)
+    }
 }
 
 impl<N: NetworkJacobianOperator> NetworkVelocity<N> {
@@ -278,6 +292,10 @@ impl<N: NetworkJacobianOperator> NetworkVelocity<N> {
 impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
     fn dim(&self) -> usize {
         self.network.dim()
+    }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        self.network.calls_at(t)
     }
 
     fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::card::{FlowMapDirection, FlowMapSpec, TimeVariable};
+use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
 use super::loaded::{CardPorts, Model, SessionOptions, check_derived_names};
 use super::network::add_batch_size_hint;
@@ -52,6 +53,8 @@ struct FlowMapPorts {
     curve: PathCurve,
     /// Further inputs, with values from the card.
     constants: Vec<ConstantInput>,
+    /// Further inputs with one value per sample.
+    conditions: Vec<ConditionInput>,
 }
 
 impl Model {
@@ -98,6 +101,7 @@ impl Model {
             .chain(inputs.time_names())
             .collect();
         let constants = self.constant_inputs(&key, &spec.constants, &taken, &session, &file)?;
+        let conditions = self.condition_inputs(&key, &spec.conditions, &taken, &session, &file)?;
         let ports = FlowMapPorts {
             spec,
             velocity,
@@ -105,6 +109,7 @@ impl Model {
             shape,
             curve,
             constants,
+            conditions,
         };
         ports.check(&session, &file)?;
         ports
@@ -134,6 +139,7 @@ impl Model {
             inputs,
             outputs,
             constants,
+            conditions,
             ..
         } = self.flow_map_spec(name)?;
         let declared = CardPorts {
@@ -146,6 +152,7 @@ impl Model {
                 .chain(outputs.divergence.as_deref())
                 .collect(),
             constants,
+            conditions,
         };
         Ok(self.with_known_axes(graph, &declared))
     }
@@ -201,7 +208,10 @@ impl FlowMapPorts {
                 );
             }
         }
-        let fixed = |name: &str| self.constants.iter().any(|c| c.name == name);
+        let fixed = |name: &str| {
+            self.constants.iter().any(|c| c.name == name)
+                || self.conditions.iter().any(|c| c.name == name)
+        };
         let known = |name: &str| name == inputs.x || self.times().any(|t| t == name) || fixed(name);
         if let Some(other) = session.inputs.iter().find(|p| !known(&p.name)) {
             let roles: Vec<&str> = std::iter::once(inputs.x.as_str())
@@ -335,6 +345,13 @@ fn call_flow_map_rows(
             .constants
             .iter()
             .map(|c| (c.name.as_str(), c.batch_values(filled.len()))),
+    );
+    let samples: Vec<SampleId> = filled.iter().map(|i| at.samples[*i]).collect();
+    feeds.extend(
+        ports
+            .conditions
+            .iter()
+            .map(|c| (c.name.as_str(), c.batch_values(&samples))),
     );
     feeds.extend(extra.map(|(name, values, axis)| (*name, values.select(*axis, filled))));
     feeds.push((&ports.spec.inputs.x, state));

@@ -67,6 +67,10 @@ impl NetworkJacobianOperator for DerivedNetworks {
         self.tangent.shape.iter().product()
     }
 
+    fn calls_at(&self, t: f64) -> u64 {
+        self.tangent.calls_per_row(t)
+    }
+
     fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         self.tangent.jvp(at, z)
     }

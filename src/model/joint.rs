@@ -29,6 +29,10 @@ impl ScalarField for JointHead {
         self.standalone.is_smooth()
     }
 
+    fn calls_at(&self, t: f64) -> u64 {
+        self.standalone.calls_at(t)
+    }
+
     fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
         let fed = self.parameterization.network_input(at.t, at.x).into_owned();
         let fed = at.with_states(&fed);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
+use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
 use super::onnx::{Session, SessionPort};
 use super::output_cache::OutputCache;
@@ -43,6 +44,8 @@ pub struct Network {
     pub(super) time_input: TimeInput,
     /// Further inputs, with values from the card.
     pub(super) constants: Vec<ConstantInput>,
+    /// Further inputs with one value per sample.
+    pub(super) conditions: Vec<ConditionInput>,
     /// Whether the graph takes one time for the whole batch.
     pub(super) scalar_time: bool,
     /// The number of values in the largest tensor that the graph computes for one sample.
@@ -94,12 +97,15 @@ impl Network {
                 .iter()
                 .flat_map(|d| d.output_names())
                 .any(|made| made == name);
-            role || made || self.constants.iter().any(|c| c.name == name) || seed == Some(name)
+            let given = self.constants.iter().any(|c| c.name == name)
+                || self.conditions.iter().any(|c| c.name == name);
+            role || made || given || seed == Some(name)
         };
         if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
             bail!(
-                "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or a value \
-                 for it: `constants: {{{0}: …}}`",
+                "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or values \
+                 for it: `constants: {{{0}: …}}`, or `conditions: {{NAME: {{input: {0}}}}}` for one \
+                 value per sample",
                 other.name,
                 self.x_name,
                 self.time_name
@@ -319,9 +325,19 @@ impl Network {
         add_batch_size_hint(error, at.rows(), works)
     }
 
-    /// Calls the network at whole-number times if the card sets `interpolate` for an input of whole
-    /// numbers. If a time lies between two of them, both are evaluated, and all outputs and
-    /// derivatives are interpolated linearly.
+    /// The number of calls for one row at time `t`: two between two indices of a time input of whole
+    /// numbers, otherwise one.
+    pub(super) fn calls_per_row(&self, t: f64) -> u64 {
+        let whole = self
+            .time_port()
+            .is_some_and(|p| is_integer_format(p.format));
+        let index = self.time_input.value_at(&self.curve, t);
+        1 + u64::from(whole && self.time_input.interpolates() && !is_near_whole(index))
+    }
+
+    /// Calls the network at whole-number times if its time input takes only those. If a time lies
+    /// between two of them, both are evaluated, and all outputs and derivatives are interpolated
+    /// linearly, unless the card sets `interpolate: false`.
     fn call_interpolated(
         &mut self,
         at: Points,
@@ -335,19 +351,17 @@ impl Network {
         let whole = self
             .time_port()
             .is_some_and(|p| is_integer_format(p.format));
-        let (true, Some(interpolate)) = (whole, self.time_input.interpolate) else {
+        if !whole || self.time_input.ignored {
             return self.call_session(&fed, at, seed, wanted);
-        };
-        // An index such as 499.9999999 is a whole number up to rounding and needs no interpolation.
-        let near = |v: f64| (v - v.round()).abs() < 1e-6;
+        }
         let fed: Vec<f64> = fed
             .into_iter()
-            .map(|v| if near(v) { v.round() } else { v })
+            .map(|v| if is_near_whole(v) { v.round() } else { v })
             .collect();
         let Some(between) = fed.iter().find(|v| v.fract() != 0.0) else {
             return self.call_session(&fed, at, seed, wanted);
         };
-        if !interpolate {
+        if !self.time_input.interpolates() {
             return Err(self.fractional_index_error(*between));
         }
         let [below, above] =
@@ -425,7 +439,18 @@ impl Network {
             .iter()
             .map(|c| c.batch_values(x.nrows()))
             .collect();
+        let conditions: Vec<ArrayD<f64>> = self
+            .conditions
+            .iter()
+            .map(|c| c.batch_values(at.samples))
+            .collect();
         let mut feeds = vec![(self.x_name.as_str(), state.view())];
+        feeds.extend(
+            self.conditions
+                .iter()
+                .zip(&conditions)
+                .map(|(c, values)| (c.name.as_str(), values.view())),
+        );
         feeds.extend(
             self.constants
                 .iter()
@@ -496,6 +521,12 @@ impl Network {
     }
 }
 
+/// Whether an index is a whole number up to rounding, such as 499.9999999. It then needs no
+/// interpolation.
+fn is_near_whole(index: f64) -> bool {
+    (index - index.round()).abs() < 1e-6
+}
+
 /// Adds a hint on the batch size to an error of ONNX Runtime, if a call with one row succeeds and a
 /// call with two rows fails. `works` tries a call with the given rows.
 pub(super) fn add_batch_size_hint(
@@ -527,5 +558,9 @@ impl ForwardNetwork for Network {
 
     fn is_smooth(&self) -> bool {
         self.smooth
+    }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        self.calls_per_row(t)
     }
 }

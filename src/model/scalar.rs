@@ -41,6 +41,10 @@ impl ScalarField for ScalarNetwork {
         self.network.smooth
     }
 
+    fn calls_at(&self, t: f64) -> u64 {
+        self.network.calls_per_row(t)
+    }
+
     fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
         let t = at.t;
         let mut out = vec![0.0; at.rows()];

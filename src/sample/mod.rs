@@ -162,7 +162,7 @@ pub struct FlowMapRequirements<'a> {
 
 impl Denoiser for Velocity {
     fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
-        Velocity::denoised(self, at)
+        self.extrapolated(at, |velocity, at| velocity.denoised(at))
     }
 }
 

@@ -250,7 +250,7 @@ impl Trajectory {
         state: Batch,
         field: &mut dyn Denoiser,
     ) -> Result<EvaluatedPrediction, EvalError> {
-        self.evaluations += 1;
+        self.evaluations += field.calls_at(t);
         let times = vec![t; state.nrows()];
         let at = Points::new(&self.samples, &times, &state);
         let value = match prediction {
@@ -369,7 +369,7 @@ pub fn step_jacobian_products(
         return Ok(StepJacobianProducts {
             step: predicted,
             denoised,
-            count: 1,
+            count: field.calls_at(step.from.t),
         });
     };
     let second = prediction_jvp(
@@ -386,7 +386,7 @@ pub fn step_jacobian_products(
     Ok(StepJacobianProducts {
         step: end,
         denoised,
-        count: 2,
+        count: field.calls_at(step.from.t) + field.calls_at(step.to.t),
     })
 }
 

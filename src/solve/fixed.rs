@@ -132,7 +132,7 @@ pub fn solve_fixed_grid(
     let rows = x.nrows();
     let slot: Vec<usize> = (0..rows).collect();
     let mut estimator = LocalErrorEstimator::new(span, tableau, grid, rows);
-    let mut node = 0;
+    let (mut node, mut evaluations) = (0, 0);
     for (number, pair) in grid.windows(2).enumerate() {
         let h = pair[1] - pair[0];
         let mut products = vec![None; tableau.stages()];
@@ -151,6 +151,7 @@ pub fn solve_fixed_grid(
                 Ok(evaluation.velocity)
             },
         )?;
+        evaluations += step.t.iter().map(|t| field.calls_at(t[0])).sum::<u64>();
         for s in (0..tableau.stages()).filter(|s| tableau.b[*s] != 0.0) {
             visit(&Nodes {
                 sample,
@@ -173,7 +174,6 @@ pub fn solve_fixed_grid(
         .iter()
         .map(|f| if *f { Status::Ok } else { Status::NonFinite })
         .collect();
-    let evaluations = ((grid.len() - 1) * tableau.stages()) as u64;
     let fixed_step_error = estimator.map(|estimator| estimator.finish(&x));
     Ok(Solution {
         x,

@@ -141,6 +141,10 @@ impl VectorField for TimeChangedField<'_> {
         self.field.is_smooth()
     }
 
+    fn calls_at(&self, u: f64) -> u64 {
+        self.field.calls_at(self.time_change.time(u))
+    }
+
     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         let t: Vec<f64> = at.t.iter().map(|u| self.time_change.time(*u)).collect();
         let v = self.field.velocity(Points { t: &t, ..at })?;
