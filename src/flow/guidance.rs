@@ -79,6 +79,32 @@ impl Guidance {
     }
 }
 
+/// A guidance as configs and `--guidance` give it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "expected a scale, such as 1.5, or {scale: 1.5, interval: [0.3, 5]}"
+)]
+pub enum GuidanceSetting {
+    /// The scale alone; the interval is that of the card.
+    Scale(f64),
+    /// The scale and the interval.
+    Full(Guidance),
+}
+
+impl GuidanceSetting {
+    /// The guidance, with the interval of the card's own guidance if only a scale is given.
+    pub fn with_interval(self, card: Option<[f64; 2]>) -> Guidance {
+        match self {
+            GuidanceSetting::Scale(scale) => Guidance {
+                scale,
+                interval: card,
+            },
+            GuidanceSetting::Full(guidance) => guidance,
+        }
+    }
+}
+
 /// The field away from which a guided field is extrapolated.
 pub enum WeakField<F> {
     /// The same field without the samples' conditions. Both are evaluated in one call.

@@ -7,6 +7,7 @@
 //! condition.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -30,6 +31,40 @@ pub struct ConditionSpec {
     /// `.npy` file. Guidance needs it. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub null: Option<Constant>,
+}
+
+/// The values of a condition as users write them: a number, a list of numbers, the name of a file
+/// with one value per sample, `uniform:K` or `balanced:K`. An absent value stands for null.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "expected a number, a list of numbers, the name of a file with one value per sample, uniform:K, balanced:K or null"
+)]
+pub enum ConditionSource {
+    /// A flag, the same for all samples.
+    Flag(bool),
+    /// One number, the same for all samples.
+    Number(f64),
+    /// A list of numbers, the same for all samples.
+    List(Vec<f64>),
+    /// The name of a file, `uniform:K` or `balanced:K`.
+    Text(String),
+}
+
+impl ConditionSource {
+    /// Reads the value of `--condition NAME=VALUE`; `None` stands for null.
+    pub fn parse(text: &str) -> Option<ConditionSource> {
+        let list = || serde_json::from_str::<Vec<f64>>(text).ok();
+        match text {
+            "null" => None,
+            "true" | "false" => Some(ConditionSource::Flag(text == "true")),
+            _ => Some(match (text.parse(), list()) {
+                (Ok(number), _) => ConditionSource::Number(number),
+                (_, Some(list)) => ConditionSource::List(list),
+                _ => ConditionSource::Text(text.to_owned()),
+            }),
+        }
+    }
 }
 
 /// The values of one condition for all samples.
@@ -63,6 +98,8 @@ pub struct Condition {
     pub source: String,
     /// The SHA-256 hash of the file with the values, if they come from one.
     pub sha256: Option<String>,
+    /// The path of the file with the values, with the name of an array in it.
+    pub path: Option<PathBuf>,
 }
 
 /// The values of all conditions of a model, by the card's names.
@@ -400,6 +437,7 @@ mod tests {
             values,
             source: "test".to_owned(),
             sha256: None,
+            path: None,
         };
         Arc::new(Conditions {
             by_name: [("label".to_owned(), condition)].into(),

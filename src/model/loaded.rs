@@ -260,6 +260,15 @@ impl Model {
         }
     }
 
+    /// Returns the same model with the guidance of its card, as it was opened.
+    pub fn with_card_guidance(&self) -> Model {
+        let guidance = self.card.guidance.as_ref().map(GuidanceSpec::guidance);
+        Model {
+            guidance: guidance.filter(|guidance| guidance.scale != 1.0),
+            ..self.variant(&self.conditions)
+        }
+    }
+
     /// A copy of the model with other values of its conditions. It shares what is derived from the
     /// files, unless an axis of a graph has another size.
     fn variant(&self, conditions: &Arc<Conditions>) -> Model {
