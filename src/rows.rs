@@ -81,6 +81,10 @@ pub struct LikelihoodRow {
     /// older versions.
     #[serde(default)]
     pub entry_seconds: Option<f64>,
+    /// The values of the sample's conditions, such as `label=3`; empty if there are none or if they
+    /// are more than one number each.
+    #[serde(default)]
+    pub conditions: String,
 }
 
 /// Older runs have no column `draws`: they used one draw.
@@ -110,6 +114,10 @@ pub struct SampleRow {
     pub log_density: Option<f64>,
     /// The part of `seconds` that Jacobian products took.
     pub jvp_seconds: f64,
+    /// The values of the sample's conditions, such as `label=3`; empty if there are none or if they
+    /// are more than one number each.
+    #[serde(default)]
+    pub conditions: String,
 }
 
 /// `steps.csv`: one step of one population of samples under SteinDiff.

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt::{interrupted_exit, stop_on_signal};
+use super::setting::SettingArgs;
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::convention::{self, AffineConversion, Convention, ConventionContext};
 use crate::data::{Dataset, path_without_member};
@@ -87,6 +88,8 @@ pub(super) struct LikelihoodArgs {
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
     #[command(flatten)]
+    setting: SettingArgs,
+    #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
 
@@ -146,10 +149,12 @@ impl LikelihoodArgs {
             .map(|text| parse_spec("--precision", text))
             .transpose()?;
         let model = Model::open_with_precision(&self.model, precision)?;
+        let model = self.setting.apply(&model, self.seed)?;
         let inputs: Vec<PathBuf> = model
             .file_paths()
             .into_iter()
             .chain([path_without_member(&self.data)])
+            .chain(self.setting.input_files())
             .collect();
         let out = Output::new(OutputKind::Table, "--out", &self.out, &inputs)?;
         let asked = divergence.label();
@@ -174,6 +179,7 @@ impl LikelihoodArgs {
             &model.card.shape,
         )?;
         data.check_fits(&model.card)?;
+        SettingArgs::check_lengths(&model, data.len(), &format!("{} holds", data.name))?;
         check_difference_step(&model, &divergence, &data).context("--divergence")?;
         let bound = data.likelihood_bound(&model.card, self.lattice)?;
         data.notes.extend(bound.reason);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use super::interrupt::{interrupted_exit, stop_on_signal};
+use super::setting::SettingArgs;
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::data::{Dataset, encode_npy_f32, path_without_member, png_grid};
 use crate::execute::Executor;
@@ -55,6 +56,8 @@ pub(super) struct SampleArgs {
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
     #[command(flatten)]
+    setting: SettingArgs,
+    #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
 
@@ -68,11 +71,12 @@ impl SampleArgs {
         if let Some(steps) = self.steps {
             sampler = sampler.with_steps(steps);
         }
-        let model = Model::open(&self.model)?;
+        let model = self.setting.apply(&Model::open(&self.model)?, self.seed)?;
         let inputs: Vec<PathBuf> = model
             .file_paths()
             .into_iter()
             .chain(self.noise.as_deref().map(path_without_member))
+            .chain(self.setting.input_files())
             .collect();
         let out = Output::new(OutputKind::Array, "--out", &self.out, &inputs)?;
         let inputs = out.appended_to(&inputs);
@@ -94,6 +98,7 @@ impl SampleArgs {
         if count == 0 {
             bail!("--count is 0, expected at least 1");
         }
+        SettingArgs::check_lengths(&model, count, "the call draws")?;
         let most = max_samples(model.dim());
         if count > most {
             bail!(

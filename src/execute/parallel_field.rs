@@ -27,7 +27,9 @@ impl WorkerPool<'_> {
     ) -> Result<f64> {
         let (on, prior) = (SamplerContext::for_model(self.model), self.model.prior);
         if let Some(population) = sampler.population() {
+            let calls_at = self.model.network_calls()?;
             let mut field = ParallelField {
+                calls_at: &calls_at,
                 pool: self,
                 sampler,
                 product_seconds: 0.0,
@@ -76,6 +78,8 @@ pub(super) struct ParallelField<'p, 'm> {
     pub pool: &'p WorkerPool<'m>,
     /// The sampler that uses the field.
     pub sampler: &'p Sampler,
+    /// The number of calls of the network for one row at a time.
+    pub calls_at: &'p (dyn Fn(f64) -> u64 + Sync),
     /// The time for Jacobian products so far, in seconds.
     pub product_seconds: f64,
 }
@@ -133,6 +137,10 @@ impl VectorField for ParallelField<'_, '_> {
     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         self.map_states(at, VectorField::velocity)
     }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        (self.calls_at)(t)
+    }
 }
 
 impl Denoiser for ParallelField<'_, '_> {
@@ -148,6 +156,10 @@ impl Denoiser for ParallelField<'_, '_> {
 impl JacobianOperator for ParallelField<'_, '_> {
     fn dim(&self) -> usize {
         self.pool.model.dim()
+    }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        (self.calls_at)(t)
     }
 
     fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {

@@ -44,6 +44,7 @@ impl ExecuteWork for SampleWork {
                     .map(|d| d[i])
                     .filter(|d| d.is_finite()),
                 jvp_seconds: product_seconds / count as f64,
+                conditions: opened.conditions.describe_sample(*s),
             }
         }))?;
         output.array = Some(encode_npy_f32(x, &opened.card.shape)?);

@@ -173,6 +173,15 @@ impl Conditions {
         parts.join(" ")
     }
 
+    /// The values of some samples' conditions as words for a message, empty without conditions.
+    pub fn describe_samples(&self, samples: &[SampleId]) -> String {
+        if self.by_name.is_empty() {
+            return String::new();
+        }
+        let values: Vec<String> = samples.iter().map(|s| self.describe_sample(*s)).collect();
+        format!(" (conditions {})", values.join("; "))
+    }
+
     /// Samples with the lowest and the highest value of each condition of one whole number, among
     /// the first `count` samples. A call with them finds labels that the network does not know.
     pub fn extreme_samples(&self, count: SampleId) -> Vec<SampleId> {

@@ -333,6 +333,33 @@ impl Model {
         )
     }
 
+    /// The largest number of calls of the network for one evaluation of the velocity: two if it is
+    /// guided.
+    pub fn most_calls(&self) -> u64 {
+        1 + u64::from(self.guidance.is_some())
+    }
+
+    /// Returns the function that gives the number of calls of the network for one row at a time: two
+    /// where the velocity is guided, and twice as many between two indices of a time input of whole
+    /// numbers.
+    ///
+    /// # Errors
+    /// Fails if the network's file is not an ONNX model.
+    pub fn network_calls(&self) -> Result<impl Fn(f64) -> u64 + Sync + '_> {
+        let time = self.card.time_input();
+        let port = self.card.network.inputs.time.as_deref();
+        let graph = self.network_graph()?;
+        let whole = graph
+            .inputs()
+            .iter()
+            .any(|input| Some(input.name.as_str()) == port && !input.elem.is_float());
+        Ok(move |t: f64| {
+            let guided = self.guidance.is_some_and(|g| g.applies_at(&self.curve, t));
+            let between = whole && time.falls_between_indices(&self.curve, t);
+            (1 + u64::from(guided)) * (1 + u64::from(between))
+        })
+    }
+
     /// Guides a field of the card. `weak` opens the same field of the model that guides this one.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::onnx::{Session, SessionPort};
 use super::output_cache::OutputCache;
 use super::ports::{check_state_shape, find_port};
 use super::probe_cache::ProbeCache;
-use super::time::{self, TimeInput, is_integer_format};
+use super::time::{self, TimeInput, is_integer_format, is_near_whole};
 use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::ForwardNetwork;
 use crate::flow::path::PathCurve;
@@ -331,8 +331,7 @@ impl Network {
         let whole = self
             .time_port()
             .is_some_and(|p| is_integer_format(p.format));
-        let index = self.time_input.value_at(&self.curve, t);
-        1 + u64::from(whole && self.time_input.interpolates() && !is_near_whole(index))
+        1 + u64::from(whole && self.time_input.falls_between_indices(&self.curve, t))
     }
 
     /// Calls the network at whole-number times if its time input takes only those. If a time lies
@@ -519,12 +518,6 @@ impl Network {
         self.output_cache.insert_call(at, &stored);
         Ok(())
     }
-}
-
-/// Whether an index is a whole number up to rounding, such as 499.9999999. It then needs no
-/// interpolation.
-fn is_near_whole(index: f64) -> bool {
-    (index - index.round()).abs() < 1e-6
 }
 
 /// Adds a hint on the batch size to an error of ONNX Runtime, if a call with one row succeeds and a

@@ -145,6 +145,14 @@ impl VectorField for TimeChangedField<'_> {
         self.field.calls_at(self.time_change.time(u))
     }
 
+    fn switch_times(&self) -> Vec<f64> {
+        let times = self.field.switch_times();
+        times
+            .iter()
+            .map(|t| self.time_change.variable_at(*t))
+            .collect()
+    }
+
     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         let t: Vec<f64> = at.t.iter().map(|u| self.time_change.time(*u)).collect();
         let v = self.field.velocity(Points { t: &t, ..at })?;
