@@ -363,9 +363,14 @@ impl FlowMapInputs {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowMapOutputs {
-    /// The output with the average velocity. It is required.
+    /// The output with the average velocity. Either it or `endpoint` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub velocity: Option<String>,
+    /// The output with the state X at the end of the step, from which the average velocity
+    /// (X − x)/(to − from) follows. A map without a second time, such as a consistency network, leads
+    /// to the data end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// The output with the average divergence. Default: the map has none, and gives samples but no
     /// likelihood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -386,9 +391,43 @@ pub enum FlowMapDirection {
 }
 
 impl FlowMapSpec {
-    /// Returns the direction, [`FlowMapDirection::Both`] by default.
+    /// Returns the direction: [`FlowMapDirection::Both`] by default, and to the data for a map without
+    /// a second time.
     pub fn direction(&self) -> FlowMapDirection {
-        self.direction.unwrap_or(FlowMapDirection::Both)
+        let usual = if self.leads_to_data_end() {
+            FlowMapDirection::ToData
+        } else {
+            FlowMapDirection::Both
+        };
+        self.direction.unwrap_or(usual)
+    }
+
+    /// Whether the map has no second time and every step leads to the data end, as in a consistency
+    /// network.
+    pub fn leads_to_data_end(&self) -> bool {
+        let ends = [&self.inputs.to, &self.inputs.step, &self.inputs.duration];
+        self.outputs.endpoint.is_some() && ends.iter().all(|end| end.is_none())
+    }
+
+    /// Returns the name of the output with the average velocity or with the endpoint.
+    pub fn state_output(&self) -> &str {
+        let outputs = &self.outputs;
+        let output = outputs.velocity.as_deref().or(outputs.endpoint.as_deref());
+        output.unwrap_or_default()
+    }
+
+    /// Checks that the map can take this number of steps.
+    ///
+    /// # Errors
+    /// Fails if it leads to the data end in one step. The message says what is expected.
+    pub fn check_steps(&self, steps: usize) -> Result<(), String> {
+        if self.leads_to_data_end() && steps != 1 {
+            return Err(format!(
+                "the map has no second time and leads to the data end in one step; expected \
+                 steps: 1, found {steps}"
+            ));
+        }
+        Ok(())
     }
 
     /// Returns the rule for likelihoods whose estimator names no rule.
@@ -453,16 +492,23 @@ impl FlowMapSpec {
     /// Fails if they contradict each other. The message names the key and what is expected.
     fn check(&self) -> Result<(), String> {
         let ends = [&self.inputs.to, &self.inputs.step, &self.inputs.duration];
-        if ends.iter().filter(|e| e.is_some()).count() != 1 {
+        if ends.iter().filter(|e| e.is_some()).count() != 1 && !self.leads_to_data_end() {
             return Err(
                 "inputs: expected `x`, `from` and exactly one of `to`, `step` and `duration`"
                     .to_owned(),
             );
         }
-        if self.outputs.velocity.is_none() {
+        if self.outputs.velocity.is_some() == self.outputs.endpoint.is_some() {
             return Err(
-                "outputs: expected `velocity`, and `divergence` if the map has one; \
-                 no step can be taken without the velocity"
+                "outputs: expected `velocity` or `endpoint`, and `divergence` if the map has one; \
+                 no step can be taken without one of the two"
+                    .to_owned(),
+            );
+        }
+        if self.leads_to_data_end() && self.direction() != FlowMapDirection::ToData {
+            return Err(
+                "direction: expected to-data, because a map without a second time leads to the \
+                 data end"
                     .to_owned(),
             );
         }

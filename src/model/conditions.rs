@@ -15,7 +15,7 @@ use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::constants::{Constant, accepted_values, can_represent, describe_sizes};
+use super::constants::{Constant, accepted_values, can_represent, describe_sizes, is_batch_axis};
 use super::onnx::{SessionPort, TensorFormat};
 use crate::num::key::{Purpose, RngKey, SampleId, has_conditions, unpack_draw};
 use crate::num::shape;
@@ -222,7 +222,8 @@ pub(super) struct ConditionInput {
 
 impl ConditionInput {
     /// Checks the values of the condition `condition` against the input `port` that takes them.
-    /// `null` is the card's null value, if it has one. Without values, as for a check of a model
+    /// `null` is the card's null value, if it has one, and `batch` the only batch size that the graph
+    /// takes, if there is only one. Without values, as for a check of a model
     /// alone, every sample gets the null value or 0.
     ///
     /// # Errors
@@ -233,9 +234,10 @@ impl ConditionInput {
         condition: &str,
         null: Option<ArrayD<f64>>,
         given: &Arc<Conditions>,
+        batch: Option<usize>,
     ) -> Result<ConditionInput> {
         let (has_batch_axis, sizes) = match port.shape.split_first() {
-            Some((first, rest)) if *first < 0 || port.shape.len() > 1 || *first > 1 => (true, rest),
+            Some((first, rest)) if is_batch_axis(*first, batch) => (true, rest),
             _ => (false, &port.shape[..]),
         };
         let known = given.by_name.get(condition);
@@ -472,6 +474,7 @@ mod tests {
             "label",
             Some(number(9.0)),
             &conditions,
+            None,
         )
         .expect("it fits");
         let at = |samples: &[SampleId]| input.batch_values(samples).into_raw_vec_and_offset().0;
@@ -489,6 +492,7 @@ mod tests {
             "label",
             None,
             &given(labels(&[2.0, 0.0])),
+            None,
         )
         .expect("it fits");
         assert_eq!(
@@ -522,7 +526,8 @@ mod tests {
     #[test]
     fn unfitting_values_are_refused() {
         let refused = |shape: &[i64], format, null, values| {
-            let made = ConditionInput::new(&port(format, shape), "label", null, &given(values));
+            let made =
+                ConditionInput::new(&port(format, shape), "label", null, &given(values), None);
             made.expect_err("it does not fit").to_string()
         };
         use TensorFormat::{F32, I64};

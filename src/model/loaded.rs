@@ -210,10 +210,15 @@ impl Model {
                 bail!("{}: {why}", named());
             }
             let beside = external_data_files(&key, name, &at, &bytes).with_context(named)?;
-            let content = match beside.is_empty() {
+            let mut content = match beside.is_empty() {
                 true => FileContent::Network(Arc::new(bytes)),
                 false => load_content(&at).with_context(named)?,
             };
+            if let (Some(range), "network.file") = (card.network.channels, &key[..]) {
+                content = content
+                    .with_output_range(&at, &card.network.output, range)
+                    .with_context(|| format!("{}: network.channels", path.display()))?;
+            }
             files.push(ModelFile {
                 key,
                 name: name.to_owned(),
@@ -995,6 +1000,7 @@ impl Model {
         let of = key.strip_suffix(".file").unwrap_or(key);
         let mut network = Network {
             max_activation_size: self.max_activation_size(),
+            fixed_batch: self.card.network.batch.filter(|_| !scalar),
             batch_invariant: false,
             smooth: derived.is_none() && self.kink(of)?.is_none(),
             scalar_time: match &roles.time {
@@ -1028,7 +1034,7 @@ impl Model {
                 .check(&port.name, port.format, &self.curve, of)
                 .with_context(|| name.clone())?;
         }
-        if !scalar && self.is_large() {
+        if !scalar && self.is_large() && network.fixed_batch.is_none() {
             let mode = derived.map(|(mode, _)| mode);
             let mut known = self
                 .caches
@@ -1169,6 +1175,7 @@ impl Model {
         session: &Session,
         file: &str,
     ) -> Result<Vec<ConstantInput>> {
+        let batch = self.fixed_batch(key);
         let fixed = |(name, constant): (&String, &Constant)| -> Result<ConstantInput> {
             let place = constant_key(key, name);
             let bytes = self.constant_bytes(key, name);
@@ -1181,7 +1188,7 @@ impl Model {
             let port = find_port(&session.inputs, name, file, "input")?;
             let fixed = constant
                 .values(bytes)
-                .and_then(|values| ConstantInput::new(port, values));
+                .and_then(|values| ConstantInput::new(port, values, batch));
             fixed.with_context(|| format!("{}: {place}", self.path.display()))
         };
         named.iter().map(fixed).collect()
@@ -1202,6 +1209,7 @@ impl Model {
         file: &str,
     ) -> Result<Vec<ConditionInput>> {
         let network = key.strip_suffix(".file").unwrap_or(key);
+        let batch = self.fixed_batch(key);
         let input = |(name, spec): (&String, &ConditionSpec)| -> Result<ConditionInput> {
             let place = format!("{network}.conditions.{name}");
             if taken.contains(&spec.input.as_str()) {
@@ -1213,10 +1221,15 @@ impl Model {
             }
             let port = find_port(&session.inputs, &spec.input, file, "input")?;
             let null = null_value(spec, self.array_bytes(&card::null_key(network, name)));
-            null.and_then(|null| ConditionInput::new(port, name, null, &self.conditions))
+            null.and_then(|null| ConditionInput::new(port, name, null, &self.conditions, batch))
                 .with_context(|| format!("{}: condition `{name}` ({place})", self.path.display()))
         };
         named.iter().map(input).collect()
+    }
+
+    /// The batch size that the network at `key` takes alone, as the card says.
+    fn fixed_batch(&self, key: &str) -> Option<usize> {
+        self.card.network.batch.filter(|_| key == "network.file")
     }
 
     /// Returns the bytes of the file of a constant; they are empty if the card itself holds the

@@ -141,6 +141,7 @@ pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
     let spec = model.flow_map_spec(used.name)?;
     let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", model.path.display(), used.name);
     spec.check_supports_sampling().map_err(at)?;
+    spec.check_steps(used.steps).map_err(at)?;
     if used.density || used.gradient {
         spec.check_has_divergence().map_err(at)?;
     }

@@ -186,6 +186,7 @@ impl SamplingMethod for FlowMapSampler {
     fn flow_map(&self) -> Option<FlowMapRequirements<'_>> {
         Some(FlowMapRequirements {
             name: &self.map,
+            steps: self.steps,
             density: self.density,
             gradient: self.guidance.is_some(),
         })

@@ -154,6 +154,8 @@ pub trait Denoiser: VectorField {
 pub struct FlowMapRequirements<'a> {
     /// The flow map's name under the card's `flow_maps`.
     pub name: &'a str,
+    /// The number of steps.
+    pub steps: usize,
     /// Whether the map's average divergence is needed, for log-densities.
     pub density: bool,
     /// Whether the gradient of that divergence is needed, for self-guidance.

@@ -80,7 +80,7 @@ fn integrate_between(
         context: velocity_context(&curve),
         prior: UNIT_PRIOR,
         key: RngKey { seed: 0 },
-        samples: &[],
+        samples: &(0..start.nrows() as u64).collect::<Vec<_>>(),
     };
     sampler_step::integrate_steps(&steps, model, &draw, start)
         .expect("analytic")
