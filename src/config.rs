@@ -15,6 +15,7 @@ use crate::lattice::LatticePolicy;
 use crate::metric::Metric;
 use crate::model::card::check_plain_name;
 use crate::model::conditions::ConditionSource;
+use crate::model::latent::LatentEncoding;
 use crate::model::precision::NetworkPrecision;
 use crate::num::shape::{AxisLayout, AxisLayouts};
 use crate::sample::Sampler;
@@ -164,6 +165,10 @@ pub struct LikelihoodEntry {
     /// measurement is cheap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<ErrorBudgetSetting>,
+    /// How data become states of a latent model: by the encoder's `mean`, or by a `draw` from its
+    /// distribution. Default: `mean`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub encode: LatentEncoding,
     /// What to do with data for which bits per dimension are meaningless, such as floats that were
     /// quantized and not dequantized: `refuse` (an error) or `allow`. Default: `refuse`.
     #[serde(default, skip_serializing_if = "is_default")]

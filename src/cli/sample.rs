@@ -52,6 +52,9 @@ pub(super) struct SampleArgs {
     /// The array to write (.npy)
     #[arg(long, value_name = "NPY")]
     out: PathBuf,
+    /// Write the latents of a latent model, without decoding them
+    #[arg(long)]
+    latents: bool,
     /// A picture of the first samples (at most 256) to write as PNG
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
@@ -133,7 +136,15 @@ impl SampleArgs {
             rows,
             "samples",
         );
-        let ended = executor.for_each_sample_batch(&work, &samples, |part| {
+        let model = &prepared.models[0];
+        let shape = match self.latents {
+            true => card.shape.clone(),
+            false => model.sample_shape(),
+        };
+        let ended = executor.for_each_sample_batch(&work, &samples, |mut part| {
+            if !self.latents {
+                part.x = executor.decode(0, part.x)?;
+            }
             drawn.append(part);
             Ok(())
         });
@@ -142,13 +153,13 @@ impl SampleArgs {
         if let Err(error) = ended {
             let mut out = out.begin()?;
             if stop::requested() && x.nrows() > 0 {
-                out.write_all(&encode_npy_f32(x, &card.shape)?)?;
+                out.write_all(&encode_npy_f32(x, &shape)?)?;
             }
             return interrupted_exit(error, out, [x.nrows(), count], "samples");
         }
-        let picture = || png_grid(x, &card.shape, card.data.map(|d| d.range)).context("--png");
+        let picture = || png_grid(x, &shape, card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
-        out.write(&encode_npy_f32(x, &card.shape)?)?;
+        out.write(&encode_npy_f32(x, &shape)?)?;
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }
@@ -161,7 +172,7 @@ impl SampleArgs {
             format_args!(
                 "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, \
                  {}: {}",
-                card.shape,
+                shape,
                 each(&drawn.evaluations),
                 each(&drawn.products),
                 format_duration(began.elapsed().as_secs_f64()),

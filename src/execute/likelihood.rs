@@ -21,6 +21,7 @@ impl ExecuteWork for LikelihoodWork {
         let card = &model.card;
         let bound = match &self.dequantization {
             _ if plan.data[self.data].unbounded => BoundKind::None,
+            _ if card.latent.is_some() => BoundKind::Latent,
             Some(dequantization) => dequantization.bound_kind(),
             None if executor.prepared.data[self.data].is_quantized(card) => BoundKind::Elbo,
             None => BoundKind::Density,
@@ -85,7 +86,7 @@ impl Executor<'_> {
     ) -> Result<()> {
         let (model, data) = (
             &self.prepared.models[work.model],
-            &self.prepared.data[work.data],
+            self.state_data(work.data)?,
         );
         self.pools[work.model].for_each_dequantized_log_likelihood(
             &self.likelihood_task(work),

@@ -47,7 +47,8 @@ impl ExecuteWork for SampleWork {
                 conditions: opened.conditions.describe_sample(*s),
             }
         }))?;
-        output.array = Some(encode_npy_f32(x, &opened.card.shape)?);
+        let decoded = executor.decode(self.model, drawn.x.clone())?;
+        output.array = Some(encode_npy_f32(&decoded, &opened.sample_shape())?);
         if let Sampler::SteinDiff(around) = &self.sampler {
             output.steps = Some(
                 write_rows(

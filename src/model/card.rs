@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conditions::ConditionSpec;
 use super::constants::Constant;
+use super::latent::LatentSpec;
 use crate::flow::flow_map::FlowMapStepRule;
 use crate::flow::guidance::Guidance;
 use crate::flow::path::ProbabilityPath;
@@ -42,6 +43,9 @@ pub struct Card {
     /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance: Option<GuidanceSpec>,
+    /// The coder of a latent model, whose state is not the data. Default: the state is the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<LatentSpec>,
     /// Learned divergence heads, by names that estimators refer to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub divergence_heads: BTreeMap<String, DivergenceHeadSpec>,
@@ -618,6 +622,19 @@ impl Card {
         }
     }
 
+    /// Returns the card of the decoded data of a latent model: its shape is that of the data. For
+    /// other models it is the card itself.
+    pub fn data_card(&self) -> Card {
+        match &self.latent {
+            None => self.clone(),
+            Some(latent) => Card {
+                shape: latent.shape.clone(),
+                latent: None,
+                ..self.clone()
+            },
+        }
+    }
+
     /// Returns the number of values in one sample.
     pub fn dim(&self) -> usize {
         self.shape.iter().product()
@@ -626,10 +643,10 @@ impl Card {
     /// Returns log₂ of the number of levels per unit of the data's range. This offset is added to
     /// −log₂ of the density per dimension, which gives bits/dim.
     ///
-    /// The result is `None` if the card names no `levels`: bits/dim are not defined for continuous
-    /// data.
+    /// The result is `None` if the card names no `levels`, or if the model is one of latents: bits/dim
+    /// are not defined for continuous data.
     pub fn bits_offset(&self) -> Option<f64> {
-        let data = self.data?;
+        let data = self.data.filter(|_| self.latent.is_none())?;
         Some((f64::from(data.levels?) / (data.range[1] - data.range[0])).log2())
     }
 
@@ -679,6 +696,9 @@ impl Card {
                     ),
                 );
             }
+        }
+        if let Some(Err(message)) = self.latent.as_ref().map(LatentSpec::check) {
+            fault("latent", message);
         }
         if let Some(guidance) = &self.guidance {
             if let Err(message) = guidance.guidance().check() {
@@ -823,6 +843,11 @@ impl Card {
                 .iter()
                 .map(|c| ("closed_form.file".to_owned(), c.file.as_path())),
         );
+        let coder = self.latent.iter().flat_map(|latent| {
+            let encoder = latent.encoder.iter().map(|e| ("encoder", e.file.as_path()));
+            encoder.chain(latent.decoder.iter().map(|d| ("decoder", d.file.as_path())))
+        });
+        files.extend(coder.map(|(role, file)| (format!("latent.{role}.file"), file)));
         for (key, conditions) in self.conditions() {
             let named = conditions
                 .iter()

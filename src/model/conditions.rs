@@ -122,6 +122,18 @@ pub struct PlannedCondition {
 }
 
 impl Conditions {
+    /// The conditions that are the same for all samples in words, such as `label 3`.
+    pub(super) fn constant_words(&self) -> Vec<String> {
+        let constant = |(name, condition): (&String, &Condition)| {
+            let same = matches!(
+                condition.values,
+                ConditionValues::Null | ConditionValues::Constant(_)
+            );
+            (same && condition.source.len() <= 20).then(|| format!("{name} {}", condition.source))
+        };
+        self.by_name.iter().filter_map(constant).collect()
+    }
+
     /// Describes the conditions for a plan.
     pub fn planned(&self) -> BTreeMap<String, PlannedCondition> {
         let planned = |condition: &Condition| PlannedCondition {

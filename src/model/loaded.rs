@@ -111,6 +111,8 @@ pub(super) struct ModelCaches {
 pub struct Model {
     /// The card.
     pub card: Card,
+    /// The card of the data: that of decoded samples for a latent model, otherwise the card itself.
+    pub data_card: Card,
     /// The path of the card's own file.
     pub path: PathBuf,
     /// The SHA-256 hash of the card's own file, in hexadecimal digits.
@@ -397,6 +399,7 @@ impl Model {
         files: Vec<ModelFile>,
     ) -> Model {
         Model {
+            data_card: card.data_card(),
             card,
             path,
             card_sha256,
@@ -454,6 +457,40 @@ impl Model {
     /// The number of values in one sample.
     pub fn dim(&self) -> usize {
         self.card.dim()
+    }
+
+    /// The name of the model in tables: the card's name, with the guidance and the conditions that are
+    /// the same for all samples.
+    pub fn label(&self) -> String {
+        let mut parts = self.conditions.constant_words();
+        parts.extend(
+            self.guidance
+                .map(|guidance| format!("guidance {}", guidance.label())),
+        );
+        if parts.is_empty() {
+            self.card.name.clone()
+        } else {
+            format!("{} ({})", self.card.name, parts.join(", "))
+        }
+    }
+
+    /// The shape of a sample as it is written: decoded if the card has a decoder.
+    pub fn sample_shape(&self) -> Vec<usize> {
+        let latent = self.card.latent.as_ref();
+        match latent.filter(|latent| latent.decoder.is_some()) {
+            Some(latent) => latent.shape.clone(),
+            None => self.card.shape.clone(),
+        }
+    }
+
+    /// Whether data with this number of values per sample are decoded data of a latent model, which
+    /// an encoder turns into states.
+    pub fn encodes(&self, values: usize) -> bool {
+        let latent = self.card.latent.as_ref();
+        let same = self.data_card.dim() == self.dim();
+        latent.is_some_and(|latent| {
+            values == self.data_card.dim() && (!same || latent.encoder.is_some())
+        })
     }
 
     /// Returns the number of values in the largest tensor that the network computes for one sample,

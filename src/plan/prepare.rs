@@ -7,8 +7,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::builder::PlanBuilder;
 use super::capabilities::{
-    check_difference_step, check_estimator_supported, check_sampler_supported, max_samples,
-    with_card_defaults,
+    check_difference_step, check_estimator_supported, check_sampler_supported, likelihood_bound,
+    max_samples, with_card_defaults,
 };
 use super::conditions::{ModelSetting, check_condition_lengths};
 use super::{
@@ -24,6 +24,7 @@ use crate::flow::guidance::GuidanceSetting;
 use crate::metric::{Metric, SampleRole, SampleSets, paired};
 use crate::model::card::FlowMapDirection;
 use crate::model::conditions::ConditionSource;
+use crate::model::latent::LatentEncoding;
 use crate::num::key::RngKey;
 use crate::num::shape::RequestedLayout;
 use crate::registry::prefix_with_name;
@@ -181,13 +182,22 @@ impl PlanBuilder<'_> {
             return self.check_readable(&format!("{key}.data"), &entry.data);
         };
         let layout = entry.layout.as_ref().map(RequestedLayout::unconditional);
-        let data = self.add_data(&entry.data, model, entry.dequantization.as_ref(), layout);
+        let data = self.add_data(
+            &entry.data,
+            model,
+            entry.dequantization.as_ref(),
+            layout,
+            Some(entry.encode),
+        );
         let data = self.ok_or_fault(&format!("{key}.data"), data);
         if let Some(data) = data {
             let lengths = self.check_conditions(model, data);
             self.ok_or_nested_fault(&format!("{key}.conditions"), lengths);
-            let bound = self.prepared.data[data]
-                .likelihood_bound(&self.prepared.models[model].card, entry.lattice);
+            let bound = likelihood_bound(
+                &self.prepared.models[model],
+                &self.prepared.data[data],
+                entry.lattice,
+            );
             if let Some(LikelihoodBound {
                 reason: Some(why), ..
             }) = self.ok_or_fault(&format!("{key}.data"), bound)
@@ -438,6 +448,7 @@ impl PlanBuilder<'_> {
             let wanted = AutoStepsRequest {
                 model: &self.prepared.models[model],
                 data: &self.prepared.data[data],
+                encode: self.prepared.plan.data[data].encode,
                 solver: &solver,
                 estimators,
                 samples,
@@ -596,6 +607,7 @@ impl PlanBuilder<'_> {
             model,
             None,
             entry.layout.as_ref().map(RequestedLayout::unconditional),
+            Some(LatentEncoding::Mean),
         );
         let Some(data) = self.ok_or_fault(&format!("{key}.data"), data) else {
             return;
@@ -703,7 +715,7 @@ impl PlanBuilder<'_> {
             let layout = layouts.and_then(|l| l.for_array(name));
             let data = match name {
                 "noise" => file.map(|file| self.add_noise(file, model, entry.count, layout)),
-                _ => file.map(|file| self.add_data(file, model, None, layout)),
+                _ => file.map(|file| self.add_data(file, model, None, layout, None)),
             };
             self.ok_or_fault(&format!("{key}.{name}"), data.transpose())
                 .flatten()

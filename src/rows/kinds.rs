@@ -123,6 +123,9 @@ names! {
         "elbo" => Elbo,
         /// A tighter lower bound by importance sampling.
         "iw-elbo" => IwElbo,
+        /// The log-density of a latent, as an encoder gives it or as it was given. It is not one of
+        /// the data.
+        "latent" => Latent,
         /// No bound: quantized floats without dequantization, or data that do not match the card,
         /// both allowed by `lattice: allow`.
         "none" => None,
