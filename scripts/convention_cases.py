@@ -98,7 +98,8 @@ RIGHT = {
     "digits": ("models/digits/card.yaml", "models/digits/heldout.npy", {}),
     "moons": ("models/moons/card.yaml", "models/moons/heldout.npy", {}),
     "mixture": ("models/mixture/card.yaml", "models/mixture/heldout.npy", {}),
-    **{f"conditions-{n}": (f"{DATA}/conditions/{n}.yaml", f"{DATA}/conditions/{f}/data.npy", {k: f"{DATA}/conditions/{f}/{a}"})
+    **{f"conditions-{n}": (f"{DATA}/conditions/{n}.yaml", f"{DATA}/conditions/{f}/data.npy",
+                           {k: f"{DATA}/conditions/{f}/{a}"})
        for n, f, k, a in [("gaussian/gaussian", "gaussian", "label", "labels.npy"),
                           ("gaussian/onehot", "gaussian", "classes", "onehot.npy"),
                           ("mixture/card", "mixture", "observations", "observations.npy"),
@@ -351,7 +352,8 @@ def main():
             continue
         ratios = levels(spec["path"], best["path"])
         with np.errstate(all="ignore"):
-            excess = errors(case["folder"], spec, values, given, ratios) / errors(best_folder, best, values, given, ratios)
+            ours = errors(case["folder"], spec, values, given, ratios)
+            excess = ours / errors(best_folder, best, values, given, ratios)
             mean = float(np.exp(np.log(excess).mean()))
         mean = mean if np.isfinite(mean) else float("inf")
         verdict = "disagrees" if mean >= LEAST else "slight"
@@ -362,7 +364,8 @@ def main():
     assert wrong >= 30
     plain = yaml.SafeDumper
     plain.ignore_aliases = lambda *_: True
-    (HERE / "cases.yaml").write_text(yaml.dump(cases, Dumper=plain, sort_keys=False, default_flow_style=None, width=118))
+    (HERE / "cases.yaml").write_text(
+        yaml.dump(cases, Dumper=plain, sort_keys=False, default_flow_style=None, width=118))
 
 
 if __name__ == "__main__":
