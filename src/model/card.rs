@@ -608,7 +608,10 @@ impl Card {
                 Fault::from_message(message).under_key(&format!("{key}.time"))
             }),
         );
-        found.extend(self.path.curve().err().map(Fault::from_message));
+        // Betas in a file are checked when the file is read.
+        if self.path.betas_file().is_none() {
+            found.extend(self.path.curve().err().map(Fault::from_message));
+        }
         let scalings = self
             .network
             .preconditioning
@@ -705,6 +708,11 @@ impl Card {
             self.closed_form
                 .iter()
                 .map(|c| ("closed_form.file".to_owned(), c.file.as_path())),
+        );
+        files.extend(
+            self.path
+                .betas_file()
+                .map(|file| ("path.betas".to_owned(), file)),
         );
         for (key, constants) in self.constants() {
             let named = constants

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
 use super::card::{self, Card, DivergenceHeadSpec, HeadParametrization, NetworkInputs};
-use super::constants::{Constant, ConstantInput};
+use super::constants::{self, Constant, ConstantInput};
 use super::files::{
     FileContent, ModelFile, expected_sha256, external_data_files, load_content,
     unreadable_file_message,
@@ -140,13 +140,7 @@ impl Model {
     /// Reads a card and its files without a change of precision.
     fn read(path: &Path) -> Result<Model> {
         let card = Card::read(path)?;
-        let curve = card
-            .path
-            .curve()
-            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
-        let prior = Prior {
-            std: card.prior.map_or(curve.prior_std(), |p| p.std),
-        };
+        let mut betas = None;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut files = Vec::new();
         for (key, name) in card.files() {
@@ -175,7 +169,10 @@ impl Model {
                     named()
                 );
             }
-            if key.contains(".constants.") {
+            if key == "path.betas" {
+                betas = Some(constants::read_betas(&bytes).with_context(named)?);
+            }
+            if key.contains(".constants.") || key == "path.betas" {
                 files.push(ModelFile {
                     key,
                     name: name.to_owned(),
@@ -202,6 +199,14 @@ impl Model {
             });
             files.extend(beside);
         }
+        let curve = card
+            .path
+            .with_betas(betas.unwrap_or_default())
+            .curve()
+            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let prior = Prior {
+            std: card.prior.map_or(curve.prior_std(), |p| p.std),
+        };
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
         Ok(Model::from_parts(
             card,

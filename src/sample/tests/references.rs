@@ -88,10 +88,7 @@ fn integrate_between(
 }
 
 fn discrete() -> ProbabilityPath {
-    ProbabilityPath::Discrete {
-        betas: Betas::default(),
-        steps: 1000,
-    }
+    ProbabilityPath::discrete(Betas::default(), 1000)
 }
 
 #[test]
