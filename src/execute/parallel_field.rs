@@ -40,6 +40,7 @@ impl WorkerPool<'_> {
                         prior,
                         key,
                         samples,
+                        step_noise: None,
                     },
                     noise(samples),
                 )?)?;
@@ -58,6 +59,7 @@ impl WorkerPool<'_> {
                     prior,
                     key,
                     samples: batch,
+                    step_noise: None,
                 },
                 noise(batch),
             )

@@ -5,8 +5,8 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use super::betas::{Betas, IndexInterpolation};
 use super::betas::DiscreteTable;
+pub use super::betas::{Betas, IndexInterpolation};
 
 /// A probability path x_t = α(t) x₀ + σ(t) ε with its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -603,7 +603,7 @@ mod tests {
     fn discrete_alpha_matches_cumulative_product() {
         let curve = ProbabilityPath::discrete(Betas::Linear([1e-4, 0.02]), 1000)
             .curve()
-        .expect("right");
+            .expect("right");
         let product: f64 = (0..=500)
             .map(|i| 1.0 - (1e-4 + (0.02 - 1e-4) * i as f64 / 999.0))
             .product();

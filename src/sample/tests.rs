@@ -63,6 +63,7 @@ pub(super) fn draw_samples_at(
                 prior: UNIT_PRIOR,
                 key: RngKey { seed: 3 },
                 samples,
+                step_noise: None,
             },
             x.clone(),
         )
@@ -306,7 +307,13 @@ fn gaussian_is_scaled_by_known_factors() {
     };
     for (sampler, is_heun) in [
         (Sampler::Euler(euler::Euler(schedule.clone())), false),
-        (Sampler::Ddim(ddim::Ddim(schedule.clone())), false),
+        (
+            Sampler::Ddim(ddim::Ddim {
+                schedule: schedule.clone(),
+                ..Default::default()
+            }),
+            false,
+        ),
         (
             Sampler::Heun(heun::Heun {
                 schedule: schedule.clone(),
@@ -482,6 +489,7 @@ fn samplers_handle_ends_without_velocity() {
         prior: UNIT_PRIOR,
         key: RngKey { seed: 1 },
         samples: &[0, 1, 2],
+        step_noise: None,
     };
     let drawn = spec("heun").sample(&mut model, &draw, x).expect("analytic");
     assert!(drawn.x.iter().all(|v| v.is_finite()) && drawn.evaluations == [7; 3]);

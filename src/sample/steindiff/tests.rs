@@ -110,6 +110,7 @@ fn gamma_case(
         prior: UNIT_PRIOR,
         key: RngKey { seed: 8 },
         samples: &samples,
+        step_noise: None,
     };
     let mut trajectory = Trajectory::starting_at(x.clone());
     let proposal = trajectory.propose(&step, model).expect("analytic");
@@ -303,6 +304,7 @@ fn gamma_probe_stderr_has_nominal_coverage() {
                 prior: UNIT_PRIOR,
                 key: RngKey { seed },
                 samples: &samples,
+                step_noise: None,
             };
             let mut moments = gamma_moments(&step, &trajectory, &proposal, &draw);
             let probes = StepProbes {
@@ -352,6 +354,7 @@ fn significance_test_of_gamma_has_nominal_false_positive_rate() {
             prior: UNIT_PRIOR,
             key: RngKey { seed: 8 },
             samples: &samples,
+            step_noise: None,
         };
         let mut trajectory = Trajectory::starting_at(
             &clean.slice(rows) * step.from.alpha + &noise.slice(rows) * step.from.sigma,

@@ -81,6 +81,7 @@ fn integrate_between(
         prior: UNIT_PRIOR,
         key: RngKey { seed: 0 },
         samples: &[],
+        step_noise: None,
     };
     sampler_step::integrate_steps(&steps, model, &draw, start)
         .expect("analytic")
