@@ -37,7 +37,7 @@ use crate::num::Batch;
 use crate::num::key::{RngKey, SampleId};
 use crate::plan::{PreparedPlan, SecondsPerRow, Trial, with_work_kind};
 use crate::progress::Meter;
-use crate::sample::Sampler;
+use crate::sample::{ReplayedNoise, Sampler};
 
 /// The results of a trial, as the contents of its files.
 pub struct TrialOutput {
@@ -101,6 +101,8 @@ pub struct Executor<'a> {
     pub machine: ComputeOptions,
     /// Counts the finished rows of the current trial.
     pub meter: Arc<Meter>,
+    /// Noise for the random steps of samplers, in the place of noise from the seed. `None` as a rule.
+    pub step_noise: Option<ReplayedNoise>,
     pools: Vec<WorkerPool<'a>>,
     /// The most recent reference features, because the trials of an entry share them.
     cached_reference: Mutex<Option<features::CachedFeatures>>,
@@ -122,6 +124,7 @@ impl<'a> Executor<'a> {
             .map(|m| WorkerPool::new(m, runtime, machine).with_meter(meter.clone()))
             .collect();
         Executor {
+            step_noise: None,
             prepared,
             runtime,
             machine,

@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::flow::path::{Betas, IndexInterpolation, ProbabilityPath};
+use crate::flow::path::{Betas, IndexInterpolation, PathCurve, ProbabilityPath};
 use crate::flow::prediction::Prediction;
-use crate::model::card::{TimeInputSpec, TimeVariable};
+use crate::model::card::{Card, TimeInputSpec, TimeVariable};
 
 /// A scheduler of diffusers in the terms of cards and samplers.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,50 @@ pub(crate) struct DiffusersScheduler {
     pub(crate) followed: bool,
     /// What a user should know: quirks that are followed, and what is not followed.
     pub(crate) notes: Vec<String>,
+}
+
+impl DiffusersScheduler {
+    /// Checks that a card describes the network as the scheduler does, so that its sampler follows
+    /// the scheduler.
+    ///
+    /// # Errors
+    /// Fails if the scheduler is not followed, or if the card has another path or prediction. The
+    /// message gives the card's lines that are expected.
+    pub(crate) fn check_card(&self, card: &Card, curve: &PathCurve) -> Result<(), String> {
+        if !self.followed {
+            return Err(format!(
+                "{}; give --sampler in the place of --scheduler",
+                self.notes.join("; ")
+            ));
+        }
+        if card.network.prediction != self.prediction {
+            return Err(format!(
+                "the scheduler takes network.prediction as {}, but the card has {}",
+                yaml_text(&self.prediction),
+                yaml_text(&card.network.prediction)
+            ));
+        }
+        let own = self.path.curve()?;
+        // The times of evaluations may lie between indices, where interpolations differ.
+        let same = |share: f64| {
+            let t = own.data_end() + share * (own.prior_end() - own.data_end());
+            let (a, b) = (own.at(t), curve.at(t));
+            (a.alpha - b.alpha).abs() < 1e-9 && (a.sigma - b.sigma).abs() < 1e-9
+        };
+        let ends = own.data_end() == curve.data_end() && own.prior_end() == curve.prior_end();
+        if ends && (0..=4321).all(|i| same(f64::from(i) / 4321.0)) {
+            return Ok(());
+        }
+        Err(format!(
+            "the scheduler has another path than the card; expected `path: {}` in the card",
+            yaml_text(&self.path)
+        ))
+    }
+}
+
+/// A value in the notation that YAML and JSON share.
+fn yaml_text(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).unwrap_or_default().to_string()
 }
 
 /// ᾱ at the last index of schedulers in σ/α with `rescale_betas_zero_snr`, 2⁻²⁴.
@@ -438,7 +482,7 @@ fn ddpm_keys(config: &SchedulerConfig, draft: &mut SamplerDraft) -> Result<&'sta
 fn dpm_solver_keys(
     config: &SchedulerConfig,
     draft: &mut SamplerDraft,
-    curve: &crate::flow::path::PathCurve,
+    curve: &PathCurve,
 ) -> Result<&'static str, String> {
     multistep_grid_keys(config, draft)?;
     let clipped = config.number("lambda_min_clipped", f64::NEG_INFINITY)?;

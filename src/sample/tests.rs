@@ -2,14 +2,15 @@
 
 use super::*;
 use crate::flow::grid::GridSpacing;
-use crate::flow::path::ProbabilityPath;
-use crate::flow::prediction::Prediction;
+use crate::flow::path::{PathCoefficients, ProbabilityPath};
+use crate::flow::prediction::{Affine, Prediction};
 use crate::model::analytic::{self, AnalyticMixture};
 use crate::num::TangentBatch;
 
 mod churn;
 mod references;
 mod regression;
+mod schedulers;
 
 impl Denoiser for AnalyticMixture {
     fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
