@@ -8,6 +8,7 @@ use crate::model::analytic::{self, AnalyticMixture};
 use crate::num::TangentBatch;
 
 mod churn;
+mod random_steps;
 mod references;
 mod regression;
 mod schedulers;
@@ -127,6 +128,12 @@ pub(super) fn weighted_sampler_names() -> impl Iterator<Item = &'static str> {
         .filter(|name| !["flow-map", "steindiff"].contains(name))
 }
 
+/// The names of the samplers whose steps draw no noise by default. SteinDiff corrects only these.
+pub(super) fn deterministic_sampler_names() -> impl Iterator<Item = &'static str> {
+    let random = ["ddpm", "euler-ancestral", "dpmpp-2m-sde", "dpmpp-sde"];
+    weighted_sampler_names().filter(move |name| !random.contains(name))
+}
+
 /// SteinDiff in every mode with one sampler, and in one mode with every sampler.
 fn steindiff_variants(schedule: &str) -> Vec<Sampler> {
     let modes = [
@@ -140,7 +147,7 @@ fn steindiff_variants(schedule: &str) -> Vec<Sampler> {
     ]
     .into_iter();
     let modes = modes.map(|mode| ("unipc", mode));
-    let around = weighted_sampler_names().map(|name| (name, "clipped"));
+    let around = deterministic_sampler_names().map(|name| (name, "clipped"));
     let spec = |(inner, mode): (&str, &str)| {
         sampler_from_yaml(&format!(
             "{{steindiff: {{sampler: {{{inner}: {{steps: 5, {schedule}}}}}, mode: {mode}, \

@@ -2,7 +2,7 @@
 
 use super::super::sampler_step::PathPoint;
 use super::super::tests::{
-    UNIT_PRIOR, draw_samples, sampler_from_yaml, velocity_context, weighted_sampler_names,
+    UNIT_PRIOR, deterministic_sampler_names, draw_samples, sampler_from_yaml, velocity_context,
 };
 use super::gamma::{GammaMoments, StepProbes, gamma_moments};
 use super::*;
@@ -404,7 +404,7 @@ fn mixture() -> AnalyticMixture {
 
 #[test]
 fn vanilla_mode_equals_the_sampler_bitwise() {
-    for inner in weighted_sampler_names() {
+    for inner in deterministic_sampler_names() {
         let mut model = mixture();
         let curve = model.curve.clone();
         let x = super::super::initial_noise(RngKey { seed: 2 }, &[0, 1, 2, 3, 4], 3, 20.0);
