@@ -39,7 +39,7 @@ use crate::num::Batch;
 use crate::num::key::{RngKey, SampleId};
 use crate::plan::{PreparedPlan, SecondsPerRow, Trial, with_work_kind};
 use crate::progress::Meter;
-use crate::sample::Sampler;
+use crate::sample::{ReplayedNoise, Sampler};
 
 /// The results of a trial, as the contents of its files.
 pub struct TrialOutput {
@@ -103,6 +103,8 @@ pub struct Executor<'a> {
     pub machine: ComputeOptions,
     /// Counts the finished rows of the current trial.
     pub meter: Arc<Meter>,
+    /// Noise for the random steps of samplers, in the place of noise from the seed. `None` as a rule.
+    pub step_noise: Option<ReplayedNoise>,
     pools: Vec<WorkerPool<'a>>,
     /// The data as states of latent models.
     encoded: latent::EncodedData,
@@ -128,6 +130,7 @@ impl<'a> Executor<'a> {
             .map(|m| WorkerPool::new(m, runtime, machine).with_meter(meter.clone()))
             .collect();
         Executor {
+            step_noise: None,
             prepared,
             runtime,
             machine,

@@ -7,10 +7,12 @@ use super::pool::{Worker, WorkerPool, WorkerSpec};
 use crate::flow::field::{EvalError, JacobianOperator, Points, VectorField};
 use crate::num::key::{RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
-use crate::sample::{Denoiser, DrawnSamples, SampleRequest, Sampler, SamplerContext};
+use crate::sample::{
+    Denoiser, DrawnSamples, ReplayedNoise, SampleRequest, Sampler, SamplerContext,
+};
 
 impl WorkerPool<'_> {
-    /// Draws samples from their initial noise. Samplers that need a population evaluate each whole
+    /// Draws samples from their initial noise. Random steps take `step_noise` if it is given. Samplers that need a population evaluate each whole
     /// population together. Each batch or population is passed to `take` in the order of the
     /// samples, as soon as all earlier ones have been passed. Returns the time for Jacobian
     /// products in seconds, which is measured only for samplers that need a population.
@@ -23,6 +25,7 @@ impl WorkerPool<'_> {
         samples: &[SampleId],
         key: RngKey,
         noise: impl Fn(&[SampleId]) -> Batch + Sync,
+        step_noise: Option<&ReplayedNoise>,
         mut take: impl FnMut(DrawnSamples) -> Result<()> + Send,
     ) -> Result<f64> {
         let (on, prior) = (SamplerContext::for_model(self.model), self.model.prior);
@@ -42,6 +45,7 @@ impl WorkerPool<'_> {
                         prior,
                         key,
                         samples,
+                        step_noise,
                     },
                     noise(samples),
                 )?)?;
@@ -60,6 +64,7 @@ impl WorkerPool<'_> {
                     prior,
                     key,
                     samples: batch,
+                    step_noise,
                 },
                 noise(batch),
             )

@@ -135,6 +135,7 @@ impl Executor<'_> {
             samples,
             self.key(),
             noise,
+            self.step_noise.as_ref(),
             take,
         )
     }

@@ -744,7 +744,10 @@ impl Card {
                 Fault::from_message(message).under_key(&format!("{key}.time"))
             }),
         );
-        found.extend(self.path.curve().err().map(Fault::from_message));
+        // Betas in a file are checked when the file is read.
+        if self.path.betas_file().is_none() {
+            found.extend(self.path.curve().err().map(Fault::from_message));
+        }
         let scalings = self
             .network
             .preconditioning
@@ -854,6 +857,11 @@ impl Card {
                 .filter_map(|(name, condition)| Some((name, condition.null.as_ref()?.file()?)));
             files.extend(named.map(|(name, file)| (null_key(&key, name), file)));
         }
+        files.extend(
+            self.path
+                .betas_file()
+                .map(|file| ("path.betas".to_owned(), file)),
+        );
         for (key, constants) in self.constants() {
             let named = constants
                 .iter()

@@ -59,6 +59,21 @@ impl Constant {
     }
 }
 
+/// The betas of a discrete path from the bytes of a `.npy` file with one axis.
+///
+/// # Errors
+/// Fails if the file is not such an array.
+pub(super) fn read_betas(bytes: &[u8]) -> Result<Vec<f64>> {
+    let values = parse_npy(bytes)?.0;
+    if values.ndim() != 1 {
+        bail!(
+            "it has shape {:?}, expected one axis with a beta for every discrete time",
+            values.shape()
+        );
+    }
+    Ok(values.into_iter().collect())
+}
+
 /// The values of a constant in the shape that its input takes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConstantInput {

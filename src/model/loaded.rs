@@ -13,7 +13,7 @@ use super::card::{
 use super::conditions::{
     Condition, ConditionInput, ConditionSpec, ConditionValues, Conditions, null_value,
 };
-use super::constants::{Constant, ConstantInput};
+use super::constants::{self, Constant, ConstantInput};
 use super::files::{
     FileContent, ModelFile, expected_sha256, external_data_files, load_content,
     unreadable_file_message,
@@ -163,13 +163,7 @@ impl Model {
     /// Reads a card and its files without a change of precision.
     fn read(path: &Path) -> Result<Model> {
         let card = Card::read(path)?;
-        let curve = card
-            .path
-            .curve()
-            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
-        let prior = Prior {
-            std: card.prior.map_or(curve.prior_std(), |p| p.std),
-        };
+        let mut betas = None;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut files = Vec::new();
         for (key, name) in card.files() {
@@ -198,7 +192,11 @@ impl Model {
                     named()
                 );
             }
-            if key.contains(".constants.") || key.contains(".conditions.") {
+            if key == "path.betas" {
+                betas = Some(constants::read_betas(&bytes).with_context(named)?);
+            }
+            let array = key.contains(".constants.") || key.contains(".conditions.");
+            if array || key == "path.betas" {
                 files.push(ModelFile {
                     key,
                     name: name.to_owned(),
@@ -230,6 +228,14 @@ impl Model {
             });
             files.extend(beside);
         }
+        let curve = card
+            .path
+            .with_betas(betas.unwrap_or_default())
+            .curve()
+            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let prior = Prior {
+            std: card.prior.map_or(curve.prior_std(), |p| p.std),
+        };
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
         let weak_model = match card.guidance.as_ref().and_then(|g| g.with.as_ref()) {
             Some(with) => Some(Arc::new(

@@ -277,6 +277,7 @@ mod tests {
             prior: Prior { std },
             key: RngKey { seed: 0 },
             samples: &samples,
+            step_noise: None,
         };
         sampler
             .sample(&mut Only(model), &draw, x.clone())

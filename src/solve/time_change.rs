@@ -23,7 +23,9 @@ pub struct TimeChange<'a> {
 impl<'a> TimeChange<'a> {
     /// Chooses the variable for the span's path.
     pub fn new(span: TimeSpan<'a>) -> TimeChange<'a> {
-        let jumps = matches!(span.curve.path(), ProbabilityPath::Discrete { .. });
+        // With α = 0 at an end, −ln α is infinite there.
+        let jumps = matches!(span.curve.path(), ProbabilityPath::Discrete { .. })
+            && span.curve.at(span.curve.prior_end()).alpha > 0.0;
         TimeChange {
             curve: span.curve,
             start: span.start(),
@@ -237,12 +239,9 @@ mod tests {
     /// At a beta, the velocity jumps as a function of time, but not as a function of −ln α.
     #[test]
     fn discrete_path_velocity_is_continuous_in_log_alpha() {
-        let curve = ProbabilityPath::Discrete {
-            betas: Default::default(),
-            steps: 1000,
-        }
-        .curve()
-        .expect("right");
+        let curve = ProbabilityPath::discrete(Default::default(), 1000)
+            .curve()
+            .expect("right");
         let mut model = analytic::example_mixture(curve.clone(), 2);
         let (x, knot, small) = (ndarray::array![[0.3, -0.2]], 0.02, 1e-9);
         let jump = |field: &mut dyn VectorField, at: f64| {
