@@ -215,7 +215,7 @@ pub(crate) fn draft_bare_graph(
     let sizes = ConfiguredSizes::default();
     let keys = draft_network(graph, &roles, &reading.network, &sizes, given, &|_| None)?;
 
-    let mut draft = CardDraft::new(format!("{}, --from {}", graph.file, kind.name()));
+    let mut draft = CardDraft::new(kind, graph.file.as_str());
     draft.push(DraftEntry::new(
         "name",
         yaml_string(&plain_name(&given.name)),
@@ -320,7 +320,7 @@ fn flow_graph(package: &str, data_at: u8) -> GraphReading {
         (Vec::new(), Origin::convention("the time itself")),
         (
             format!("{{kind: flow-matching, data_at: {data_at}}}"),
-            Origin::convention(format!("{package} has {times}")),
+            Origin::convention(format!("{package}: {times}")),
         ),
     )
 }
@@ -437,7 +437,10 @@ fn sbi_graph(roles: &PortRoles) -> GraphReading {
         );
         reading.network.prediction_origin = Origin::guessed(why);
     }
-    reading
+    reading.with_remark(
+        "The noise of FMPE has the standard deviation t + noise_scale, usually t + 0.001; the \
+         card's path has t. Its velocity is followed as it is.",
+    )
 }
 
 /// Any network: its ports' names and types say which convention is most likely.

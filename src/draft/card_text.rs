@@ -1,5 +1,6 @@
 //! A drafted card, and its text in YAML with a comment on the origin of every value.
 
+use super::kind::DraftKind;
 use crate::model::card::check_plain_name;
 
 /// Where a value of a drafted card comes from.
@@ -116,6 +117,8 @@ impl DraftEntry {
 /// A card that was drafted from the facts about files.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct CardDraft {
+    /// The kind of the files.
+    kind: DraftKind,
     /// What the card was drafted from, for its first line.
     source: String,
     /// The keys of the card in their order.
@@ -125,9 +128,10 @@ pub(crate) struct CardDraft {
 }
 
 impl CardDraft {
-    /// A draft without entries; `source` names the kind and the files for the card's first line.
-    pub(super) fn new(source: impl Into<String>) -> CardDraft {
+    /// A draft without entries; `source` names the model for the card's first line.
+    pub(super) fn new(kind: DraftKind, source: impl Into<String>) -> CardDraft {
         CardDraft {
+            kind,
             source: source.into(),
             entries: Vec::new(),
             remarks: Vec::new(),
@@ -147,7 +151,11 @@ impl CardDraft {
     /// Returns the card as YAML.
     pub(crate) fn text(&self) -> String {
         let mut lines = vec![
-            single_line(&format!("# Drafted by `flowgauge card` from {}.", self.source)),
+            single_line(&format!(
+                "# Drafted by `flowgauge card --from {}` from {}.",
+                self.kind.name(),
+                self.source
+            )),
             "# Each comment says where its value comes from. No file says what is guessed: check it."
                 .to_owned(),
         ];

@@ -9,6 +9,7 @@ use super::card_text::{
 };
 use super::graph_facts::{GraphFacts, describe_port};
 use super::json_file::JsonFile;
+use super::kind::DraftKind;
 use super::network_block::{ConfiguredSizes, NetworkReading, axis_size, draft_network};
 use super::roles::{GivenFacts, LABEL_NAMES, PortNames, find_roles, is_named};
 use super::scheduler::{SchedulerReading, read_scheduler};
@@ -245,8 +246,8 @@ pub(crate) fn draft_pipeline(facts: &PipelineFacts, given: &GivenFacts) -> Resul
     let latent = latent_entries(facts, &keys.shape)?;
 
     let pipeline = facts.index.string("_class_name")?;
-    let pipeline = pipeline.unwrap_or_else(|| "a pipeline".to_owned());
-    let mut draft = CardDraft::new(format!("{pipeline}, --from diffusers"));
+    let pipeline = pipeline.unwrap_or_else(|| "a pipeline without a name".to_owned());
+    let mut draft = CardDraft::new(DraftKind::Diffusers, pipeline);
     draft.push(DraftEntry::new(
         "name",
         yaml_string(&plain_name(&given.name)),

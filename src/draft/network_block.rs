@@ -71,7 +71,7 @@ pub(super) fn draft_network(
         DraftEntry::new(
             "file",
             yaml_string(file),
-            Origin::read("the graph that was given"),
+            Origin::read("relative to the folder of the card"),
         ),
         DraftEntry::new("inputs", yaml_map(inputs), roles.inputs_origin.clone()),
     ];
@@ -194,7 +194,8 @@ fn further_entries(
                     None => "; without `null` there is no guidance",
                 };
                 if let Some((yaml, why)) = null {
-                    keys.push(("null", yaml));
+                    // Without quotes, `null` would be no name.
+                    keys.push(("\"null\"", yaml));
                     words += &format!("is {why}");
                 }
                 let entry = DraftEntry::new(&name, yaml_map(keys), Origin::read(words));

@@ -169,15 +169,23 @@ pub(super) fn find_roles<'a>(
         .collect();
     let named_time = first_named(&open, names.time, is_time_shaped)
         .or_else(|| first_named(&open, TIME_NAMES, is_time_shaped));
-    let time = named_time.or_else(|| {
-        let reserved = |port: &Port| {
-            is_named(port, LABEL_NAMES)
-                || is_named(port, names.state)
-                || is_named(port, STATE_NAMES)
-        };
-        let unnamed = open.iter().copied();
-        only(unnamed.filter(|port| is_time_shaped(port) && !reserved(port)))
-    });
+    let reserved = |port: &Port| {
+        is_named(port, LABEL_NAMES) || is_named(port, names.state) || is_named(port, STATE_NAMES)
+    };
+    let unnamed: Vec<&Port> = (open.iter().copied())
+        .filter(|port| is_time_shaped(port) && !reserved(port))
+        .collect();
+    if let (None, [first, second, ..]) = (named_time, &unnamed[..]) {
+        bail!(
+            "{file}: it is not clear whether `{}` or `{}` is the time; expected one input with one \
+             number per sample, or one named {}; the graph has {}",
+            first.name,
+            second.name,
+            names.time.first().copied().unwrap_or("t"),
+            graph.list_inputs()
+        );
+    }
+    let time = named_time.or(unnamed.first().copied());
     let others: Vec<&Port> = (open.iter().copied())
         .filter(|port| Some(*port) != time)
         .collect();
@@ -199,7 +207,7 @@ pub(super) fn find_roles<'a>(
     let further: Vec<&Port> = (others.into_iter()).filter(|port| *port != state).collect();
     refuse_flow_map(graph, time, &further)?;
     let (output, output_origin) = find_output(graph, names, state)?;
-    let unnamed: Vec<&str> = [
+    let guesses: Vec<&str> = [
         by_name
             .is_none()
             .then_some("the state is the input with the output's shape"),
@@ -211,9 +219,9 @@ pub(super) fn find_roles<'a>(
     .into_iter()
     .flatten()
     .collect();
-    let inputs_origin = match unnamed.is_empty() {
+    let inputs_origin = match guesses.is_empty() {
         true => Origin::read(format!("inputs of {file} with these names")),
-        false => Origin::guessed(unnamed.join(", ")),
+        false => Origin::guessed(guesses.join(", ")),
     };
     Ok(PortRoles {
         state,
