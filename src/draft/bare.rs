@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use super::card_text::{CardDraft, DraftEntry, Origin, plain_name, yaml_string};
 use super::graph_facts::{GraphFacts, describe_port};
 use super::kind::DraftKind;
-use super::network_block::{ConfiguredSizes, NetworkReading, draft_network};
+use super::network_block::{ConfiguredSizes, NetworkReading, draft_network, is_image};
 use super::roles::{GivenFacts, LABEL_NAMES, PortNames, PortRoles, find_roles, is_named};
 use super::scheduler::edm_path;
 use crate::graph::Port;
@@ -129,6 +129,7 @@ impl GraphReading {
                 time_origin: time.1,
                 allows_whole_times: false,
                 preconditioning: None,
+                sole_condition: None,
             },
             path,
             prior: None,
@@ -199,7 +200,11 @@ pub(crate) fn draft_bare_graph(
         DraftKind::FlowMatching => flow_graph("flow_matching", 1),
         DraftKind::ScoreSde => score_graph(&roles),
         DraftKind::Ddpm => ddpm_graph(&roles),
-        DraftKind::Sbi => sbi_graph(&roles),
+        DraftKind::Sbi => {
+            let mut reading = sbi_graph(&roles);
+            reading.network.sole_condition = Some("x_o");
+            reading
+        }
         DraftKind::Onnx | DraftKind::Diffusers => any_graph(&roles),
     };
     if roles.time.is_none() && reading.network.prediction != "velocity" {
@@ -260,11 +265,6 @@ fn label_remark(port: &Port) -> String {
          the network was trained with one.",
         describe_port(port)
     )
-}
-
-/// Whether a shape is that of an image with one or three channels.
-fn is_image(shape: &[usize]) -> bool {
-    matches!(shape, [1 | 3, h, w] | [h, w, 1 | 3] if *h >= 4 && *w >= 4)
 }
 
 /// A denoiser of EDM, or the network inside its preconditioning.
@@ -455,13 +455,16 @@ fn any_graph(roles: &PortRoles) -> GraphReading {
         return edm_graph(roles).guessed(&format!("input `{time}`"));
     }
     if is_named(output, VELOCITY_OUTPUTS) {
-        let mut reading = flow_graph("most packages", 1).guessed(&format!("output `{out}`"));
+        let why = format!("output `{out}`");
         if index {
+            let mut reading = flow_graph("diffusers", 0).with_whole_times();
             reading.network.time = vec![("feed", "t".to_owned()), ("scale", "1000".to_owned())];
-            reading.path.0 = "{kind: flow-matching, data_at: 0}".to_owned();
-            reading = reading.with_whole_times();
+            reading.network.time_origin = Origin::convention("diffusers feeds 1000 t");
+            return reading.guessed(&why);
         }
-        return reading.with_remark(DIRECTION_REMARK);
+        return flow_graph("most packages", 1)
+            .guessed(&why)
+            .with_remark(DIRECTION_REMARK);
     }
     if index || is_named(output, NOISE_OUTPUTS) || is_named(output, DENOISED_OUTPUTS) {
         let why = match index {

@@ -10,7 +10,7 @@ use super::card_text::{
 use super::graph_facts::{GraphFacts, describe_port};
 use super::json_file::JsonFile;
 use super::kind::DraftKind;
-use super::network_block::{ConfiguredSizes, NetworkReading, axis_size, draft_network};
+use super::network_block::{ConfiguredSizes, NetworkReading, axis_size, draft_network, is_image};
 use super::roles::{GivenFacts, LABEL_NAMES, PortNames, find_roles, is_named};
 use super::scheduler::{SchedulerReading, read_scheduler};
 use crate::graph::Port;
@@ -230,6 +230,7 @@ pub(crate) fn draft_pipeline(facts: &PipelineFacts, given: &GivenFacts) -> Resul
         time_origin: scheduler.time_origin.clone(),
         allows_whole_times: scheduler.allows_whole_times,
         preconditioning: scheduler.preconditioning.clone(),
+        sole_condition: None,
     };
     let null_classes = null_class(&facts.network)?;
     let null_of = |port: &Port| {
@@ -264,12 +265,13 @@ pub(crate) fn draft_pipeline(facts: &PipelineFacts, given: &GivenFacts) -> Resul
     if let Some(entries) = latent {
         draft.push(DraftEntry::block("latent", entries));
     }
-    if decodes || !facts.has_unexported_autoencoder {
-        draft.push(DraftEntry::new(
-            "data",
-            "{range: [-1, 1], levels: 256}",
-            Origin::convention("diffusers scales images of bytes to [-1, 1]"),
-        ));
+    if decodes || (!facts.has_unexported_autoencoder && is_image(&keys.shape)) {
+        let yaml = yaml_map([
+            ("range", scheduler.range.to_owned()),
+            ("levels", "256".to_owned()),
+        ]);
+        let words = format!("diffusers scales images of bytes to {}", scheduler.range);
+        draft.push(DraftEntry::new("data", yaml, Origin::convention(words)));
     }
     add_remarks(&mut draft, facts, &scheduler, &keys.conditions, decodes);
     Ok(draft)

@@ -23,6 +23,8 @@ pub(super) struct NetworkReading {
     pub(super) allows_whole_times: bool,
     /// The scalings outside the graph, in YAML.
     pub(super) preconditioning: Option<(String, Origin)>,
+    /// The card's name of the condition, if there is only one.
+    pub(super) sole_condition: Option<&'static str>,
 }
 
 /// Sizes that a config beside the graph declares.
@@ -75,7 +77,7 @@ pub(super) fn draft_network(
         ),
         DraftEntry::new("inputs", yaml_map(inputs), roles.inputs_origin.clone()),
     ];
-    let (conditions, constants) = further_entries(graph, roles, batch, given, null_of)?;
+    let (conditions, constants) = further_entries(graph, roles, reading, batch, given, null_of)?;
     let names = conditions.iter().map(|(name, _)| name.clone()).collect();
     if !conditions.is_empty() {
         let entries = conditions.into_iter().map(|(_, entry)| entry).collect();
@@ -166,6 +168,7 @@ type FurtherEntries = (Vec<(String, DraftEntry)>, Vec<DraftEntry>);
 fn further_entries(
     graph: &GraphFacts,
     roles: &PortRoles,
+    reading: &NetworkReading,
     batch: Option<usize>,
     given: &GivenFacts,
     null_of: &dyn Fn(&Port) -> Option<(String, String)>,
@@ -179,24 +182,23 @@ fn further_entries(
             }
             FurtherRole::Condition(name) => {
                 let taken = |name: &str| conditions.iter().any(|(n, _)| n == name);
-                let name = match taken(&name) {
-                    false => name,
-                    true => (2..)
+                let sole = reading.sole_condition.filter(|_| roles.further.len() == 1);
+                let name = match (sole, taken(&name)) {
+                    (Some(sole), _) => sole.to_owned(),
+                    (None, false) => name,
+                    (None, true) => (2..)
                         .map(|n| format!("{name}_{n}"))
                         .find(|name| !taken(name))
                         .expect("some number is free"),
                 };
                 let mut keys = vec![("input", yaml_string(&port.name))];
-                let null = null_of(port);
                 let mut words = format!("input {} of {}", describe_port(port), graph.file);
-                words += match null_of(port) {
-                    Some(_) => "; null ",
-                    None => "; without `null` there is no guidance",
-                };
-                if let Some((yaml, why)) = null {
+                if let Some((yaml, why)) = null_of(port) {
                     // Without quotes, `null` would be no name.
                     keys.push(("\"null\"", yaml));
-                    words += &format!("is {why}");
+                    words += &format!("; null is {why}");
+                } else if ["label", "context"].contains(&name.as_str()) {
+                    words += "; no `null` is known, and guidance needs one";
                 }
                 let entry = DraftEntry::new(&name, yaml_map(keys), Origin::read(words));
                 conditions.push((name, entry));
@@ -350,6 +352,11 @@ fn prediction_channels(
          as many where variances are learned",
         refusal()
     )
+}
+
+/// Whether a shape is that of an image with one or three channels.
+pub(super) fn is_image(shape: &[usize]) -> bool {
+    matches!(shape, [1 | 3, h, w] | [h, w, 1 | 3] if *h >= 4 && *w >= 4)
 }
 
 /// Returns the size of a port's axis, if it is fixed. Axis 0 is the batch.

@@ -25,6 +25,8 @@ pub(super) struct SchedulerReading {
     pub(super) allows_whole_times: bool,
     /// The scalings outside the graph, in YAML.
     pub(super) preconditioning: Option<(String, Origin)>,
+    /// The range to which pipelines with this scheduler scale images, in YAML.
+    pub(super) range: &'static str,
     /// Settings that belong to a sampler and not to the card.
     pub(super) remarks: Vec<String>,
 }
@@ -156,7 +158,7 @@ fn read_or_default(config: &JsonFile, keys: &str, missing: &[String]) -> Origin 
     match missing {
         [] => Origin::read(config.place(keys)),
         missing => Origin::guessed(format!(
-            "{} has no {}, and diffusers' defaults stand for them",
+            "{} has no {}: diffusers' defaults",
             config.name,
             missing.join(", ")
         )),
@@ -289,6 +291,7 @@ fn beta_reading(
         time_origin: Origin::convention("diffusers feeds the index of the training step"),
         allows_whole_times: true,
         preconditioning: None,
+        range: "[-1, 1]",
         remarks: Vec::new(),
     })
 }
@@ -312,13 +315,17 @@ fn flow_reading(
     let steps = training_steps(config, &mut missing)?;
     Ok(SchedulerReading {
         path: "{kind: flow-matching, data_at: 0}".to_owned(),
-        path_origin: Origin::read(format!("{class}: {}", config.place("_class_name"))),
+        path_origin: match prediction {
+            Some(_) => Origin::read(config.place("use_flow_sigmas, prediction_type")),
+            None => Origin::read(format!("{class}: {}", config.place("_class_name"))),
+        },
         prediction: "velocity",
         prediction_origin: Origin::convention("flow matching of diffusers predicts noise - data"),
         time: vec![("feed", "t".to_owned()), ("scale", steps.to_string())],
         time_origin: read_or_default(config, "num_train_timesteps", &missing),
         allows_whole_times: true,
         preconditioning: None,
+        range: "[-1, 1]",
         remarks: Vec::new(),
     })
 }
@@ -352,6 +359,7 @@ fn edm_reading(config: &JsonFile) -> Result<SchedulerReading> {
         time_origin: Origin::convention("EDM schedulers of diffusers feed ln(sigma)/4"),
         allows_whole_times: false,
         preconditioning: Some((scalings, read_or_default(config, "sigma_data", &missing))),
+        range: "[-1, 1]",
         remarks: Vec::new(),
     })
 }
@@ -387,6 +395,7 @@ fn score_reading(config: &JsonFile) -> Result<SchedulerReading> {
         time_origin: Origin::convention("diffusers feeds the noise level"),
         allows_whole_times: false,
         preconditioning: None,
+        range: "[0, 1]",
         remarks: Vec::new(),
     })
 }

@@ -463,7 +463,7 @@ fn names_are_escaped() {
     assert_eq!(card.network.file.to_str(), Some("a b\"é\u{85}.onnx"));
     assert_eq!(card.network.inputs.x, "x:\u{7}#");
     assert_eq!(card.network.output, "null");
-    assert_eq!(card.name, "_._b_ _ _co_ _1_");
+    assert_eq!(card.name, "_.__b_ _ _co_ _1_");
     let long = "é".repeat(80);
     assert_eq!(card_text::plain_name(&long), "é".repeat(50));
     assert_eq!(card_text::plain_name("///"), "model");
