@@ -1,5 +1,6 @@
 //! The config of a run, as the user wrote it. It is read strictly, and only `--set` changes it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -9,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::dequantization::Dequantization;
 use crate::divergence::DivergenceEstimator;
 use crate::flow::grid::GridSpacing;
+use crate::flow::guidance::GuidanceSetting;
 use crate::lattice::LatticePolicy;
 use crate::metric::Metric;
 use crate::model::card::check_plain_name;
+use crate::model::conditions::ConditionSource;
 use crate::model::precision::NetworkPrecision;
 use crate::num::shape::{AxisLayout, AxisLayouts};
 use crate::sample::Sampler;
@@ -79,6 +82,10 @@ pub struct MapsEntry {
     /// as `NHWC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<AxisLayout>,
+    /// The values of the card's conditions by name: a file with one value per sample, a number, a
+    /// list of numbers, `uniform:K`, `balanced:K` or null. Default: the card has no conditions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, Option<ConditionSource>>,
     /// The name of the flow map, a key under `flow_maps` of the card.
     pub map: String,
     /// The numbers of steps of the map to check. Default: 1, 2, 4 and 8.
@@ -112,6 +119,19 @@ pub struct LikelihoodEntry {
     pub model: PathBuf,
     /// The samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images.
     pub data: PathBuf,
+    /// The values of the card's conditions by name: a file with one value per sample, a number, a
+    /// list of numbers, `uniform:K`, `balanced:K` or null. Default: the card has no conditions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, Option<ConditionSource>>,
+    /// The scale of guidance, `{scale: 1.5, interval: [0.3, 5]}`, or a list of these, which makes an
+    /// entry of each. Default: the guidance of the card.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    #[schemars(schema_with = "any_of_schema::<GuidanceSetting, Vec<GuidanceSetting>>")]
+    pub guidance: Vec<GuidanceSetting>,
     /// The order of the axes of the data if it differs from the card's, one letter per axis, such
     /// as `NHWC`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -218,6 +238,19 @@ pub struct SamplesEntry {
     pub baseline: Option<Sampler>,
     /// The number of samples per sampler.
     pub count: usize,
+    /// The values of the card's conditions by name: a file with one value per sample, a number, a
+    /// list of numbers, `uniform:K`, `balanced:K` or null. Default: the card has no conditions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, Option<ConditionSource>>,
+    /// The scale of guidance, `{scale: 1.5, interval: [0.3, 5]}`, or a list of these, which makes an
+    /// entry of each. Default: the guidance of the card.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    #[schemars(schema_with = "any_of_schema::<GuidanceSetting, Vec<GuidanceSetting>>")]
+    pub guidance: Vec<GuidanceSetting>,
     /// An array of states at the prior end, used instead of random noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<PathBuf>,
@@ -261,12 +294,22 @@ fn any_of_schema<A: JsonSchema, B: JsonSchema>(
 fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
+    use serde::de::IntoDeserializer;
     use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
     struct OneOrManyVisitor<T>(std::marker::PhantomData<T>);
     impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for OneOrManyVisitor<T> {
         type Value = Vec<T>;
         fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
             write!(f, "one entry or a list of them")
+        }
+        fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Vec<T>, E> {
+            T::deserialize(number.into_deserializer()).map(|one| vec![one])
+        }
+        fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Vec<T>, E> {
+            self.visit_f64(number as f64)
+        }
+        fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Vec<T>, E> {
+            self.visit_f64(number as f64)
         }
         fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
             T::deserialize(MapAccessDeserializer::new(map)).map(|one| vec![one])

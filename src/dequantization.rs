@@ -258,7 +258,7 @@ mod tests {
     use super::*;
     use crate::data::{Dataset, NumberKind};
     use crate::divergence::ModelHandles;
-    use crate::flow::field::{EvalError, JacobianOperator, VectorField};
+    use crate::flow::field::{EvalError, JacobianOperator, Points, VectorField};
     use crate::flow::prior::Prior;
     use crate::likelihood::{LikelihoodTask, bits_per_dim, evaluate_likelihoods};
     use crate::model::card::Card;
@@ -423,7 +423,8 @@ mod tests {
         fn dim(&self) -> usize {
             self.dim
         }
-        fn velocity(&mut self, _: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+            let Points { x, .. } = at;
             Ok(Batch::zeros(x.raw_dim()))
         }
     }
@@ -432,12 +433,7 @@ mod tests {
         fn dim(&self) -> usize {
             self.dim
         }
-        fn jvp(
-            &mut self,
-            _: &[f64],
-            _: &Batch,
-            z: &TangentBatch,
-        ) -> Result<TangentBatch, EvalError> {
+        fn jvp(&mut self, _: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
             Ok(TangentBatch::from_shape_fn(z.raw_dim(), |(k, i, j)| {
                 if j < 2 {
                     self.a * z[[k, i, 1 - j]]

@@ -468,6 +468,22 @@ pub struct ModelHandles {
 }
 
 impl ModelHandles {
+    /// The number of calls of a network for one row when an estimator evaluates a node at time `t`.
+    fn calls_at(&self, estimator: &DivergenceEstimator, t: f64) -> u64 {
+        let calls = match estimator {
+            DivergenceEstimator::Trace(_) => self.jacobian.as_ref().map(|j| j.calls_at(t)),
+            DivergenceEstimator::FiniteDifference(_) => {
+                let velocity = self.difference_velocity.as_ref();
+                velocity.map(|(velocity, _)| velocity.calls_at(t))
+            }
+            _ => estimator
+                .head()
+                .and_then(|head| self.heads.get(head))
+                .map(|head| head.calls_at(t)),
+        };
+        calls.unwrap_or(1)
+    }
+
     /// Returns the flow map `name`.
     ///
     /// # Errors
@@ -533,8 +549,11 @@ pub struct DivergenceIntegrator<'a> {
     /// This estimator's part of the products that several estimators share.
     shared_products: Option<EstimatorProducts>,
     samples: usize,
-    /// The number of nodes visited, per sample.
-    pub nodes: Vec<u64>,
+    /// The number of nodes visited, per sample. A node counts as often as the network is called
+    /// there for one row.
+    pub calls: Vec<u64>,
+    /// The number of Jacobian products of a debiased head's correction, per sample.
+    pub residual_jvps: Vec<u64>,
     /// The time in this estimator for all samples together, in seconds.
     pub seconds: f64,
 }
@@ -558,7 +577,8 @@ impl<'a> DivergenceIntegrator<'a> {
             is_control: false,
             shared_products: None,
             samples,
-            nodes: vec![0; samples],
+            calls: vec![0; samples],
+            residual_jvps: vec![0; samples],
             seconds: 0.0,
         }
     }
@@ -603,7 +623,7 @@ impl<'a> DivergenceIntegrator<'a> {
         for (i, index) in nodes.batch_index.iter().enumerate() {
             sums.column_mut(*index)
                 .scaled_add(nodes.weight[i], &estimates.column(i));
-            self.nodes[*index] += 1;
+            self.calls[*index] += sources.calls_at(self.spec, nodes.t[i]);
         }
         let shown = match self.spec {
             DivergenceEstimator::FiniteDifference(f) => {
@@ -675,12 +695,8 @@ impl<'a> DivergenceIntegrator<'a> {
                     node: nodes.node,
                 };
                 if let (Some(share), Some(products)) = (&self.shared_products, nodes.products)
-                    && let Some(estimates) = share.replicate_estimates(
-                        estimator,
-                        products,
-                        (nodes.t, nodes.x),
-                        &probes,
-                    )?
+                    && let Some(estimates) =
+                        share.replicate_estimates(estimator, products, nodes.points(), &probes)?
                 {
                     return Ok(estimates);
                 }
@@ -690,8 +706,7 @@ impl<'a> DivergenceIntegrator<'a> {
                 estimator.trace(
                     &mut JacobianAt {
                         field: &mut **field,
-                        t: nodes.t,
-                        x: nodes.x,
+                        at: nodes.points(),
                     },
                     &probes,
                 )
@@ -704,7 +719,7 @@ impl<'a> DivergenceIntegrator<'a> {
                     .heads
                     .get_mut(head)
                     .ok_or_else(missing)?
-                    .eval(nodes.t, nodes.x)?;
+                    .eval(nodes.points())?;
                 if let Some(reservoir) = &mut self.node_reservoir {
                     reservoir.update(self.key, nodes, &values, sources)?;
                 }
@@ -754,8 +769,9 @@ impl<'a> DivergenceIntegrator<'a> {
             for (row, factor) in [(probe, 1.0), (spec.probes + probe, 2.0)] {
                 let scaled = ndarray::Array1::from_iter(steps.iter().map(|h| h * factor))
                     .insert_axis(Axis(1));
-                let ahead = field.velocity(nodes.t, &(nodes.x + &(&z * &scaled)))?;
-                let behind = field.velocity(nodes.t, &(nodes.x - &(&z * &scaled)))?;
+                let at = nodes.points();
+                let ahead = field.velocity(at.with_states(&(nodes.x + &(&z * &scaled))))?;
+                let behind = field.velocity(at.with_states(&(nodes.x - &(&z * &scaled))))?;
                 let quotient = ((ahead - behind) * z / (scaled * 2.0)).sum_axis(Axis(1));
                 estimates.row_mut(row).assign(&quotient);
             }
@@ -773,7 +789,8 @@ impl<'a> DivergenceIntegrator<'a> {
             (self.spec, self.node_reservoir.take(), &self.sums)
         {
             let started = Instant::now();
-            let residuals = reservoir.residuals(spec, self.key, sources)?;
+            let (residuals, jvps) = reservoir.residuals(spec, self.key, sources)?;
+            self.residual_jvps = jvps;
             self.sums = Some(residuals + head.row(0));
             self.seconds += started.elapsed().as_secs_f64();
         }

@@ -44,7 +44,7 @@ use crate::divergence::{
     ControlDivergence, ControlledVelocity, DivergenceEstimator, DivergenceIntegral,
     DivergenceIntegrator, EvaluationCost, ModelHandles, ProductPlan, lock_model_handles,
 };
-use crate::flow::field::{EvalError, JacobianProducts, VectorField};
+use crate::flow::field::{EvalError, JacobianProducts, Points, VectorField};
 use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
@@ -250,7 +250,7 @@ pub fn evaluate_likelihoods(
         integrator.add_head_residuals(sources)?;
         let integrals = match &task.estimators[index] {
             DivergenceEstimator::ClosedForm(_) => {
-                closed_form_integrals(sources, span, &start, &solution.x)?
+                closed_form_integrals(sources, span, sample, &start, &solution.x)?
             }
             _ => integrator.integrals(),
         };
@@ -266,7 +266,7 @@ pub fn evaluate_likelihoods(
             ),
         };
         let takes_shared = plan.products_of(spec).is_some() && !control.is_estimator(spec);
-        let visited: u64 = integrator.nodes.iter().sum();
+        let visited: u64 = integrator.calls.iter().sum();
         let own_seconds = if takes_shared {
             per_product * (own * visited) as f64
         } else {
@@ -284,7 +284,7 @@ pub fn evaluate_likelihoods(
                 status => status,
             };
             let ok = status == Status::Ok;
-            let nodes = integrator.nodes[i];
+            let calls = integrator.calls[i];
             rows.push(LikelihoodResult {
                 estimator: index,
                 sample: sample[i],
@@ -296,11 +296,11 @@ pub fn evaluate_likelihoods(
                 divergence_integral: ok.then_some(integral.value),
                 solver_error: errors[i]
                     .filter(|_| ok && !matches!(spec, DivergenceEstimator::ClosedForm(_))),
-                evaluations: solution.evaluations[i] + nodes * spec.evaluations_per_node(),
+                evaluations: solution.evaluations[i] + calls * spec.evaluations_per_node(),
                 jvps: solution.control_evaluations[i] * control.jvps_per_evaluation(start.ncols())
-                    + nodes * own
-                    + spec.jvps_per_path(),
-                head_calls: solution.control_evaluations[i] * path_head + nodes * own_head,
+                    + calls * own
+                    + integrator.residual_jvps[i],
+                head_calls: solution.control_evaluations[i] * path_head + calls * own_head,
                 status,
                 path_seconds,
                 divergence_seconds: (integrator.seconds + control_seconds + own_seconds) * share,
@@ -357,14 +357,15 @@ fn solver_errors(
 fn closed_form_integrals(
     sources: &mut ModelHandles,
     span: TimeSpan,
+    sample: &[SampleId],
     start: &Batch,
     end: &Batch,
 ) -> Result<Vec<DivergenceIntegral>, EvalError> {
     let missing = || EvalError::Missing("this model has no closed form".to_owned());
     let density = sources.closed_form.as_mut().ok_or_else(missing)?;
     let rows = start.len_of(Axis(0));
-    let first = density.eval(&vec![span.start(); rows], start)?;
-    let last = density.eval(&vec![span.end(); rows], end)?;
+    let first = density.eval(Points::new(sample, &vec![span.start(); rows], start))?;
+    let last = density.eval(Points::new(sample, &vec![span.end(); rows], end))?;
     Ok(first
         .iter()
         .zip(last)
@@ -593,13 +594,14 @@ mod tests {
     struct Head(AnalyticMixture);
 
     impl crate::flow::field::ScalarField for Head {
-        fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
+        fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
+            let Points { t, x, .. } = at;
             let d = x.ncols();
             let basis = crate::num::TangentBatch::from_shape_fn((d, x.nrows(), d), |(i, _, j)| {
                 f64::from(u8::from(i == j))
             });
             let exact =
-                crate::flow::field::JacobianOperator::quadratic_form(&mut self.0, t, x, &basis)?
+                crate::flow::field::JacobianOperator::quadratic_form(&mut self.0, at, &basis)?
                     .sum_axis(Axis(0));
             let s = t.iter().map(|t| self.0.curve.at(*t));
             let errors = s
@@ -873,7 +875,8 @@ mod tests {
             fn dim(&self) -> usize {
                 1
             }
-            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+                let Points { t, x, .. } = at;
                 let mut v = Batch::zeros(x.raw_dim());
                 for (i, t) in t.iter().enumerate() {
                     v[[i, 0]] = if x[[i, 0]] > 0.5 && *t > 0.4 {

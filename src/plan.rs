@@ -1,11 +1,14 @@
 //! Plans: the work of a run as a list of trials, with every default written out and every file
 //! hashed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
+use crate::flow::guidance::Guidance;
+use crate::model::conditions::PlannedCondition;
 use crate::model::loaded::Model;
 use crate::model::precision::NetworkPrecision;
 use crate::num::shape::AxisLayout;
@@ -16,6 +19,7 @@ mod artifact_paths;
 mod auto_steps;
 mod builder;
 mod capabilities;
+mod conditions;
 mod cost;
 mod differences;
 mod file_names;
@@ -32,6 +36,7 @@ pub use capabilities::{
     check_difference_step, check_estimator_supported, check_sampler_supported, initial_states,
     max_samples, with_card_defaults,
 };
+pub use conditions::{ModelSetting, check_condition_lengths};
 pub use cost::TrialCost;
 pub use differences::plan_differences;
 pub use prepare::prepare_plan;
@@ -131,6 +136,12 @@ pub struct PlannedModel {
     /// file's shape and its hash.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constants: Vec<(String, String)>,
+    /// The conditions of the networks by name, if the card has any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, PlannedCondition>,
+    /// The guidance of the velocity. `None` if it is not guided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<Guidance>,
     /// The value that each time input of a network gets, in words, by the input's key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub times: Vec<(String, String)>,

@@ -16,7 +16,7 @@ use ndarray::{Array1, Array3, Axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, ScalarField, VectorField};
+use crate::flow::field::{EvalError, Points, ScalarField, VectorField};
 use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
 use crate::num::Batch;
@@ -276,8 +276,9 @@ impl SteinTest {
                     row.scaled_add(s.sigma, &noise.row(i));
                 }
                 let t: Vec<f64> = times.iter().map(|p| p.0).collect();
-                let v = field.velocity(&t, &x)?;
-                let divergence = head.eval(&t, &x)?;
+                let at = Points::new(samples, &t, &x);
+                let v = field.velocity(at)?;
+                let divergence = head.eval(at)?;
                 for i in 0..n {
                     let s = curve.at(t[i]);
                     let scale = (s.alpha * s.alpha + s.sigma * s.sigma).sqrt();
@@ -372,7 +373,7 @@ mod tests {
         let basis =
             TangentBatch::from_shape_fn((d, x.nrows(), d), |(i, _, j)| f64::from(u8::from(i == j)));
         model
-            .quadratic_form(t, x, &basis)
+            .quadratic_form(Points::of_first_samples(t, x), &basis)
             .expect("analytic")
             .sum_axis(Axis(0))
             .to_vec()
@@ -382,7 +383,8 @@ mod tests {
     struct Head<F>(AnalyticMixture, F);
 
     impl<F: Fn(&mut AnalyticMixture, &[f64], &Batch) -> Vec<f64> + Send> ScalarField for Head<F> {
-        fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
+        fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
+            let Points { t, x, .. } = at;
             Ok(self.1(&mut self.0, t, x))
         }
     }
@@ -478,7 +480,9 @@ mod tests {
     #[test]
     fn stein_test_rejects_a_head_that_is_unbiased_only_in_the_mean() {
         let wrong = |m: &mut AnalyticMixture, t: &[f64], x: &Batch| -> Vec<f64> {
-            let v = m.velocity(t, x).expect("analytic");
+            let v = m
+                .velocity(Points::of_first_samples(t, x))
+                .expect("analytic");
             (0..t.len())
                 .map(|i| {
                     let s = m.curve.at(t[i]);

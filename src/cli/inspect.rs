@@ -8,7 +8,7 @@ use ndarray::{Axis, s};
 use sha2::{Digest, Sha256};
 
 use super::{Exit, RuntimeArgs};
-use crate::flow::field::{JacobianOperator, VectorField};
+use crate::flow::field::{JacobianOperator, Points, VectorField};
 use crate::flow::truncation::Truncation;
 use crate::graph::{self, Mode};
 use crate::host::hex;
@@ -181,9 +181,11 @@ impl InspectArgs {
         let x = states(middle);
         let t = vec![middle; 3];
         let mut found = Vec::new();
-        let Ok(three) = field.velocity(&t, &x) else {
+        let samples = [0, 1, 2];
+        let at = Points::new(&samples, &t, &x);
+        let Ok(three) = field.velocity(at) else {
             let error = field
-                .velocity(&t, &x)
+                .velocity(at)
                 .err()
                 .map(|e| e.to_string())
                 .unwrap_or_default();
@@ -193,27 +195,28 @@ impl InspectArgs {
         let scale = three.iter().fold(1e-12f64, |a, b| a.max(b.abs()));
         let gap = |a: &Batch, b: &Batch| (a - b).iter().fold(0.0f64, |m, v| m.max(v.abs())) / scale;
         for n in [1usize, 2] {
-            let part = x.slice(s![..n, ..]).to_owned();
             let what = format!("batch of {n} agrees with a batch of 3");
-            found.push(match field.velocity(&t[..n], &part) {
-                Ok(v) => agreement_finding(what, gap(&v, &three.slice(s![..n, ..]).to_owned())),
-                Err(e) => (format!("{what}: {e}"), false),
-            });
+            found.push(
+                match field.velocity(at.select(&samples.map(|i| i as usize)[..n]).points()) {
+                    Ok(v) => agreement_finding(what, gap(&v, &three.slice(s![..n, ..]).to_owned())),
+                    Err(e) => (format!("{what}: {e}"), false),
+                },
+            );
         }
         let order = [2, 0, 1];
-        let permuted = field.velocity(&t, &x.select(Axis(0), &order))?;
+        let permuted = field.velocity(at.select(&order).points())?;
         found.push(agreement_finding(
             "permuted samples agree: no sample depends on another".to_owned(),
             gap(&permuted, &three.select(Axis(0), &order)),
         ));
-        let second = field.velocity(&t, &x)?;
+        let second = field.velocity(at)?;
         found.push(agreement_finding(
             "the same call twice agrees".to_owned(),
             gap(&second, &three),
         ));
-        found.extend(self.check_jacobian_products(model, options, (&t, &x)));
+        found.extend(self.check_jacobian_products(model, options, at));
         for (name, t) in [("data", start), ("prior", end)] {
-            let v = field.velocity(&[t; 3], &states(t))?;
+            let v = field.velocity(Points::new(&samples, &[t; 3], &states(t)))?;
             found.push((
                 format!("finite at the {name} end (time {t})"),
                 v.iter().all(|v| v.is_finite()),
@@ -228,7 +231,7 @@ impl InspectArgs {
         &self,
         model: &Model,
         options: SessionOptions,
-        (t, x): (&[f64], &Batch),
+        at: Points,
     ) -> Option<(String, bool)> {
         let card = &model.card.network;
         let graph = model.network_graph_with_known_axes().ok()?;
@@ -237,12 +240,12 @@ impl InspectArgs {
             return None;
         }
         let what = "products with the Jacobian are finite";
-        let z = TangentBatch::ones((1, x.nrows(), x.ncols()));
+        let z = TangentBatch::ones((1, at.rows(), at.x.ncols()));
         let tangents = self
             .runtime_args
             .runtime()
             .and_then(|runtime| model.jacobian(runtime, options, JacobianOptions::default()));
-        let product = tangents.and_then(|mut tangents| Ok(tangents.quadratic_form(t, x, &z)?));
+        let product = tangents.and_then(|mut tangents| Ok(tangents.quadratic_form(at, &z)?));
         Some(match product {
             Ok(product) => (what.to_owned(), product.iter().all(|v| v.is_finite())),
             Err(error) => (format!("{what}: {error:#}"), false),

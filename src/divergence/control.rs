@@ -15,7 +15,8 @@ use ndarray::{Array2, Axis};
 use super::shared_products::unit_vectors;
 use super::{DivergenceEstimator, ModelHandles, ProductPlan};
 use crate::flow::field::{
-    EvalError, Evaluation, EvaluationPurpose, JacobianOperator, JacobianProducts, VectorField,
+    EvalError, Evaluation, EvaluationPurpose, JacobianOperator, JacobianProducts, Points,
+    VectorField,
 };
 use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
@@ -196,11 +197,11 @@ const MAX_TIMING_SECONDS: f64 = 0.02;
 impl ControlledVelocity<'_, '_> {
     /// Times a few calls of the velocity alone, once for all paths of a worker. From this, the time
     /// of the products in joint calls can be separated.
-    fn time_velocity(&mut self, t: &[f64], x: &Batch) -> Result<(), EvalError> {
+    fn time_velocity(&mut self, at: Points) -> Result<(), EvalError> {
         if self.cost.velocity_seconds.is_none() {
             self.cost.velocity_seconds = lock_model_handles(self.sources).velocity_seconds;
         }
-        if self.cost.velocity_seconds.is_some() || t.is_empty() {
+        if self.cost.velocity_seconds.is_some() || at.t.is_empty() {
             return Ok(());
         }
         let mut least = f64::INFINITY;
@@ -209,14 +210,14 @@ impl ControlledVelocity<'_, '_> {
         // the shortest time counts.
         for _ in 0..4 {
             let started = Instant::now();
-            self.velocity.velocity(t, x)?;
+            self.velocity.velocity(at)?;
             least = least.min(started.elapsed().as_secs_f64());
             if began.elapsed().as_secs_f64() > MAX_TIMING_SECONDS {
                 break;
             }
         }
         self.cost.timing_seconds += began.elapsed().as_secs_f64();
-        self.cost.velocity_seconds = Some(least / t.len() as f64);
+        self.cost.velocity_seconds = Some(least / at.rows() as f64);
         lock_model_handles(self.sources).velocity_seconds = self.cost.velocity_seconds;
         Ok(())
     }
@@ -225,12 +226,11 @@ impl ControlledVelocity<'_, '_> {
     /// velocity's own graph.
     fn evaluate_with_products(
         &mut self,
-        sample: &[SampleId],
         purpose: EvaluationPurpose,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
     ) -> Result<Evaluation, EvalError> {
-        let (rows, dim) = x.dim();
+        let sample = at.samples;
+        let (rows, dim) = at.x.dim();
         let planned = if purpose == EvaluationPurpose::QuadratureNode {
             self.plan
         } else {
@@ -247,11 +247,11 @@ impl ControlledVelocity<'_, '_> {
             let together = if separate {
                 None
             } else {
-                tangents.velocity_and_jvp(t, x, &z)?
+                tangents.velocity_and_jvp(at, &z)?
             };
             let (velocity, columns) = match together {
                 Some(both) => both,
-                None => (self.velocity.velocity(t, x)?, tangents.jvp(t, x, &z)?),
+                None => (self.velocity.velocity(at)?, tangents.jvp(at, &z)?),
             };
             // The diagonal is summed in the order of quadratic forms, so the result does not depend
             // on the plan.
@@ -273,7 +273,7 @@ impl ControlledVelocity<'_, '_> {
         if *planned == ProductPlan::Diagonal
             && controls == 0
             && !separate
-            && let Some((velocity, terms)) = tangents.velocity_and_trace_terms(t, x)?
+            && let Some((velocity, terms)) = tangents.velocity_and_trace_terms(at)?
         {
             self.cost.estimator_jvps += (dim * rows) as u64;
             return Ok(Evaluation {
@@ -310,14 +310,11 @@ impl ControlledVelocity<'_, '_> {
         let together = if separate {
             None
         } else {
-            tangents.velocity_and_quadratic_form(t, x, z)?
+            tangents.velocity_and_quadratic_form(at, z)?
         };
         let (velocity, forms) = match together {
             Some(both) => both,
-            None => (
-                self.velocity.velocity(t, x)?,
-                tangents.quadratic_form(t, x, z)?,
-            ),
+            None => (self.velocity.velocity(at)?, tangents.quadratic_form(at, z)?),
         };
         self.cached_directions = Some(directions);
         let (controlling, shared) = forms.view().split_at(Axis(0), controls);
@@ -353,24 +350,26 @@ impl VectorField for ControlledVelocity<'_, '_> {
         }
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn calls_at(&self, t: f64) -> u64 {
+        self.velocity.calls_at(t)
+    }
+
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         let started = Instant::now();
-        let velocity = self.velocity.velocity(t, x)?;
+        let velocity = self.velocity.velocity(at)?;
         let (seconds, rows) = self.cost.velocity_calls;
-        self.cost.velocity_calls = (seconds + started.elapsed().as_secs_f64(), rows + t.len());
+        self.cost.velocity_calls = (seconds + started.elapsed().as_secs_f64(), rows + at.rows());
         Ok(velocity)
     }
 
     fn evaluate(
         &mut self,
-        sample: &[SampleId],
         purpose: EvaluationPurpose,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
     ) -> Result<Evaluation, EvalError> {
         if !matches!(self.control, ControlDivergence::State) || *self.plan != ProductPlan::Separate
         {
-            self.time_velocity(t, x)?;
+            self.time_velocity(at)?;
         }
         let started = Instant::now();
         let along =
@@ -378,7 +377,7 @@ impl VectorField for ControlledVelocity<'_, '_> {
         let evaluation = match self.control {
             ControlDivergence::State if !along => {
                 return Ok(Evaluation {
-                    velocity: self.velocity(t, x)?,
+                    velocity: self.velocity(at)?,
                     divergence: None,
                     products: None,
                 });
@@ -386,14 +385,14 @@ impl VectorField for ControlledVelocity<'_, '_> {
             ControlDivergence::Head(name) => {
                 // The velocity's call also evaluates a head in the same graph, so the velocity must
                 // be called first.
-                let velocity = self.velocity.velocity(t, x)?;
+                let velocity = self.velocity.velocity(at)?;
                 let missing =
                     || EvalError::Missing(format!("this model has no divergence head `{name}`"));
                 let divergence = lock_model_handles(self.sources)
                     .heads
                     .get_mut(name)
                     .ok_or_else(missing)?
-                    .eval(t, x)?;
+                    .eval(at)?;
                 Evaluation {
                     velocity,
                     divergence: Some(divergence),
@@ -401,11 +400,11 @@ impl VectorField for ControlledVelocity<'_, '_> {
                 }
             }
             ControlDivergence::State | ControlDivergence::Trace | ControlDivergence::Probes(_) => {
-                self.evaluate_with_products(sample, purpose, t, x)?
+                self.evaluate_with_products(purpose, at)?
             }
         };
         let (seconds, rows) = self.cost.joint_calls;
-        self.cost.joint_calls = (seconds + started.elapsed().as_secs_f64(), rows + t.len());
+        self.cost.joint_calls = (seconds + started.elapsed().as_secs_f64(), rows + at.rows());
         Ok(evaluation)
     }
 }

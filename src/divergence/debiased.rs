@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ModelHandles;
-use crate::flow::field::EvalError;
+use crate::flow::field::{EvalError, Points};
 use crate::flow::path::PathCoefficients;
 use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
@@ -127,7 +127,8 @@ impl NodeReservoir {
         Ok(())
     }
 
-    /// The integral of the residual from each draw, draws × samples; 0 for a sample without nodes.
+    /// The integral of the residual from each draw, draws × samples (0 for a sample without nodes),
+    /// and the number of Jacobian products of each sample.
     ///
     /// # Errors
     /// Fails if the model has no Jacobian products or they cannot be evaluated.
@@ -136,10 +137,11 @@ impl NodeReservoir {
         spec: &Debiased,
         key: RngKey,
         sources: &mut ModelHandles,
-    ) -> Result<Array2<f64>, EvalError> {
+    ) -> Result<(Array2<f64>, Vec<u64>), EvalError> {
         let missing = || EvalError::Missing("this model offers no Jacobian products".to_owned());
         let field = sources.jacobian.as_mut().ok_or_else(missing)?;
         let mut out = Array2::zeros((spec.probes, self.drawn_nodes.len()));
+        let mut jvps = vec![0; self.drawn_nodes.len()];
         for draw in 0..spec.probes {
             let drawn: Vec<(usize, &DrawnNode)> = (self.drawn_nodes.iter().enumerate())
                 .filter_map(|(index, nodes)| Some((index, nodes[draw].as_ref()?)))
@@ -160,13 +162,15 @@ impl NodeReservoir {
                 );
             }
             let t: Vec<f64> = drawn.iter().map(|(_, node)| node.t).collect();
-            let forms = field.quadratic_form(&t, &x, &z)?;
+            let samples: Vec<SampleId> = drawn.iter().map(|(i, _)| self.ids[*i]).collect();
+            let forms = field.quadratic_form(Points::new(&samples, &t, &x), &z)?;
             for (i, (index, node)) in drawn.iter().enumerate() {
+                jvps[*index] += field.calls_at(node.t);
                 out[[draw, *index]] = self.total_importance[*index]
                     * node.weight
                     * (forms[[0, i]] - node.head_divergence);
             }
         }
-        Ok(out)
+        Ok((out, jvps))
     }
 }

@@ -11,9 +11,9 @@ use std::ops::Range;
 use ndarray::{Array2, Axis};
 
 use super::{ControlDivergence, DivergenceEstimator};
-use crate::flow::field::{EvalError, JacobianOperator, JacobianProducts, KnownJacobian};
+use crate::flow::field::{EvalError, JacobianOperator, JacobianProducts, KnownJacobian, Points};
+use crate::num::TangentBatch;
 use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
-use crate::num::{Batch, TangentBatch};
 use crate::solve::Nodes;
 use crate::trace::{BatchLinearOperator, Estimator, JacobianAt, ProbeReuse, ProbeSource};
 
@@ -170,16 +170,14 @@ impl ProductPlan {
         tangents: &mut dyn JacobianOperator,
     ) -> Result<JacobianProducts, EvalError> {
         if *self == ProductPlan::Diagonal
-            && let Some(terms) = tangents.trace_terms(nodes.t, nodes.x)?
+            && let Some(terms) = tangents.trace_terms(nodes.points())?
         {
             return Ok(JacobianProducts::QuadraticForms(terms));
         }
         let z = self.directions(key, nodes.sample, nodes.x.ncols());
         Ok(match self {
-            ProductPlan::Jacobian => {
-                JacobianProducts::Jacobian(tangents.jvp(nodes.t, nodes.x, &z)?)
-            }
-            _ => JacobianProducts::QuadraticForms(tangents.quadratic_form(nodes.t, nodes.x, &z)?),
+            ProductPlan::Jacobian => JacobianProducts::Jacobian(tangents.jvp(nodes.points(), &z)?),
+            _ => JacobianProducts::QuadraticForms(tangents.quadratic_form(nodes.points(), &z)?),
         })
     }
 
@@ -237,7 +235,7 @@ impl EstimatorProducts {
         &self,
         estimator: &Estimator,
         products: &JacobianProducts,
-        (t, x): (&[f64], &Batch),
+        at: Points,
         probes: &ProbeSource,
     ) -> Result<Option<Array2<f64>>, EvalError> {
         Ok(match (self, products) {
@@ -252,8 +250,7 @@ impl EstimatorProducts {
                 Some(estimator.trace(
                     &mut JacobianAt {
                         field: &mut field,
-                        t,
-                        x,
+                        at,
                     },
                     probes,
                 )?)
@@ -284,6 +281,7 @@ impl BatchLinearOperator for KnownDiagonal<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::num::Batch;
 
     fn specs(text: &str) -> Vec<DivergenceEstimator> {
         serde_yaml::from_str(text).expect(text)
@@ -403,7 +401,12 @@ mod tests {
                     node: &node,
                 };
                 let chains = share
-                    .replicate_estimates(estimator, &products, (&t, &x), &probes)
+                    .replicate_estimates(
+                        estimator,
+                        &products,
+                        Points::new(&sample, &t, &x),
+                        &probes,
+                    )
                     .expect("known")
                     .expect("its plan");
                 let mut field = KnownJacobian(&columns);
@@ -411,8 +414,7 @@ mod tests {
                     .trace(
                         &mut JacobianAt {
                             field: &mut field,
-                            t: &t,
-                            x: &x,
+                            at: Points::new(&sample, &t, &x),
                         },
                         &probes,
                     )
@@ -432,9 +434,9 @@ mod tests {
                     sample: &sample[1..2],
                     node: &node[1..2],
                 };
-                let part = x.select(Axis(0), &[1]);
+                let part = Points::new(&sample, &t, &x).select(&[1]);
                 let alone = share
-                    .replicate_estimates(estimator, &row, (&t[1..2], &part), &probes)
+                    .replicate_estimates(estimator, &row, part.points(), &probes)
                     .expect("known")
                     .expect("its plan");
                 assert!(

@@ -4,13 +4,13 @@ use anyhow::Result;
 use ndarray::Axis;
 
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, WorkerPool, write_rows};
-use crate::flow::field::{EvalError, FlowMap, JacobianOperator};
+use crate::flow::field::{EvalError, FlowMap, JacobianOperator, Points};
 use crate::flow::flow_map;
 use crate::likelihood::flow_map_checks::{self, DensityMass, FlowMapResidual, MassProposal};
 use crate::model::card::FlowMapDirection;
 use crate::model::flow_map::{FlowMapDerivatives, OnnxFlowMap};
 use crate::model::loaded::{JacobianOptions, SessionOptions, VelocityJacobian};
-use crate::num::key::RngKey;
+use crate::num::key::{RngKey, SampleId};
 use crate::num::{Batch, TangentBatch, stats};
 use crate::plan::FlowMapWork;
 use crate::{rows, sample};
@@ -71,15 +71,16 @@ impl WorkerPool<'_> {
             (&data, &prior)
         };
         let z = TangentBatch::ones((2, 2, self.model.dim()));
-        map.averages(from, to, &two)?;
-        map.jvp(from, to, &two, &z)?;
-        velocity.quadratic_form(&data, &two, &z)?;
+        let at = Points::new(&[0, 1], from, &two);
+        map.averages(at, to)?;
+        map.jvp(at, to, &z)?;
+        velocity.quadratic_form(Points::new(&[0, 1], &data, &two), &z)?;
         Ok(())
     }
 
     /// Checks the identities of a flow map for each number of steps.
     ///
-    /// `x` holds the states from which the map starts, rows × dim. `all` holds all samples of the
+    /// `x` holds the states of `samples` from which the map starts, rows × dim. `all` holds all samples of the
     /// data, from which the proposal of importance sampling is made.
     ///
     /// # Errors
@@ -88,6 +89,7 @@ impl WorkerPool<'_> {
         &self,
         work: &FlowMapWork,
         key: RngKey,
+        samples: &[SampleId],
         x: &Batch,
         all: &Batch,
     ) -> Result<Vec<FlowMapIdentity>> {
@@ -112,11 +114,15 @@ impl WorkerPool<'_> {
                 both_ways: direction == FlowMapDirection::Both,
             };
             let mut residuals: Vec<FlowMapResidual> = Vec::new();
-            for part in x.axis_chunks_iter(Axis(0), batch) {
+            for (part, samples) in x
+                .axis_chunks_iter(Axis(0), batch)
+                .zip(samples.chunks(batch))
+            {
                 for r in flow_map_checks::flow_map_residuals(
                     &mut map,
                     Some(&mut velocity),
                     &setting,
+                    samples,
                     part.to_owned(),
                 )? {
                     match residuals.iter_mut().find(|known| known.check == r.check) {
@@ -136,12 +142,17 @@ impl WorkerPool<'_> {
                 for first in (0..work.draws).step_by(batch) {
                     let last = (first + batch).min(work.draws);
                     let x = proposal.draw(key, first as u64..last as u64);
+                    // The draws go through the samples' conditions, one after the other.
+                    let samples: Vec<SampleId> = (first..last)
+                        .map(|draw| (draw % all.nrows()) as SampleId)
+                        .collect();
                     weights.extend(flow_map_checks::importance_weights(
                         &mut map,
                         curve,
                         self.model.prior,
                         &times,
                         &proposal,
+                        &samples,
                         &x,
                     )?);
                 }
@@ -184,7 +195,13 @@ impl ExecuteWork for FlowMapWork {
             }
             _ => data.states(&opened.card, executor.key(), &samples),
         };
-        let found = executor.pools[self.model].check_identities(self, executor.key(), &x, &all)?;
+        let found = executor.pools[self.model].check_identities(
+            self,
+            executor.key(),
+            &samples,
+            &x,
+            &all,
+        )?;
         let mut rows = Vec::new();
         for FlowMapIdentity {
             steps,

@@ -4,7 +4,7 @@ use anyhow::Result;
 use ndarray::Axis;
 
 use super::pool::{Worker, WorkerPool, WorkerSpec};
-use crate::flow::field::{EvalError, JacobianOperator, VectorField};
+use crate::flow::field::{EvalError, JacobianOperator, Points, VectorField};
 use crate::num::key::{RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
 use crate::sample::{Denoiser, DrawnSamples, SampleRequest, Sampler, SamplerContext};
@@ -104,17 +104,14 @@ impl ParallelField<'_, '_> {
             .map_err(into_eval_error)
     }
 
-    /// Calls `call` with the times and states of each batch, in parallel, and joins the resulting
-    /// rows.
+    /// Calls `call` with the points of each batch, in parallel, and joins the resulting rows.
     fn map_states(
         &self,
-        t: &[f64],
-        x: &Batch,
-        call: impl Fn(&mut Worker, &[f64], &Batch) -> Result<Batch, EvalError> + Sync,
+        at: Points,
+        call: impl Fn(&mut Worker, Points) -> Result<Batch, EvalError> + Sync,
     ) -> Result<Batch, EvalError> {
-        let parts = self.map_batches(x.nrows(), |worker, rows| {
-            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-            call(worker, &times, &x.select(Axis(0), rows))
+        let parts = self.map_batches(at.rows(), |worker, rows| {
+            call(worker, at.select(rows).points())
         })?;
         let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
         Ok(ndarray::concatenate(Axis(0), &views).expect("rows of one model"))
@@ -133,14 +130,14 @@ impl VectorField for ParallelField<'_, '_> {
         self.pool.model.dim()
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.map_states(t, x, VectorField::velocity)
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        self.map_states(at, VectorField::velocity)
     }
 }
 
 impl Denoiser for ParallelField<'_, '_> {
-    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.map_states(t, x, |worker, t, x| worker.denoised(t, x))
+    fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+        self.map_states(at, Denoiser::denoised)
     }
 
     fn linearized(&mut self) -> Result<&mut dyn JacobianOperator, EvalError> {
@@ -153,13 +150,12 @@ impl JacobianOperator for ParallelField<'_, '_> {
         self.pool.model.dim()
     }
 
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let began = std::time::Instant::now();
-        let parts = self.map_batches(x.nrows(), |worker, rows| {
-            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+        let parts = self.map_batches(at.rows(), |worker, rows| {
             let missing = || EvalError::Missing("the Jacobian products were not opened".to_owned());
             let tangents = worker.sources.jacobian.as_mut().ok_or_else(missing)?;
-            tangents.jvp(&times, &x.select(Axis(0), rows), &z.select(Axis(1), rows))
+            tangents.jvp(at.select(rows).points(), &z.select(Axis(1), rows))
         })?;
         let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
         let all = ndarray::concatenate(Axis(1), &views).expect("directions of one model");

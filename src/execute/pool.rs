@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::dequantization::Dequantization;
 use crate::divergence::{DivergenceEstimator, ModelHandles};
-use crate::flow::field::{EvalError, FlowMap, ScalarField, VectorField};
+use crate::flow::field::{EvalError, FlowMap, Points, ScalarField, VectorField};
 use crate::likelihood::{self, LikelihoodResult, LikelihoodTask, NodeDivergence};
 use crate::model::card::FlowMapDirection;
 use crate::model::flow_map::FlowMapDerivatives;
@@ -111,18 +111,22 @@ impl VectorField for Worker {
             .unwrap_or_default()
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Worker::velocity_mut(self)?.velocity(t, x)
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        Worker::velocity_mut(self)?.velocity(at)
     }
 
     fn is_smooth(&self) -> bool {
         self.velocity.as_ref().is_some_and(VectorField::is_smooth)
     }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        self.velocity.as_ref().map_or(1, |v| v.calls_at(t))
+    }
 }
 
 impl Denoiser for Worker {
-    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Worker::velocity_mut(self)?.denoised(t, x)
+    fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+        Worker::velocity_mut(self)?.denoised(at)
     }
 
     fn flow_map(&mut self, name: &str) -> Result<&mut dyn FlowMap, EvalError> {
@@ -378,33 +382,36 @@ impl<'a> WorkerPool<'a> {
         let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
         let (start, end) = (self.model.curve.data_end(), self.model.curve.prior_end());
         let t = vec![start; two.nrows()];
+        let samples: Vec<SampleId> = (0..two.nrows() as SampleId).collect();
+        let at = Points::new(&samples, &t, &two);
         let first = || "a first call, with two samples, failed".to_owned();
         if let Some(velocity) = &mut worker.velocity {
-            velocity.velocity(&t, &two).with_context(first)?;
+            velocity.velocity(at).with_context(first)?;
         }
         if let Some(tangents) = &mut worker.sources.jacobian {
             let z = crate::num::TangentBatch::ones((2, two.nrows(), two.ncols()));
-            tangents.quadratic_form(&t, &two, &z).with_context(first)?;
+            tangents.quadratic_form(at, &z).with_context(first)?;
             // The products can come from a graph of their own, so they are called separately.
-            tangents.jvp(&t, &two, &z).with_context(first)?;
-            tangents.trace_terms(&t, &two).with_context(first)?;
+            tangents.jvp(at, &z).with_context(first)?;
+            tangents.trace_terms(at).with_context(first)?;
             if worker.jacobian_options.vjp {
-                tangents.vjp(&t, &two, &z).with_context(first)?;
+                tangents.vjp(at, &z).with_context(first)?;
             }
         }
         for head in worker.sources.heads.values_mut() {
-            head.eval(&t, &two).with_context(first)?;
+            head.eval(at).with_context(first)?;
         }
         if let Some(density) = &mut worker.sources.closed_form {
-            density.eval(&t, &two).with_context(first)?;
+            density.eval(at).with_context(first)?;
         }
         let far = vec![end; two.nrows()];
         for (name, map) in &mut worker.sources.flow_maps {
             let to_data = self.model.flow_map_spec(name)?.direction() == FlowMapDirection::ToData;
             let (from, to) = if to_data { (&far, &t) } else { (&t, &far) };
-            map.averages(from, to, &two).with_context(first)?;
+            map.averages(Points { t: from, ..at }, to)
+                .with_context(first)?;
             if worker.maps_with_gradient.contains(name) {
-                map.divergence_gradient(&far, &t, &two)
+                map.divergence_gradient(Points { t: &far, ..at }, &t)
                     .with_context(first)?;
             }
         }

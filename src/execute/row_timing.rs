@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::pool::{WorkerPool, WorkerSpec};
-use crate::flow::field::{EvalError, VectorField};
+use crate::flow::field::{EvalError, Points, VectorField};
+use crate::num::key::SampleId;
 use crate::num::{Batch, TangentBatch};
 use crate::plan::SecondsPerRow;
 
@@ -39,28 +40,32 @@ impl WorkerPool<'_> {
             self.model.curve.data_end(),
             self.model.curve.prior_end(),
         );
-        let at = |rows: usize| (vec![start; rows], Batch::zeros((rows, dim)));
+        let states = |rows: usize| {
+            let samples: Vec<SampleId> = (0..rows as SampleId).collect();
+            (samples, vec![start; rows], Batch::zeros((rows, dim)))
+        };
         let mut seconds_per_row = SecondsPerRow::default();
         if let Some(velocity) = &mut worker.velocity {
             seconds_per_row.evaluation = fastest_seconds_per_row(|rows| {
-                let (t, x) = at(rows);
-                velocity.velocity(&t, &x).map(drop)
+                let (samples, t, x) = states(rows);
+                velocity.velocity(Points::new(&samples, &t, &x)).map(drop)
             })?;
         }
         if let Some(tangents) = &mut worker.sources.jacobian {
             let k = dim.clamp(1, MAX_DIRECTIONS);
             let each = fastest_seconds_per_row(|rows| {
-                let (t, x) = at(rows);
+                let (samples, t, x) = states(rows);
+                let z = TangentBatch::ones((k, rows, dim));
                 tangents
-                    .quadratic_form(&t, &x, &TangentBatch::ones((k, rows, dim)))
+                    .quadratic_form(Points::new(&samples, &t, &x), &z)
                     .map(drop)
             })?;
             seconds_per_row.product = each / k as f64;
         }
         for head in worker.sources.heads.values_mut() {
             let each = fastest_seconds_per_row(|rows| {
-                let (t, x) = at(rows);
-                head.eval(&t, &x).map(drop)
+                let (samples, t, x) = states(rows);
+                head.eval(Points::new(&samples, &t, &x)).map(drop)
             })?;
             seconds_per_row.head = seconds_per_row.head.max(each);
         }
@@ -68,14 +73,14 @@ impl WorkerPool<'_> {
             let to_data = self.model.flow_map_spec(name)?.direction()
                 == crate::model::card::FlowMapDirection::ToData;
             let each = fastest_seconds_per_row(|rows| {
-                let (near, x) = at(rows);
+                let (samples, near, x) = states(rows);
                 let far = vec![end; rows];
                 let (from, to) = if to_data {
                     (&far, &near)
                 } else {
                     (&near, &far)
                 };
-                map.averages(from, to, &x).map(drop)
+                map.averages(Points::new(&samples, from, &x), to).map(drop)
             })?;
             seconds_per_row.evaluation = seconds_per_row.evaluation.max(each);
         }

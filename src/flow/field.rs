@@ -1,7 +1,10 @@
 //! The traits that a model implements: velocities, Jacobian products and scalars.
 //!
-//! All methods take a batch of states, rows × dim, and one time per row. The result of a row does
-//! not depend on the other rows.
+//! All methods take points: a batch of states, rows × dim, with one time and one sample's number per
+//! row. The result of a row does not depend on the other rows.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use ndarray::{Array2, Axis};
 
@@ -29,6 +32,96 @@ pub enum EvalError {
     /// A signal asked the program to stop.
     #[error("stopped by a signal")]
     Stopped,
+}
+
+/// The points at which a model is evaluated: for each row a sample's number, a time and a state.
+///
+/// The number is the address under which a conditional model looks its conditions up. It is the
+/// same number that addresses the sample's random draws.
+#[derive(Debug, Clone, Copy)]
+pub struct Points<'a> {
+    /// The number of each row's sample.
+    pub samples: &'a [SampleId],
+    /// The time of each row, in the card's own time.
+    pub t: &'a [f64],
+    /// The states, rows × dim.
+    pub x: &'a Batch,
+}
+
+impl<'a> Points<'a> {
+    /// Returns the points with these samples, times and states.
+    ///
+    /// # Panics
+    /// Panics if the numbers of rows differ.
+    pub fn new(samples: &'a [SampleId], t: &'a [f64], x: &'a Batch) -> Points<'a> {
+        assert!(
+            samples.len() == x.nrows() && t.len() == x.nrows(),
+            "one sample and one time per row"
+        );
+        Points { samples, t, x }
+    }
+
+    /// Returns points of the samples 0, 1, …, for models without conditions and for checks.
+    ///
+    /// # Panics
+    /// Panics if the numbers of rows differ, or if there are more than 65,536 rows.
+    pub fn of_first_samples(t: &'a [f64], x: &'a Batch) -> Points<'a> {
+        static FIRST: LazyLock<Vec<SampleId>> = LazyLock::new(|| (0..1 << 16).collect());
+        Points::new(&FIRST[..x.nrows()], t, x)
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.x.nrows()
+    }
+
+    /// Returns the same points with the states `x`.
+    pub fn with_states<'b>(&self, x: &'b Batch) -> Points<'b>
+    where
+        'a: 'b,
+    {
+        Points::new(self.samples, self.t, x)
+    }
+
+    /// Returns the given rows, in the given order. Nothing is copied if these are all rows in
+    /// their present order.
+    pub fn select(&self, rows: &[usize]) -> SelectedPoints<'a> {
+        let all = rows.len() == self.rows() && rows.iter().enumerate().all(|(i, row)| i == *row);
+        if all {
+            return SelectedPoints {
+                samples: Cow::Borrowed(self.samples),
+                t: Cow::Borrowed(self.t),
+                x: Cow::Borrowed(self.x),
+            };
+        }
+        SelectedPoints {
+            samples: rows.iter().map(|i| self.samples[*i]).collect(),
+            t: rows.iter().map(|i| self.t[*i]).collect(),
+            x: Cow::Owned(self.x.select(Axis(0), rows)),
+        }
+    }
+}
+
+/// Rows of some points, copied only if they are not all of them.
+#[derive(Debug, Clone)]
+pub struct SelectedPoints<'a> {
+    /// The number of each row's sample.
+    samples: Cow<'a, [SampleId]>,
+    /// The time of each row.
+    t: Cow<'a, [f64]>,
+    /// The states, rows × dim.
+    x: Cow<'a, Batch>,
+}
+
+impl SelectedPoints<'_> {
+    /// The rows as points.
+    pub fn points(&self) -> Points<'_> {
+        Points {
+            samples: &self.samples,
+            t: &self.t,
+            x: &self.x,
+        }
+    }
 }
 
 /// What a caller needs from an evaluation besides the velocity.
@@ -104,7 +197,7 @@ impl JacobianOperator for KnownJacobian<'_> {
         self.0.shape()[2]
     }
 
-    fn jvp(&mut self, _: &[f64], _: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, _: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let mut out = TangentBatch::zeros(z.raw_dim());
         for ((columns, z), mut out) in self
             .0
@@ -117,12 +210,7 @@ impl JacobianOperator for KnownJacobian<'_> {
         Ok(out)
     }
 
-    fn vjp(
-        &mut self,
-        _: &[f64],
-        _: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
+    fn vjp(&mut self, _: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
         let mut out = TangentBatch::zeros(w.raw_dim());
         for ((columns, w), mut out) in self
             .0
@@ -145,7 +233,7 @@ pub trait VectorField: Send {
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError>;
 
     /// Returns dx/dt with the quantities that the same calls compute.
     ///
@@ -154,15 +242,9 @@ pub trait VectorField: Send {
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    fn evaluate(
-        &mut self,
-        _: &[SampleId],
-        _: EvaluationPurpose,
-        t: &[f64],
-        x: &Batch,
-    ) -> Result<Evaluation, EvalError> {
+    fn evaluate(&mut self, _: EvaluationPurpose, at: Points) -> Result<Evaluation, EvalError> {
         Ok(Evaluation {
-            velocity: self.velocity(t, x)?,
+            velocity: self.velocity(at)?,
             divergence: None,
             products: None,
         })
@@ -172,6 +254,12 @@ pub trait VectorField: Send {
     /// without kinks.
     fn is_smooth(&self) -> bool {
         false
+    }
+
+    /// The number of calls of the network for one row at time `t`: more than one if the field is
+    /// guided, or if the network is evaluated at two neighbouring indices of time.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
     }
 }
 
@@ -183,23 +271,24 @@ pub trait JacobianOperator: Send {
     /// The number of components of a state.
     fn dim(&self) -> usize;
 
+    /// The number of calls of the network for one row at time `t`: more than one if the field is
+    /// guided, or if the network is evaluated at two neighbouring indices of time.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
+    }
+
     /// Returns the Jacobian products (JVPs) J·z, k × rows × dim.
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
 
     /// Returns the quadratic forms zᵀJz, k × rows.
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    fn quadratic_form(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        z: &TangentBatch,
-    ) -> Result<Array2<f64>, EvalError> {
-        let products = self.jvp(t, x, z)?;
+    fn quadratic_form(&mut self, at: Points, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
+        let products = self.jvp(at, z)?;
         Ok((&products * z).sum_axis(ndarray::Axis(2)))
     }
 
@@ -210,8 +299,7 @@ pub trait JacobianOperator: Send {
     /// Fails if the model cannot be evaluated.
     fn velocity_and_quadratic_form(
         &mut self,
-        _t: &[f64],
-        _x: &Batch,
+        _: Points,
         _z: &TangentBatch,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
@@ -224,8 +312,7 @@ pub trait JacobianOperator: Send {
     /// Fails if the model cannot be evaluated.
     fn velocity_and_jvp(
         &mut self,
-        _t: &[f64],
-        _x: &Batch,
+        _: Points,
         _z: &TangentBatch,
     ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
         Ok(None)
@@ -236,7 +323,7 @@ pub trait JacobianOperator: Send {
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    fn trace_terms(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
+    fn trace_terms(&mut self, _: Points) -> Result<Option<Array2<f64>>, EvalError> {
         Ok(None)
     }
 
@@ -247,8 +334,7 @@ pub trait JacobianOperator: Send {
     /// Fails if the model cannot be evaluated.
     fn velocity_and_trace_terms(
         &mut self,
-        _t: &[f64],
-        _x: &Batch,
+        _: Points,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
     }
@@ -258,12 +344,7 @@ pub trait JacobianOperator: Send {
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    fn vjp(
-        &mut self,
-        _t: &[f64],
-        _x: &Batch,
-        _w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
+    fn vjp(&mut self, _: Points, _w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
         Ok(None)
     }
 }
@@ -274,11 +355,17 @@ pub trait ScalarField: Send {
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError>;
+    fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError>;
 
     /// Whether the derivatives of the function are known to be continuous.
     fn is_smooth(&self) -> bool {
         false
+    }
+
+    /// The number of calls of the network for one row at time `t`: more than one if the field is
+    /// guided, or if the network is evaluated at two neighbouring indices of time.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
     }
 }
 
@@ -305,12 +392,7 @@ pub trait FlowMap: Send {
     ///
     /// # Errors
     /// Fails if the map cannot be evaluated.
-    fn averages(
-        &mut self,
-        from: &[f64],
-        to: &[f64],
-        x: &Batch,
-    ) -> Result<FlowMapAverages, EvalError>;
+    fn averages(&mut self, at: Points, to: &[f64]) -> Result<FlowMapAverages, EvalError>;
 
     /// Returns D and its gradient with respect to x, by reverse mode. The cost is that of about two
     /// evaluations.
@@ -319,20 +401,13 @@ pub trait FlowMap: Send {
     /// Fails if the map cannot be evaluated, has no divergence, or was opened without the gradient.
     fn divergence_gradient(
         &mut self,
-        from: &[f64],
+        at: Points,
         to: &[f64],
-        x: &Batch,
     ) -> Result<(Vec<f64>, Batch), EvalError>;
 
     /// Returns the Jacobian products ∂u/∂x · z for each row's k directions, k × rows × dim.
     ///
     /// # Errors
     /// Fails if the map cannot be evaluated or was opened without its Jacobian.
-    fn jvp(
-        &mut self,
-        from: &[f64],
-        to: &[f64],
-        x: &Batch,
-        z: &TangentBatch,
-    ) -> Result<TangentBatch, EvalError>;
+    fn jvp(&mut self, at: Points, to: &[f64], z: &TangentBatch) -> Result<TangentBatch, EvalError>;
 }

@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::field::{EvalError, FlowMap, FlowMapAverages};
+use super::field::{EvalError, FlowMap, FlowMapAverages, Points};
 use super::grid::{self, GridSpacing};
 use super::path::PathCurve;
 use crate::num::Batch;
+use crate::num::key::SampleId;
 use crate::registry;
 
 /// How the averages of a flow map become a step.
@@ -121,8 +122,8 @@ pub struct FlowMapEndState {
     pub divergence_integral: Option<Vec<f64>>,
 }
 
-/// Moves every row of `x` along `times` with one evaluation of the flow map per step. The times may
-/// increase or decrease.
+/// Moves every row of `x`, the states of `samples`, along `times` with one evaluation of the flow
+/// map per step. The times may increase or decrease.
 ///
 /// Each step sets x ← x + (t' − t)·u and ∫div ← ∫div + (t' − t)·D (F2D2, few-step rule).
 ///
@@ -133,6 +134,7 @@ pub fn apply_flow_map_steps(
     curve: &PathCurve,
     times: &[f64],
     rule: FlowMapStepRule,
+    samples: &[SampleId],
     x: Batch,
 ) -> Result<FlowMapEndState, EvalError> {
     let rows = x.nrows();
@@ -156,7 +158,10 @@ pub fn apply_flow_map_steps(
         let FlowMapAverages {
             velocity,
             divergence,
-        } = map.averages(&vec![from; rows], &vec![to; rows], &end_state.x)?;
+        } = map.averages(
+            Points::new(samples, &vec![from; rows], &end_state.x),
+            &vec![to; rows],
+        )?;
         end_state.x.scaled_add(step, &velocity);
         end_state.divergence_integral =
             end_state

@@ -20,6 +20,7 @@
 pub mod field;
 pub mod flow_map;
 pub mod grid;
+pub mod guidance;
 pub mod network_velocity;
 pub mod path;
 pub mod preconditioning;

@@ -6,7 +6,7 @@
 
 use ndarray::{Array2, Axis};
 
-use super::field::{EvalError, JacobianOperator, VectorField};
+use super::field::{EvalError, JacobianOperator, Points, VectorField};
 use super::path::{PathCoefficients, PathCurve};
 use super::preconditioning::{Preconditioning, PreconditioningScales};
 use super::prediction::{Affine, Prediction};
@@ -21,11 +21,16 @@ pub trait ForwardNetwork: Send {
     ///
     /// # Errors
     /// Fails if the network cannot be run.
-    fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+    fn forward(&mut self, at: Points) -> Result<Batch, EvalError>;
 
     /// Whether the derivatives of F are known to be continuous.
     fn is_smooth(&self) -> bool {
         false
+    }
+
+    /// The number of calls of the network for one row at time `t`.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
     }
 }
 
@@ -36,23 +41,23 @@ pub trait NetworkJacobianOperator: Send {
     /// The number of components of a state.
     fn dim(&self) -> usize;
 
+    /// The number of calls of the network for one row at time `t`.
+    fn calls_at(&self, _t: f64) -> u64 {
+        1
+    }
+
     /// Returns the Jacobian products (JVPs) J_F·z, k × rows × dim.
     ///
     /// # Errors
     /// Fails if the network cannot be run.
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError>;
 
     /// Returns the quadratic forms zᵀJ_F z, k × rows.
     ///
     /// # Errors
     /// Fails if the network cannot be run.
-    fn quadratic_form(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        z: &TangentBatch,
-    ) -> Result<Array2<f64>, EvalError> {
-        let products = self.jvp(t, x, z)?;
+    fn quadratic_form(&mut self, at: Points, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
+        let products = self.jvp(at, z)?;
         Ok((&products * z).sum_axis(Axis(2)))
     }
 
@@ -63,8 +68,7 @@ pub trait NetworkJacobianOperator: Send {
     /// Fails if the network cannot be run.
     fn output_and_quadratic_form(
         &mut self,
-        _t: &[f64],
-        _x: &Batch,
+        _: Points,
         _z: &TangentBatch,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
@@ -77,8 +81,7 @@ pub trait NetworkJacobianOperator: Send {
     /// Fails if the network cannot be run.
     fn output_and_jvp(
         &mut self,
-        _t: &[f64],
-        _x: &Batch,
+        _: Points,
         _z: &TangentBatch,
     ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
         Ok(None)
@@ -89,7 +92,7 @@ pub trait NetworkJacobianOperator: Send {
     ///
     /// # Errors
     /// Fails if the network cannot be run.
-    fn trace_terms(&mut self, _t: &[f64], _x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
+    fn trace_terms(&mut self, _: Points) -> Result<Option<Array2<f64>>, EvalError> {
         Ok(None)
     }
 
@@ -100,8 +103,7 @@ pub trait NetworkJacobianOperator: Send {
     /// Fails if the network cannot be run.
     fn output_and_trace_terms(
         &mut self,
-        _t: &[f64],
-        _x: &Batch,
+        _: Points,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         Ok(None)
     }
@@ -111,12 +113,7 @@ pub trait NetworkJacobianOperator: Send {
     ///
     /// # Errors
     /// Fails if the network cannot be run.
-    fn vjp(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError>;
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError>;
 }
 
 /// The meaning of a network's output: what it predicts, on which path, with which scalings.
@@ -205,20 +202,19 @@ impl<N: ForwardNetwork> NetworkVelocity<N> {
     ///
     /// # Errors
     /// Fails if the network cannot be run.
-    pub fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.evaluate_affine(t, x, Prediction::denoised)
+    pub fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+        self.evaluate_affine(at, Prediction::denoised)
     }
 
     /// Calls the network once and returns the quantity that `view` selects.
     fn evaluate_affine(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         view: fn(Prediction, &PathCoefficients) -> Affine,
     ) -> Result<Batch, EvalError> {
-        let f = self
-            .network
-            .forward(t, &self.parameterization.network_input(t, x))?;
+        let Points { t, x, .. } = at;
+        let fed = self.parameterization.network_input(t, x);
+        let f = self.network.forward(at.with_states(&fed))?;
         Ok(self.parameterization.combine_with_output(t, x, f, view))
     }
 }
@@ -228,12 +224,16 @@ impl<N: ForwardNetwork> VectorField for NetworkVelocity<N> {
         self.network.dim()
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.evaluate_affine(t, x, Prediction::velocity)
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        self.evaluate_affine(at, Prediction::velocity)
     }
 
     fn is_smooth(&self) -> bool {
         self.network.is_smooth()
+    }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        self.network.calls_at(t)
     }
 }
 
@@ -294,36 +294,34 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
         self.network.dim()
     }
 
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
-        let products = self
-            .network
-            .jvp(t, &self.parameterization.network_input(t, x), z)?;
+    fn calls_at(&self, t: f64) -> u64 {
+        self.network.calls_at(t)
+    }
+
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let Points { t, x, .. } = at;
+        let fed = self.parameterization.network_input(t, x);
+        let products = self.network.jvp(at.with_states(&fed), z)?;
         Ok(self.jvp_from_network(t, z, products))
     }
 
-    fn quadratic_form(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        z: &TangentBatch,
-    ) -> Result<Array2<f64>, EvalError> {
-        let quadratic =
-            self.network
-                .quadratic_form(t, &self.parameterization.network_input(t, x), z)?;
+    fn quadratic_form(&mut self, at: Points, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
+        let Points { t, x, .. } = at;
+        let fed = self.parameterization.network_input(t, x);
+        let quadratic = self.network.quadratic_form(at.with_states(&fed), z)?;
         Ok(self.quadratic_form_from_network(t, z, quadratic))
     }
 
     fn velocity_and_quadratic_form(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         z: &TangentBatch,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
-        let Some((f, quadratic)) = self.network.output_and_quadratic_form(
-            t,
-            &self.parameterization.network_input(t, x),
-            z,
-        )?
+        let Points { t, x, .. } = at;
+        let fed = self.parameterization.network_input(t, x);
+        let Some((f, quadratic)) = self
+            .network
+            .output_and_quadratic_form(at.with_states(&fed), z)?
         else {
             return Ok(None);
         };
@@ -338,14 +336,12 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
 
     fn velocity_and_jvp(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         z: &TangentBatch,
     ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
-        let Some((f, products)) =
-            self.network
-                .output_and_jvp(t, &self.parameterization.network_input(t, x), z)?
-        else {
+        let Points { t, x, .. } = at;
+        let fed = self.parameterization.network_input(t, x);
+        let Some((f, products)) = self.network.output_and_jvp(at.with_states(&fed), z)? else {
             return Ok(None);
         };
         Ok(Some((
@@ -355,22 +351,20 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
         )))
     }
 
-    fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
-        let terms = self
-            .network
-            .trace_terms(t, &self.parameterization.network_input(t, x))?;
+    fn trace_terms(&mut self, at: Points) -> Result<Option<Array2<f64>>, EvalError> {
+        let Points { t, x, .. } = at;
+        let fed = self.parameterization.network_input(t, x);
+        let terms = self.network.trace_terms(at.with_states(&fed))?;
         Ok(terms.map(|terms| self.trace_terms_from_network(t, terms)))
     }
 
     fn velocity_and_trace_terms(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
-        let Some((f, terms)) = self
-            .network
-            .output_and_trace_terms(t, &self.parameterization.network_input(t, x))?
-        else {
+        let Points { t, x, .. } = at;
+        let fed = self.parameterization.network_input(t, x);
+        let Some((f, terms)) = self.network.output_and_trace_terms(at.with_states(&fed))? else {
             return Ok(None);
         };
         Ok(Some((
@@ -380,15 +374,10 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
         )))
     }
 
-    fn vjp(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
-        let products = self
-            .network
-            .vjp(t, &self.parameterization.network_input(t, x), w)?;
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+        let Points { t, x, .. } = at;
+        let fed = self.parameterization.network_input(t, x);
+        let products = self.network.vjp(at.with_states(&fed), w)?;
         Ok(products.map(|p| self.jvp_from_network(t, w, p)))
     }
 }

@@ -38,6 +38,7 @@ pub fn evaluate_few_step_likelihoods(
             task.curve,
             &times,
             few.rule.unwrap_or_default(),
+            sample,
             x.clone(),
         )?;
         let seconds = began.elapsed().as_secs_f64() / sample.len().max(1) as f64;
@@ -72,7 +73,7 @@ pub fn evaluate_few_step_likelihoods(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::field::FlowMap;
+    use crate::flow::field::{FlowMap, Points};
     use crate::flow::path::ProbabilityPath;
     use crate::flow::prior::Prior;
     use crate::model::analytic::{self, AnalyticGaussian};
@@ -164,7 +165,7 @@ mod tests {
             };
             let (start, end) = (model.curve.data_end(), model.curve.prior_end());
             let u = model
-                .averages(&[start; 2], &[end; 2], &x)
+                .averages(Points::of_first_samples(&[start; 2], &x), &[end; 2])
                 .expect("analytic")
                 .velocity;
             let last = &x + &(u * (end - start));

@@ -3,11 +3,11 @@
 
 use ndarray::{Array1, Array2, ArrayView1, Axis};
 
-use crate::flow::field::{EvalError, FlowMap, JacobianOperator};
+use crate::flow::field::{EvalError, FlowMap, JacobianOperator, Points};
 use crate::flow::flow_map::{self, FlowMapStepRule};
 use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
-use crate::num::key::{Purpose, RngKey};
+use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch, linalg, stats};
 
 /// The setting in which a map's identities are evaluated.
@@ -52,7 +52,8 @@ pub const FLOW_MAP_CHECKS: [&str; 8] = [
     "normalization",
 ];
 
-/// Computes the residuals of every identity, along the setting's times from the states `x`.
+/// Computes the residuals of every identity, along the setting's times from the states `x` of
+/// `samples`.
 ///
 /// The checks that need a separate velocity or the inverse direction are left out if `velocity` is
 /// `None` or the map was trained in one direction only.
@@ -63,6 +64,7 @@ pub fn flow_map_residuals(
     map: &mut dyn FlowMap,
     velocity: Option<&mut dyn JacobianOperator>,
     setting: &FlowMapCheckSetting,
+    samples: &[SampleId],
     x: Batch,
 ) -> Result<Vec<FlowMapResidual>, EvalError> {
     let mut velocity = velocity;
@@ -71,15 +73,16 @@ pub fn flow_map_residuals(
     let share = 1.0 / steps as f64;
     for three in setting.times.windows(3).step_by(2) {
         let [t, r, s] = [three[0], three[1], three[2]];
-        let (end, whole) = flow_map_step(map, t, s, &x)?;
-        let (half, first) = flow_map_step(map, t, r, &x)?;
-        let (halves, second) = flow_map_step(map, r, s, &half)?;
-        let volume = step_log_determinant(map, t, s, &x)?;
-        let here = map
-            .averages(&vec![t; rows], &vec![t; rows], &x)?
+        let (end, whole) = flow_map_step(map, t, s, samples, &x)?;
+        let (half, first) = flow_map_step(map, t, r, samples, &x)?;
+        let (halves, second) = flow_map_step(map, r, s, samples, &half)?;
+        let volume = step_log_determinant(map, t, s, samples, &x)?;
+        let here = vec![t; rows];
+        let divergence = map
+            .averages(Points::new(samples, &here, &x), &here)?
             .divergence
             .ok_or_else(no_divergence)?;
-        let own = trace_from_products(&x, |z| map.jvp(&vec![t; rows], &vec![t; rows], &x, z))?;
+        let own = trace_from_products(&x, |z| map.jvp(Points::new(samples, &here, &x), &here, z))?;
         let time_per_lambda = time_per_half_log_snr(setting.curve, t);
         sums.add(
             "log-determinant",
@@ -104,23 +107,26 @@ pub fn flow_map_residuals(
             "diagonal",
             RATE,
             share,
-            here.iter()
+            divergence
+                .iter()
                 .zip(&own)
                 .map(|(d, o)| (d - o) * time_per_lambda),
         );
         if let Some(velocity) = velocity.as_deref_mut() {
-            let velocity_trace = trace_from_products(&x, |z| velocity.jvp(&vec![t; rows], &x, z))?;
+            let velocity_trace =
+                trace_from_products(&x, |z| velocity.jvp(Points::new(samples, &here, &x), z))?;
             sums.add(
                 "diagonal-velocity",
                 RATE,
                 share,
-                here.iter()
+                divergence
+                    .iter()
                     .zip(&velocity_trace)
                     .map(|(d, o)| (d - o) * time_per_lambda),
             );
         }
         if setting.both_ways {
-            let (returned, back) = flow_map_step(map, s, t, &end)?;
+            let (returned, back) = flow_map_step(map, s, t, samples, &end)?;
             sums.add(
                 "inverse-divergence",
                 NATS,
@@ -188,9 +194,13 @@ fn flow_map_step(
     map: &mut dyn FlowMap,
     from: f64,
     to: f64,
+    samples: &[SampleId],
     x: &Batch,
 ) -> Result<(Batch, Vec<f64>), EvalError> {
-    let averages = map.averages(&vec![from; x.nrows()], &vec![to; x.nrows()], x)?;
+    let averages = map.averages(
+        Points::new(samples, &vec![from; x.nrows()], x),
+        &vec![to; x.nrows()],
+    )?;
     let divergence = averages.divergence.ok_or_else(no_divergence)?;
     Ok((
         x + &(averages.velocity * (to - from)),
@@ -224,12 +234,12 @@ fn step_log_determinant(
     map: &mut dyn FlowMap,
     from: f64,
     to: f64,
+    samples: &[SampleId],
     x: &Batch,
 ) -> Result<Vec<f64>, EvalError> {
     let columns = map.jvp(
-        &vec![from; x.nrows()],
+        Points::new(samples, &vec![from; x.nrows()], x),
         &vec![to; x.nrows()],
-        x,
         &unit_tangents(x),
     )?;
     let one = |i: usize| {
@@ -338,7 +348,7 @@ impl MassProposal {
     }
 }
 
-/// Computes the importance weights p/q of the draws `x`, with p the few-step density along `times`
+/// Computes the importance weights p/q of the draws `x` for `samples`, with p the few-step density along `times`
 /// from data to noise.
 ///
 /// # Errors
@@ -349,10 +359,17 @@ pub fn importance_weights(
     prior: Prior,
     times: &[f64],
     proposal: &MassProposal,
+    samples: &[SampleId],
     x: &Batch,
 ) -> Result<Vec<f64>, EvalError> {
-    let end =
-        flow_map::apply_flow_map_steps(map, curve, times, FlowMapStepRule::TwoTime, x.clone())?;
+    let end = flow_map::apply_flow_map_steps(
+        map,
+        curve,
+        times,
+        FlowMapStepRule::TwoTime,
+        samples,
+        x.clone(),
+    )?;
     let (prior, integral) = (
         prior.log_density(&end.x),
         end.divergence_integral.ok_or_else(no_divergence)?,
@@ -392,13 +409,8 @@ mod tests {
         fn dim(&self) -> usize {
             self.0.dim()
         }
-        fn averages(
-            &mut self,
-            from: &[f64],
-            to: &[f64],
-            x: &Batch,
-        ) -> Result<FlowMapAverages, EvalError> {
-            let mut averages = self.0.averages(from, to, x)?;
+        fn averages(&mut self, at: Points, to: &[f64]) -> Result<FlowMapAverages, EvalError> {
+            let mut averages = self.0.averages(at, to)?;
             averages
                 .divergence
                 .iter_mut()
@@ -408,20 +420,18 @@ mod tests {
         }
         fn divergence_gradient(
             &mut self,
+            _: Points,
             _: &[f64],
-            _: &[f64],
-            _: &Batch,
         ) -> Result<(Vec<f64>, Batch), EvalError> {
             Err(no_divergence())
         }
         fn jvp(
             &mut self,
-            from: &[f64],
+            at: Points,
             to: &[f64],
-            x: &Batch,
             z: &TangentBatch,
         ) -> Result<TangentBatch, EvalError> {
-            self.0.jvp(from, to, x, z)
+            self.0.jvp(at, to, z)
         }
     }
 
@@ -459,6 +469,7 @@ mod tests {
                         &model.curve,
                         &times,
                         FlowMapStepRule::TwoTime,
+                        &[0, 1, 2, 3],
                         x.clone(),
                     )
                     .expect("analytic")
@@ -470,8 +481,9 @@ mod tests {
                     times: &times,
                     both_ways: true,
                 };
-                let all = flow_map_residuals(&mut model.clone(), None, &setting, start)
-                    .expect("analytic");
+                let all =
+                    flow_map_residuals(&mut model.clone(), None, &setting, &[0, 1, 2, 3], start)
+                        .expect("analytic");
                 assert_eq!(all.len(), 6);
                 for residual in all {
                     let worst = residual.values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
@@ -506,14 +518,15 @@ mod tests {
             &mut Scaled(model.clone(), 1.1),
             None,
             &setting,
+            &[0, 1, 2],
             points(&model, 3),
         )
         .expect("analytic");
         let mut total = [0.0; 3];
         let mut x = points(&model, 3);
         for pair in times.windows(3).step_by(2) {
-            let (end, whole) =
-                flow_map_step(&mut model.clone(), pair[0], pair[2], &x).expect("analytic");
+            let (end, whole) = flow_map_step(&mut model.clone(), pair[0], pair[2], &[0, 1, 2], &x)
+                .expect("analytic");
             total.iter_mut().zip(whole).for_each(|(t, w)| *t += 0.1 * w);
             x = end;
         }
@@ -528,7 +541,7 @@ mod tests {
         );
         let rate = model
             .clone()
-            .averages(&[1.0], &[1.0], &points(&model, 1))
+            .averages(Points::new(&[0], &[1.0], &points(&model, 1)), &[1.0])
             .expect("analytic")
             .divergence
             .expect("given");
@@ -560,9 +573,17 @@ mod tests {
             - 0.5 * model.variance.mapv(f64::ln).sum();
         for (scale, want) in [(1.0, 1.0), (1.5, (0.5 * total).exp())] {
             let mut map = Scaled(model.clone(), scale);
-            let found =
-                importance_weights(&mut map, &curve, Prior { std: 1.0 }, &times, &proposal, &x)
-                    .expect("analytic");
+            let samples: Vec<SampleId> = (0..4000).collect();
+            let found = importance_weights(
+                &mut map,
+                &curve,
+                Prior { std: 1.0 },
+                &times,
+                &proposal,
+                &samples,
+                &x,
+            )
+            .expect("analytic");
             let mass = density_mass(&found).expect("draws");
             let error = mass.estimate.stderr.expect("many");
             assert!(
@@ -592,6 +613,7 @@ mod tests {
             &mut model.clone(),
             Some(&mut *velocity),
             &setting,
+            &[0, 1],
             points(&model, 2),
         )
         .expect("analytic");

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use ndarray::{Array1, Array2, ArrayView1, Axis};
 
 use crate::flow::field::{
-    EvalError, FlowMap, FlowMapAverages, JacobianOperator, ScalarField, VectorField,
+    EvalError, FlowMap, FlowMapAverages, JacobianOperator, Points, ScalarField, VectorField,
 };
 use crate::flow::network_velocity::{
     ForwardNetwork, NetworkJacobianOperator, NetworkVelocity, Parameterization,
@@ -185,7 +185,8 @@ impl VectorField for AnalyticMixture {
         self.means.ncols()
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x, .. } = at;
         Ok(self.predict(Prediction::Velocity, t, x))
     }
 }
@@ -195,18 +196,14 @@ impl JacobianOperator for AnalyticMixture {
         self.means.ncols()
     }
 
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let Points { t, x, .. } = at;
         Ok(self.prediction_jvp(Prediction::Velocity, t, x, z))
     }
 
     /// Returns Jᵀ·w = J·w: the velocity is a gradient, so its Jacobian is symmetric.
-    fn vjp(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
-        self.jvp(t, x, w).map(Some)
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+        self.jvp(at, w).map(Some)
     }
 }
 
@@ -273,7 +270,8 @@ impl ForwardNetwork for AnalyticNetwork {
         self.mixture.means.ncols()
     }
 
-    fn forward(&mut self, t: &[f64], fed: &Batch) -> Result<Batch, EvalError> {
+    fn forward(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x: fed, .. } = at;
         let x = self.unscaled_state(t, fed);
         let mut f = self
             .mixture
@@ -293,7 +291,8 @@ impl NetworkJacobianOperator for AnalyticNetwork {
     }
 
     /// Returns J_F·z with J_F = (J_P − skip·I)/(out·input).
-    fn jvp(&mut self, t: &[f64], fed: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let Points { t, x: fed, .. } = at;
         let mut products = self.mixture.prediction_jvp(
             self.parameterization.prediction,
             t,
@@ -309,19 +308,15 @@ impl NetworkJacobianOperator for AnalyticNetwork {
         Ok(products)
     }
 
-    fn vjp(
-        &mut self,
-        t: &[f64],
-        fed: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
-        self.jvp(t, fed, w).map(Some)
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+        self.jvp(at, w).map(Some)
     }
 }
 
 /// The exact log-density at any time, as a scalar field.
 impl ScalarField for AnalyticMixture {
-    fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
+    fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
+        let Points { t, x, .. } = at;
         Ok(x.rows()
             .into_iter()
             .zip(t)
@@ -371,12 +366,8 @@ impl FlowMap for AnalyticGaussian {
         self.mean.len()
     }
 
-    fn averages(
-        &mut self,
-        from: &[f64],
-        to: &[f64],
-        x: &Batch,
-    ) -> Result<FlowMapAverages, EvalError> {
+    fn averages(&mut self, at: Points, to: &[f64]) -> Result<FlowMapAverages, EvalError> {
+        let Points { t: from, x, .. } = at;
         let mut velocity = Batch::zeros(x.raw_dim());
         let mut divergence = Vec::with_capacity(x.nrows());
         for (i, row) in x.rows().into_iter().enumerate() {
@@ -405,21 +396,16 @@ impl FlowMap for AnalyticGaussian {
     /// Returns D and a gradient of zero, because the divergence does not depend on x.
     fn divergence_gradient(
         &mut self,
-        from: &[f64],
+        at: Points,
         to: &[f64],
-        x: &Batch,
     ) -> Result<(Vec<f64>, Batch), EvalError> {
-        let divergence = self.averages(from, to, x)?.divergence.unwrap_or_default();
+        let x = at.x;
+        let divergence = self.averages(at, to)?.divergence.unwrap_or_default();
         Ok((divergence, Batch::zeros(x.raw_dim())))
     }
 
-    fn jvp(
-        &mut self,
-        from: &[f64],
-        to: &[f64],
-        _: &Batch,
-        z: &TangentBatch,
-    ) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, to: &[f64], z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let Points { t: from, .. } = at;
         let mut out = z.clone();
         for (i, mut rows) in out.axis_iter_mut(ndarray::Axis(1)).enumerate() {
             rows *= &self.jacobian_diagonal(from[i], to[i]);
@@ -471,13 +457,15 @@ mod tests {
             let direction = z.index_axis(Axis(0), 0).to_owned();
             let h = 1e-5;
             let ahead = model
-                .velocity(&[t], &(&x + &(&direction * h)))
+                .velocity(Points::of_first_samples(&[t], &(&x + &(&direction * h))))
                 .expect("analytic");
             let behind = model
-                .velocity(&[t], &(&x - &(&direction * h)))
+                .velocity(Points::of_first_samples(&[t], &(&x - &(&direction * h))))
                 .expect("analytic");
             let expected = (ahead - behind) / (2.0 * h);
-            let got = model.jvp(&[t], &x, &z).expect("analytic");
+            let got = model
+                .jvp(Points::of_first_samples(&[t], &x), &z)
+                .expect("analytic");
             for (g, e) in got.iter().zip(expected.iter()) {
                 assert!((g - e).abs() < 1e-6 * (1.0 + e.abs()), "{path:?} {g} {e}");
             }

@@ -1,6 +1,8 @@
 //! Sizes that exporters leave open (heights, widths, channels), fixed from the card before a graph
 //! is differentiated.
 
+use super::card::null_key;
+use super::conditions::{ConditionSpec, null_value};
 use super::loaded::{CardPorts, Model};
 use crate::graph::{self, Dim, KnownPort, Port};
 
@@ -47,7 +49,37 @@ impl Model {
                 });
             }
         }
+        for (name, spec) in declared.conditions {
+            let port = ports.iter().find(|port| port.name == spec.input);
+            if let (Some(port), Some(shape)) =
+                (port, self.condition_shape(name, spec, declared.key))
+                && let Some(axes) = constant_axes(port, &shape)
+            {
+                known.push(KnownPort {
+                    name: spec.input.clone(),
+                    axes,
+                });
+            }
+        }
         graph.with_axes(&known)
+    }
+
+    /// The shape of one sample's value of a condition, from its values or its null value.
+    fn condition_shape(&self, name: &str, spec: &ConditionSpec, key: &str) -> Option<Vec<usize>> {
+        use super::conditions::ConditionValues;
+        let network = key.strip_suffix(".file").unwrap_or(key);
+        match self.conditions.by_name.get(name).map(|known| &known.values) {
+            Some(ConditionValues::Constant(value)) => Some(value.shape().to_vec()),
+            Some(ConditionValues::PerSample(rows)) => Some(rows.shape()[1..].to_vec()),
+            Some(ConditionValues::Uniform { .. } | ConditionValues::Balanced { .. }) => {
+                Some(Vec::new())
+            }
+            Some(ConditionValues::Null) | None => {
+                let bytes = self.array_bytes(&null_key(network, name));
+                let null = null_value(spec, bytes).ok()??;
+                Some(null.shape().to_vec())
+            }
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! Model cards: the user's description of a model and its ONNX files, checked before anything runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path as FilePath, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::conditions::ConditionSpec;
 use super::constants::Constant;
 use crate::flow::flow_map::FlowMapStepRule;
+use crate::flow::guidance::Guidance;
 use crate::flow::path::ProbabilityPath;
 use crate::flow::preconditioning::Preconditioning;
 use crate::flow::prediction::Prediction;
@@ -36,6 +38,10 @@ pub struct Card {
     /// The range and the number of levels of the data; needed for bits/dim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSpec>,
+    /// The guidance of the velocity, unless the config or the command line name another. Default:
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<GuidanceSpec>,
     /// Learned divergence heads, by names that estimators refer to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub divergence_heads: BTreeMap<String, DivergenceHeadSpec>,
@@ -65,8 +71,19 @@ pub struct NetworkSpec {
     /// Values of further inputs; every sample gets the same values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
+    /// Further inputs with one value per sample, by the names that configs and `--condition` use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, ConditionSpec>,
     /// The name of the graph's output.
     pub output: String,
+    /// The part `[from, to]` of the output's first axis behind the batch that is the prediction, for
+    /// an output with more channels than the state, such as learned variances. Default: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<[usize; 2]>,
+    /// The batch size of a graph that takes no other. Samples are evaluated in calls of that many
+    /// rows. Default: the graph takes any batch size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
     /// The quantity that the output estimates.
     pub prediction: Prediction,
     /// Scalings of input and output that are not part of the graph (default: none).
@@ -75,6 +92,33 @@ pub struct NetworkSpec {
     /// The values that the time input gets (default: see `feed`, `scale` and `offset`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeInputSpec>,
+}
+
+/// The guidance of a card's velocity: by its own network without conditions, or by the velocity of
+/// another card.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuidanceSpec {
+    /// The scale w of v = v_weak + w·(v − v_weak). At 1 the velocity is not guided.
+    pub scale: f64,
+    /// The lowest and the highest noise level σ/α at which the velocity is guided. Default: all
+    /// noise levels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f64; 2]>,
+    /// Another card, relative to this card's folder, whose velocity is the weak one (autoguidance).
+    /// Default: the weak velocity is the card's own, with the null values of its conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with: Option<PathBuf>,
+}
+
+impl GuidanceSpec {
+    /// The scale and the interval.
+    pub fn guidance(&self) -> Guidance {
+        Guidance {
+            scale: self.scale,
+            interval: self.interval,
+        }
+    }
 }
 
 /// The names of a graph's inputs.
@@ -103,9 +147,9 @@ pub struct TimeInputSpec {
     /// The number that is added to the scaled function (default: 0).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub offset: f64,
-    /// The treatment of a time between two whole numbers, for an input of integers. `true`: the
-    /// network is evaluated at both and the results are interpolated. `false`: such a time is an
-    /// error. Default: the time is rounded.
+    /// The treatment of a time between two whole numbers, for an input of integers. `true`, the
+    /// default: the network is evaluated at both and the results are interpolated. `false`: such a
+    /// time is an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interpolate: Option<bool>,
     /// Whether the output does not depend on time (default: false). Without `ignored: true` such a
@@ -204,6 +248,9 @@ pub struct DivergenceHeadSpec {
     /// Values of further inputs; every sample gets the same values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
+    /// Further inputs with one value per sample, by the names that configs and `--condition` use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, ConditionSpec>,
     /// The name of the graph's output: one number per sample.
     pub output: String,
     /// The factor of the graph's output (default: 1); it must not be 0.
@@ -251,6 +298,9 @@ pub struct FlowMapSpec {
     /// Values of further inputs; every sample gets the same values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
+    /// Further inputs with one value per sample, by the names that configs and `--condition` use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, ConditionSpec>,
     /// The graph's names of the average velocity and the average divergence.
     pub outputs: FlowMapOutputs,
     /// The factor of the graph's divergence output (default: 1); it must not be 0.
@@ -444,6 +494,9 @@ pub struct ClosedFormSpec {
     /// Values of further inputs; every sample gets the same values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub constants: BTreeMap<String, Constant>,
+    /// Further inputs with one value per sample, by the names that configs and `--condition` use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, ConditionSpec>,
     /// The name of the graph's output: one log-density in nats per sample.
     pub output: String,
     /// The values that the time input gets. Default: those of the network's time input.
@@ -581,6 +634,23 @@ impl Card {
                 );
             }
         }
+        if let Some(guidance) = &self.guidance {
+            if let Err(message) = guidance.guidance().check() {
+                fault("guidance", message);
+            }
+            if let Some(Err(message)) = guidance.with.as_deref().map(check_inside_card_folder) {
+                fault("guidance.with", message);
+            }
+        }
+        if let Some([from, to]) = self.network.channels.filter(|[from, to]| from >= to) {
+            fault(
+                "network.channels",
+                format!("[{from}, {to}], expected [from, to] with from < to"),
+            );
+        }
+        if self.network.batch == Some(0) {
+            fault("network.batch", "0, expected at least 1".to_owned());
+        }
         let scales = self
             .divergence_heads
             .iter()
@@ -684,6 +754,7 @@ impl Card {
             h.file == network.file
                 && h.inputs == network.inputs
                 && h.constants == network.constants
+                && h.conditions == network.conditions
                 && fed
         })
     }
@@ -706,6 +777,12 @@ impl Card {
                 .iter()
                 .map(|c| ("closed_form.file".to_owned(), c.file.as_path())),
         );
+        for (key, conditions) in self.conditions() {
+            let named = conditions
+                .iter()
+                .filter_map(|(name, condition)| Some((name, condition.null.as_ref()?.file()?)));
+            files.extend(named.map(|(name, file)| (null_key(&key, name), file)));
+        }
         for (key, constants) in self.constants() {
             let named = constants
                 .iter()
@@ -713,6 +790,35 @@ impl Card {
             files.extend(named.map(|(name, file)| (format!("{key}.constants.{name}"), file)));
         }
         files
+    }
+
+    /// Returns the conditions of every network, with the network's key.
+    pub(super) fn conditions(&self) -> Vec<(String, &BTreeMap<String, ConditionSpec>)> {
+        let mut found = vec![("network".to_owned(), &self.network.conditions)];
+        found.extend(
+            self.divergence_heads
+                .iter()
+                .map(|(n, h)| (format!("divergence_heads.{n}"), &h.conditions)),
+        );
+        found.extend(
+            self.flow_maps
+                .iter()
+                .map(|(n, m)| (format!("flow_maps.{n}"), &m.conditions)),
+        );
+        found.extend(
+            self.closed_form
+                .iter()
+                .map(|c| ("closed_form".to_owned(), &c.conditions)),
+        );
+        found
+    }
+
+    /// Returns the names of the conditions of all networks of the card.
+    pub fn condition_names(&self) -> BTreeSet<&str> {
+        self.conditions()
+            .into_iter()
+            .flat_map(|(_, conditions)| conditions.keys().map(String::as_str))
+            .collect()
     }
 
     /// Returns the constants of every network, with the network's key.
@@ -735,6 +841,11 @@ impl Card {
         );
         found
     }
+}
+
+/// Returns the card's key of the null value of a condition of the network at `key`.
+pub(super) fn null_key(key: &str, condition: &str) -> String {
+    format!("{key}.conditions.{condition}.null")
 }
 
 /// Checks that a name can be a file's name, and has no special meaning in a table or a page.

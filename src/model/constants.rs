@@ -148,7 +148,7 @@ impl ConstantInput {
 }
 
 /// Whether a tensor format can represent a number.
-fn can_represent(format: TensorFormat, v: f64) -> bool {
+pub(super) fn can_represent(format: TensorFormat, v: f64) -> bool {
     match format {
         TensorFormat::F16 => f16::from_f64(v).is_finite(),
         TensorFormat::Bf16 | TensorFormat::F32 => (v as f32).is_finite(),
@@ -160,7 +160,7 @@ fn can_represent(format: TensorFormat, v: f64) -> bool {
 }
 
 /// Describes the numbers that a tensor format can represent.
-fn accepted_values(format: TensorFormat) -> &'static str {
+pub(super) fn accepted_values(format: TensorFormat) -> &'static str {
     match format {
         TensorFormat::F16 => "finite numbers of at most 65504 (float16)",
         TensorFormat::Bf16 | TensorFormat::F32 | TensorFormat::F64 => "finite numbers",
@@ -194,7 +194,7 @@ fn tensor_expected_message(port: &SessionPort, sizes: &[i64], batched: bool) -> 
 }
 
 /// Describes the sizes of an input without its batch axis; an open axis is `any`.
-fn describe_sizes(sizes: &[i64]) -> String {
+pub(super) fn describe_sizes(sizes: &[i64]) -> String {
     let sizes: Vec<String> = sizes
         .iter()
         .map(|n| {

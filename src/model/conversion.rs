@@ -78,6 +78,7 @@ impl Model {
             state_ports: vec![x],
             scalar_ports: time.into_iter().collect(),
             constants: constants.map_or(&none, |head| &head.constants),
+            conditions: &BTreeMap::new(),
         };
         Ok(self.with_known_axes(graph, &declared))
     }

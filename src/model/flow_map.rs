@@ -4,15 +4,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
 use super::card::{FlowMapDirection, FlowMapSpec, TimeVariable};
+use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
 use super::loaded::{CardPorts, Model, SessionOptions, check_derived_names};
 use super::network::add_batch_size_hint;
 use super::onnx::{Runtime, Session};
 use super::ports::{check_state_shape, find_port, is_scalar_port};
 use super::time::{self, TimeInput};
-use crate::flow::field::{EvalError, FlowMap, FlowMapAverages};
+use crate::flow::field::{EvalError, FlowMap, FlowMapAverages, Points};
 use crate::flow::path::PathCurve;
 use crate::graph::{self, Mode};
+use crate::num::key::SampleId;
 use crate::num::{Batch, TangentBatch, shape};
 
 /// The derivatives that are needed of a flow map besides its averages.
@@ -51,6 +53,8 @@ struct FlowMapPorts {
     curve: PathCurve,
     /// Further inputs, with values from the card.
     constants: Vec<ConstantInput>,
+    /// Further inputs with one value per sample.
+    conditions: Vec<ConditionInput>,
 }
 
 impl Model {
@@ -97,6 +101,7 @@ impl Model {
             .chain(inputs.time_names())
             .collect();
         let constants = self.constant_inputs(&key, &spec.constants, &taken, &session, &file)?;
+        let conditions = self.condition_inputs(&key, &spec.conditions, &taken, &session, &file)?;
         let ports = FlowMapPorts {
             spec,
             velocity,
@@ -104,6 +109,7 @@ impl Model {
             shape,
             curve,
             constants,
+            conditions,
         };
         ports.check(&session, &file)?;
         ports
@@ -133,6 +139,7 @@ impl Model {
             inputs,
             outputs,
             constants,
+            conditions,
             ..
         } = self.flow_map_spec(name)?;
         let declared = CardPorts {
@@ -145,6 +152,7 @@ impl Model {
                 .chain(outputs.divergence.as_deref())
                 .collect(),
             constants,
+            conditions,
         };
         Ok(self.with_known_axes(graph, &declared))
     }
@@ -200,7 +208,10 @@ impl FlowMapPorts {
                 );
             }
         }
-        let fixed = |name: &str| self.constants.iter().any(|c| c.name == name);
+        let fixed = |name: &str| {
+            self.constants.iter().any(|c| c.name == name)
+                || self.conditions.iter().any(|c| c.name == name)
+        };
         let known = |name: &str| name == inputs.x || self.times().any(|t| t == name) || fixed(name);
         if let Some(other) = session.inputs.iter().find(|p| !known(&p.name)) {
             let roles: Vec<&str> = std::iter::once(inputs.x.as_str())
@@ -270,17 +281,17 @@ type FlowMapExtraInput<'a> = (&'a str, ArrayD<f64>, Axis);
 fn call_flow_map(
     ports: &FlowMapPorts,
     session: &mut Session,
-    times: (&[f64], &[f64]),
-    x: &Batch,
+    at: Points,
+    to: &[f64],
     extra: Option<FlowMapExtraInput>,
     wanted: &[&str],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-    let rows = x.nrows();
+    let rows = at.rows();
     let filled: Vec<usize> = (0..rows.next_multiple_of(4))
         .map(|i| if i < rows { i } else { 0 })
         .collect();
     let mut call =
-        |rows: &[usize]| call_flow_map_rows(ports, session, times, x, extra.as_ref(), wanted, rows);
+        |rows: &[usize]| call_flow_map_rows(ports, session, at, to, extra.as_ref(), wanted, rows);
     call(&filled).map_err(|error| add_batch_size_hint(error, rows, |rows| call(rows).is_ok()))
 }
 
@@ -288,22 +299,22 @@ fn call_flow_map(
 fn call_flow_map_rows(
     ports: &FlowMapPorts,
     session: &mut Session,
-    times: (&[f64], &[f64]),
-    x: &Batch,
+    at: Points,
+    to: &[f64],
     extra: Option<&FlowMapExtraInput>,
     wanted: &[&str],
     filled: &[usize],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
     let shaped =
         |leading: &[usize]| -> Vec<usize> { leading.iter().chain(&ports.shape).copied().collect() };
-    let state = x.select(Axis(0), filled);
+    let state = at.x.select(Axis(0), filled);
     let state = state
         .to_shape(shaped(&[filled.len()]))
         .expect("dim numbers per row")
         .into_owned();
     let pairs: Vec<[f64; 2]> = filled
         .iter()
-        .map(|i| ports.time_values(times.0[*i], times.1[*i]))
+        .map(|i| ports.time_values(at.t[*i], to[*i]))
         .collect();
     let mut feeds = Vec::new();
     for (place, name) in ports.times().enumerate() {
@@ -334,6 +345,13 @@ fn call_flow_map_rows(
             .constants
             .iter()
             .map(|c| (c.name.as_str(), c.batch_values(filled.len()))),
+    );
+    let samples: Vec<SampleId> = filled.iter().map(|i| at.samples[*i]).collect();
+    feeds.extend(
+        ports
+            .conditions
+            .iter()
+            .map(|c| (c.name.as_str(), c.batch_values(&samples))),
     );
     feeds.extend(extra.map(|(name, values, axis)| (*name, values.select(*axis, filled))));
     feeds.push((&ports.spec.inputs.x, state));
@@ -366,16 +384,12 @@ impl OnnxFlowMap {
         let wanted: Vec<&str> = std::iter::once(velocity.as_str())
             .chain(divergence.as_deref())
             .collect();
+        let samples: Vec<SampleId> = (0..x.nrows() as SampleId).collect();
         let rows = |t: f64| vec![t; x.nrows()];
         let mut between = |from: f64, to: f64| {
-            call_flow_map(
-                &self.ports,
-                &mut self.session,
-                (&rows(from), &rows(to)),
-                &x,
-                None,
-                &wanted,
-            )
+            let from = rows(from);
+            let at = Points::new(&samples, &from, &x);
+            call_flow_map(&self.ports, &mut self.session, at, &rows(to), None, &wanted)
         };
         let whole = between(first, last).ok();
         let (begun, ended) = (between(first, middle).ok(), between(middle, last).ok());
@@ -476,19 +490,15 @@ impl FlowMap for OnnxFlowMap {
         self.ports.shape.iter().product()
     }
 
-    fn averages(
-        &mut self,
-        from: &[f64],
-        to: &[f64],
-        x: &Batch,
-    ) -> Result<FlowMapAverages, EvalError> {
+    fn averages(&mut self, at: Points, to: &[f64]) -> Result<FlowMapAverages, EvalError> {
+        let x = at.x;
         let velocity = self.ports.velocity.clone();
         let divergence = self.ports.spec.outputs.divergence.clone();
         let wanted: Vec<&str> = std::iter::once(velocity.as_str())
             .chain(divergence.as_deref())
             .collect();
-        let mut out = call_flow_map(&self.ports, &mut self.session, (from, to), x, None, &wanted)?
-            .into_iter();
+        let mut out =
+            call_flow_map(&self.ports, &mut self.session, at, to, None, &wanted)?.into_iter();
         let (u, d) = (out.next().unwrap_or_default(), out.next());
         Ok(FlowMapAverages {
             velocity: self.unpad_rows(&velocity, u, x, &self.ports.shape)?,
@@ -501,10 +511,10 @@ impl FlowMap for OnnxFlowMap {
 
     fn divergence_gradient(
         &mut self,
-        from: &[f64],
+        at: Points,
         to: &[f64],
-        x: &Batch,
     ) -> Result<(Vec<f64>, Batch), EvalError> {
+        let x = at.x;
         let name = self.divergence_name()?;
         let missing =
             || EvalError::Missing("this flow map was opened without its gradient".to_owned());
@@ -516,15 +526,8 @@ impl FlowMap for OnnxFlowMap {
         let ones = ArrayD::ones(IxDyn(&shape));
         let gradient = format!("{}_cotangent", self.ports.spec.inputs.x);
         let extra = Some((cotangent.as_str(), ones, Axis(0)));
-        let mut out = call_flow_map(
-            &self.ports,
-            session,
-            (from, to),
-            x,
-            extra,
-            &[&name, &gradient],
-        )?
-        .into_iter();
+        let mut out =
+            call_flow_map(&self.ports, session, at, to, extra, &[&name, &gradient])?.into_iter();
         let (d, g) = (
             out.next().unwrap_or_default(),
             out.next().unwrap_or_default(),
@@ -535,13 +538,7 @@ impl FlowMap for OnnxFlowMap {
         ))
     }
 
-    fn jvp(
-        &mut self,
-        from: &[f64],
-        to: &[f64],
-        x: &Batch,
-        z: &TangentBatch,
-    ) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, to: &[f64], z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let missing =
             || EvalError::Missing("this flow map was opened without its Jacobian".to_owned());
         let session = self.tangent.as_mut().ok_or_else(missing)?;
@@ -557,8 +554,8 @@ impl FlowMap for OnnxFlowMap {
         let out = call_flow_map(
             &self.ports,
             session,
-            (from, to),
-            x,
+            at,
+            to,
             Some((extra.as_str(), tangents, Axis(1))),
             &[&wanted],
         )?

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use ndarray::{Array2, ArrayD, Axis, Ix2, Ix3};
 
 use super::network::{DerivativeSeed, Network};
-use crate::flow::field::EvalError;
+use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::NetworkJacobianOperator;
 use crate::num::{Batch, TangentBatch};
 
@@ -67,102 +67,81 @@ impl NetworkJacobianOperator for DerivedNetworks {
         self.tangent.shape.iter().product()
     }
 
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
-        self.tangent.jvp(t, x, z)
+    fn calls_at(&self, t: f64) -> u64 {
+        self.tangent.calls_per_row(t)
     }
 
-    fn quadratic_form(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        z: &TangentBatch,
-    ) -> Result<Array2<f64>, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        self.tangent.jvp(at, z)
+    }
+
+    fn quadratic_form(&mut self, at: Points, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
         self.quadratic_forms
             .as_mut()
             .unwrap_or(&mut self.tangent)
-            .quadratic_forms(t, x, z)
+            .quadratic_forms(at, z)
     }
 
     fn output_and_quadratic_form(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         z: &TangentBatch,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         self.quadratic_forms
             .as_mut()
             .unwrap_or(&mut self.tangent)
-            .value_and_quadratic_forms(t, x, z)
+            .value_and_quadratic_forms(at, z)
             .map(Some)
     }
 
     fn output_and_jvp(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         z: &TangentBatch,
     ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
-        self.tangent.value_and_jvp(t, x, z).map(Some)
+        self.tangent.value_and_jvp(at, z).map(Some)
     }
 
-    fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Option<Array2<f64>>, EvalError> {
+    fn trace_terms(&mut self, at: Points) -> Result<Option<Array2<f64>>, EvalError> {
         self.trace
             .as_mut()
-            .map(|network| network.trace_terms(t, x))
+            .map(|network| network.trace_terms(at))
             .transpose()
     }
 
     fn output_and_trace_terms(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         self.trace
             .as_mut()
-            .map(|network| network.value_and_trace_terms(t, x))
+            .map(|network| network.value_and_trace_terms(at))
             .transpose()
     }
 
-    fn vjp(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
         self.cotangent
             .as_mut()
-            .map(|network| network.vjp(t, x, w))
+            .map(|network| network.vjp(at, w))
             .transpose()
     }
 }
 
 impl Network {
     /// Returns J_F·z, k × rows × dim, from the tangent graph.
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let mut out = TangentBatch::zeros(z.raw_dim());
-        self.call_tangent_graph(
-            t,
-            x,
-            z,
-            &["tangent"],
-            |block, rows, mut outputs, network| {
-                network.store_products(block, rows, outputs.remove(0), &mut out)
-            },
-        )?;
+        self.call_tangent_graph(at, z, &["tangent"], |block, rows, mut outputs, network| {
+            network.store_products(block, rows, outputs.remove(0), &mut out)
+        })?;
         Ok(out)
     }
 
     /// Returns zᵀJ_F z, k × rows. The graph itself sums over the components.
-    fn quadratic_forms(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        z: &TangentBatch,
-    ) -> Result<Array2<f64>, EvalError> {
+    fn quadratic_forms(&mut self, at: Points, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
         let mut out = Array2::zeros((z.shape()[0], z.shape()[1]));
         self.call_tangent_graph(
-            t,
-            x,
+            at,
             z,
             &["quadratic"],
             |block, rows, mut outputs, network| {
@@ -175,15 +154,14 @@ impl Network {
     /// Returns F and zᵀJ_F z. The tangent graph outputs both, because it contains the network.
     fn value_and_quadratic_forms(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         z: &TangentBatch,
     ) -> Result<(Batch, Array2<f64>), EvalError> {
+        let Points { x, .. } = at;
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = Array2::zeros((z.shape()[0], z.shape()[1]));
         self.call_tangent_graph(
-            t,
-            x,
+            at,
             z,
             &["", "quadratic"],
             |block, rows, mut outputs, network| {
@@ -198,15 +176,14 @@ impl Network {
     /// Returns F and J_F·z from the same calls of the tangent graph.
     fn value_and_jvp(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         z: &TangentBatch,
     ) -> Result<(Batch, TangentBatch), EvalError> {
+        let Points { x, .. } = at;
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = TangentBatch::zeros(z.raw_dim());
         self.call_tangent_graph(
-            t,
-            x,
+            at,
             z,
             &["", "tangent"],
             |block, rows, mut outputs, network| {
@@ -219,25 +196,23 @@ impl Network {
     }
 
     /// Returns terms whose sum is the trace of J_F, terms × rows, from a trace graph.
-    fn trace_terms(&mut self, t: &[f64], x: &Batch) -> Result<Array2<f64>, EvalError> {
+    fn trace_terms(&mut self, at: Points) -> Result<Array2<f64>, EvalError> {
+        let Points { x, .. } = at;
         let terms = self.trace_term_count();
         let mut out = Array2::zeros((terms, x.nrows()));
-        self.call_trace_graph(t, x, &["trace_terms"], |rows, mut outputs, network| {
+        self.call_trace_graph(at, &["trace_terms"], |rows, mut outputs, network| {
             network.store_row_values(0..terms, rows, outputs.remove(0), &mut out)
         })?;
         Ok(out)
     }
 
     /// Returns F and the trace terms from the same calls of a trace graph.
-    fn value_and_trace_terms(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-    ) -> Result<(Batch, Array2<f64>), EvalError> {
+    fn value_and_trace_terms(&mut self, at: Points) -> Result<(Batch, Array2<f64>), EvalError> {
+        let Points { x, .. } = at;
         let terms = self.trace_term_count();
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = Array2::zeros((terms, x.nrows()));
-        self.call_trace_graph(t, x, &["", "trace_terms"], |rows, mut outputs, network| {
+        self.call_trace_graph(at, &["", "trace_terms"], |rows, mut outputs, network| {
             let diagonal = outputs.remove(1);
             network.store_values(rows, outputs.remove(0), &mut values)?;
             network.store_row_values(0..terms, rows, diagonal, &mut out)
@@ -323,7 +298,8 @@ impl Network {
 
     /// Returns J_Fᵀ·w, k × rows × dim, from the cotangent graph. Each row of a call takes one
     /// cotangent, so a state with k cotangents fills k rows.
-    fn vjp(&mut self, t: &[f64], x: &Batch, w: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let Points { t, x, .. } = at;
         let wanted = [format!("{}_cotangent", self.x_name)];
         let mut out = TangentBatch::zeros(w.raw_dim());
         for group in self.call_groups(t) {
@@ -332,18 +308,13 @@ impl Network {
                 .collect();
             for pairs in pairs.chunks((MAX_TANGENT_VALUES / x.ncols()).max(1)) {
                 let rows: Vec<usize> = pairs.iter().map(|p| p.1).collect();
-                let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
+                let part = at.select(&rows);
                 let mut given = Batch::zeros((pairs.len(), x.ncols()));
                 for (mut row, (j, i)) in given.rows_mut().into_iter().zip(pairs) {
                     row.assign(&w.slice(ndarray::s![*j, *i, ..]));
                 }
                 let y = self
-                    .call_padded(
-                        &times,
-                        &x.select(Axis(0), &rows),
-                        DerivativeSeed::Cotangents(&given),
-                        &wanted,
-                    )?
+                    .call_padded(part.points(), DerivativeSeed::Cotangents(&given), &wanted)?
                     .remove(0);
                 let expected = self.with_state_shape(&[pairs.len()]);
                 if y.shape() != expected {
@@ -374,23 +345,17 @@ impl Network {
     /// suffixes.
     fn call_trace_graph(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         suffixes: &[&str],
         mut take: impl FnMut(&[usize], Vec<ArrayD<f64>>, &Network) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
+        let Points { t, x, .. } = at;
         let wanted = self.suffixed_output_names(suffixes);
         let max_rows = rows_per_call(self.trace_term_count(), x.ncols(), self.max_activation_size);
         for group in self.call_groups(t) {
             for rows in group.chunks(max_rows) {
-                let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-                let all = rows.len() == t.len();
-                let part = if all {
-                    Cow::Borrowed(x)
-                } else {
-                    Cow::Owned(x.select(Axis(0), rows))
-                };
-                let outputs = self.call_padded(&times, &part, DerivativeSeed::Nothing, &wanted)?;
+                let part = at.select(rows);
+                let outputs = self.call_padded(part.points(), DerivativeSeed::Nothing, &wanted)?;
                 take(rows, outputs, self)?;
             }
         }
@@ -402,8 +367,7 @@ impl Network {
     /// was differentiated.
     fn call_tangent_graph(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         z: &TangentBatch,
         suffixes: &[&str],
         mut take: impl FnMut(
@@ -413,19 +377,14 @@ impl Network {
             &Network,
         ) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
+        let Points { t, x, .. } = at;
         let wanted = self.suffixed_output_names(suffixes);
         for group in self.call_groups(t) {
             let (max_rows, width) =
                 tangent_call_size(z.shape()[0], x.ncols(), self.max_activation_size);
             for rows in group.chunks(max_rows) {
-                let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-                // If one call takes all rows, no copy is needed.
+                let part = at.select(rows);
                 let all = rows.len() == t.len();
-                let part = if all {
-                    Cow::Borrowed(x)
-                } else {
-                    Cow::Owned(x.select(Axis(0), rows))
-                };
                 for first in (0..z.shape()[0]).step_by(width) {
                     let block = first..(first + width).min(z.shape()[0]);
                     let tangents = match all && block.len() == z.shape()[0] {
@@ -436,8 +395,7 @@ impl Network {
                         ),
                     };
                     let outputs = self.call_padded(
-                        &times,
-                        &part,
+                        part.points(),
                         DerivativeSeed::Tangents(&tangents),
                         &wanted,
                     )?;

@@ -7,9 +7,8 @@
 
 use super::output_cache::OutputCache;
 use super::scalar::{HeadTransform, ScalarNetwork};
-use crate::flow::field::{EvalError, ScalarField};
+use crate::flow::field::{EvalError, Points, ScalarField};
 use crate::flow::network_velocity::Parameterization;
-use crate::num::Batch;
 
 /// A head that is an output of the velocity's own graph.
 pub struct JointHead {
@@ -30,25 +29,27 @@ impl ScalarField for JointHead {
         self.standalone.is_smooth()
     }
 
-    fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
-        let fed = self.parameterization.network_input(t, x).into_owned();
-        let known: Vec<Option<f64>> = fed
-            .rows()
-            .into_iter()
-            .zip(t)
-            .map(|(row, t)| self.output_cache.get(&self.output, *t, row))
+    fn calls_at(&self, t: f64) -> u64 {
+        self.standalone.calls_at(t)
+    }
+
+    fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
+        let fed = self.parameterization.network_input(at.t, at.x).into_owned();
+        let fed = at.with_states(&fed);
+        let known: Vec<Option<f64>> = (0..at.rows())
+            .map(|i| {
+                self.output_cache
+                    .get(&self.output, at.samples[i], at.t[i], fed.x.row(i))
+            })
             .collect();
         let unknown: Vec<usize> = (0..known.len()).filter(|i| known[*i].is_none()).collect();
         let mut values: Vec<f64> = known
             .iter()
-            .zip(t)
+            .zip(at.t)
             .map(|(v, t)| v.map_or(f64::NAN, |v| self.transform.divergence(*t, v)))
             .collect();
         if !unknown.is_empty() {
-            let times: Vec<f64> = unknown.iter().map(|i| t[*i]).collect();
-            let computed = self
-                .standalone
-                .eval(&times, &fed.select(ndarray::Axis(0), &unknown))?;
+            let computed = self.standalone.eval(fed.select(&unknown).points())?;
             unknown
                 .iter()
                 .zip(computed)

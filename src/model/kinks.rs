@@ -15,7 +15,7 @@ impl Model {
     /// # Errors
     /// Fails if the file is not an ONNX model.
     pub fn kink(&self, key: &str) -> Result<Option<Kink>> {
-        let mut known = self.kinks.lock().unwrap_or_else(|e| e.into_inner());
+        let mut known = self.caches.kinks.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(found) = known.get(key) {
             return Ok(found.clone());
         }

@@ -7,7 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
-use super::card::{self, Card, DivergenceHeadSpec, HeadParametrization, NetworkInputs};
+use super::card::{
+    self, Card, DivergenceHeadSpec, GuidanceSpec, HeadParametrization, NetworkInputs,
+};
+use super::conditions::{
+    Condition, ConditionInput, ConditionSpec, ConditionValues, Conditions, null_value,
+};
 use super::constants::{Constant, ConstantInput};
 use super::files::{
     FileContent, ModelFile, expected_sha256, external_data_files, load_content,
@@ -23,6 +28,7 @@ use super::precision::NetworkPrecision;
 use super::probe_cache::ProbeCache;
 use super::scalar::{HeadTransform, ScalarNetwork};
 use super::time::TimeInput;
+use crate::flow::guidance::{ActiveGuidance, Guidance, Guided, WeakField};
 use crate::flow::network_velocity::{NetworkVelocity, Parameterization};
 use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
@@ -45,6 +51,8 @@ pub(super) struct CardPorts<'a> {
     pub scalar_ports: Vec<&'a str>,
     /// The values of further inputs, by the input's name.
     pub constants: &'a BTreeMap<String, Constant>,
+    /// Further inputs with one value per sample, by the condition's name.
+    pub conditions: &'a BTreeMap<String, ConditionSpec>,
 }
 
 /// The options with which sessions of ONNX Runtime are opened.
@@ -72,22 +80,9 @@ pub struct JacobianOptions {
     pub exact_trace: bool,
 }
 
-/// A model: a card whose files exist and match their hashes.
-pub struct Model {
-    /// The card.
-    pub card: Card,
-    /// The path of the card's own file.
-    pub path: PathBuf,
-    /// The SHA-256 hash of the card's own file, in hexadecimal digits.
-    pub card_sha256: String,
-    /// The probability path.
-    pub curve: PathCurve,
-    /// The prior at the prior end.
-    pub prior: Prior,
-    /// The files that the card names, and the external data of its models.
-    pub files: Vec<ModelFile>,
-    /// The floating-point type in which the networks compute, if it is not that of their files.
-    pub precision: Option<NetworkPrecision>,
+/// What is derived from the files of a model once and then shared.
+#[derive(Default)]
+pub(super) struct ModelCaches {
     /// The graph of Jacobian products J·z, or the reason why there is none.
     jvp_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
     /// The graph of Jacobian products Jᵀ·w, or the reason why there is none.
@@ -110,6 +105,32 @@ pub struct Model {
     /// Whether small calls of the network and of its derived graphs give the same bytes per row as
     /// larger ones, by the kind of graph (`None` for the network itself).
     batch_invariance: Mutex<BTreeMap<Option<graph::Mode>, bool>>,
+}
+
+/// A model: a card whose files exist and match their hashes, with values for its conditions.
+pub struct Model {
+    /// The card.
+    pub card: Card,
+    /// The path of the card's own file.
+    pub path: PathBuf,
+    /// The SHA-256 hash of the card's own file, in hexadecimal digits.
+    pub card_sha256: String,
+    /// The probability path.
+    pub curve: PathCurve,
+    /// The prior at the prior end.
+    pub prior: Prior,
+    /// The files that the card names, and the external data of its models.
+    pub files: Vec<ModelFile>,
+    /// The floating-point type in which the networks compute, if it is not that of their files.
+    pub precision: Option<NetworkPrecision>,
+    /// The values of the conditions.
+    pub conditions: Arc<Conditions>,
+    /// The guidance of the velocity; `None` if it is not guided.
+    pub guidance: Option<Guidance>,
+    /// The model whose velocity guides this one, if the card names one.
+    pub weak_model: Option<Arc<Model>>,
+    /// What was derived from the files so far. Variants of a model share it.
+    pub(super) caches: Arc<ModelCaches>,
 }
 
 impl Model {
@@ -175,7 +196,7 @@ impl Model {
                     named()
                 );
             }
-            if key.contains(".constants.") {
+            if key.contains(".constants.") || key.contains(".conditions.") {
                 files.push(ModelFile {
                     key,
                     name: name.to_owned(),
@@ -203,14 +224,135 @@ impl Model {
             files.extend(beside);
         }
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
-        Ok(Model::from_parts(
-            card,
-            path.to_owned(),
-            card_sha256,
-            curve,
-            prior,
-            files,
-        ))
+        let weak_model = match card.guidance.as_ref().and_then(|g| g.with.as_ref()) {
+            Some(with) => Some(Arc::new(
+                read_weak_model(&card, &folder.join(with))
+                    .with_context(|| format!("{}: guidance.with", path.display()))?,
+            )),
+            None => None,
+        };
+        let guidance = card.guidance.as_ref().map(GuidanceSpec::guidance);
+        let model = Model::from_parts(card, path.to_owned(), card_sha256, curve, prior, files);
+        Ok(Model {
+            guidance: guidance.filter(|guidance| guidance.scale != 1.0),
+            weak_model,
+            ..model
+        })
+    }
+
+    /// Returns the same model with other values of its conditions and another guidance. `None` keeps
+    /// the guidance of the card.
+    pub fn with_conditions(&self, conditions: Conditions, guidance: Option<Guidance>) -> Model {
+        let conditions = Arc::new(conditions);
+        let weak_model = self.weak_model.as_ref().map(|weak| {
+            Arc::new(Model {
+                conditions: conditions.clone(),
+                ..weak.variant(&conditions)
+            })
+        });
+        let guidance = guidance.map_or(self.guidance, |given| {
+            Some(given).filter(|guidance| guidance.scale != 1.0)
+        });
+        Model {
+            guidance,
+            weak_model,
+            ..self.variant(&conditions)
+        }
+    }
+
+    /// Returns the same model with the guidance of its card, as it was opened.
+    pub fn with_card_guidance(&self) -> Model {
+        let guidance = self.card.guidance.as_ref().map(GuidanceSpec::guidance);
+        Model {
+            guidance: guidance.filter(|guidance| guidance.scale != 1.0),
+            ..self.variant(&self.conditions)
+        }
+    }
+
+    /// A copy of the model with other values of its conditions. It shares what is derived from the
+    /// files, unless an axis of a graph has another size.
+    fn variant(&self, conditions: &Arc<Conditions>) -> Model {
+        let shapes = |conditions: &Conditions| -> Vec<(String, Option<Vec<usize>>)> {
+            let shape = |condition: &Condition| match &condition.values {
+                ConditionValues::Constant(value) => Some(value.shape().to_vec()),
+                ConditionValues::PerSample(rows) => Some(rows.shape()[1..].to_vec()),
+                _ => None,
+            };
+            conditions
+                .by_name
+                .iter()
+                .map(|(name, condition)| (name.clone(), shape(condition).filter(|s| !s.is_empty())))
+                .filter(|(_, shape)| shape.is_some())
+                .collect()
+        };
+        let same = shapes(&self.conditions) == shapes(conditions);
+        let copy = Model::from_parts(
+            self.card.clone(),
+            self.path.clone(),
+            self.card_sha256.clone(),
+            self.curve.clone(),
+            self.prior,
+            self.files.clone(),
+        );
+        Model {
+            precision: self.precision,
+            conditions: conditions.clone(),
+            guidance: self.guidance,
+            weak_model: self.weak_model.clone(),
+            caches: if same {
+                self.caches.clone()
+            } else {
+                Arc::default()
+            },
+            ..copy
+        }
+    }
+
+    /// Checks that the model can be guided, if it is.
+    ///
+    /// # Errors
+    /// Fails if no condition has a null value and no other card guides the model.
+    pub fn check_guidance(&self) -> Result<()> {
+        let Some(guidance) = &self.guidance else {
+            return Ok(());
+        };
+        guidance.check().map_err(|e| anyhow!("guidance: {e}"))?;
+        let conditions = &self.card.network.conditions;
+        if self.weak_model.is_some() || conditions.values().any(|c| c.null.is_some()) {
+            return Ok(());
+        }
+        let remedy = match conditions.keys().next() {
+            Some(name) => format!(
+                "`network.conditions.{name}.null` with the value that means «unconditional»"
+            ),
+            None => "a condition with its `null` value".to_owned(),
+        };
+        bail!(
+            "{}: guidance needs {remedy}, or `guidance: {{with: other-card.yaml}}`",
+            self.path.display()
+        )
+    }
+
+    /// Guides a field of the card. `weak` opens the same field of the model that guides this one.
+    ///
+    /// # Errors
+    /// Fails if `weak` fails.
+    fn guided<F>(&self, field: F, weak: impl FnOnce(&Model) -> Result<F>) -> Result<Guided<F>> {
+        let Some(guidance) = self.guidance else {
+            return Ok(Guided::unguided(field));
+        };
+        let weak = match &self.weak_model {
+            Some(model) => WeakField::Other(weak(model)?),
+            None => WeakField::Unconditional,
+        };
+        Ok(Guided {
+            field,
+            guidance: Some(ActiveGuidance {
+                guidance,
+                curve: self.curve.clone(),
+                weak,
+            }),
+        })
     }
 
     /// Returns a model without any derived graphs.
@@ -230,16 +372,10 @@ impl Model {
             prior,
             files,
             precision: None,
-            jvp_graph: OnceLock::new(),
-            vjp_graph: OnceLock::new(),
-            trace_graph: OnceLock::new(),
-            quadratic_forms: OnceLock::new(),
-            trace_terms: OnceLock::new(),
-            derived_graphs: Mutex::default(),
-            time_checked: Mutex::default(),
-            kinks: Mutex::default(),
-            max_activation_size: OnceLock::new(),
-            batch_invariance: Mutex::default(),
+            conditions: Arc::default(),
+            guidance: None,
+            weak_model: None,
+            caches: Arc::default(),
         }
     }
 
@@ -267,6 +403,19 @@ impl Model {
             self.prior,
             self.files.clone(),
         );
+        let weak_model = match &self.weak_model {
+            Some(weak) => Some(match weak.to_float64()? {
+                Some(copy) => Arc::new(copy),
+                None => weak.clone(),
+            }),
+            None => None,
+        };
+        let copy = Model {
+            conditions: self.conditions.clone(),
+            guidance: self.guidance,
+            weak_model,
+            ..copy
+        };
         copy.with_precision(NetworkPrecision::Float64).map(Some)
     }
 
@@ -279,7 +428,7 @@ impl Model {
     /// the state included.
     pub fn max_activation_size(&self) -> u64 {
         let dim = self.dim() as u64;
-        *self.max_activation_size.get_or_init(|| {
+        *self.caches.max_activation_size.get_or_init(|| {
             let found = self
                 .network_graph_with_known_axes()
                 .ok()
@@ -298,6 +447,7 @@ impl Model {
     pub fn allows_unpadded_calls(&self) -> bool {
         self.is_large()
             && self
+                .caches
                 .batch_invariance
                 .lock()
                 .unwrap_or_else(|e| e.into_inner())
@@ -380,10 +530,13 @@ impl Model {
     /// Fails if the network cannot be opened, or if its inputs and outputs are not those that the
     /// card declares.
     pub fn velocity(&self, runtime: &Runtime, options: SessionOptions) -> Result<Velocity> {
-        Ok(NetworkVelocity {
-            network: self.open_network("network.file", runtime, options, None)?,
-            parameterization: self.parameterization(),
-        })
+        let open = |model: &Model| -> Result<NetworkVelocity<Network>> {
+            Ok(NetworkVelocity {
+                network: model.open_network("network.file", runtime, options, None)?,
+                parameterization: model.parameterization(),
+            })
+        };
+        self.guided(open(self)?, open)
     }
 
     /// Returns the meaning of the network's output.
@@ -408,6 +561,17 @@ impl Model {
         options: SessionOptions,
         wanted: JacobianOptions,
     ) -> Result<VelocityJacobian> {
+        let open = |model: &Model| model.conditional_jacobian(runtime, options, wanted);
+        self.guided(open(self)?, open)
+    }
+
+    /// Opens the derived graphs like [`Model::jacobian`], for the velocity without guidance.
+    fn conditional_jacobian(
+        &self,
+        runtime: &Runtime,
+        options: SessionOptions,
+        wanted: JacobianOptions,
+    ) -> Result<NetworkVelocity<DerivedNetworks>> {
         let open = |mode| {
             self.open_network(
                 "network.file",
@@ -453,7 +617,7 @@ impl Model {
                 Arc::new(forms.rest.to_bytes().ok()?),
             ])
         };
-        let Some([directions, rest]) = self.quadratic_forms.get_or_init(make) else {
+        let Some([directions, rest]) = self.caches.quadratic_forms.get_or_init(make) else {
             return Ok(None);
         };
         let name = self.display_path(file);
@@ -473,7 +637,7 @@ impl Model {
     /// file does not determine it.
     pub fn trace_terms(&self) -> Option<u64> {
         let role = &self.card.network;
-        *self.trace_terms.get_or_init(|| {
+        *self.caches.trace_terms.get_or_init(|| {
             self.network_graph_with_known_axes()
                 .ok()?
                 .trace_terms(&role.inputs.x, &role.output)
@@ -487,9 +651,9 @@ impl Model {
     /// Fails if an operator cannot be differentiated; the message names its node.
     fn differentiated_bytes(&self, mode: graph::Mode) -> Result<Arc<Vec<u8>>> {
         let slot = match mode {
-            graph::Mode::Jvp => &self.jvp_graph,
-            graph::Mode::Vjp => &self.vjp_graph,
-            graph::Mode::Trace => &self.trace_graph,
+            graph::Mode::Jvp => &self.caches.jvp_graph,
+            graph::Mode::Vjp => &self.caches.vjp_graph,
+            graph::Mode::Trace => &self.caches.trace_graph,
             // The graph of quadratic forms has two parts; [`Model::open_quadratic_forms`] shares
             // it.
             graph::Mode::Quadratic => return self.differentiate_network(mode).map(Arc::new),
@@ -555,6 +719,7 @@ impl Model {
             state_ports: vec![&role.inputs.x, &role.output],
             scalar_ports: role.inputs.time.iter().map(String::as_str).collect(),
             constants: &role.constants,
+            conditions: &role.conditions,
         };
         Ok(self.with_known_axes(self.network_graph()?, &declared))
     }
@@ -573,6 +738,17 @@ impl Model {
     /// Fails if the card has no head of that name, or if the file's inputs and outputs are not
     /// those that the card declares.
     pub fn head(
+        &self,
+        name: &str,
+        runtime: &Runtime,
+        options: SessionOptions,
+    ) -> Result<Guided<ScalarNetwork>> {
+        let open = |model: &Model| model.conditional_head(name, runtime, options);
+        self.guided(open(self)?, open)
+    }
+
+    /// Opens a head like [`Model::head`], of the velocity without guidance.
+    fn conditional_head(
         &self,
         name: &str,
         runtime: &Runtime,
@@ -628,18 +804,27 @@ impl Model {
         velocity: &mut Velocity,
         runtime: &Runtime,
         options: SessionOptions,
-    ) -> Result<JointHead> {
-        let standalone = self.head(name, runtime, options)?;
-        let head = &self.card.divergence_heads[name];
-        if !velocity.network.extra_outputs.contains(&head.output) {
-            velocity.network.extra_outputs.push(head.output.clone());
-        }
-        Ok(JointHead {
-            output: head.output.clone(),
-            output_cache: velocity.network.output_cache.clone(),
-            parameterization: self.parameterization(),
-            transform: self.head_transform(head),
-            standalone,
+    ) -> Result<Guided<JointHead>> {
+        let join = |model: &Model, velocity: &mut NetworkVelocity<Network>| -> Result<JointHead> {
+            let standalone = model.conditional_head(name, runtime, options)?;
+            let head = &model.card.divergence_heads[name];
+            let network = &mut velocity.network;
+            if model.card.is_joint(name) && !network.extra_outputs.contains(&head.output) {
+                network.extra_outputs.push(head.output.clone());
+            }
+            Ok(JointHead {
+                output: head.output.clone(),
+                output_cache: network.output_cache.clone(),
+                parameterization: model.parameterization(),
+                transform: model.head_transform(head),
+                standalone,
+            })
+        };
+        let head = join(self, &mut velocity.field)?;
+        let weak = velocity.guidance.as_mut().map(|active| &mut active.weak);
+        self.guided(head, |model| match weak {
+            Some(WeakField::Other(velocity)) => join(model, velocity),
+            _ => bail!("the velocity was opened without its weak model"),
         })
     }
 
@@ -700,6 +885,7 @@ impl Model {
     ) -> Result<Arc<Vec<u8>>> {
         let key = (key.to_owned(), mode);
         let mut known = self
+            .caches
             .derived_graphs
             .lock()
             .unwrap_or_else(|e| e.into_inner());
@@ -749,6 +935,7 @@ impl Model {
             output,
             time_input: feed,
             constants,
+            conditions,
         } = self.network_roles(key);
         let name = self.display_path(file);
         let session = match (derived, &file.content) {
@@ -776,6 +963,7 @@ impl Model {
             .map(String::as_str)
             .collect();
         let constants = self.constant_inputs(key, constants, &taken, &session, &name)?;
+        let conditions = self.condition_inputs(key, conditions, &taken, &session, &name)?;
         let scalar = key != "network.file";
         let of = key.strip_suffix(".file").unwrap_or(key);
         let mut network = Network {
@@ -791,6 +979,7 @@ impl Model {
             output_name: output.to_owned(),
             time_input: feed,
             constants,
+            conditions,
             shape: self.card.shape.clone(),
             curve: self.curve.clone(),
             extra_outputs: Vec::new(),
@@ -815,6 +1004,7 @@ impl Model {
         if !scalar && self.is_large() {
             let mode = derived.map(|(mode, _)| mode);
             let mut known = self
+                .caches
                 .batch_invariance
                 .lock()
                 .unwrap_or_else(|e| e.into_inner());
@@ -860,7 +1050,11 @@ impl Model {
         key: &str,
         ask: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let mut known = self.time_checked.lock().unwrap_or_else(|e| e.into_inner());
+        let mut known = self
+            .caches
+            .time_checked
+            .lock()
+            .unwrap_or_else(|e| e.into_inner());
         if !known.contains(key) {
             ask()?;
             known.insert(key.to_owned());
@@ -879,6 +1073,7 @@ impl Model {
                 inputs,
                 output,
                 constants,
+                conditions,
                 time,
                 ..
             } = &card.divergence_heads[name];
@@ -887,6 +1082,7 @@ impl Model {
                 output,
                 time_input: card.head_time_input(*time),
                 constants,
+                conditions,
             };
         }
         match (&card.closed_form, key) {
@@ -895,6 +1091,7 @@ impl Model {
                     inputs,
                     output,
                     constants,
+                    conditions,
                     time,
                     ..
                 }),
@@ -904,12 +1101,14 @@ impl Model {
                 output,
                 time_input: card.head_time_input(*time),
                 constants,
+                conditions,
             },
             _ => {
                 let card::NetworkSpec {
                     inputs,
                     output,
                     constants,
+                    conditions,
                     ..
                 } = &card.network;
                 NetworkRoles {
@@ -917,6 +1116,7 @@ impl Model {
                     output,
                     time_input: card.time_input(),
                     constants,
+                    conditions,
                 }
             }
         }
@@ -960,10 +1160,46 @@ impl Model {
         named.iter().map(fixed).collect()
     }
 
+    /// Returns the inputs of the network at `key` that get one value per sample, with the values
+    /// checked against the graph's inputs. `taken` lists the inputs that have another role.
+    ///
+    /// # Errors
+    /// Fails if a condition names an input with another role or no input of the graph, or if its
+    /// values do not fit the input. The message names the condition.
+    pub(super) fn condition_inputs(
+        &self,
+        key: &str,
+        named: &BTreeMap<String, ConditionSpec>,
+        taken: &[&str],
+        session: &Session,
+        file: &str,
+    ) -> Result<Vec<ConditionInput>> {
+        let network = key.strip_suffix(".file").unwrap_or(key);
+        let input = |(name, spec): (&String, &ConditionSpec)| -> Result<ConditionInput> {
+            let place = format!("{network}.conditions.{name}");
+            if taken.contains(&spec.input.as_str()) {
+                bail!(
+                    "{}: {place}: input `{}` already takes the state or the time",
+                    self.path.display(),
+                    spec.input
+                );
+            }
+            let port = find_port(&session.inputs, &spec.input, file, "input")?;
+            let null = null_value(spec, self.array_bytes(&card::null_key(network, name)));
+            null.and_then(|null| ConditionInput::new(port, name, null, &self.conditions))
+                .with_context(|| format!("{}: condition `{name}` ({place})", self.path.display()))
+        };
+        named.iter().map(input).collect()
+    }
+
     /// Returns the bytes of the file of a constant; they are empty if the card itself holds the
     /// values.
     pub(super) fn constant_bytes(&self, key: &str, name: &str) -> &[u8] {
-        let place = constant_key(key, name);
+        self.array_bytes(&constant_key(key, name))
+    }
+
+    /// Returns the bytes of the array file at `place`; they are empty if there is none.
+    pub(super) fn array_bytes(&self, place: &str) -> &[u8] {
         match self
             .files
             .iter()
@@ -974,6 +1210,35 @@ impl Model {
             _ => &[],
         }
     }
+}
+
+/// Reads the model at `path`, whose velocity guides that of `card`.
+///
+/// # Errors
+/// Fails if it cannot be read, or if its states or its times are not those of `card`.
+fn read_weak_model(card: &Card, path: &Path) -> Result<Model> {
+    let weak = Model::read(path)?;
+    if weak.weak_model.is_some() {
+        bail!(
+            "{}: it is guided by a third card; expected one that is not",
+            path.display()
+        );
+    }
+    if weak.card.shape != card.shape || weak.card.path != card.path {
+        bail!(
+            "{}: shape {:?} and path {}, but the guided card has shape {:?} and path {}; expected \
+             the same states at the same times",
+            path.display(),
+            weak.card.shape,
+            serde_json::to_string(&weak.card.path)?,
+            card.shape,
+            serde_json::to_string(&card.path)?
+        );
+    }
+    Ok(Model {
+        guidance: None,
+        ..weak
+    })
 }
 
 /// Checks that the graph uses none of the names that its derivative adds.
@@ -1023,10 +1288,12 @@ struct NetworkRoles<'a> {
     time_input: TimeInput,
     /// The values of further inputs.
     constants: &'a BTreeMap<String, Constant>,
+    /// Further inputs with one value per sample.
+    conditions: &'a BTreeMap<String, ConditionSpec>,
 }
 
-/// The velocity dx/dt of a card's network.
-pub type Velocity = NetworkVelocity<Network>;
+/// The velocity dx/dt of a card's network, guided if the model is.
+pub type Velocity = Guided<NetworkVelocity<Network>>;
 
 /// The operator of products with the Jacobian of a card's velocity.
-pub type VelocityJacobian = NetworkVelocity<DerivedNetworks>;
+pub type VelocityJacobian = Guided<NetworkVelocity<DerivedNetworks>>;

@@ -3,6 +3,7 @@
 pub mod analytic;
 mod axes;
 pub mod card;
+pub mod conditions;
 pub mod constants;
 mod conversion;
 pub mod describe;

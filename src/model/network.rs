@@ -1,22 +1,22 @@
 //! An opened network with its roles, and the calls that turn states and times into outputs.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
+use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
 use super::onnx::{Session, SessionPort};
 use super::output_cache::OutputCache;
 use super::ports::{check_state_shape, find_port};
 use super::probe_cache::ProbeCache;
 use super::time::{self, TimeInput, is_integer_format};
-use crate::flow::field::EvalError;
+use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::ForwardNetwork;
 use crate::flow::path::PathCurve;
 use crate::graph;
-use crate::num::key::{Purpose, RngKey};
+use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
 
 /// The seed of a differentiated graph: its input besides the inputs of the original graph.
@@ -44,6 +44,8 @@ pub struct Network {
     pub(super) time_input: TimeInput,
     /// Further inputs, with values from the card.
     pub(super) constants: Vec<ConstantInput>,
+    /// Further inputs with one value per sample.
+    pub(super) conditions: Vec<ConditionInput>,
     /// Whether the graph takes one time for the whole batch.
     pub(super) scalar_time: bool,
     /// The number of values in the largest tensor that the graph computes for one sample.
@@ -95,12 +97,15 @@ impl Network {
                 .iter()
                 .flat_map(|d| d.output_names())
                 .any(|made| made == name);
-            role || made || self.constants.iter().any(|c| c.name == name) || seed == Some(name)
+            let given = self.constants.iter().any(|c| c.name == name)
+                || self.conditions.iter().any(|c| c.name == name);
+            role || made || given || seed == Some(name)
         };
         if let Some(other) = self.session.inputs.iter().find(|p| !known(&p.name)) {
             bail!(
-                "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or a value \
-                 for it: `constants: {{{0}: …}}`",
+                "{file}: input `{0}` has no role in the card; expected only `{1}`{2}, or values \
+                 for it: `constants: {{{0}: …}}`, or `conditions: {{NAME: {{input: {0}}}}}` for one \
+                 value per sample",
                 other.name,
                 self.x_name,
                 self.time_name
@@ -130,8 +135,15 @@ impl Network {
         };
         let (times, x) = time::time_test_points(&self.curve, ForwardNetwork::dim(self));
         let wanted = [self.output_name.clone()];
-        let outputs = times
-            .map(|t| self.call_padded(&vec![t; x.nrows()], &x, DerivativeSeed::Nothing, &wanted));
+        let samples: Vec<SampleId> = (0..x.nrows() as SampleId).collect();
+        let outputs = times.map(|t| {
+            let t = vec![t; x.nrows()];
+            self.call_padded(
+                Points::new(&samples, &t, &x),
+                DerivativeSeed::Nothing,
+                &wanted,
+            )
+        });
         let outputs: Vec<Vec<ArrayD<f64>>> = outputs.into_iter().flatten().collect();
         let time_dependent = time::outputs_identical(&outputs).map(|same| !same);
         time::check_time_dependence(
@@ -185,23 +197,22 @@ impl Network {
     /// work for a call, so no rows are added if a test showed that none are needed.
     pub(super) fn call_padded(
         &mut self,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let rows = x.nrows();
+        let rows = at.rows();
         if rows.is_multiple_of(4) || (rows < 4 && self.batch_invariant) {
             return self
-                .call_interpolated(t, x, seed, wanted)
-                .map_err(|e| self.with_batch_size_hint(e, t, x, seed, wanted));
+                .call_interpolated(at, seed, wanted)
+                .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted));
         }
         let filled: Vec<usize> = (0..rows.next_multiple_of(4))
             .map(|i| if i < rows { i } else { 0 })
             .collect();
         let out = self
-            .call_rows(&filled, t, x, seed, wanted)
-            .map_err(|e| self.with_batch_size_hint(e, t, x, seed, wanted))?;
+            .call_rows(&filled, at, seed, wanted)
+            .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted))?;
         let cut = |(mut a, name): (ArrayD<f64>, &String)| {
             let axis = self.sample_axis(name, seed);
             if a.shape().get(axis.0) == Some(&filled.len()) {
@@ -255,11 +266,12 @@ impl Network {
                 ],
             ),
         };
-        let Ok(whole) = self.call_interpolated(&t, &x, seed, &wanted) else {
+        let at = Points::new(&[0, 1, 2, 3], &t, &x);
+        let Ok(whole) = self.call_interpolated(at, seed, &wanted) else {
             return false;
         };
         let mut same = |rows: &[usize]| {
-            let Ok(part) = self.call_rows(rows, &t, &x, seed, &wanted) else {
+            let Ok(part) = self.call_rows(rows, at, seed, &wanted) else {
                 return false;
             };
             whole
@@ -282,27 +294,22 @@ impl Network {
     fn call_rows(
         &mut self,
         rows: &[usize],
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-        let x = x.select(Axis(0), rows);
+        let part = at.select(rows);
+        let at = part.points();
         match seed {
-            DerivativeSeed::Nothing => self.call_interpolated(&times, &x, seed, wanted),
-            DerivativeSeed::Tangents(z) => self.call_interpolated(
-                &times,
-                &x,
-                DerivativeSeed::Tangents(&z.select(Axis(1), rows)),
-                wanted,
-            ),
-            DerivativeSeed::Cotangents(w) => self.call_interpolated(
-                &times,
-                &x,
-                DerivativeSeed::Cotangents(&w.select(Axis(0), rows)),
-                wanted,
-            ),
+            DerivativeSeed::Nothing => self.call_interpolated(at, seed, wanted),
+            DerivativeSeed::Tangents(z) => {
+                let z = z.select(Axis(1), rows);
+                self.call_interpolated(at, DerivativeSeed::Tangents(&z), wanted)
+            }
+            DerivativeSeed::Cotangents(w) => {
+                let w = w.select(Axis(0), rows);
+                self.call_interpolated(at, DerivativeSeed::Cotangents(&w), wanted)
+            }
         }
     }
 
@@ -310,51 +317,57 @@ impl Network {
     fn with_batch_size_hint(
         &mut self,
         error: EvalError,
-        t: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> EvalError {
-        let works = |rows: &[usize]| self.call_rows(rows, t, x, seed, wanted).is_ok();
-        add_batch_size_hint(error, x.nrows(), works)
+        let works = |rows: &[usize]| self.call_rows(rows, at, seed, wanted).is_ok();
+        add_batch_size_hint(error, at.rows(), works)
     }
 
-    /// Calls the network at whole-number times if the card sets `interpolate` for an input of whole
-    /// numbers. If a time lies between two of them, both are evaluated, and all outputs and
-    /// derivatives are interpolated linearly.
-    fn call_interpolated(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        seed: DerivativeSeed,
-        wanted: &[String],
-    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let fed: Vec<f64> = t
-            .iter()
-            .map(|t| self.time_input.value_at(&self.curve, *t))
-            .collect();
+    /// The number of calls for one row at time `t`: two between two indices of a time input of whole
+    /// numbers, otherwise one.
+    pub(super) fn calls_per_row(&self, t: f64) -> u64 {
         let whole = self
             .time_port()
             .is_some_and(|p| is_integer_format(p.format));
-        let (true, Some(interpolate)) = (whole, self.time_input.interpolate) else {
-            return self.call_session(&fed, x, seed, wanted);
-        };
-        // An index such as 499.9999999 is a whole number up to rounding and needs no interpolation.
-        let near = |v: f64| (v - v.round()).abs() < 1e-6;
+        let index = self.time_input.value_at(&self.curve, t);
+        1 + u64::from(whole && self.time_input.interpolates() && !is_near_whole(index))
+    }
+
+    /// Calls the network at whole-number times if its time input takes only those. If a time lies
+    /// between two of them, both are evaluated, and all outputs and derivatives are interpolated
+    /// linearly, unless the card sets `interpolate: false`.
+    fn call_interpolated(
+        &mut self,
+        at: Points,
+        seed: DerivativeSeed,
+        wanted: &[String],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let fed: Vec<f64> =
+            at.t.iter()
+                .map(|t| self.time_input.value_at(&self.curve, *t))
+                .collect();
+        let whole = self
+            .time_port()
+            .is_some_and(|p| is_integer_format(p.format));
+        if !whole || self.time_input.ignored {
+            return self.call_session(&fed, at, seed, wanted);
+        }
         let fed: Vec<f64> = fed
             .into_iter()
-            .map(|v| if near(v) { v.round() } else { v })
+            .map(|v| if is_near_whole(v) { v.round() } else { v })
             .collect();
         let Some(between) = fed.iter().find(|v| v.fract() != 0.0) else {
-            return self.call_session(&fed, x, seed, wanted);
+            return self.call_session(&fed, at, seed, wanted);
         };
-        if !interpolate {
+        if !self.time_input.interpolates() {
             return Err(self.fractional_index_error(*between));
         }
         let [below, above] =
             [f64::floor, f64::ceil].map(|side| fed.iter().map(|v| side(*v)).collect::<Vec<f64>>());
-        let mut mixed = self.call_session(&below, x, seed, wanted)?;
-        let upper = self.call_session(&above, x, seed, wanted)?;
+        let mut mixed = self.call_session(&below, at, seed, wanted)?;
+        let upper = self.call_session(&above, at, seed, wanted)?;
         for ((lower, upper), name) in mixed.iter_mut().zip(&upper).zip(wanted) {
             let rows = self.sample_axis(name, seed);
             if lower.shape() != upper.shape() || lower.shape().get(rows.0) != Some(&fed.len()) {
@@ -389,10 +402,11 @@ impl Network {
     fn call_session(
         &mut self,
         fed: &[f64],
-        x: &Batch,
+        at: Points,
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let x = at.x;
         let rows = self.with_state_shape(&[x.nrows()]);
         let state = x.to_shape(rows.as_slice()).expect("dim numbers per row");
         let times = self.time_tensor(fed);
@@ -425,7 +439,18 @@ impl Network {
             .iter()
             .map(|c| c.batch_values(x.nrows()))
             .collect();
+        let conditions: Vec<ArrayD<f64>> = self
+            .conditions
+            .iter()
+            .map(|c| c.batch_values(at.samples))
+            .collect();
         let mut feeds = vec![(self.x_name.as_str(), state.view())];
+        feeds.extend(
+            self.conditions
+                .iter()
+                .zip(&conditions)
+                .map(|(c, values)| (c.name.as_str(), values.view())),
+        );
         feeds.extend(
             self.constants
                 .iter()
@@ -453,23 +478,19 @@ impl Network {
     }
 
     /// Returns the network's output, rows × dim, and stores the extra outputs of the same calls.
-    fn evaluate(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn evaluate(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x, .. } = at;
         let mut out = Batch::zeros(x.raw_dim());
         let wanted: Vec<String> = std::iter::once(&self.output_name)
             .chain(&self.extra_outputs)
             .cloned()
             .collect();
         for rows in self.call_groups(t) {
-            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-            // If one call takes all rows, no copy is needed.
-            let part = if rows.len() == t.len() {
-                Cow::Borrowed(x)
-            } else {
-                Cow::Owned(x.select(Axis(0), &rows))
-            };
-            let mut outputs = self.call_padded(&times, &part, DerivativeSeed::Nothing, &wanted)?;
+            let part = at.select(&rows);
+            let part = part.points();
+            let mut outputs = self.call_padded(part, DerivativeSeed::Nothing, &wanted)?;
             let y = outputs.remove(0);
-            self.cache_extra_outputs(&times, &part, outputs)?;
+            self.cache_extra_outputs(part, outputs)?;
             let expected = self.with_state_shape(&[rows.len()]);
             let y = match y.shape() == expected {
                 true => y.into_shape_with_order((rows.len(), x.ncols())),
@@ -484,25 +505,26 @@ impl Network {
     }
 
     /// Stores the extra outputs of a call for the heads that read them.
-    fn cache_extra_outputs(
-        &self,
-        t: &[f64],
-        fed: &Batch,
-        outputs: Vec<ArrayD<f64>>,
-    ) -> Result<(), EvalError> {
+    fn cache_extra_outputs(&self, at: Points, outputs: Vec<ArrayD<f64>>) -> Result<(), EvalError> {
         if self.extra_outputs.is_empty() {
             return Ok(());
         }
         let mut stored = Vec::new();
         for (name, values) in self.extra_outputs.iter().zip(outputs) {
-            if values.len() != t.len() {
-                return Err(self.shape_error(values.shape(), vec![t.len()]));
+            if values.len() != at.rows() {
+                return Err(self.shape_error(values.shape(), vec![at.rows()]));
             }
             stored.push((name.clone(), values.iter().copied().collect()));
         }
-        self.output_cache.insert_call(t, fed, &stored);
+        self.output_cache.insert_call(at, &stored);
         Ok(())
     }
+}
+
+/// Whether an index is a whole number up to rounding, such as 499.9999999. It then needs no
+/// interpolation.
+fn is_near_whole(index: f64) -> bool {
+    (index - index.round()).abs() < 1e-6
 }
 
 /// Adds a hint on the batch size to an error of ONNX Runtime, if a call with one row succeeds and a
@@ -530,11 +552,15 @@ impl ForwardNetwork for Network {
         self.shape.iter().product()
     }
 
-    fn forward(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.evaluate(t, x)
+    fn forward(&mut self, at: Points) -> Result<Batch, EvalError> {
+        self.evaluate(at)
     }
 
     fn is_smooth(&self) -> bool {
         self.smooth
+    }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        self.calls_per_row(t)
     }
 }

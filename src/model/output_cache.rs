@@ -7,20 +7,23 @@ use std::sync::{Arc, Mutex};
 
 use ndarray::ArrayView1;
 
-use crate::num::Batch;
+use crate::flow::field::Points;
+use crate::num::key::SampleId;
 
 /// The number of calls whose outputs are stored. A step has at most 13 stages. A rejected row keeps
 /// its first slope while its step shrinks, which ends after about thirty attempts.
 const MAX_CACHED_CALLS: usize = 512;
 
-/// A 128-bit hash of a time and of a state as the network's input.
+/// A 128-bit hash of a sample's number, a time and a state as the network's input.
 type OutputCacheKey = [u64; 2];
 
-/// Returns the key of the time `t` and the network's input `fed`.
-fn output_cache_key(t: f64, fed: ArrayView1<f64>) -> OutputCacheKey {
+/// Returns the key of a sample, whose conditions the output may depend on, of the time `t` and of
+/// the network's input `fed`.
+fn output_cache_key(sample: SampleId, t: f64, fed: ArrayView1<f64>) -> OutputCacheKey {
     [0u8, 1].map(|salt| {
         let mut hasher = DefaultHasher::new();
         salt.hash(&mut hasher);
+        sample.hash(&mut hasher);
         t.to_bits().hash(&mut hasher);
         fed.iter().for_each(|v| v.to_bits().hash(&mut hasher));
         hasher.finish()
@@ -43,14 +46,15 @@ struct OutputCacheEntries {
 impl OutputCache {
     /// Stores the values of one call, with one value per row for each named output. The oldest call
     /// is dropped if there are too many.
-    pub fn insert_call(&self, t: &[f64], fed: &Batch, outputs: &[(String, Vec<f64>)]) {
+    pub fn insert_call(&self, at: Points, outputs: &[(String, Vec<f64>)]) {
         let mut entries = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let keys: Vec<OutputCacheKey> = fed
-            .rows()
-            .into_iter()
-            .zip(t)
-            .map(|(row, t)| output_cache_key(*t, row))
-            .collect();
+        let keys: Vec<OutputCacheKey> =
+            at.x.rows()
+                .into_iter()
+                .zip(at.t)
+                .zip(at.samples)
+                .map(|((row, t), sample)| output_cache_key(*sample, *t, row))
+                .collect();
         for (i, key) in keys.iter().enumerate() {
             let values_at_key = entries.values.entry(*key).or_default();
             values_at_key.extend(
@@ -67,12 +71,12 @@ impl OutputCache {
         }
     }
 
-    /// Returns the stored value of an output at a time and a network input.
-    pub fn get(&self, output: &str, t: f64, fed: ArrayView1<f64>) -> Option<f64> {
+    /// Returns the stored value of an output for a sample, at a time and a network input.
+    pub fn get(&self, output: &str, sample: SampleId, t: f64, fed: ArrayView1<f64>) -> Option<f64> {
         let entries = self.0.lock().unwrap_or_else(|e| e.into_inner());
         entries
             .values
-            .get(&output_cache_key(t, fed))?
+            .get(&output_cache_key(sample, t, fed))?
             .get(output)
             .copied()
     }

@@ -1,12 +1,9 @@
 //! Networks with one number per sample: learned divergence heads and closed-form log-densities.
 
-use ndarray::Axis;
-
 use super::network::{DerivativeSeed, Network};
-use crate::flow::field::{EvalError, ScalarField};
+use crate::flow::field::{EvalError, Points, ScalarField};
 use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
-use crate::num::Batch;
 
 /// A network with one number per sample, such as a learned divergence head or a closed-form
 /// log-density.
@@ -44,15 +41,19 @@ impl ScalarField for ScalarNetwork {
         self.network.smooth
     }
 
-    fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
-        let mut out = vec![0.0; x.nrows()];
+    fn calls_at(&self, t: f64) -> u64 {
+        self.network.calls_per_row(t)
+    }
+
+    fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
+        let t = at.t;
+        let mut out = vec![0.0; at.rows()];
         for rows in self.network.call_groups(t) {
-            let times: Vec<f64> = rows.iter().map(|i| t[*i]).collect();
-            let part = x.select(Axis(0), &rows);
+            let part = at.select(&rows);
             let wanted = [self.network.output_name.clone()];
             let y = self
                 .network
-                .call_padded(&times, &part, DerivativeSeed::Nothing, &wanted)?
+                .call_padded(part.points(), DerivativeSeed::Nothing, &wanted)?
                 .remove(0);
             if y.len() != rows.len() {
                 return Err(self.network.shape_error(y.shape(), vec![rows.len()]));

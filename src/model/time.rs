@@ -20,8 +20,8 @@ pub struct TimeInput {
     pub scale: f64,
     /// The number that is added to the scaled function.
     pub offset: f64,
-    /// The treatment of a time between two whole numbers, for an input of integers: `Some(true)`
-    /// interpolates, `Some(false)` is an error, and `None` rounds.
+    /// The treatment of a time between two whole numbers, for an input of integers: `Some(false)` is
+    /// an error; otherwise the two neighbouring indices are evaluated and interpolated.
     pub interpolate: Option<bool>,
     /// Whether the card declares that the output does not depend on time.
     pub ignored: bool,
@@ -96,6 +96,11 @@ impl TimeInput {
         value * self.scale + self.offset
     }
 
+    /// Whether a time between two whole numbers is interpolated, for an input of integers.
+    pub fn interpolates(&self) -> bool {
+        self.interpolate != Some(false)
+    }
+
     /// Returns the formula of the value for messages, such as `index` or `999 sigma + 1`.
     pub fn formula(&self) -> String {
         let scale = if self.scale == 1.0 {
@@ -121,16 +126,11 @@ impl TimeInput {
         let [from, to] = self.values_at_ends(curve).map(|v| v as f32);
         let whole = match (
             tensor_format_of(port.elem).is_some_and(is_integer_format),
-            self.interpolate,
+            self.interpolates(),
         ) {
             (false, _) => "",
-            (true, Some(true)) => {
-                "; between two whole numbers both outputs are evaluated and mixed"
-            }
-            (true, Some(false)) => "; whole numbers only",
-            (true, None) => {
-                "; rounded to whole numbers, so that the network is constant in time around each"
-            }
+            (true, true) => "; between two whole numbers both outputs are evaluated and mixed",
+            (true, false) => "; whole numbers only",
         };
         let ignored = if self.ignored {
             "; ignored, as the card declares"

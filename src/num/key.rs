@@ -30,6 +30,20 @@ pub fn unpack_draw(address: SampleId) -> (SampleId, u64) {
     (address & ((1 << DRAW_SHIFT) - 1), address >> DRAW_SHIFT)
 }
 
+/// The bit of an address that marks an evaluation without the sample's conditions.
+const UNCONDITIONAL_BIT: SampleId = 1 << 63;
+
+/// The address of a sample at which a model is evaluated without the sample's conditions, as
+/// guidance does. It addresses no random draws.
+pub fn without_conditions(sample: SampleId) -> SampleId {
+    sample | UNCONDITIONAL_BIT
+}
+
+/// Whether a model is evaluated with the sample's conditions at this address.
+pub fn has_conditions(sample: SampleId) -> bool {
+    sample & UNCONDITIONAL_BIT == 0
+}
+
 /// The purpose of a draw. The numbers are part of every result and never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -58,6 +72,10 @@ pub enum Purpose {
     Churn = 11,
     /// Proposals of importance sampling in the checks of flow maps.
     Proposal = 12,
+    /// The random classes of conditional models.
+    Condition = 13,
+    /// The draws of an encoder's distribution of latents.
+    Encoding = 14,
     /// The nodes of a path at which a debiased head is checked.
     Node = 21,
     /// States, times and test functions of Stein tests.

@@ -1,15 +1,19 @@
 //! The paths of a run's files, with which it can be opened again without its config.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::builder::{planned_extractor, planned_model};
+use super::conditions::{ModelSetting, planned_source};
 use super::{Plan, PlanFile, PlannedFile, PreparedPlan};
 use crate::data::Dataset;
 use crate::features::preset;
+use crate::flow::guidance::Guidance;
 use crate::host::with_resolved_folder;
+use crate::model::conditions::PlannedCondition;
 use crate::model::loaded::Model;
 use crate::num::shape::RequestedLayout;
 
@@ -23,6 +27,9 @@ pub struct ArtifactPaths {
     pub models: Vec<PathBuf>,
     pub data: Vec<PathBuf>,
     pub extractors: Vec<(PlannedFile, PathBuf)>,
+    /// The paths of the files with the values of conditions, for each model by the condition's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<BTreeMap<String, PathBuf>>,
 }
 
 impl ArtifactPaths {
@@ -42,7 +49,27 @@ impl ArtifactPaths {
                 .map(|d| relative_path(dir, Path::new(&d.name)))
                 .collect(),
             extractors: prepared.extractors.iter().map(extractor).collect(),
+            conditions: condition_places(prepared, dir),
         }
+    }
+}
+
+/// The paths of the files with the values of conditions, relative to `dir`: one map for each model.
+/// It is empty if no condition is in a file.
+fn condition_places(prepared: &PreparedPlan, dir: &Path) -> Vec<BTreeMap<String, PathBuf>> {
+    let places = |model: &Model| {
+        let named = model.conditions.by_name.iter();
+        named
+            .filter_map(|(name, condition)| {
+                let path = condition.path.as_ref()?;
+                Some((name.clone(), relative_path(dir, path)))
+            })
+            .collect()
+    };
+    let all: Vec<BTreeMap<String, PathBuf>> = prepared.models.iter().map(places).collect();
+    match all.iter().all(BTreeMap::is_empty) {
+        true => Vec::new(),
+        false => all,
     }
 }
 
@@ -114,8 +141,28 @@ pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
         steps: file.steps.clone(),
         steps_pending: false,
     };
-    for (place, was) in places.models.iter().zip(&plan.models) {
+    for (index, (place, was)) in places.models.iter().zip(&plan.models).enumerate() {
         let model = Model::open_with_precision(&at(place), was.precision)?;
+        let files = places.conditions.get(index);
+        let source = |(name, planned): (&String, &PlannedCondition)| {
+            let file = files.and_then(|files| files.get(name)).map(|file| at(file));
+            (
+                name.clone(),
+                planned_source(&planned.source, file.as_deref()),
+            )
+        };
+        let setting = ModelSetting {
+            conditions: was.conditions.iter().map(source).collect(),
+            guidance: None,
+        };
+        let conditions = setting
+            .read_conditions(&model.card, plan.seed, Path::to_owned)
+            .with_context(|| model.path.display().to_string())?;
+        let unguided = Guidance {
+            scale: 1.0,
+            interval: None,
+        };
+        let model = model.with_conditions(conditions, Some(was.guidance.unwrap_or(unguided)));
         let is = planned_model(&model)?;
         let lost = || {
             format!(
@@ -136,6 +183,12 @@ pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
                     )
                 }
                 Some(_) => {}
+            }
+        }
+        for (name, known) in &was.conditions {
+            let found = is.conditions.get(name).and_then(|c| c.sha256.as_ref());
+            if found != known.sha256.as_ref() {
+                bail!("{}: the values of condition `{name}` were changed", lost());
             }
         }
         if is.card_sha256 != was.card_sha256 {

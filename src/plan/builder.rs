@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::capabilities::initial_states;
+use super::conditions::model_label;
 use super::file_names::{same_file, sanitize_file_name, short_name};
 use super::{
-    PLAN_FORMAT, PlannedData, PlannedFile, PlannedModel, PreparedPlan, StepsChooser, Trial,
-    TrialWork,
+    ModelSetting, PLAN_FORMAT, PlannedData, PlannedFile, PlannedModel, PreparedPlan, StepsChooser,
+    Trial, TrialWork,
 };
 use crate::config::ConfigFile;
 use crate::data::Dataset;
@@ -89,7 +90,10 @@ impl PlanBuilder<'_> {
         let precise = self.prepared.models[work.model_index()]
             .precision
             .map(|p| format!("in {}", p.name()));
-        let touched: Vec<String> = touched.into_iter().chain(precise).collect();
+        let setting = (!model.conditions.is_empty() || model.guidance.is_some())
+            .then(|| serde_json::to_string(&(&model.conditions, model.guidance)))
+            .transpose()?;
+        let touched: Vec<String> = touched.into_iter().chain(precise).chain(setting).collect();
         // Positions in the plan are left out, so that the order of a config changes no id. The
         // hashes of the model and of the data stand for them.
         let mut content = serde_json::to_value(&work)?;
@@ -123,26 +127,39 @@ impl PlanBuilder<'_> {
         Ok(id)
     }
 
-    /// Opens a card, unless the plan has it already, and returns the model's position in the plan.
+    /// Opens a card with its conditions and its guidance, unless the plan has it already, and returns
+    /// the model's position in the plan.
     ///
     /// # Errors
-    /// Fails if the model cannot be opened, or if another card has the same name.
-    pub(super) fn add_model(&mut self, path: &Path) -> Result<usize> {
+    /// Fails if the model cannot be opened, if a condition is at fault, or if another card has the
+    /// same name.
+    pub(super) fn add_model(&mut self, path: &Path, setting: &ModelSetting) -> Result<usize> {
         let path = self.config_file.resolve(path);
-        if let Some(i) = self
-            .prepared
-            .models
-            .iter()
-            .position(|m| same_file(&m.path, &path))
-        {
+        let models = &self.prepared.models;
+        let same_card = models.iter().find(|m| same_file(&m.path, &path));
+        let model = match same_card {
+            Some(model) => model.with_card_guidance(),
+            None => Model::open_with_precision(&path, self.config_file.config.precision)?,
+        };
+        let conditions = setting.read_conditions(&model.card, self.prepared.plan.seed, |file| {
+            self.config_file.resolve(file)
+        })?;
+        let guidance = setting.guidance_for(&model.card);
+        let model = model.with_conditions(conditions, guidance);
+        model.check_guidance()?;
+        let planned = planned_model(&model)?;
+        let known = models.iter().zip(&self.prepared.plan.models);
+        let same = |(m, p): (&Model, &PlannedModel)| {
+            same_file(&m.path, &path)
+                && (&p.conditions, p.guidance) == (&planned.conditions, planned.guidance)
+        };
+        if let Some(i) = known.into_iter().position(same) {
             return Ok(i);
         }
-        let model = Model::open_with_precision(&path, self.config_file.config.precision)?;
-        if let Some(other) = self
-            .prepared
-            .models
+        let names = || self.prepared.plan.models.iter().map(|p| &p.name);
+        if let Some(other) = models
             .iter()
-            .find(|m| m.card.name == model.card.name)
+            .find(|m| m.card.name == model.card.name && !same_file(&m.path, &path))
         {
             bail!(
                 "{} and {} are both named `{}`; give each card a name of its own",
@@ -151,7 +168,17 @@ impl PlanBuilder<'_> {
                 model.card.name
             );
         }
-        self.prepared.plan.models.push(planned_model(&model)?);
+        // Two sets of values of one condition would share a row in every table.
+        let unique = (1..)
+            .map(|i| match i {
+                1 => planned.name.clone(),
+                i => format!("{} ({i})", planned.name),
+            })
+            .find(|name| !names().any(|known| known == name));
+        self.prepared.plan.models.push(PlannedModel {
+            name: unique.unwrap_or_default(),
+            ..planned
+        });
         self.prepared.models.push(model);
         Ok(self.prepared.models.len() - 1)
     }
@@ -329,6 +356,30 @@ pub(super) fn planned_extractor(path: &Path) -> Result<PlannedFile> {
     })
 }
 
+/// The files of a model, and the card and the files of the model that guides it.
+fn planned_files(model: &Model) -> Vec<PlannedFile> {
+    let file = |name: &Path, sha256: &str| PlannedFile {
+        name: name.display().to_string(),
+        sha256: sha256.to_owned(),
+    };
+    let mut files: Vec<PlannedFile> = model
+        .files
+        .iter()
+        .map(|f| file(&f.name, &f.sha256))
+        .collect();
+    let guiding = model.card.guidance.as_ref().and_then(|g| g.with.as_ref());
+    if let (Some(weak), Some(with)) = (&model.weak_model, guiding) {
+        files.push(file(with, &weak.card_sha256));
+        let folder = with.parent().unwrap_or(Path::new(""));
+        files.extend(
+            weak.files
+                .iter()
+                .map(|f| file(&folder.join(&f.name), &f.sha256)),
+        );
+    }
+    files
+}
+
 /// The description of an opened model in a plan.
 ///
 /// # Errors
@@ -336,16 +387,9 @@ pub(super) fn planned_extractor(path: &Path) -> Result<PlannedFile> {
 pub(super) fn planned_model(model: &Model) -> Result<PlannedModel> {
     let card = &model.card;
     Ok(PlannedModel {
-        name: card.name.clone(),
+        name: model_label(&card.name, &model.conditions, model.guidance),
         card_sha256: hex(&Sha256::digest(serde_json::to_string(card)?.as_bytes())),
-        files: model
-            .files
-            .iter()
-            .map(|f| PlannedFile {
-                name: f.name.display().to_string(),
-                sha256: f.sha256.clone(),
-            })
-            .collect(),
+        files: planned_files(model),
         precision: model.precision,
         shape: card.shape.clone(),
         path: serde_json::to_value(&card.path)?,
@@ -359,6 +403,8 @@ pub(super) fn planned_model(model: &Model) -> Result<PlannedModel> {
         range: card.data.map(|d| d.range),
         levels: card.data.and_then(|d| d.levels),
         constants: model.describe_constants()?,
+        conditions: model.conditions.planned(),
+        guidance: model.guidance,
         times: model.describe_times()?,
         kinks: model.describe_kinks()?,
         provenance: serde_json::to_value(&card.provenance)?,

@@ -21,6 +21,16 @@ pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator)
     estimator.check(model.dim()).map_err(|e| anyhow!(e))?;
     let unknown = |head: &&str| !model.card.divergence_heads.contains_key(*head);
     match estimator {
+        DivergenceEstimator::FlowMap(_) | DivergenceEstimator::ClosedForm(_)
+            if model.guidance.is_some() =>
+        {
+            Err(anyhow!(
+                "{}: `{}` is not the log-likelihood of a guided flow; expected an estimator of the \
+                 divergence, or `guidance: 1`",
+                model.path.display(),
+                estimator.label()
+            ))
+        }
         _ if estimator.head().filter(unknown).is_some() => {
             let known: Vec<&str> = model
                 .card
@@ -121,6 +131,13 @@ pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
     let Some(used) = sampler.flow_map() else {
         return Ok(());
     };
+    if model.guidance.is_some() {
+        bail!(
+            "{}: flow_maps.{}: a flow map is not guided; expected another sampler, or `guidance: 1`",
+            model.path.display(),
+            used.name
+        );
+    }
     let spec = model.flow_map_spec(used.name)?;
     let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", model.path.display(), used.name);
     spec.check_supports_sampling().map_err(at)?;

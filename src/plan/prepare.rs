@@ -1,7 +1,7 @@
 //! From a config to a plan: all its files are opened, all defaults are decided and the trials are
 //! listed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -10,6 +10,7 @@ use super::capabilities::{
     check_difference_step, check_estimator_supported, check_sampler_supported, max_samples,
     with_card_defaults,
 };
+use super::conditions::{ModelSetting, check_condition_lengths};
 use super::{
     AutoStepsRequest, BudgetWork, ContrastWork, DensityWork, FlowMapWork, LikelihoodWork,
     MetricsWork, PLAN_FORMAT, Plan, PlannedFile, PreparedPlan, ProfileWork, ReferenceEstimate,
@@ -19,8 +20,10 @@ use crate::config::{ConfigFile, ErrorBudgetSetting, LikelihoodEntry, MapsEntry, 
 use crate::data::LikelihoodBound;
 use crate::divergence::{DivergenceEstimator, Learned};
 use crate::flow::flow_map;
+use crate::flow::guidance::GuidanceSetting;
 use crate::metric::{Metric, SampleRole, SampleSets, paired};
 use crate::model::card::FlowMapDirection;
+use crate::model::conditions::ConditionSource;
 use crate::num::key::RngKey;
 use crate::num::shape::RequestedLayout;
 use crate::registry::prefix_with_name;
@@ -88,10 +91,14 @@ fn build_plan<'a>(
         choose_steps: choose,
     };
     for (i, entry) in config.likelihood.iter().enumerate() {
-        builder.add_likelihood_entry(&format!("likelihood.{i}"), entry);
+        for setting in model_settings(&entry.conditions, &entry.guidance) {
+            builder.add_likelihood_entry(&format!("likelihood.{i}"), entry, &setting);
+        }
     }
     for (i, entry) in config.samples.iter().enumerate() {
-        builder.add_samples_entry(&format!("samples.{i}"), entry);
+        for setting in model_settings(&entry.conditions, &entry.guidance) {
+            builder.add_samples_entry(&format!("samples.{i}"), entry, &setting);
+        }
     }
     for (i, entry) in config.maps.iter().enumerate() {
         builder.add_maps_entry(&format!("maps.{i}"), entry);
@@ -100,6 +107,24 @@ fn build_plan<'a>(
     written.reject_faults(faults)?;
     written.reject_faults(check_references(&builder.prepared.plan))?;
     Ok(builder.prepared)
+}
+
+/// The settings of an entry's model: one for each guidance that the entry names, or the card's.
+fn model_settings(
+    conditions: &BTreeMap<String, Option<ConditionSource>>,
+    guidance: &[GuidanceSetting],
+) -> Vec<ModelSetting> {
+    let setting = |guidance: Option<GuidanceSetting>| ModelSetting {
+        conditions: conditions.clone(),
+        guidance,
+    };
+    match guidance {
+        [] => vec![setting(None)],
+        list => list
+            .iter()
+            .map(|guidance| setting(Some(*guidance)))
+            .collect(),
+    }
 }
 
 /// A fault for each reference that no entry of the plan measures.
@@ -149,9 +174,9 @@ struct SamplesEntryData {
 
 impl PlanBuilder<'_> {
     /// Checks an entry under `likelihood` and adds its trials.
-    fn add_likelihood_entry(&mut self, key: &str, entry: &LikelihoodEntry) {
+    fn add_likelihood_entry(&mut self, key: &str, entry: &LikelihoodEntry, setting: &ModelSetting) {
         let config = &self.config_file.config;
-        let model = self.add_model(&entry.model);
+        let model = self.add_model(&entry.model, setting);
         let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
             return self.check_readable(&format!("{key}.data"), &entry.data);
         };
@@ -159,6 +184,8 @@ impl PlanBuilder<'_> {
         let data = self.add_data(&entry.data, model, entry.dequantization.as_ref(), layout);
         let data = self.ok_or_fault(&format!("{key}.data"), data);
         if let Some(data) = data {
+            let lengths = self.check_conditions(model, data);
+            self.ok_or_nested_fault(&format!("{key}.conditions"), lengths);
             let bound = self.prepared.data[data]
                 .likelihood_bound(&self.prepared.models[model].card, entry.lattice);
             if let Some(LikelihoodBound {
@@ -215,6 +242,19 @@ impl PlanBuilder<'_> {
         }
         let planned = self.plan_likelihood(key, entry, model, data, &estimators, solvers);
         self.ok_or_nested_fault(key, planned);
+    }
+
+    /// Checks that the conditions of a model have one value for each of the data's samples.
+    ///
+    /// # Errors
+    /// Fails if one has another number of values.
+    fn check_conditions(&self, model: usize, data: usize) -> Result<()> {
+        let (model, data) = (&self.prepared.models[model], &self.prepared.data[data]);
+        check_condition_lengths(
+            &model.conditions,
+            data.len(),
+            &format!("{} holds", data.name),
+        )
     }
 
     /// Marks data whose log-likelihoods are no bound, which the entry allows. `why` becomes a note.
@@ -543,7 +583,11 @@ impl PlanBuilder<'_> {
 
     /// Checks an entry under `maps` and adds its trial.
     fn add_maps_entry(&mut self, key: &str, entry: &MapsEntry) {
-        let model = self.add_model(&entry.model);
+        let setting = ModelSetting {
+            conditions: entry.conditions.clone(),
+            guidance: None,
+        };
+        let model = self.add_model(&entry.model, &setting);
         let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
             return self.check_readable(&format!("{key}.data"), &entry.data);
         };
@@ -556,6 +600,8 @@ impl PlanBuilder<'_> {
         let Some(data) = self.ok_or_fault(&format!("{key}.data"), data) else {
             return;
         };
+        let lengths = self.check_conditions(model, data);
+        self.ok_or_nested_fault(&format!("{key}.conditions"), lengths);
         if !self.config_file.has_fault_near(key) {
             let planned = self.plan_maps(entry, model, data);
             self.ok_or_nested_fault(key, planned);
@@ -618,8 +664,8 @@ impl PlanBuilder<'_> {
     }
 
     /// Checks an entry under `samples` and adds its trials.
-    fn add_samples_entry(&mut self, key: &str, entry: &SamplesEntry) {
-        let model = self.add_model(&entry.model);
+    fn add_samples_entry(&mut self, key: &str, entry: &SamplesEntry, setting: &ModelSetting) {
+        let model = self.add_model(&entry.model, setting);
         let extractor = entry
             .extractor
             .as_ref()
@@ -642,6 +688,12 @@ impl PlanBuilder<'_> {
             }
             return;
         };
+        let lengths = check_condition_lengths(
+            &self.prepared.models[model].conditions,
+            entry.count,
+            "the entry draws",
+        );
+        self.ok_or_nested_fault(&format!("{key}.conditions"), lengths);
         let layouts = entry.layout.as_ref();
         let known = layouts
             .map_or(Ok(()), |l| l.check(&files.map(|(name, _)| name)))

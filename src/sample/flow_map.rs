@@ -10,12 +10,13 @@ use super::{
     Denoiser, DrawnSamples, FlowMapRequirements, PathPoint, SampleCost, SampleRequest, Sampler,
     SamplerContext, SamplingMethod,
 };
-use crate::flow::field::{EvalError, FlowMap};
+use crate::flow::field::{EvalError, FlowMap, Points};
 use crate::flow::flow_map::{FewSteps, FlowMapStepRule, apply_flow_map_steps};
 use crate::flow::grid::{self, GridSpacing};
 use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
+use crate::num::key::SampleId;
 
 /// Few steps of the card's flow map, with one evaluation of the map in each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -104,6 +105,7 @@ impl FlowMapSampler {
         map: &mut dyn FlowMap,
         curve: &PathCurve,
         prior: Prior,
+        samples: &[SampleId],
         x: Batch,
     ) -> Result<Batch, EvalError> {
         let Some(Guidance {
@@ -115,7 +117,8 @@ impl FlowMapSampler {
         };
         let (from, to) = (curve.prior_end(), curve.data_end());
         let times = (vec![from; x.nrows()], vec![to; x.nrows()]);
-        let (_, gradient) = map.divergence_gradient(&times.0, &times.1, &x)?;
+        let (_, gradient) =
+            map.divergence_gradient(Points::new(samples, &times.0, &x), &times.1)?;
         // ∇_z = std·∇_x, and a step in z becomes std times as long in x: together std².
         let mut uphill = gradient * (-(to - from) * prior.std * prior.std);
         if with_prior {
@@ -197,9 +200,16 @@ impl SamplingMethod for FlowMapSampler {
         let (curve, prior) = (draw.context.curve, draw.prior);
         let times = self.times(curve).map_err(EvalError::Missing)?;
         let map = field.flow_map(&self.map)?;
-        let x = self.guide_noise(map, curve, prior, x)?;
+        let x = self.guide_noise(map, curve, prior, draw.samples, x)?;
         let noise = self.density.then(|| prior.log_density(&x));
-        let end = apply_flow_map_steps(map, curve, &times, FlowMapStepRule::TwoTime, x)?;
+        let end = apply_flow_map_steps(
+            map,
+            curve,
+            &times,
+            FlowMapStepRule::TwoTime,
+            draw.samples,
+            x,
+        )?;
         let difference = |(noise, integral): (Vec<f64>, Vec<f64>)| {
             noise.iter().zip(integral).map(|(n, i)| n - i).collect()
         };
@@ -234,14 +244,14 @@ mod tests {
         fn dim(&self) -> usize {
             self.0.dim()
         }
-        fn velocity(&mut self, _: &[f64], _: &Batch) -> Result<Batch, EvalError> {
+        fn velocity(&mut self, _: Points) -> Result<Batch, EvalError> {
             Err(EvalError::Missing("few steps need no velocity".to_owned()))
         }
     }
 
     impl<M: FlowMap> Denoiser for Only<M> {
-        fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-            self.velocity(t, x)
+        fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+            self.velocity(at)
         }
         fn flow_map(&mut self, _: &str) -> Result<&mut dyn FlowMap, EvalError> {
             Ok(&mut self.0)
@@ -315,11 +325,13 @@ mod tests {
             }
             .times(&curve)
             .expect("right");
+            let first: Vec<SampleId> = (0..one.x.nrows() as SampleId).collect();
             let back = apply_flow_map_steps(
                 &mut model.clone(),
                 &curve,
                 &times,
                 FlowMapStepRule::TwoTime,
+                &first,
                 one.x,
             )
             .expect("analytic");
@@ -392,12 +404,8 @@ mod tests {
             fn dim(&self) -> usize {
                 1
             }
-            fn averages(
-                &mut self,
-                _: &[f64],
-                _: &[f64],
-                x: &Batch,
-            ) -> Result<FlowMapAverages, EvalError> {
+            fn averages(&mut self, at: Points, _: &[f64]) -> Result<FlowMapAverages, EvalError> {
+                let Points { x, .. } = at;
                 let divergence = Some(x.column(0).mapv(|v| (v - 1.0).powi(2)).to_vec());
                 Ok(FlowMapAverages {
                     velocity: Batch::zeros(x.raw_dim()),
@@ -406,20 +414,19 @@ mod tests {
             }
             fn divergence_gradient(
                 &mut self,
-                from: &[f64],
+                at: Points,
                 to: &[f64],
-                x: &Batch,
             ) -> Result<(Vec<f64>, Batch), EvalError> {
+                let x = at.x;
                 Ok((
-                    self.averages(from, to, x)?.divergence.unwrap_or_default(),
+                    self.averages(at, to)?.divergence.unwrap_or_default(),
                     (x - 1.0) * 2.0,
                 ))
             }
             fn jvp(
                 &mut self,
+                _: Points,
                 _: &[f64],
-                _: &[f64],
-                _: &Batch,
                 z: &TangentBatch,
             ) -> Result<TangentBatch, EvalError> {
                 Ok(TangentBatch::zeros(z.raw_dim()))

@@ -8,7 +8,7 @@
 //! A denoiser whose data are all at 3, from which Heun's sampler draws three samples.
 //!
 //! ```
-//! use flowgauge::flow::field::{EvalError, VectorField};
+//! use flowgauge::flow::field::{EvalError, Points, VectorField};
 //! use flowgauge::flow::{path::ProbabilityPath, prediction::Prediction, prior::Prior};
 //! use flowgauge::num::{Batch, key::RngKey};
 //! use flowgauge::sample::{Denoiser, SampleRequest, Sampler, SamplerContext, initial_noise};
@@ -19,14 +19,15 @@
 //!     fn dim(&self) -> usize {
 //!         1
 //!     }
-//!     fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+//!     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+//!         let Points { t, x, .. } = at;
 //!         Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| (x[[i, j]] - 3.0) / t[i]))
 //!     }
 //! }
 //!
 //! impl Denoiser for Point {
-//!     fn denoised(&mut self, _t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-//!         Ok(Batch::from_elem(x.raw_dim(), 3.0))
+//!     fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+//!         Ok(Batch::from_elem(at.x.raw_dim(), 3.0))
 //!     }
 //! }
 //!
@@ -42,7 +43,7 @@
 
 use ndarray::Axis;
 
-use crate::flow::field::{EvalError, FlowMap, JacobianOperator, VectorField};
+use crate::flow::field::{EvalError, FlowMap, JacobianOperator, Points, VectorField};
 use crate::flow::path::PathCurve;
 use crate::flow::prediction::Prediction;
 use crate::flow::prior::Prior;
@@ -121,11 +122,11 @@ impl Sampler {
 /// What a sampler calls on a model: the velocity, the denoiser, and optionally Jacobian products
 /// and flow maps.
 pub trait Denoiser: VectorField {
-    /// The denoiser E\[x₀ | x\] at the states `x` (rows × dim), with one time in `t` for each row.
+    /// The denoiser E\[x₀ | x\] at some points, rows × dim.
     ///
     /// # Errors
     /// Fails if the network cannot be evaluated or if its output has the wrong shape.
-    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError>;
+    fn denoised(&mut self, at: Points) -> Result<Batch, EvalError>;
 
     /// The model's Jacobian products.
     ///
@@ -160,8 +161,8 @@ pub struct FlowMapRequirements<'a> {
 }
 
 impl Denoiser for Velocity {
-    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Velocity::denoised(self, t, x)
+    fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+        self.extrapolated(at, |velocity, at| velocity.denoised(at))
     }
 }
 

@@ -10,10 +10,10 @@
 use std::collections::VecDeque;
 
 use super::{Denoiser, SampleRequest, SamplerContext};
-use crate::flow::field::{EvalError, JacobianOperator};
+use crate::flow::field::{EvalError, JacobianOperator, Points};
 use crate::flow::path::PathCurve;
 use crate::flow::prediction::{Affine, Prediction};
-use crate::num::key::Purpose;
+use crate::num::key::{Purpose, SampleId};
 use crate::num::{Batch, TangentBatch};
 
 /// A point of the path: a time with its α and σ.
@@ -156,6 +156,8 @@ pub fn prediction_is_defined(context: &SamplerContext, prediction: StepPredictio
 
 /// The states of many samples on their way through the steps.
 pub struct Trajectory {
+    /// The number of each row's sample.
+    samples: Vec<SampleId>,
     /// The present states, rows × dim.
     pub x: Batch,
     /// The predictions of earlier steps, newest first.
@@ -176,6 +178,8 @@ struct EvaluatedPrediction {
 
 /// The states to which a step leads, with the predictions from which they were computed.
 pub struct StepProposal {
+    /// The number of each row's sample.
+    samples: Vec<SampleId>,
     /// The states at the end of the step, rows × dim.
     pub state: Batch,
     first: EvaluatedPrediction,
@@ -186,9 +190,10 @@ pub struct StepProposal {
 const MAX_HISTORY: usize = 3;
 
 impl Trajectory {
-    /// A trajectory that starts at the states `x`, without a history.
-    pub fn starting_at(x: Batch) -> Trajectory {
+    /// A trajectory of `samples` that starts at the states `x`, without a history.
+    pub fn starting_at(samples: &[SampleId], x: Batch) -> Trajectory {
         Trajectory {
+            samples: samples.to_vec(),
             x,
             history: VecDeque::new(),
             reusable: None,
@@ -216,6 +221,7 @@ impl Trajectory {
         );
         let Some(corrector) = &step.corrector else {
             return Ok(StepProposal {
+                samples: self.samples.clone(),
                 state,
                 first,
                 second: None,
@@ -229,6 +235,7 @@ impl Trajectory {
             values.into_iter().chain(&self.history),
         );
         Ok(StepProposal {
+            samples: self.samples.clone(),
             state: to,
             first,
             second: Some(second),
@@ -243,11 +250,12 @@ impl Trajectory {
         state: Batch,
         field: &mut dyn Denoiser,
     ) -> Result<EvaluatedPrediction, EvalError> {
-        self.evaluations += 1;
+        self.evaluations += field.calls_at(t);
         let times = vec![t; state.nrows()];
+        let at = Points::new(&self.samples, &times, &state);
         let value = match prediction {
-            StepPrediction::Velocity => field.velocity(&times, &state)?,
-            StepPrediction::Denoised => field.denoised(&times, &state)?,
+            StepPrediction::Velocity => field.velocity(at)?,
+            StepPrediction::Denoised => field.denoised(at)?,
         };
         Ok(EvaluatedPrediction { state, value })
     }
@@ -280,6 +288,7 @@ impl Trajectory {
             .cloned()
             .collect();
         Trajectory {
+            samples: self.samples.clone(),
             x,
             history: past,
             reusable: None,
@@ -297,6 +306,7 @@ impl StepProposal {
             value: cut(&t.value),
         };
         StepProposal {
+            samples: self.samples[range.clone()].to_vec(),
             state: cut(&self.state),
             first: taken(&self.first),
             second: self.second.as_ref().map(taken),
@@ -343,6 +353,7 @@ pub fn step_jacobian_products(
 ) -> Result<StepJacobianProducts, EvalError> {
     let first = prediction_jvp(
         step.prediction,
+        &proposal.samples,
         &proposal.first.state,
         step.from.t,
         z,
@@ -358,11 +369,12 @@ pub fn step_jacobian_products(
         return Ok(StepJacobianProducts {
             step: predicted,
             denoised,
-            count: 1,
+            count: field.calls_at(step.from.t),
         });
     };
     let second = prediction_jvp(
         step.prediction,
+        &proposal.samples,
         &second.state,
         step.to.t,
         &predicted,
@@ -374,20 +386,21 @@ pub fn step_jacobian_products(
     Ok(StepJacobianProducts {
         step: end,
         denoised,
-        count: 2,
+        count: field.calls_at(step.from.t) + field.calls_at(step.to.t),
     })
 }
 
 /// The Jacobian of the prediction times z.
 fn prediction_jvp(
     prediction: StepPrediction,
+    samples: &[SampleId],
     x: &Batch,
     t: f64,
     z: &TangentBatch,
     context: &SamplerContext,
     field: &mut dyn JacobianOperator,
 ) -> Result<TangentBatch, EvalError> {
-    let velocity = field.jvp(&vec![t; x.nrows()], x, z)?;
+    let velocity = field.jvp(Points::new(samples, &vec![t; x.nrows()], x), z)?;
     Ok(if prediction == StepPrediction::Velocity {
         velocity
     } else {
@@ -416,7 +429,7 @@ pub fn integrate_steps(
     draw: &SampleRequest,
     x: Batch,
 ) -> Result<Trajectory, EvalError> {
-    let mut trajectory = Trajectory::starting_at(x);
+    let mut trajectory = Trajectory::starting_at(draw.samples, x);
     for (i, step) in steps.iter().enumerate() {
         if step.churn_std > 0.0 {
             add_churn_noise(&mut trajectory.x, step.churn_std, draw, i as u64);
@@ -483,14 +496,15 @@ mod tests {
                 let z = TangentBatch::from_shape_fn((1, 2, 3), |(_, i, j)| {
                     0.3 + i as f64 - 0.4 * j as f64
                 });
-                let mut trajectory = Trajectory::starting_at(x);
+                let mut trajectory = Trajectory::starting_at(&[0, 1], x);
                 for step in &steps {
                     // The model is curved on the scale of the noise, so h must be smaller.
                     let h = 1e-4 * step.from.sigma.max(0.05);
                     let shifted =
                         |sign: f64, model: &mut crate::model::analytic::AnalyticMixture| {
                             let move_by = &z.index_axis(ndarray::Axis(0), 0) * (sign * h);
-                            let mut other = Trajectory::starting_at(&trajectory.x + &move_by);
+                            let mut other =
+                                Trajectory::starting_at(&[0, 1], &trajectory.x + &move_by);
                             other.history = trajectory.history.clone();
                             if let Some(ready) = &trajectory.reusable {
                                 let state = &ready.state + &move_by;
@@ -527,10 +541,15 @@ mod tests {
                 let x = ndarray::array![[0.3, -0.5, 1.0]];
                 let z = ndarray::array![[[0.7, -0.2, 0.4]]];
                 let move_by = z.index_axis(ndarray::Axis(0), 0).to_owned() * 1e-5;
-                let ahead = model.denoised(&[t], &(&x + &move_by)).expect("analytic");
-                let behind = model.denoised(&[t], &(&x - &move_by)).expect("analytic");
+                let ahead = model
+                    .denoised(Points::of_first_samples(&[t], &(&x + &move_by)))
+                    .expect("analytic");
+                let behind = model
+                    .denoised(Points::of_first_samples(&[t], &(&x - &move_by)))
+                    .expect("analytic");
                 let got = prediction_jvp(
                     StepPrediction::Denoised,
+                    &[0],
                     &x,
                     t,
                     &z,

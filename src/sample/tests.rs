@@ -1,19 +1,22 @@
 //! Properties of every sampler, and closed forms of single samplers.
 
 use super::*;
+use crate::flow::field::Points;
 use crate::flow::grid::GridSpacing;
 use crate::flow::path::ProbabilityPath;
 use crate::flow::prediction::Prediction;
 use crate::model::analytic::{self, AnalyticMixture};
 use crate::num::TangentBatch;
+use crate::num::key::SampleId;
 
 mod churn;
 mod references;
 mod regression;
 
 impl Denoiser for AnalyticMixture {
-    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        let v = self.velocity(t, x)?;
+    fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x, .. } = at;
+        let v = self.velocity(at)?;
         let mut out = v;
         for (i, mut row) in out.rows_mut().into_iter().enumerate() {
             let view = Prediction::Velocity.denoised(&self.curve.at(t[i]));
@@ -155,16 +158,16 @@ impl VectorField for CountingMixture {
     fn dim(&self) -> usize {
         2
     }
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         self.1 += 1;
-        self.0.velocity(t, x)
+        self.0.velocity(at)
     }
 }
 
 impl Denoiser for CountingMixture {
-    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
         self.1 += 1;
-        Denoiser::denoised(&mut self.0, t, x)
+        Denoiser::denoised(&mut self.0, at)
     }
 
     fn linearized(&mut self) -> Result<&mut dyn JacobianOperator, EvalError> {
@@ -176,9 +179,9 @@ impl JacobianOperator for CountingMixture {
     fn dim(&self) -> usize {
         2
     }
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         self.2 += z.shape()[0] as u64;
-        self.0.jvp(t, x, z)
+        self.0.jvp(at, z)
     }
 }
 

@@ -4,7 +4,7 @@
 use ndarray::{Array1, Array2, Axis, s};
 
 use super::*;
-use crate::flow::field::{Evaluation, EvaluationPurpose};
+use crate::flow::field::{Evaluation, EvaluationPurpose, Points};
 use crate::flow::path::ProbabilityPath;
 use crate::flow::prior::Prior;
 use crate::num::key::{Purpose, RngKey};
@@ -104,19 +104,12 @@ impl VectorField for Perceptron {
         matches!(self.activation, Activation::Tanh | Activation::Silu)
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Ok(self
-            .evaluate(&[], EvaluationPurpose::StepControl, t, x)?
-            .velocity)
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        Ok(self.evaluate(EvaluationPurpose::StepControl, at)?.velocity)
     }
 
-    fn evaluate(
-        &mut self,
-        _: &[SampleId],
-        _: EvaluationPurpose,
-        t: &[f64],
-        x: &Batch,
-    ) -> Result<Evaluation, EvalError> {
+    fn evaluate(&mut self, _: EvaluationPurpose, at: Points) -> Result<Evaluation, EvalError> {
+        let Points { t, x, .. } = at;
         let (mut v, mut traces) = (Batch::zeros(x.raw_dim()), Vec::new());
         for (i, mut row) in v.rows_mut().into_iter().enumerate() {
             let (velocity, trace) = self.both(t[i], x.row(i));
@@ -168,7 +161,8 @@ impl VectorField for Ramps {
         self.0.len() + 1
     }
 
-    fn velocity(&mut self, _: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { x, .. } = at;
         let behind = |row: usize, j: usize| x[[row, 0]] + x[[row, j]] - self.0[j - 1].1;
         Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| {
             if j == 0 {
@@ -179,13 +173,8 @@ impl VectorField for Ramps {
         }))
     }
 
-    fn evaluate(
-        &mut self,
-        _: &[SampleId],
-        _: EvaluationPurpose,
-        t: &[f64],
-        x: &Batch,
-    ) -> Result<Evaluation, EvalError> {
+    fn evaluate(&mut self, _: EvaluationPurpose, at: Points) -> Result<Evaluation, EvalError> {
+        let Points { x, .. } = at;
         let passed = |row: ndarray::ArrayView1<f64>| {
             let rate = |(j, (rate, place)): (usize, &(f64, f64))| {
                 if row[0] + row[j + 1] > *place {
@@ -198,7 +187,7 @@ impl VectorField for Ramps {
         };
         let traces = x.rows().into_iter().map(passed).collect();
         Ok(Evaluation {
-            velocity: self.velocity(t, x)?,
+            velocity: self.velocity(at)?,
             divergence: Some(traces),
             products: None,
         })
@@ -498,7 +487,7 @@ fn fixed(solver: &str, field: &Perceptron, x: &Batch) -> (Vec<f64>, Vec<f64>) {
     let visit = &mut |nodes: &Nodes| {
         let traces = field
             .clone()
-            .evaluate(&[], EvaluationPurpose::StepControl, nodes.t, nodes.x)?
+            .evaluate(EvaluationPurpose::StepControl, nodes.points())?
             .divergence
             .expect("a trace");
         integral = &integral + &(Array1::from(traces.clone()) * nodes.weight[0]);
@@ -534,10 +523,14 @@ fn tolerance_below_rounding_is_reported_early() {
         fn dim(&self) -> usize {
             self.0.dim
         }
-        fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+            let Points { t, x, .. } = at;
             Ok(self
                 .0
-                .velocity(t, &x.mapv(|v| f64::from(v as f32)))?
+                .velocity(Points::of_first_samples(
+                    t,
+                    &x.mapv(|v| f64::from(v as f32)),
+                ))?
                 .mapv(|v| f64::from(v as f32)))
         }
     }

@@ -20,7 +20,9 @@ use super::quadrature_bound::{self, QuadratureBound};
 use super::tableau::{self, EmbeddedErrorWeights, RungeKuttaStep, Tableau, add_weighted_slopes};
 use super::time_change::TimeChange;
 use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, TimeSpan, finite_rows, select_rows};
-use crate::flow::field::{EvalError, Evaluation, EvaluationPurpose, JacobianProducts, VectorField};
+use crate::flow::field::{
+    EvalError, Evaluation, EvaluationPurpose, JacobianProducts, Points, VectorField,
+};
 use crate::flow::path::ProbabilityPath;
 use crate::num::Batch;
 use crate::num::key::SampleId;
@@ -529,10 +531,15 @@ impl<'a> AdaptiveSolve<'a> {
         t: &[f64],
         x: &Batch,
     ) -> Result<Evaluation, EvalError> {
-        let evaluation = field.evaluate(&self.sample_ids(rows), purpose, t, x)?;
-        for i in rows {
-            self.active[*i].evaluations += 1;
-            self.active[*i].control_evaluations += u64::from(evaluation.divergence.is_some());
+        let evaluation = field.evaluate(purpose, Points::new(&self.sample_ids(rows), t, x))?;
+        for (i, t) in rows.iter().zip(t) {
+            let calls = field.calls_at(*t);
+            self.active[*i].evaluations += calls;
+            self.active[*i].control_evaluations += if evaluation.divergence.is_some() {
+                calls
+            } else {
+                0
+            };
         }
         Ok(evaluation)
     }
@@ -642,7 +649,8 @@ impl<'a> AdaptiveSolve<'a> {
         divergence[0] = self.divergence.clone().unwrap_or_default();
         let mut products = vec![None; self.tableau.stages()];
         products[0] = self.products.clone();
-        let (controlled, mut controls) = (self.divergence.is_some(), 0);
+        let controlled = self.divergence.is_some();
+        let mut control_stages = Vec::new();
         let along = self.products.is_some();
         let step = self.tableau.step_with_slopes(
             &t,
@@ -653,24 +661,28 @@ impl<'a> AdaptiveSolve<'a> {
                 if !(controlled && self.tableau.needs_divergence(stage)
                     || along && self.tableau.is_node(stage))
                 {
-                    return field.velocity(at, state);
+                    return field.velocity(Points::new(&ids, at, state));
                 }
                 let purpose = if along && self.tableau.is_node(stage) {
                     EvaluationPurpose::QuadratureNode
                 } else {
                     EvaluationPurpose::StepControl
                 };
-                let evaluation = field.evaluate(&ids, purpose, at, state)?;
-                controls += u64::from(evaluation.divergence.is_some());
+                let evaluation = field.evaluate(purpose, Points::new(&ids, at, state))?;
+                control_stages.extend(evaluation.divergence.is_some().then_some(stage));
                 divergence[stage] = evaluation.divergence.unwrap_or_default();
                 products[stage] = evaluation.products;
                 Ok(evaluation.velocity)
             },
         )?;
-        for s in &mut self.active {
+        for (i, s) in self.active.iter_mut().enumerate() {
+            let calls = |stage: usize| field.calls_at(step.t[stage][i]);
             s.attempts += 1;
-            s.evaluations += (self.tableau.stages() - 1) as u64;
-            s.control_evaluations += controls;
+            s.evaluations += (1..self.tableau.stages()).map(calls).sum::<u64>();
+            s.control_evaluations += control_stages
+                .iter()
+                .map(|stage| calls(*stage))
+                .sum::<u64>();
         }
         Ok(TrialStep {
             h,

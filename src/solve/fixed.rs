@@ -7,7 +7,7 @@ use super::local_error::LocalErrorEstimator;
 use super::step_count::StepCount;
 use super::tableau::{self, Tableau};
 use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, TimeSpan, finite_rows};
-use crate::flow::field::{EvalError, EvaluationPurpose, VectorField};
+use crate::flow::field::{EvalError, EvaluationPurpose, Points, VectorField};
 use crate::flow::grid::GridSpacing;
 use crate::num::Batch;
 use crate::num::key::SampleId;
@@ -132,7 +132,7 @@ pub fn solve_fixed_grid(
     let rows = x.nrows();
     let slot: Vec<usize> = (0..rows).collect();
     let mut estimator = LocalErrorEstimator::new(span, tableau, grid, rows);
-    let mut node = 0;
+    let (mut node, mut evaluations) = (0, 0);
     for (number, pair) in grid.windows(2).enumerate() {
         let h = pair[1] - pair[0];
         let mut products = vec![None; tableau.stages()];
@@ -143,14 +143,15 @@ pub fn solve_fixed_grid(
             None,
             &mut |stage, at, state| {
                 if tableau.b[stage] == 0.0 {
-                    return field.velocity(at, state);
+                    return field.velocity(Points::new(sample, at, state));
                 }
-                let evaluation =
-                    field.evaluate(sample, EvaluationPurpose::QuadratureNode, at, state)?;
+                let at = Points::new(sample, at, state);
+                let evaluation = field.evaluate(EvaluationPurpose::QuadratureNode, at)?;
                 products[stage] = evaluation.products;
                 Ok(evaluation.velocity)
             },
         )?;
+        evaluations += step.t.iter().map(|t| field.calls_at(t[0])).sum::<u64>();
         for s in (0..tableau.stages()).filter(|s| tableau.b[*s] != 0.0) {
             visit(&Nodes {
                 sample,
@@ -173,7 +174,6 @@ pub fn solve_fixed_grid(
         .iter()
         .map(|f| if *f { Status::Ok } else { Status::NonFinite })
         .collect();
-    let evaluations = ((grid.len() - 1) * tableau.stages()) as u64;
     let fixed_step_error = estimator.map(|estimator| estimator.finish(&x));
     Ok(Solution {
         x,

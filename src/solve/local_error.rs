@@ -443,6 +443,7 @@ mod tests {
 
     use super::*;
     use crate::flow::field::JacobianOperator;
+    use crate::flow::field::Points;
     use crate::flow::path::ProbabilityPath;
     use crate::flow::prior::Prior;
     use crate::model::analytic::{self, AnalyticMixture};
@@ -531,8 +532,11 @@ mod tests {
             let mut model = analytic::example_mixture(path.curve().expect("right"), 3);
             let (curve, x) = (model.curve.clone(), ndarray::array![[0.3, -0.5, 1.0]]);
             let t = curve.data_end() + 0.3 * (curve.prior_end() - curve.data_end());
-            let velocity =
-                crate::flow::field::VectorField::velocity(&mut model, &[t], &x).expect("analytic");
+            let velocity = crate::flow::field::VectorField::velocity(
+                &mut model,
+                Points::of_first_samples(&[t], &x),
+            )
+            .expect("analytic");
             let found = score_from_velocity(&curve, t, &x, &velocity);
             for j in 0..3 {
                 let moved = |by: f64| {
@@ -580,7 +584,7 @@ mod tests {
                     f64::from(u8::from(i == j))
                 });
             let trace = tangents
-                .quadratic_form(nodes.t, nodes.x, &basis)?
+                .quadratic_form(nodes.points(), &basis)?
                 .sum_axis(Axis(0));
             nodes
                 .batch_index

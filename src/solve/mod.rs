@@ -11,7 +11,7 @@
 //! dx/dt = −x from t = 0 to t = 1, whose solution is x(0)/e.
 //!
 //! ```
-//! use flowgauge::flow::field::{EvalError, VectorField};
+//! use flowgauge::flow::field::{EvalError, Points, VectorField};
 //! use flowgauge::flow::path::ProbabilityPath;
 //! use flowgauge::num::Batch;
 //! use flowgauge::solve::{Solver, TimeSpan};
@@ -22,8 +22,8 @@
 //!     fn dim(&self) -> usize {
 //!         1
 //!     }
-//!     fn velocity(&mut self, _t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-//!         Ok(-x)
+//!     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+//!         Ok(-at.x)
 //!     }
 //! }
 //!
@@ -38,7 +38,7 @@
 
 use ndarray::Axis;
 
-use crate::flow::field::{EvalError, JacobianProducts, VectorField};
+use crate::flow::field::{EvalError, JacobianProducts, Points, VectorField};
 use crate::flow::grid;
 use crate::flow::grid::GridSpacing;
 use crate::flow::path::PathCurve;
@@ -100,6 +100,13 @@ pub struct Nodes<'a> {
     /// The Jacobian products that the velocity field returned with its velocity, if it returned
     /// any.
     pub products: Option<&'a JacobianProducts>,
+}
+
+impl Nodes<'_> {
+    /// The samples, times and states of the nodes.
+    pub fn points(&self) -> Points<'_> {
+        Points::new(self.sample, self.t, self.x)
+    }
 }
 
 /// The callback that receives a path's nodes.
@@ -330,27 +337,22 @@ mod tests {
         fn dim(&self) -> usize {
             VectorField::dim(&self.0)
         }
-        fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-            self.0.velocity(t, x)
+        fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+            self.0.velocity(at)
         }
-        fn evaluate(
-            &mut self,
-            _: &[SampleId],
-            _: EvaluationPurpose,
-            t: &[f64],
-            x: &Batch,
-        ) -> Result<Evaluation, EvalError> {
+        fn evaluate(&mut self, _: EvaluationPurpose, at: Points) -> Result<Evaluation, EvalError> {
+            let Points { x, .. } = at;
             let d = x.ncols();
             let basis = TangentBatch::from_shape_fn((d, x.nrows(), d), |(i, _, j)| {
                 f64::from(u8::from(i == j))
             });
             let trace = self
                 .0
-                .quadratic_form(t, x, &basis)?
+                .quadratic_form(at, &basis)?
                 .sum_axis(Axis(0))
                 .to_vec();
             Ok(Evaluation {
-                velocity: self.0.velocity(t, x)?,
+                velocity: self.0.velocity(at)?,
                 divergence: Some(trace),
                 products: None,
             })
@@ -384,7 +386,7 @@ mod tests {
                         |(i, _, j)| f64::from(u8::from(i == j)),
                     );
                     let trace = tangents
-                        .quadratic_form(nodes.t, nodes.x, &basis)?
+                        .quadratic_form(nodes.points(), &basis)?
                         .sum_axis(Axis(0));
                     for (i, slot) in nodes.batch_index.iter().enumerate() {
                         integral[*slot] += nodes.weight[i] * trace[i];
@@ -552,9 +554,10 @@ mod tests {
             fn dim(&self) -> usize {
                 2
             }
-            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+                let Points { t, .. } = at;
                 self.1 += t.len() as u64;
-                self.0.velocity(t, x)
+                self.0.velocity(at)
             }
         }
         for solver in Solver::defaults() {
@@ -672,7 +675,8 @@ mod tests {
             fn dim(&self) -> usize {
                 3
             }
-            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+                let Points { t, x, .. } = at;
                 Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| {
                     let ((variance, mean, _), alpha) = (AXES[j], self.0.at(t[i]).alpha);
                     let (slope, alpha_dot, _) = self.axis(t[i], variance);
@@ -865,7 +869,8 @@ mod tests {
             fn dim(&self) -> usize {
                 1
             }
-            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+                let Points { t, x, .. } = at;
                 Ok(Batch::from_shape_fn(x.raw_dim(), |(i, _)| {
                     20.0 * (200.0 * t[i] * t[i]).cos()
                 }))
@@ -898,7 +903,8 @@ mod tests {
             fn dim(&self) -> usize {
                 0
             }
-            fn velocity(&mut self, _: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+                let Points { x, .. } = at;
                 Ok(Batch::zeros(x.raw_dim()))
             }
         }
@@ -937,7 +943,8 @@ mod tests {
         fn dim(&self) -> usize {
             2
         }
-        fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+            let Points { t, x, .. } = at;
             let mut v = Batch::zeros(x.raw_dim());
             for (i, t) in t.iter().enumerate() {
                 v[[i, 1]] = match x[[i, 0]].round() {

@@ -2,7 +2,7 @@
 
 use ndarray::Zip;
 
-use crate::flow::field::{EvalError, VectorField};
+use crate::flow::field::{EvalError, Points, VectorField};
 use crate::num::Batch;
 
 /// A Butcher tableau with its embedded error estimate.
@@ -258,21 +258,20 @@ impl Tableau {
         self.b.iter().filter(|b| **b != 0.0).count()
     }
 
-    /// Takes one step of size `h[i]` from `(t[i], x[i])` for every row. `first` has the slopes of
-    /// the first stage if they are known.
+    /// Takes one step of size `h[i]` from the point `(t[i], x[i])` for every row. `first` has the
+    /// slopes of the first stage if they are known.
     ///
     /// # Errors
     /// Fails if the field cannot be evaluated.
     pub fn step(
         &self,
         field: &mut dyn VectorField,
-        t: &[f64],
+        at: Points,
         h: &[f64],
-        x: &Batch,
         first: Option<Batch>,
     ) -> Result<RungeKuttaStep, EvalError> {
-        self.step_with_slopes(t, h, x, first, &mut |_, at, state| {
-            field.velocity(at, state)
+        self.step_with_slopes(at.t, h, at.x, first, &mut |_, t, state| {
+            field.velocity(Points::new(at.samples, t, state))
         })
     }
 
@@ -445,7 +444,8 @@ mod tests {
         fn dim(&self) -> usize {
             1
         }
-        fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+        fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+            let Points { t, x, .. } = at;
             Ok(Batch::from_shape_fn(x.raw_dim(), |(i, j)| {
                 self.0 * t[i].cos() * x[[i, j]] * (1.0 - x[[i, j]])
             }))
@@ -458,7 +458,12 @@ mod tests {
         let (mut x, mut integral) = (ndarray::array![[start]], 0.0);
         for i in 0..steps {
             let step = tableau
-                .step(&mut field, &[i as f64 * h], &[h], &x, None)
+                .step(
+                    &mut field,
+                    Points::of_first_samples(&[i as f64 * h], &x),
+                    &[h],
+                    None,
+                )
                 .expect("analytic");
             for s in 0..tableau.stages() {
                 integral += h
@@ -673,7 +678,12 @@ mod tests {
                 let estimate = |h: f64| {
                     let x = ndarray::array![[0.2]];
                     let step = tableau
-                        .step(&mut Logistic(1.0), &[0.3], &[h], &x, None)
+                        .step(
+                            &mut Logistic(1.0),
+                            Points::of_first_samples(&[0.3], &x),
+                            &[h],
+                            None,
+                        )
                         .expect("analytic");
                     add_weighted_slopes(&Batch::zeros((1, 1)), &[h], weights, &step.k)[[0, 0]].abs()
                 };
@@ -690,7 +700,8 @@ mod tests {
             fn dim(&self) -> usize {
                 1
             }
-            fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+            fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+                let Points { t, x, .. } = at;
                 self.0.push(t.to_vec());
                 Ok(x.clone())
             }
@@ -698,7 +709,9 @@ mod tests {
         let (t, h, x) = ([0.5, -1.0], [0.25, -0.5], ndarray::array![[1.0], [2.0]]);
         for (name, tableau) in ALL {
             let mut asked = Asked(Vec::new());
-            tableau.step(&mut asked, &t, &h, &x, None).expect("mock");
+            tableau
+                .step(&mut asked, Points::of_first_samples(&t, &x), &h, None)
+                .expect("mock");
             let expected: Vec<Vec<f64>> = tableau
                 .c
                 .iter()
@@ -708,7 +721,12 @@ mod tests {
             // A known first slope is not evaluated again.
             let mut asked = Asked(Vec::new());
             tableau
-                .step(&mut asked, &t, &h, &x, Some(x.clone()))
+                .step(
+                    &mut asked,
+                    Points::of_first_samples(&t, &x),
+                    &h,
+                    Some(x.clone()),
+                )
                 .expect("mock");
             assert_eq!(asked.0, expected[1..], "{name}");
         }
@@ -719,7 +737,12 @@ mod tests {
         for (name, tableau) in ALL.iter().filter(|(_, t)| t.fsal) {
             let x = ndarray::array![[0.2]];
             let step = tableau
-                .step(&mut Logistic(1.0), &[0.3], &[0.4], &x, None)
+                .step(
+                    &mut Logistic(1.0),
+                    Points::of_first_samples(&[0.3], &x),
+                    &[0.4],
+                    None,
+                )
                 .expect("analytic");
             let weighted = add_weighted_slopes(&x, &[0.4], tableau.b, &step.k);
             assert!(
@@ -727,7 +750,7 @@ mod tests {
                 "{name}"
             );
             let first = Logistic(1.0)
-                .velocity(&[0.7], &step.next)
+                .velocity(Points::of_first_samples(&[0.7], &step.next))
                 .expect("analytic");
             assert_eq!(step.k[tableau.stages() - 1], first, "{name}");
         }

@@ -6,10 +6,9 @@
 //! same path has no jumps: dx/du = v · dt/du.
 
 use super::{NodeVisitor, Nodes, TimeSpan};
-use crate::flow::field::{EvalError, Evaluation, EvaluationPurpose, VectorField};
+use crate::flow::field::{EvalError, Evaluation, EvaluationPurpose, Points, VectorField};
 use crate::flow::path::{PathCurve, ProbabilityPath};
 use crate::num::Batch;
-use crate::num::key::SampleId;
 
 /// The integration variable u of a span: the time t, or −ln α.
 #[derive(Debug, Clone, Copy)]
@@ -142,21 +141,23 @@ impl VectorField for TimeChangedField<'_> {
         self.field.is_smooth()
     }
 
-    fn velocity(&mut self, u: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        let t: Vec<f64> = u.iter().map(|u| self.time_change.time(*u)).collect();
-        let v = self.field.velocity(&t, x)?;
+    fn calls_at(&self, u: f64) -> u64 {
+        self.field.calls_at(self.time_change.time(u))
+    }
+
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let t: Vec<f64> = at.t.iter().map(|u| self.time_change.time(*u)).collect();
+        let v = self.field.velocity(Points { t: &t, ..at })?;
         Ok(self.scale_velocity(&t, v))
     }
 
     fn evaluate(
         &mut self,
-        sample: &[SampleId],
         purpose: EvaluationPurpose,
-        u: &[f64],
-        x: &Batch,
+        at: Points,
     ) -> Result<Evaluation, EvalError> {
-        let t: Vec<f64> = u.iter().map(|u| self.time_change.time(*u)).collect();
-        let mut evaluation = self.field.evaluate(sample, purpose, &t, x)?;
+        let t: Vec<f64> = at.t.iter().map(|u| self.time_change.time(*u)).collect();
+        let mut evaluation = self.field.evaluate(purpose, Points { t: &t, ..at })?;
         if self.time_change.uses_log_alpha {
             evaluation
                 .divergence
@@ -237,8 +238,11 @@ mod tests {
         let mut model = analytic::example_mixture(curve.clone(), 2);
         let (x, knot, small) = (ndarray::array![[0.3, -0.2]], 0.02, 1e-9);
         let jump = |field: &mut dyn VectorField, at: f64| {
-            let sides =
-                [at - small, at + small].map(|t| field.velocity(&[t], &x).expect("analytic"));
+            let sides = [at - small, at + small].map(|t| {
+                field
+                    .velocity(Points::of_first_samples(&[t], &x))
+                    .expect("analytic")
+            });
             (&sides[1] - &sides[0])
                 .iter()
                 .fold(0.0, |a: f64, e| a.max(e.abs()))

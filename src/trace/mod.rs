@@ -49,9 +49,9 @@ use ndarray::Array2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, JacobianOperator};
+use crate::flow::field::{EvalError, JacobianOperator, Points};
+use crate::num::TangentBatch;
 use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
-use crate::num::{Batch, TangentBatch};
 use crate::registry;
 
 pub mod exact;
@@ -239,39 +239,37 @@ impl ProbeSource<'_> {
     }
 }
 
-/// The Jacobians of a velocity at given times and states, as a linear operator.
+/// The Jacobians of a velocity at given points, as a linear operator.
 pub struct JacobianAt<'a> {
     /// The velocity's Jacobian products.
     pub field: &'a mut dyn JacobianOperator,
-    /// The time of each row.
-    pub t: &'a [f64],
-    /// The state of each row, rows × dim.
-    pub x: &'a Batch,
+    /// The sample, time and state of each row.
+    pub at: Points<'a>,
 }
 
 impl BatchLinearOperator for JacobianAt<'_> {
     fn rows(&self) -> usize {
-        self.x.nrows()
+        self.at.rows()
     }
 
     fn dim(&self) -> usize {
-        self.x.ncols()
+        self.at.x.ncols()
     }
 
     fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
-        self.field.jvp(self.t, self.x, z)
+        self.field.jvp(self.at, z)
     }
 
     fn quadratic_form(&mut self, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
-        self.field.quadratic_form(self.t, self.x, z)
+        self.field.quadratic_form(self.at, z)
     }
 
     fn trace_terms(&mut self) -> Result<Option<Array2<f64>>, EvalError> {
-        self.field.trace_terms(self.t, self.x)
+        self.field.trace_terms(self.at)
     }
 
     fn apply_transposed(&mut self, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
-        self.field.vjp(self.t, self.x, w)
+        self.field.vjp(self.at, w)
     }
 }
 

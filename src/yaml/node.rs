@@ -241,7 +241,7 @@ impl<'a> LineIndex<'a> {
                 (entries.into_iter())
                     .map(|(key, value)| MapEntry {
                         position: Some(self.position(key.referenced)),
-                        key: key.value,
+                        key: key.value.0,
                         node: self.build_node(value),
                     })
                     .collect(),
@@ -263,7 +263,18 @@ enum RawNode {
     Float(f64),
     Text(String),
     List(Vec<Spanned<RawNode>>),
-    Map(Vec<(Spanned<String>, Spanned<RawNode>)>),
+    Map(Vec<(Spanned<RawKey>, Spanned<RawNode>)>),
+}
+
+/// A key of the parser. The word `null` is a key like any other: cards name a condition's null value
+/// by it.
+struct RawKey(String);
+
+impl<'de> Deserialize<'de> for RawKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawKey, D::Error> {
+        let key = Option::<String>::deserialize(deserializer)?;
+        Ok(RawKey(key.unwrap_or_else(|| "null".to_owned())))
+    }
 }
 
 impl<'de> Deserialize<'de> for RawNode {

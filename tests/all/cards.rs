@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use flowgauge::flow::field::Points;
 use flowgauge::flow::field::{JacobianOperator, VectorField};
 use flowgauge::model::loaded::{JacobianOptions, Model, SessionOptions};
 use flowgauge::model::onnx::{Provider, Runtime, Session};
@@ -60,7 +61,7 @@ fn agrees(model: &Model, file: &str, x: &Batch, extra: (&str, ArrayD<f64>)) {
     let by_hand = session.run(feeds, &["y"]).expect("it runs").remove(0);
     let found = model
         .velocity(runtime(), OPTIONS)
-        .and_then(|mut v| Ok(v.velocity(&vec![0.5; x.nrows()], x)?));
+        .and_then(|mut v| Ok(v.velocity(Points::of_first_samples(&vec![0.5; x.nrows()], x))?));
     let found = found.expect("a velocity");
     assert_eq!(
         found.iter().collect::<Vec<_>>(),
@@ -77,12 +78,16 @@ fn is_differentiated(model: &Model, x: &Batch) {
     let products = model
         .jacobian(runtime(), OPTIONS, JacobianOptions::default())
         .expect("differentiable")
-        .jvp(&t, x, &z)
+        .jvp(Points::of_first_samples(&t, x), &z)
         .expect("products");
     let mut field = model.velocity(runtime(), OPTIONS).expect("a velocity");
     let step = 1e-2;
     let z = z.index_axis(ndarray::Axis(0), 0);
-    let mut at = |s: f64| field.velocity(&t, &(x + &(&z * s))).expect("it runs");
+    let mut at = |s: f64| {
+        field
+            .velocity(Points::of_first_samples(&t, &(x + &(&z * s))))
+            .expect("it runs")
+    };
     let slope = (at(step) - at(-step)) / (2.0 * step);
     let error = (&slope - &products.index_axis(ndarray::Axis(0), 0))
         .mapv(f64::abs)

@@ -6,7 +6,7 @@
 use std::path::Path as FilePath;
 
 use flowgauge::divergence::{DivergenceEstimator, ModelHandles};
-use flowgauge::flow::field::{EvalError, JacobianOperator, ScalarField, VectorField};
+use flowgauge::flow::field::{EvalError, JacobianOperator, Points, ScalarField, VectorField};
 use flowgauge::flow::path::{PathCoefficients, PathCurve, ProbabilityPath};
 use flowgauge::flow::prior::Prior;
 use flowgauge::likelihood::{self, LikelihoodResult, LikelihoodTask};
@@ -168,7 +168,8 @@ impl VectorField for Gaussian {
         self.m.len()
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x, .. } = at;
         let mut v = x.clone();
         for (i, mut row) in v.rows_mut().into_iter().enumerate() {
             let s = self.curve.at(t[i]);
@@ -186,7 +187,8 @@ impl JacobianOperator for Gaussian {
         self.m.len()
     }
 
-    fn jvp(&mut self, t: &[f64], _: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let Points { t, .. } = at;
         let mut out = z.clone();
         for mut block in out.outer_iter_mut() {
             for (mut row, t) in block.rows_mut().into_iter().zip(t) {
@@ -199,13 +201,8 @@ impl JacobianOperator for Gaussian {
         Ok(out)
     }
 
-    fn vjp(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
-        self.jvp(t, x, w).map(Some)
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+        self.jvp(at, w).map(Some)
     }
 }
 
@@ -361,10 +358,14 @@ impl VectorField for Product {
         self.u.nrows()
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x, .. } = at;
         let mut line = self.line.clone();
         let v = self.each(x, |_, y| {
-            line.velocity(t, y).expect("analytic").column(0).to_owned()
+            line.velocity(Points::of_first_samples(t, y))
+                .expect("analytic")
+                .column(0)
+                .to_owned()
         });
         Ok(v.dot(&self.u.t()))
     }
@@ -375,11 +376,12 @@ impl JacobianOperator for Product {
         self.u.nrows()
     }
 
-    fn jvp(&mut self, t: &[f64], x: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let Points { t, x, .. } = at;
         let mut line = self.line.clone();
         let one = TangentBatch::ones((1, x.nrows(), 1));
         let slopes = self.each(x, |_, y| {
-            line.quadratic_form(t, y, &one)
+            line.quadratic_form(Points::of_first_samples(t, y), &one)
                 .expect("analytic")
                 .row(0)
                 .to_owned()
@@ -392,13 +394,8 @@ impl JacobianOperator for Product {
         Ok(out)
     }
 
-    fn vjp(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
-        self.jvp(t, x, w).map(Some)
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+        self.jvp(at, w).map(Some)
     }
 }
 
@@ -522,7 +519,10 @@ fn t4_estimators_on_a_dense_jacobian() {
     let first = x.slice(s![..1, ..]).to_owned();
     let jacobian = model
         .clone()
-        .jvp(&[curve.data_end()], &first, &basis)
+        .jvp(
+            Points::of_first_samples(&[curve.data_end()], &first),
+            &basis,
+        )
         .expect("analytic");
     let jacobian =
         jacobian.index_axis(Axis(1), 0).to_owned() * (curve.prior_end() - curve.data_end());
@@ -617,7 +617,7 @@ fn t5_the_divergence_of_the_score_has_its_formula() {
         let x = normal(4, 1, 4) * (s.alpha + s.sigma);
         let basis = TangentBatch::from_shape_fn((4, 1, 4), |(i, _, j)| f64::from(u8::from(i == j)));
         let trace = model
-            .quadratic_form(&[t], &x, &basis)
+            .quadratic_form(Points::of_first_samples(&[t], &x), &basis)
             .expect("analytic")
             .sum();
         let log_density = |x: &Array1<f64>| AnalyticMixture::log_density(&model, t, x.view());
@@ -684,7 +684,9 @@ fn t6_points_are_carried_as_their_tanh_says() {
             normal(5, 2, 3),
         );
         let s = curve.at(t);
-        let got = model.velocity(&[t, t], &x).expect("analytic");
+        let got = model
+            .velocity(Points::of_first_samples(&[t, t], &x))
+            .expect("analytic");
         for (i, row) in x.rows().into_iter().enumerate() {
             let denoised = &a * (s.alpha * a.dot(&row) / (s.sigma * s.sigma)).tanh();
             let noise = (&row - &(&denoised * s.alpha)) / s.sigma;
@@ -750,7 +752,8 @@ impl VectorField for Linear {
         self.b.len()
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x, .. } = at;
         let mut v = x.dot(&self.a.t());
         v.rows_mut()
             .into_iter()
@@ -765,30 +768,26 @@ impl JacobianOperator for Linear {
         self.b.len()
     }
 
-    fn jvp(&mut self, t: &[f64], _: &Batch, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+    fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
+        let Points { t, .. } = at;
         let mut out = z.clone();
         for mut block in out.outer_iter_mut() {
             let v = Linear {
                 a: self.a.clone(),
                 b: Array1::zeros(self.b.len()),
             }
-            .velocity(t, &block.to_owned())?;
+            .velocity(Points::of_first_samples(t, &block.to_owned()))?;
             block.assign(&v);
         }
         Ok(out)
     }
 
-    fn vjp(
-        &mut self,
-        t: &[f64],
-        x: &Batch,
-        w: &TangentBatch,
-    ) -> Result<Option<TangentBatch>, EvalError> {
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
         Linear {
             a: self.a.t().to_owned(),
             b: self.b.clone(),
         }
-        .jvp(t, x, w)
+        .jvp(at, w)
         .map(Some)
     }
 }
@@ -964,14 +963,15 @@ fn t12_states_and_denoisers_are_coupled() {
             let kind = flowgauge::flow::prediction::Prediction::Denoised;
             let mut view = analytic::AnalyticNetwork::as_velocity(model.clone(), kind, None);
             let t = vec![t; n];
-            let denoised = view.denoised(&t, &x).expect("analytic");
+            let denoised = view
+                .denoised(Points::of_first_samples(&t, &x))
+                .expect("analytic");
             let basis =
                 TangentBatch::from_shape_fn((d, n, d), |(i, _, j)| f64::from(u8::from(i == j)));
             let mut network = view.network;
             let traces = flowgauge::flow::network_velocity::NetworkJacobianOperator::quadratic_form(
                 &mut network,
-                &t,
-                &x,
+                Points::of_first_samples(&t, &x),
                 &basis,
             );
             let traces = traces.expect("analytic").sum_axis(Axis(0));
@@ -995,7 +995,8 @@ fn t12_states_and_denoisers_are_coupled() {
 struct Off(Gaussian);
 
 impl ScalarField for Off {
-    fn eval(&mut self, t: &[f64], x: &Batch) -> Result<Vec<f64>, EvalError> {
+    fn eval(&mut self, at: Points) -> Result<Vec<f64>, EvalError> {
+        let Points { t, x, .. } = at;
         let one = |(row, t): (ArrayView1<f64>, &f64)| {
             let s = self.0.curve.at(*t);
             self.0.slope(&s).sum() + 0.2 * row[0] / (1.0 + s.sigma) / (0.1 + s.sigma)

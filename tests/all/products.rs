@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use flowgauge::flow::field::JacobianOperator;
+use flowgauge::flow::field::Points;
 use flowgauge::model::loaded::{JacobianOptions, Model, SessionOptions};
 use flowgauge::model::onnx::{Provider, Runtime};
 use flowgauge::num::key::{Purpose, RngKey};
@@ -55,8 +56,14 @@ fn forms_and_traces_are_those_of_the_products() {
             .collect();
         let x: Batch = blocks(1, (1, rows, dim)).index_axis(Axis(0), 0).to_owned();
         let z = blocks(2, (3, rows, dim));
-        let right = (&tangents.jvp(&t, &x, &z).expect(name) * &z).sum_axis(Axis(2));
-        let forms = tangents.quadratic_form(&t, &x, &z).expect(name);
+        let right = (&tangents
+            .jvp(Points::of_first_samples(&t, &x), &z)
+            .expect(name)
+            * &z)
+            .sum_axis(Axis(2));
+        let forms = tangents
+            .quadratic_form(Points::of_first_samples(&t, &x), &z)
+            .expect(name);
         assert!(
             gap(&forms, &right) < 2e-6,
             "{name}: {}",
@@ -64,27 +71,29 @@ fn forms_and_traces_are_those_of_the_products() {
         );
         // What is kept of the directions changes nothing, whatever was asked in between.
         tangents
-            .quadratic_form(&t, &x, &blocks(3, (3, rows, dim)))
+            .quadratic_form(Points::of_first_samples(&t, &x), &blocks(3, (3, rows, dim)))
             .expect(name);
         assert_eq!(
-            tangents.quadratic_form(&t, &x, &z).expect(name),
+            tangents
+                .quadratic_form(Points::of_first_samples(&t, &x), &z)
+                .expect(name),
             forms,
             "{name}"
         );
         let (_, beside) = tangents
-            .velocity_and_quadratic_form(&t, &x, &z)
+            .velocity_and_quadratic_form(Points::of_first_samples(&t, &x), &z)
             .expect(name)
             .expect("one call");
         assert_eq!(beside, forms, "{name}");
         let basis =
             TangentBatch::from_shape_fn((dim, rows, dim), |(i, _, j)| f64::from(u8::from(i == j)));
         let right = tangents
-            .quadratic_form(&t, &x, &basis)
+            .quadratic_form(Points::of_first_samples(&t, &x), &basis)
             .expect(name)
             .sum_axis(Axis(0))
             .insert_axis(Axis(0));
         let terms = tangents
-            .trace_terms(&t, &x)
+            .trace_terms(Points::of_first_samples(&t, &x))
             .expect(name)
             .expect("few dimensions");
         let trace = terms.sum_axis(Axis(0)).insert_axis(Axis(0));
@@ -94,7 +103,7 @@ fn forms_and_traces_are_those_of_the_products() {
             gap(&trace, &right)
         );
         let (_, beside) = tangents
-            .velocity_and_trace_terms(&t, &x)
+            .velocity_and_trace_terms(Points::of_first_samples(&t, &x))
             .expect(name)
             .expect("few dimensions");
         assert_eq!(beside, terms, "{name}");

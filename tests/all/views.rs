@@ -2,6 +2,7 @@
 //! in both directions of time, must be one velocity, one denoiser, one Jacobian and one likelihood.
 
 use flowgauge::divergence::{DivergenceEstimator, ModelHandles};
+use flowgauge::flow::field::Points;
 use flowgauge::flow::field::{JacobianOperator, VectorField};
 use flowgauge::flow::path::ProbabilityPath;
 use flowgauge::flow::preconditioning::Preconditioning;
@@ -75,13 +76,21 @@ fn all_views_of_one_model_agree() {
             let s = model.curve.at(t);
             let x = random(0, 3, (s.alpha.powi(2) + s.sigma.powi(2)).sqrt());
             let t = [t; 3];
-            let velocity = model.clone().velocity(&t, &x).expect("analytic");
+            let velocity = model
+                .clone()
+                .velocity(Points::of_first_samples(&t, &x))
+                .expect("analytic");
             let mut direct =
                 AnalyticNetwork::as_velocity(model.clone(), Prediction::Denoised, None);
-            let denoised = direct.denoised(&t, &x).expect("analytic");
+            let denoised = direct
+                .denoised(Points::of_first_samples(&t, &x))
+                .expect("analytic");
             let z =
                 TangentBatch::from_shape_fn((DIM, 3, DIM), |(i, _, j)| f64::from(u8::from(i == j)));
-            let products = model.clone().jvp(&t, &x, &z).expect("analytic");
+            let products = model
+                .clone()
+                .jvp(Points::of_first_samples(&t, &x), &z)
+                .expect("analytic");
             for (prediction, preconditioning) in forms(&path) {
                 let mut view =
                     AnalyticNetwork::as_velocity(model.clone(), prediction, preconditioning);
@@ -90,21 +99,27 @@ fn all_views_of_one_model_agree() {
                 let (to_v, to_d) = (prediction.velocity(&s), prediction.denoised(&s));
                 let part_v = 1.0 + largest(&velocity) + (to_v.a * largest(&x)).abs();
                 let part_d = 1.0 + largest(&denoised) + (to_d.a * largest(&x)).abs();
-                let got = view.velocity(&t, &x).expect("analytic");
+                let got = view
+                    .velocity(Points::of_first_samples(&t, &x))
+                    .expect("analytic");
                 assert!(
                     worst(&got, &velocity) <= 1e-12 * part_v,
                     "velocity, {what}: {}",
                     worst(&got, &velocity)
                 );
-                let got = view.denoised(&t, &x).expect("analytic");
+                let got = view
+                    .denoised(Points::of_first_samples(&t, &x))
+                    .expect("analytic");
                 assert!(
                     worst(&got, &denoised) <= 1e-12 * part_d,
                     "denoised, {what}: {}",
                     worst(&got, &denoised)
                 );
-                let got = view.jvp(&t, &x, &z).expect("analytic");
+                let got = view
+                    .jvp(Points::of_first_samples(&t, &x), &z)
+                    .expect("analytic");
                 let reverse = view
-                    .vjp(&t, &x, &z)
+                    .vjp(Points::of_first_samples(&t, &x), &z)
                     .expect("analytic")
                     .expect("the mixture has its transpose");
                 let part_j =
@@ -116,7 +131,7 @@ fn all_views_of_one_model_agree() {
                     assert!(gap <= 1e-12 * part_j, "products, {what}: {gap}");
                 }
                 let divergence = view
-                    .quadratic_form(&t, &x, &z)
+                    .quadratic_form(Points::of_first_samples(&t, &x), &z)
                     .expect("analytic")
                     .sum_axis(Axis(0));
                 for (i, got) in divergence.iter().enumerate() {

@@ -283,7 +283,7 @@ impl SteinDiff {
         x: Batch,
         log: &mut Vec<SteinDiffStepLog>,
     ) -> Result<Trajectory, EvalError> {
-        let mut trajectory = Trajectory::starting_at(x);
+        let mut trajectory = Trajectory::starting_at(draw.samples, x);
         for (i, step) in steps.iter().enumerate() {
             let before = trajectory.evaluations;
             let proposal = trajectory.propose(step, field)?;

@@ -6,6 +6,7 @@ use super::super::tests::{
 };
 use super::gamma::{GammaMoments, StepProbes, gamma_moments};
 use super::*;
+use crate::flow::field::Points;
 use crate::flow::path::{PathCurve, ProbabilityPath};
 use crate::model::analytic::{self, AnalyticMixture};
 use crate::num::TangentBatch;
@@ -111,7 +112,7 @@ fn gamma_case(
         key: RngKey { seed: 8 },
         samples: &samples,
     };
-    let mut trajectory = Trajectory::starting_at(x.clone());
+    let mut trajectory = Trajectory::starting_at(&samples, x.clone());
     let proposal = trajectory.propose(&step, model).expect("analytic");
     let mut moments = gamma_moments(&step, &trajectory, &proposal, &draw);
     moments
@@ -255,7 +256,7 @@ fn steindiff_probes_are_unbiased() {
         let step = one_step(method, &model.curve, [1.2, 0.4]);
         let case = gamma_case(&mut model, step, 4, 4000);
         let curve = model.curve.clone();
-        let mut trajectory = Trajectory::starting_at(case.x.clone());
+        let mut trajectory = Trajectory::starting_at(&[0, 1, 2, 3], case.x.clone());
         let proposal = trajectory
             .propose(&case.step, &mut model)
             .expect("analytic");
@@ -294,7 +295,7 @@ fn gamma_probe_stderr_has_nominal_coverage() {
     let step = one_step("ddim", &curve, [0.6, 0.2]);
     let (clean, noise) = clean_states_and_noise(&model, 64);
     let samples: Vec<u64> = (0..64).collect();
-    let mut trajectory = Trajectory::starting_at(&clean + &(&noise * step.from.sigma));
+    let mut trajectory = Trajectory::starting_at(&samples, &clean + &(&noise * step.from.sigma));
     let proposal = trajectory.propose(&step, &mut model).expect("analytic");
     let draws: Vec<GammaStatistics> = (0..200)
         .map(|seed| {
@@ -354,6 +355,7 @@ fn significance_test_of_gamma_has_nominal_false_positive_rate() {
             samples: &samples,
         };
         let mut trajectory = Trajectory::starting_at(
+            &samples,
             &clean.slice(rows) * step.from.alpha + &noise.slice(rows) * step.from.sigma,
         );
         let proposal = trajectory.propose(&step, &mut model).expect("analytic");
@@ -450,12 +452,14 @@ impl crate::flow::field::VectorField for Single {
     fn dim(&self) -> usize {
         self.0.means.ncols()
     }
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        let Points { t, x, .. } = at;
         let mut out = Batch::zeros(x.raw_dim());
         for i in 0..x.nrows() {
-            let one = self
-                .0
-                .velocity(&t[i..=i], &x.slice(ndarray::s![i..=i, ..]).to_owned())?;
+            let one = self.0.velocity(Points::of_first_samples(
+                &t[i..=i],
+                &x.slice(ndarray::s![i..=i, ..]).to_owned(),
+            ))?;
             out.row_mut(i).assign(&one.row(0));
         }
         Ok(out)
@@ -463,8 +467,8 @@ impl crate::flow::field::VectorField for Single {
 }
 
 impl Denoiser for Single {
-    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        self.0.denoised(t, x)
+    fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+        self.0.denoised(at)
     }
     fn linearized(&mut self) -> Result<&mut dyn crate::flow::field::JacobianOperator, EvalError> {
         self.0.linearized()
