@@ -194,8 +194,7 @@ fn further_entries(
                 let mut keys = vec![("input", yaml_string(&port.name))];
                 let mut words = format!("input {} of {}", describe_port(port), graph.file);
                 if let Some((yaml, why)) = null_of(port) {
-                    // Without quotes, `null` would be no name.
-                    keys.push(("\"null\"", yaml));
+                    keys.push(("null", yaml));
                     words += &format!("; null is {why}");
                 } else if ["label", "context"].contains(&name.as_str()) {
                     words += "; no `null` is known, and guidance needs one";

@@ -43,6 +43,7 @@ struct KindCase {
     kind: &'static str,
     file: PathBuf,
     more: &'static [&'static str],
+    conditions: &'static [&'static str],
     prediction: Prediction,
     path: &'static str,
     time: Option<TimeInputSpec>,
@@ -60,6 +61,7 @@ fn cases() -> Vec<KindCase> {
         kind,
         file,
         more: &[],
+        conditions: &[],
         prediction,
         path,
         time,
@@ -117,14 +119,23 @@ fn cases() -> Vec<KindCase> {
             mixed,
         ),
         KindCase {
+            conditions: &["label"],
+            ..case(
+                "flow-matching",
+                data("graph/flow_matching-unet-ts-op17.onnx"),
+                Prediction::Velocity,
+                "flow-matching",
+                None,
+            )
+        },
+        KindCase {
             more: &[
                 "--constant",
                 "class=[1, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
                 "--constant",
                 "context=context.npy",
-                "--constant",
-                "label=3",
             ],
+            conditions: &["x_o"],
             ..case(
                 "sbi",
                 data("times/wide.onnx"),
@@ -174,6 +185,8 @@ fn every_kind_gives_a_card_that_runs() {
         assert_eq!(card.network.prediction, case.prediction, "{}", case.kind);
         assert_eq!(card.path.kind(), case.path, "{}", case.kind);
         assert_eq!(card.network.time, case.time, "{}", case.kind);
+        let conditions: Vec<&str> = card.network.conditions.keys().map(String::as_str).collect();
+        assert_eq!(conditions, case.conditions, "{}", case.kind);
     }
 }
 
