@@ -52,6 +52,7 @@ mod convention;
 pub mod data;
 pub mod dequantization;
 pub mod divergence;
+mod draft;
 pub mod execute;
 pub mod features;
 pub mod flow;

@@ -14,8 +14,10 @@ use crate::host::{hex, with_resolved_folder};
 /// The kind of a result, which decides the suffix of the file's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputKind {
-    /// A CSV table. Only tables can go to standard output (`-`).
+    /// A CSV table. Only tables and cards can go to standard output (`-`).
     Table,
+    /// A card in YAML.
+    Card,
     /// A NumPy array.
     Array,
     /// An ONNX model.
@@ -27,8 +29,9 @@ pub(crate) enum OutputKind {
 impl OutputKind {
     /// Every kind.
     #[cfg(test)]
-    const ALL: [OutputKind; 4] = [
+    const ALL: [OutputKind; 5] = [
         OutputKind::Table,
+        OutputKind::Card,
         OutputKind::Array,
         OutputKind::Onnx,
         OutputKind::Picture,
@@ -38,6 +41,7 @@ impl OutputKind {
     pub(crate) fn suffix(self) -> &'static str {
         match self {
             OutputKind::Table => "csv",
+            OutputKind::Card => "yaml",
             OutputKind::Array => "npy",
             OutputKind::Onnx => "onnx",
             OutputKind::Picture => "png",
@@ -48,6 +52,7 @@ impl OutputKind {
     fn description(self) -> &'static str {
         match self {
             OutputKind::Table => "a table is written as CSV",
+            OutputKind::Card => "a card is written as YAML",
             OutputKind::Array => "samples are written as a NumPy array",
             OutputKind::Onnx => "a model is written as ONNX",
             OutputKind::Picture => "a picture is written as PNG",
@@ -493,12 +498,12 @@ fn keep_permissions(replaced: &Path, file: &File) -> io::Result<()> {
 /// The target of the path `-`.
 ///
 /// # Errors
-/// Fails if the result is not a table.
+/// Fails if the result is neither a table nor a card.
 fn stdout_target(kind: OutputKind) -> Result<Target> {
     match kind {
-        OutputKind::Table => Ok(Target::Stdout),
+        OutputKind::Table | OutputKind::Card => Ok(Target::Stdout),
         _ => Err(anyhow!(
-            "only tables can go to standard output; expected a file whose name ends in .{}",
+            "only tables and cards can go to standard output; expected a file whose name ends in .{}",
             kind.suffix()
         )),
     }
@@ -532,8 +537,9 @@ fn check_suffix(kind: OutputKind, named: &Path) -> Result<()> {
     let Some(suffix) = named.extension() else {
         return Ok(());
     };
-    if !suffix.eq_ignore_ascii_case(kind.suffix()) {
-        let standard = if kind == OutputKind::Table {
+    let short = kind == OutputKind::Card && suffix.eq_ignore_ascii_case("yml");
+    if !suffix.eq_ignore_ascii_case(kind.suffix()) && !short {
+        let standard = if matches!(kind, OutputKind::Table | OutputKind::Card) {
             ", or `-` for standard output"
         } else {
             ""

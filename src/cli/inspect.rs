@@ -27,6 +27,11 @@ pub(super) struct InspectArgs {
 }
 
 impl InspectArgs {
+    /// The call that inspects the card at `file`.
+    pub(super) fn of_card(file: PathBuf, runtime_args: RuntimeArgs) -> InspectArgs {
+        InspectArgs { file, runtime_args }
+    }
+
     /// Prints what is known of the model. For a card, the exit status tells whether its network
     /// passed.
     ///

@@ -18,6 +18,7 @@ macro_rules! outln {
     ($($text:tt)*) => { $crate::cli::print_stdout(format_args!("{}\n", format_args!($($text)*))) };
 }
 
+mod card;
 mod differentiate;
 mod doctor;
 mod gate;
@@ -76,6 +77,11 @@ enum Verb {
     Sample(sample::SampleArgs),
     /// Compare generated samples with reference samples by statistics such as the Fréchet distance
     Metrics(metrics::MetricsArgs),
+    /// Draft the card of a model from its exported files, and inspect it
+    ///
+    /// A comment on each line of the card says which file its value comes from, or that it was
+    /// guessed. The card is checked and written; then `inspect` runs its networks.
+    Card(card::CardArgs),
     /// Write an ONNX graph that also computes Jacobian products
     Differentiate(differentiate::DifferentiateArgs),
     /// Print a model's inputs, outputs, operators and differentiability; also run a card's network
@@ -267,6 +273,7 @@ pub fn execute(cli: Cli) -> Result<Exit> {
         Verb::Likelihood(verb) => verb.execute(),
         Verb::Sample(verb) => verb.execute(),
         Verb::Metrics(verb) => verb.execute(),
+        Verb::Card(verb) => verb.execute(),
         Verb::Differentiate(verb) => verb.execute(),
         Verb::Inspect(verb) => verb.execute(),
         Verb::Doctor(verb) => verb.execute(),

@@ -592,7 +592,7 @@ impl Card {
     /// # Errors
     /// Fails if the text is not a valid card. One message lists all faults with their lines and
     /// keys.
-    fn parse(text: &str) -> Result<Card> {
+    pub(crate) fn parse(text: &str) -> Result<Card> {
         let mut document = Document::parse(text)?;
         if let Some(other) = not_a_card_reason(&document.root) {
             bail!("{other}");

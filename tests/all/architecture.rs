@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["divergence", "sample"],
     &["likelihood", "features", "stein"],
     &["metric", "lattice", "convention", "dequantization"],
-    &["config", "data", "output"],
+    &["config", "data", "draft", "output"],
     &["plan"],
     &["journal"],
     &["execute"],

@@ -16,6 +16,10 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "a minute or two; scripts/check runs it and holds it against its claims",
     ),
     (
+        "flowgauge card --from diffusers exported-pipeline",
+        "a pipeline that another program exported",
+    ),
+    (
         "flowgauge run configs/few-step.yaml",
         "2 minutes of 2 cores",
     ),

@@ -10,6 +10,7 @@
 
 mod architecture;
 mod auto_steps;
+mod card_from;
 mod cards;
 mod cli;
 mod closed_forms;

@@ -105,14 +105,14 @@ impl VectorField for RecordedNetwork {
         2
     }
 
-    fn velocity(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Ok(self.read(t, x, Prediction::velocity))
+    fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
+        Ok(self.read(at.t, at.x, Prediction::velocity))
     }
 }
 
 impl Denoiser for RecordedNetwork {
-    fn denoised(&mut self, t: &[f64], x: &Batch) -> Result<Batch, EvalError> {
-        Ok(self.read(t, x, Prediction::denoised))
+    fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
+        Ok(self.read(at.t, at.x, Prediction::denoised))
     }
 }
 
