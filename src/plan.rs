@@ -143,6 +143,9 @@ pub struct PlannedModel {
     /// The conditions of the networks by name, if the card has any.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub conditions: BTreeMap<String, PlannedCondition>,
+    /// The conditions by which the entries of the model are split in tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<String>,
     /// The guidance of the velocity. `None` if it is not guided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance: Option<Guidance>,

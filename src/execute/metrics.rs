@@ -124,6 +124,7 @@ impl MetricsWork {
             features: features_name(self.extractor.as_ref()),
             note: measured.notes.join("; "),
             trajectory: self.sampler.as_ref().and_then(|s| s.trajectory()),
+            guidance: String::new(),
         }
     }
 

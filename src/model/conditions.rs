@@ -122,6 +122,16 @@ pub struct PlannedCondition {
 }
 
 impl Conditions {
+    /// Whether the samples have values of their own.
+    pub fn vary(&self) -> bool {
+        self.by_name.values().any(|condition| {
+            !matches!(
+                condition.values,
+                ConditionValues::Null | ConditionValues::Constant(_)
+            )
+        })
+    }
+
     /// The conditions that are the same for all samples in words, such as `label 3`.
     pub(super) fn constant_words(&self) -> Vec<String> {
         let constant = |(name, condition): (&String, &Condition)| {

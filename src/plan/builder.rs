@@ -428,6 +428,7 @@ pub(super) fn planned_model(model: &Model) -> Result<PlannedModel> {
         levels: card.data.and_then(|d| d.levels),
         constants: model.describe_constants()?,
         conditions: model.conditions.planned(),
+        by: Vec::new(),
         guidance: model.guidance,
         times: model.describe_times()?,
         kinks: model.describe_kinks()?,

@@ -181,6 +181,15 @@ impl PlanBuilder<'_> {
         let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
             return self.check_readable(&format!("{key}.data"), &entry.data);
         };
+        for name in &entry.by {
+            let known = &mut self.prepared.plan.models[model];
+            if !known.conditions.contains_key(name) {
+                let message = format!("`{name}`, but the card has no condition of that name");
+                self.add_fault(Fault::new(format!("{key}.by"), message));
+            } else if !known.by.contains(name) {
+                known.by.push(name.clone());
+            }
+        }
         let layout = entry.layout.as_ref().map(RequestedLayout::unconditional);
         let data = self.add_data(
             &entry.data,
@@ -234,6 +243,11 @@ impl PlanBuilder<'_> {
             let message =
                 format!("the model has {dim} dimensions; a density over the plane needs 2");
             self.add_fault(Fault::new(format!("{key}.density"), message));
+        }
+        if entry.density.is_some() && self.prepared.models[model].conditions.vary() {
+            let message = "a density over the plane needs one value of each condition for all \
+                           points; expected a number or null";
+            self.add_fault(Fault::new(format!("{key}.density"), message.to_owned()));
         }
         let Some(data) = data else { return };
         let available = self.prepared.data[data].len();
