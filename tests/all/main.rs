@@ -14,6 +14,7 @@ mod card_from;
 mod cards;
 mod cli;
 mod closed_forms;
+mod conditional;
 mod conventions;
 mod documented_commands;
 mod edges;
