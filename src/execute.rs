@@ -231,8 +231,21 @@ impl<'a> Executor<'a> {
         array: &dyn Fn(&str) -> Result<Vec<u8>>,
     ) -> Result<TrialOutput> {
         self.meter.restart();
+        self.release_other_variants(trial.work.model_index());
         let samples: Vec<SampleId> = trial.work.sample_range().unwrap_or_default().collect();
         self.execute_subset(trial, &samples, array)
+    }
+
+    /// Closes the idle sessions of other variants of a model: those of a guidance or of conditions
+    /// whose trials are over or still to come.
+    fn release_other_variants(&self, model: usize) {
+        let models = &self.prepared.models;
+        for (index, pool) in self.pools.iter().enumerate() {
+            let same_card = models.get(model).map(|m| &m.path) == Some(&pool.model.path);
+            if index != model && same_card {
+                pool.close_idle_workers();
+            }
+        }
     }
 
     /// Computes the rows of some samples of a trial: the same digits as in the whole trial. A

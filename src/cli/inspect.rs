@@ -13,7 +13,7 @@ use crate::flow::truncation::Truncation;
 use crate::graph::{self, Mode};
 use crate::host::hex;
 use crate::model::flow_map::FlowMapDerivatives;
-use crate::model::loaded::{JacobianOptions, Model, SessionOptions};
+use crate::model::loaded::{JacobianOptions, Model, SessionOptions, Velocity};
 use crate::num::key::{Purpose, RngKey};
 use crate::num::{Batch, TangentBatch};
 
@@ -88,7 +88,8 @@ impl InspectArgs {
             .describe_constants()?
             .into_iter()
             .chain(model.describe_times()?)
-            .chain(model.describe_kinks()?);
+            .chain(model.describe_kinks()?)
+            .chain(model.describe_setting());
         given.for_each(|(input, value)| outln!("{input}: {value}"));
         if let Some(terms) = model
             .trace_terms()
@@ -166,6 +167,10 @@ impl InspectArgs {
         if card.closed_form.is_some() {
             model.closed_form(runtime, options)?;
         }
+        if card.latent.as_ref().is_some_and(|l| l.encoder.is_some()) {
+            model.encoder(runtime, options)?;
+        }
+        model.decoder(runtime, options)?;
         let key = RngKey { seed: 0 };
         let (start, end) = (model.curve.data_end(), model.curve.prior_end());
         let middle = model.curve.time_of_ratio(1.0);
@@ -215,6 +220,7 @@ impl InspectArgs {
             gap(&second, &three),
         ));
         found.extend(self.check_jacobian_products(model, options, at));
+        found.extend(check_interpolation(&mut field)?);
         for (name, t) in [("data", start), ("prior", end)] {
             let v = field.velocity(Points::new(&samples, &[t; 3], &states(t)))?;
             found.push((
@@ -251,6 +257,30 @@ impl InspectArgs {
             Err(error) => (format!("{what}: {error:#}"), false),
         })
     }
+}
+
+/// What the interpolation between two whole indices of time costs: how far the output at an index is
+/// from the mean of its neighbours. Between two indices the error is about a quarter of that. `None`
+/// if the network's time takes fractions.
+///
+/// # Errors
+/// Fails if the network cannot be run.
+fn check_interpolation(field: &mut Velocity) -> Result<Option<(String, bool)>> {
+    let Some(errors) = field.field.network.interpolation_errors()? else {
+        return Ok(None);
+    };
+    let worst = errors.iter().fold(0.0f64, |a, b| a.max(*b));
+    let mean = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
+    Ok(Some((
+        format!(
+            "between two indices of time the mixed output errs by about {} of its size, at most {}, \
+             from {} indices",
+            format!("{mean:.1e}"),
+            format!("{worst:.1e}"),
+            errors.len()
+        ),
+        worst.is_finite(),
+    )))
 }
 
 /// An ONNX model with its weights, or without them if they are too large for one protobuf message.

@@ -207,6 +207,11 @@ impl<'a> WorkerPool<'a> {
         idle.pop()
     }
 
+    /// Closes the sessions of all idle workers.
+    pub(super) fn close_idle_workers(&self) {
+        self.idle.lock().unwrap_or_else(|e| e.into_inner()).clear();
+    }
+
     /// Returns a worker to the pool.
     pub(super) fn release_worker(&self, worker: Worker) {
         self.idle

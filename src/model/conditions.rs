@@ -144,6 +144,19 @@ impl Conditions {
         self.by_name.iter().filter_map(constant).collect()
     }
 
+    /// The sources of all conditions in words, such as `label labels.npy`, without folders.
+    pub(super) fn source_words(&self) -> Vec<String> {
+        let words = |(name, condition): (&String, &Condition)| {
+            let file = std::path::Path::new(&condition.source).file_name();
+            let source = file.map_or(condition.source.clone(), |f| {
+                f.to_string_lossy().into_owned()
+            });
+            let plain: String = source.chars().take(40).collect();
+            format!("{name} {plain}")
+        };
+        self.by_name.iter().map(words).collect()
+    }
+
     /// Describes the conditions for a plan.
     pub fn planned(&self) -> BTreeMap<String, PlannedCondition> {
         let planned = |condition: &Condition| PlannedCondition {

@@ -51,6 +51,49 @@ impl Model {
         })
     }
 
+    /// Describes the conditions, the guidance and the coder of the card, by the card's keys.
+    pub fn describe_setting(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for (key, conditions) in self.card.conditions() {
+            for (name, condition) in conditions {
+                let null = match &condition.null {
+                    Some(Constant::File(file)) => format!("null {}", file.display()),
+                    Some(Constant::Number(number)) => format!("null {number}"),
+                    Some(Constant::Flag(flag)) => format!("null {flag}"),
+                    Some(Constant::List(list)) => format!("null {}", describe_list(list)),
+                    None => "no null value, so that it cannot be left out".to_owned(),
+                };
+                found.push((
+                    format!("{key}.conditions.{name}"),
+                    format!(
+                        "one value per sample at input `{}`, {null}",
+                        condition.input
+                    ),
+                ));
+            }
+        }
+        if let Some(guidance) = &self.card.guidance {
+            let weak = match &guidance.with {
+                Some(with) => format!("with {}", with.display()),
+                None => "with the null values of the conditions".to_owned(),
+            };
+            found.push((
+                "guidance".to_owned(),
+                format!("{} {weak}", guidance.guidance().label()),
+            ));
+        }
+        if let Some(latent) = &self.card.latent {
+            found.push((
+                "latent".to_owned(),
+                format!(
+                    "state = {} (latent - {}), decoded samples of shape {:?}",
+                    latent.scale, latent.shift, latent.shape
+                ),
+            ));
+        }
+        found
+    }
+
     /// Describes the values of every time input, with the card's key of the input. An example is
     /// `network.inputs.time` and `index (int64), from 0 to 999; …`.
     ///

@@ -468,15 +468,25 @@ impl Model {
     /// The name of the model in tables: the card's name, with the guidance and the conditions that are
     /// the same for all samples.
     pub fn label(&self) -> String {
-        let mut parts = self.conditions.constant_words();
-        parts.extend(
+        self.label_with(self.conditions.constant_words())
+    }
+
+    /// The name of the model with the sources of all its conditions, for a plan that has the card
+    /// with other values too.
+    pub fn full_label(&self) -> String {
+        self.label_with(self.conditions.source_words())
+    }
+
+    /// The card's name with words on its conditions and its guidance.
+    fn label_with(&self, mut words: Vec<String>) -> String {
+        words.extend(
             self.guidance
                 .map(|guidance| format!("guidance {}", guidance.label())),
         );
-        if parts.is_empty() {
+        if words.is_empty() {
             self.card.name.clone()
         } else {
-            format!("{} ({})", self.card.name, parts.join(", "))
+            format!("{} ({})", self.card.name, words.join(", "))
         }
     }
 

@@ -436,6 +436,48 @@ impl Network {
         }
     }
 
+    /// Estimates the errors of the interpolation between indices of time, at a few indices, relative to
+    /// the size of the output: a quarter of the distance of an output from the mean of its
+    /// neighbours. `None` if the time input takes fractions or is not interpolated.
+    ///
+    /// # Errors
+    /// Fails if the network cannot be run.
+    pub fn interpolation_errors(&mut self) -> Result<Option<Vec<f64>>, EvalError> {
+        let whole = self
+            .time_port()
+            .is_some_and(|port| is_integer_format(port.format));
+        if !whole || !self.time_input.interpolates() || self.time_input.ignored {
+            return Ok(None);
+        }
+        let ends = [self.curve.data_end(), self.curve.prior_end()];
+        let [from, to] = ends.map(|t| self.time_input.value_at(&self.curve, t));
+        let (low, high) = (from.min(to).ceil(), from.max(to).floor());
+        let (_, x) = time::time_test_points(&self.curve, ForwardNetwork::dim(self));
+        let samples: Vec<SampleId> = (0..x.nrows() as SampleId).collect();
+        let times = vec![ends[0]; x.nrows()];
+        let wanted = [self.output_name.clone()];
+        let mut errors = Vec::new();
+        for part in [0.1, 0.3, 0.5, 0.7, 0.9] {
+            let index = (low + part * (high - low))
+                .round()
+                .clamp(low + 1.0, high - 1.0);
+            let mut at = |index: f64| -> Result<ArrayD<f64>, EvalError> {
+                let fed = vec![index; x.nrows()];
+                let at = Points::new(&samples, &times, &x);
+                let mut outputs = self.call_session(&fed, at, DerivativeSeed::Nothing, &wanted)?;
+                Ok(outputs.remove(0))
+            };
+            let (before, here, after) = (at(index - 1.0)?, at(index)?, at(index + 1.0)?);
+            let size = here.mapv(|v| v * v).sum().sqrt();
+            let bend = (&here - &((before + after) * 0.5))
+                .mapv(|v| v * v)
+                .sum()
+                .sqrt();
+            errors.push(0.25 * bend / size.max(f64::MIN_POSITIVE));
+        }
+        Ok(Some(errors))
+    }
+
     /// Calls the session once, with the values `fed` of the time input.
     fn call_session(
         &mut self,

@@ -173,11 +173,11 @@ impl PlanBuilder<'_> {
             );
         }
         // Two sets of values of one condition would share a row in every table.
-        let unique = (1..)
-            .map(|i| match i {
-                1 => planned.name.clone(),
-                i => format!("{} ({i})", planned.name),
-            })
+        let full = model.full_label();
+        let numbered = (2..).map(|i| format!("{full} ({i})"));
+        let unique = [planned.name.clone(), full.clone()]
+            .into_iter()
+            .chain(numbered)
             .find(|name| !names().any(|known| known == name));
         self.prepared.plan.models.push(PlannedModel {
             name: unique.unwrap_or_default(),

@@ -126,6 +126,7 @@ fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
                 h3 { (sanitize_line(model)) }
                 (comparison::comparison_tables(view, model))
                 (results::result_tables(view, model))
+                (results::conditions_table(view, model))
                 (results::dataset_gaps_table(view, model))
                 @if let Some(sentence) = view.figures_note(model) {
                     p { (sentence) }

@@ -11,7 +11,7 @@ use crate::report::number_format::{
 };
 use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
-use crate::rows::{BoundKind, ContrastRow, GapRow, MetricRow, PairRow, SummaryRow};
+use crate::rows::{BoundKind, ConditionRow, ContrastRow, GapRow, MetricRow, PairRow, SummaryRow};
 
 /// The tables of each comparison group of the model whose reference has the same solver.
 pub(super) fn result_tables(view: &ReportView, model: &str) -> Markup {
@@ -313,6 +313,41 @@ pub(super) fn dataset_gaps_table(view: &ReportView, model: &str) -> Markup {
                 "distinguish the datasets. An AUROC without an error belongs to two sets that do "
                 "not overlap."
             }
+        }
+    }
+}
+
+/// The table of averages by the value of a condition, such as a class.
+pub(super) fn conditions_table(view: &ReportView, model: &str) -> Markup {
+    let rows: Vec<&ConditionRow> = view
+        .tables
+        .conditions
+        .iter()
+        .filter(|row| row.model == model)
+        .collect();
+    let bits = rows.iter().any(|row| row.bits_per_dim.is_some());
+    html! {
+        @if !rows.is_empty() {
+            h4 { "By condition" }
+            div.scroll { table {
+                thead { tr {
+                    th { "Condition" } th { "Dataset" } th { "Solver" } th { "Estimator" }
+                    th.n { "n" } th.n { "failed" } th.n { "nats ± SE" }
+                    @if bits { th.n { "bits/dim ± SE" } }
+                } }
+                tbody { @for row in rows { tr {
+                    th scope="row" { (sanitize_line(&format!("{} {}", row.condition, row.value))) }
+                    td { (sanitize_line(&row.dataset)) }
+                    td { (sanitize_line(&row.solver)) }
+                    td { (view.short_name(&row.estimator)) }
+                    td.n { (format_count(row.n as f64)) }
+                    td.n { (format_count(row.failed as f64)) }
+                    td.n { (format_with_error(row.nats, row.nats_stderr)) }
+                    @if bits { td.n { (format_with_error(row.bits_per_dim, row.bits_per_dim_stderr)) } }
+                } } }
+            } }
+            p.note { "Averages over the samples with one value of the condition. ± is one standard "
+                "error over these samples." }
         }
     }
 }
