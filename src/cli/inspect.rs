@@ -273,10 +273,8 @@ fn check_interpolation(field: &mut Velocity) -> Result<Option<(String, bool)>> {
     let mean = errors.iter().sum::<f64>() / errors.len().max(1) as f64;
     Ok(Some((
         format!(
-            "between two indices of time the mixed output errs by about {} of its size, at most {}, \
-             from {} indices",
-            format!("{mean:.1e}"),
-            format!("{worst:.1e}"),
+            "between two indices of time the mixed output errs by about {mean:.1e} of its size, at \
+             most {worst:.1e}, from {} indices",
             errors.len()
         ),
         worst.is_finite(),

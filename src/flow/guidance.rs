@@ -105,6 +105,9 @@ impl GuidanceSetting {
     }
 }
 
+/// A velocity and products from the same calls, if the field gives both.
+type JointResult<D> = Result<Option<(Batch, Array<f64, D>)>, EvalError>;
+
 /// The field away from which a guided field is extrapolated.
 pub enum WeakField<F> {
     /// The same field without the samples' conditions. Both are evaluated in one call.
@@ -304,12 +307,8 @@ impl<F> Guided<F> {
         &mut self,
         at: Points,
         z: &TangentBatch,
-        call: impl FnMut(
-            &mut F,
-            Points,
-            &TangentBatch,
-        ) -> Result<Option<(Batch, Array<f64, D>)>, EvalError>,
-    ) -> Result<Option<(Batch, Array<f64, D>)>, EvalError> {
+        call: impl FnMut(&mut F, Points, &TangentBatch) -> JointResult<D>,
+    ) -> JointResult<D> {
         self.try_call(
             at,
             z,

@@ -175,7 +175,7 @@ impl Default for TimeInputSpec {
 }
 
 /// Whether `v` is 0, the default, which is not written.
-fn is_zero(v: &f64) -> bool {
+pub(super) fn is_zero(v: &f64) -> bool {
     *v == 0.0
 }
 
@@ -555,7 +555,7 @@ pub struct ClosedFormSpec {
 }
 
 /// The default of a scale.
-fn unit_scale() -> f64 {
+pub(super) fn unit_scale() -> f64 {
     1.0
 }
 

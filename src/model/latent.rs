@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+use super::card::{is_zero, unit_scale};
 use super::loaded::{Model, SessionOptions};
 use super::onnx::{Runtime, Session};
 use super::ports::find_port;
@@ -99,16 +100,6 @@ impl LatentEncoding {
             LatentEncoding::Draw => "draw",
         }
     }
-}
-
-/// The default of a scale.
-fn unit_scale() -> f64 {
-    1.0
-}
-
-/// Whether `v` is 0, the default, which is not written.
-fn is_zero(v: &f64) -> bool {
-    *v == 0.0
 }
 
 impl LatentSpec {

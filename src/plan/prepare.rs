@@ -875,7 +875,7 @@ impl PlanBuilder<'_> {
             self.add_trial(ContrastWork {
                 model,
                 sampler,
-                baseline,
+                baseline: Box::new(baseline),
                 parts,
                 baseline_parts,
                 reference,

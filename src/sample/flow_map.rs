@@ -38,7 +38,7 @@ pub struct FlowMapSampler {
     /// Moves the noise uphill in the map's own likelihood before the first step. Default: no
     /// guidance.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub guidance: Option<Guidance>,
+    pub guidance: Option<SelfGuidance>,
 }
 
 impl Default for FlowMapSampler {
@@ -65,7 +65,7 @@ impl Default for FlowMapSampler {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("x-first" = "step"))]
-pub struct Guidance {
+pub struct SelfGuidance {
     /// The size η of the step. 0 is no guidance, and a negative number moves downhill.
     pub step: f64,
     /// Whether log N(z; 0, I) is part of ℓ. This term draws the noise towards 0.
@@ -91,7 +91,7 @@ impl FlowMapSampler {
     /// It equals the label of the few-step estimator with the same steps, so a reader can match
     /// likelihoods with samples.
     pub fn label(&self) -> String {
-        let Some(Guidance { step, prior }) = self.guidance else {
+        let Some(SelfGuidance { step, prior }) = self.guidance else {
             return self.few_steps().label();
         };
         let unguided = self.few_steps().label();
@@ -108,7 +108,7 @@ impl FlowMapSampler {
         samples: &[SampleId],
         x: Batch,
     ) -> Result<Batch, EvalError> {
-        let Some(Guidance {
+        let Some(SelfGuidance {
             step,
             prior: with_prior,
         }) = self.guidance

@@ -42,7 +42,7 @@ impl Model {
         while uses_name(graph, &whole) {
             whole.push('_');
         }
-        rename(graph, output, &whole);
+        rename_value(graph, output, &whole);
         let mut slice = NodeProto {
             op_type: Some("Slice".to_owned()),
             name: Some(format!("{output}_range")),
@@ -108,19 +108,19 @@ fn uses_name(graph: &GraphProto, name: &str) -> bool {
         || port
         || graph.node.iter().any(|node| {
             node.input.iter().chain(&node.output).any(|n| n == name)
-                || subgraphs(node).any(|inner| uses_name(inner, name))
+                || inner_graphs(node).any(|inner| uses_name(inner, name))
         })
 }
 
 /// The subgraphs of a node.
-fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+fn inner_graphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute
         .iter()
         .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
 /// Renames a value in all nodes of a graph and of its subgraphs. Declared outputs keep their names.
-fn rename(graph: &mut GraphProto, old: &str, new: &str) {
+fn rename_value(graph: &mut GraphProto, old: &str, new: &str) {
     for node in &mut graph.node {
         for name in node.input.iter_mut().chain(&mut node.output) {
             if name == old {
@@ -129,7 +129,7 @@ fn rename(graph: &mut GraphProto, old: &str, new: &str) {
         }
         for attribute in &mut node.attribute {
             for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-                rename(inner, old, new);
+                rename_value(inner, old, new);
                 for info in &mut inner.output {
                     if info.name() == old {
                         info.name = Some(new.to_owned());

@@ -14,7 +14,7 @@ use crate::sample::Sampler;
 pub struct ContrastWork {
     pub model: usize,
     pub sampler: Sampler,
-    pub baseline: Sampler,
+    pub baseline: Box<Sampler>,
     /// The ids of the trials that hold the samples of each.
     pub parts: Vec<String>,
     pub baseline_parts: Vec<String>,
