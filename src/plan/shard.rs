@@ -124,7 +124,7 @@ mod tests {
         let contrast = ContrastWork {
             model: 0,
             sampler: sampler(),
-            baseline: sampler(),
+            baseline: Box::new(sampler()),
             parts: vec!["0a".into()],
             baseline_parts: vec!["0d".into()],
             reference: 0,
