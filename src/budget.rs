@@ -200,7 +200,7 @@ fn empty_budget_row(row: &SummaryRow, component: Component, n: usize) -> BudgetR
 /// Whether the estimator's values depend on random probes.
 fn is_random(row: &SummaryRow) -> bool {
     matches!(
-        row.kind,
+        row.kind.of_estimator(),
         EstimateKind::OdeStochastic | EstimateKind::FiniteDifference
     )
 }

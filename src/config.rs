@@ -15,6 +15,7 @@ use crate::lattice::LatticePolicy;
 use crate::metric::Metric;
 use crate::model::card::check_plain_name;
 use crate::model::conditions::ConditionSource;
+use crate::model::latent::LatentEncoding;
 use crate::model::precision::NetworkPrecision;
 use crate::num::shape::{AxisLayout, AxisLayouts};
 use crate::sample::Sampler;
@@ -164,6 +165,19 @@ pub struct LikelihoodEntry {
     /// measurement is cheap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<ErrorBudgetSetting>,
+    /// A condition, or a list of conditions, by whose values the averages are split in the table
+    /// `conditions.csv`. Default: none.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    #[schemars(schema_with = "any_of_schema::<String, Vec<String>>")]
+    pub by: Vec<String>,
+    /// How data become states of a latent model: by the encoder's `mean`, or by a `draw` from its
+    /// distribution. Default: `mean`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub encode: LatentEncoding,
     /// What to do with data for which bits per dimension are meaningless, such as floats that were
     /// quantized and not dequantized: `refuse` (an error) or `allow`. Default: `refuse`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -301,6 +315,9 @@ fn one_or_many<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
         type Value = Vec<T>;
         fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
             write!(f, "one entry or a list of them")
+        }
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
+            T::deserialize(text.into_deserializer()).map(|one| vec![one])
         }
         fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Vec<T>, E> {
             T::deserialize(number.into_deserializer()).map(|one| vec![one])

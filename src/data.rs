@@ -477,6 +477,22 @@ impl Dataset {
         out
     }
 
+    /// The values of the given samples in the card's range, rows × numbers, as an encoder takes them:
+    /// floats as they are, and an integer X as lo + (hi − lo)·X/(levels − 1), without noise.
+    pub fn scaled_rows(&self, card: &Card, samples: &[SampleId]) -> Batch {
+        let mut out = Batch::zeros((samples.len(), card.dim()));
+        for (mut row, sample) in out.rows_mut().into_iter().zip(samples) {
+            let values = self.values.index_axis(Axis(0), *sample as usize);
+            row.iter_mut().zip(values.iter()).for_each(|(r, v)| *r = *v);
+            if let (true, Some(data)) = (self.is_quantized(card), card.data) {
+                let [low, high] = data.range;
+                let last = f64::from(data.levels.unwrap_or(2)) - 1.0;
+                row.mapv_inplace(|v| low + (high - low) * v / last);
+            }
+        }
+        out
+    }
+
     /// Checks that the data are integers, because floats cannot be dequantized.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod budget;
 mod contrast;
 mod density;
 mod features;
+mod latent;
 mod likelihood;
 mod maps;
 mod metrics;
@@ -32,12 +33,13 @@ use crate::data::decode_npy_f32;
 use crate::divergence::DivergenceEstimator;
 use crate::features::{ExtractedFeatures, Extractor};
 use crate::metric::feature_set::FeatureSet;
+use crate::model::latent::Decoder;
 use crate::model::onnx::Runtime;
 use crate::num::Batch;
 use crate::num::key::{RngKey, SampleId};
 use crate::plan::{PreparedPlan, SecondsPerRow, Trial, with_work_kind};
 use crate::progress::Meter;
-use crate::sample::Sampler;
+use crate::sample::{ReplayedNoise, Sampler};
 
 /// The results of a trial, as the contents of its files.
 pub struct TrialOutput {
@@ -101,7 +103,13 @@ pub struct Executor<'a> {
     pub machine: ComputeOptions,
     /// Counts the finished rows of the current trial.
     pub meter: Arc<Meter>,
+    /// Noise for the random steps of samplers, in the place of noise from the seed. `None` as a rule.
+    pub step_noise: Option<ReplayedNoise>,
     pools: Vec<WorkerPool<'a>>,
+    /// The data as states of latent models.
+    encoded: latent::EncodedData,
+    /// The opened decoders of latent models by the model's position; `None` if a card has none.
+    decoders: Mutex<BTreeMap<usize, Option<Decoder>>>,
     /// The most recent reference features, because the trials of an entry share them.
     cached_reference: Mutex<Option<features::CachedFeatures>>,
     /// The opened extractors by their SHA-256.
@@ -122,11 +130,14 @@ impl<'a> Executor<'a> {
             .map(|m| WorkerPool::new(m, runtime, machine).with_meter(meter.clone()))
             .collect();
         Executor {
+            step_noise: None,
             prepared,
             runtime,
             machine,
             meter,
             pools,
+            encoded: prepared.data.iter().map(|_| Default::default()).collect(),
+            decoders: Mutex::default(),
             cached_reference: Mutex::default(),
             extractors: Mutex::default(),
         }
@@ -151,6 +162,7 @@ impl<'a> Executor<'a> {
         for trial in &self.prepared.plan.trials {
             with_work_kind!(&trial.work, work => work.dry_run(self))?;
         }
+        self.dry_run_coders()?;
         Ok(())
     }
 

@@ -88,7 +88,12 @@ fn frontier_of_group<'a>(
 ) -> Vec<FrontierRow> {
     // On the same nodes, the exact trace has the same solver error. The difference to it is
     // therefore the error of the estimator alone.
-    let of_kind = |kind: EstimateKind| group.iter().copied().find(|row| row.kind == kind);
+    let of_kind = |kind: EstimateKind| {
+        group
+            .iter()
+            .copied()
+            .find(|row| row.kind.of_estimator() == kind)
+    };
     let truth = of_kind(EstimateKind::OdeExact).or(of_kind(EstimateKind::ClosedForm));
     let known: Vec<EstimatorAccuracy> = group
         .iter()
@@ -149,7 +154,7 @@ fn estimator_accuracy<'a>(
     averages: &AveragingCounts,
 ) -> EstimatorAccuracy<'a> {
     let against = gaps.and_then(stats::rms);
-    let (error, basis) = match (row.kind, averages.get(&row.estimator)) {
+    let (error, basis) = match (row.kind.of_estimator(), averages.get(&row.estimator)) {
         (EstimateKind::OdeExact | EstimateKind::ClosedForm, _) => (Some(0.0), ErrorBasis::Exact),
         (EstimateKind::OdeStochastic, Some((_, units))) => {
             (row.probe_stderr.or(against), ErrorBasis::Averaged(*units))
@@ -243,8 +248,9 @@ fn frontier_row(
 /// Closed forms do not compete.
 fn mark_cheapest(rows: &mut [FrontierRow]) {
     let least = |cost: fn(&FrontierRow) -> Option<f64>, rows: &[FrontierRow]| {
-        let reached = (0..rows.len())
-            .filter(|i| cost(&rows[*i]).is_some() && rows[*i].kind != EstimateKind::ClosedForm);
+        let reached = (0..rows.len()).filter(|i| {
+            cost(&rows[*i]).is_some() && rows[*i].kind.of_estimator() != EstimateKind::ClosedForm
+        });
         reached.min_by(|a, b| {
             cost(&rows[*a])
                 .unwrap_or(f64::MAX)

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Dataset;
 use crate::flow::guidance::Guidance;
 use crate::model::conditions::PlannedCondition;
+use crate::model::latent::LatentEncoding;
 use crate::model::loaded::Model;
 use crate::model::precision::NetworkPrecision;
 use crate::num::shape::AxisLayout;
@@ -33,8 +34,8 @@ mod workload;
 pub use artifact_paths::{ArtifactPaths, reopen_run};
 pub use auto_steps::{AutoStepsRequest, ChosenSteps, StepsChooser};
 pub use capabilities::{
-    check_difference_step, check_estimator_supported, check_sampler_supported, initial_states,
-    max_samples, with_card_defaults,
+    check_difference_step, check_encodable, check_estimator_supported, check_sampler_supported,
+    initial_states, likelihood_bound, max_samples, with_card_defaults,
 };
 pub use conditions::{ModelSetting, check_condition_lengths};
 pub use cost::TrialCost;
@@ -117,6 +118,9 @@ pub struct PlannedModel {
     pub precision: Option<NetworkPrecision>,
     /// The shape of one sample.
     pub shape: Vec<usize>,
+    /// The shape of one decoded sample; `None` if samples are states of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoded_shape: Option<Vec<usize>>,
     /// The probability path, as the card has it.
     pub path: serde_json::Value,
     /// What the network predicts, as the card names it.
@@ -139,6 +143,9 @@ pub struct PlannedModel {
     /// The conditions of the networks by name, if the card has any.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub conditions: BTreeMap<String, PlannedCondition>,
+    /// The conditions by which the entries of the model are split in tables.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<String>,
     /// The guidance of the velocity. `None` if it is not guided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance: Option<Guidance>,
@@ -182,6 +189,10 @@ pub struct PlannedData {
     /// without `lattice: allow`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unbounded: bool,
+    /// How the data become states of a latent model; `None` if they are states already, or if they
+    /// are compared with samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encode: Option<LatentEncoding>,
 }
 
 /// A plan with its opened files.

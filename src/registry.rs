@@ -201,6 +201,9 @@ fn schema_keywords(kinds: &[KindSchema]) -> serde_json::Map<String, serde_json::
         .flat_map(KindSchema::spellings);
     let labelled: Vec<String> = labelled.map(escaped).collect();
     let mut forms = vec![json!({ "type": "string", "enum": bare })];
+    if kinds.iter().any(|k| k.name == "file") {
+        forms.push(json!({ "type": "string", "pattern": "\\.npy$" }));
+    }
     if !labelled.is_empty() {
         forms.push(
             json!({ "type": "string", "pattern": format!("^({})\\(.*\\)$", labelled.join("|")) }),

@@ -81,6 +81,10 @@ pub struct LikelihoodRow {
     /// older versions.
     #[serde(default)]
     pub entry_seconds: Option<f64>,
+    /// The values of the sample's conditions, such as `label=3`; empty if there are none or if they
+    /// are more than one number each.
+    #[serde(default)]
+    pub conditions: String,
 }
 
 /// Older runs have no column `draws`: they used one draw.
@@ -110,6 +114,10 @@ pub struct SampleRow {
     pub log_density: Option<f64>,
     /// The part of `seconds` that Jacobian products took.
     pub jvp_seconds: f64,
+    /// The values of the sample's conditions, such as `label=3`; empty if there are none or if they
+    /// are more than one number each.
+    #[serde(default)]
+    pub conditions: String,
 }
 
 /// `steps.csv`: one step of one population of samples under SteinDiff.
@@ -283,6 +291,10 @@ pub struct SummaryRow {
     /// steps.
     #[serde(default)]
     pub trajectory: Option<String>,
+    /// The guidance of the velocity, such as `1.5`; `1` for a conditional model without guidance. The
+    /// column is left out if no row has one.
+    #[serde(default)]
+    pub guidance: String,
 }
 
 /// `samples.csv`: one estimator on one sample.
@@ -311,6 +323,14 @@ pub struct SampleLikelihoodRow {
     /// The estimated size of the error that the solver's steps leave, in nats. It is an estimate
     /// for this path, not a bound.
     pub solver_error: Option<f64>,
+    /// The guidance of the velocity, such as `1.5`; `1` for a conditional model without guidance. The
+    /// column is left out if no row has one.
+    #[serde(default)]
+    pub guidance: String,
+    /// The values of the sample's conditions, such as `label=3`. The column is left out if no row has
+    /// any.
+    #[serde(default)]
+    pub conditions: String,
 }
 
 /// `pairs.csv`: the mean paired difference of two estimators, `estimator` minus `other`.
@@ -331,6 +351,32 @@ pub struct PairRow {
     pub low: f64,
     /// The upper end of the 95 % confidence interval of `difference`.
     pub high: f64,
+}
+
+/// `conditions.csv`: the averages of one estimator over the samples with one value of a condition,
+/// for entries with `by`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConditionRow {
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub solver: String,
+    /// The name of the condition in the card.
+    pub condition: String,
+    /// The value, a number or `null`.
+    pub value: String,
+    /// The number of samples in the averages.
+    pub n: usize,
+    /// The number of samples whose status is not `ok`; they are excluded from the averages.
+    pub failed: usize,
+    /// The mean negative log-likelihood in bits per dimension.
+    pub bits_per_dim: Option<f64>,
+    /// The standard error of `bits_per_dim` over the samples.
+    pub bits_per_dim_stderr: Option<f64>,
+    /// The mean log-likelihood per sample, in nats.
+    pub nats: Option<f64>,
+    /// The standard error of `nats` over the samples.
+    pub nats_stderr: Option<f64>,
 }
 
 /// `budget.csv`: one part of the uncertainty of one summary.
@@ -507,6 +553,10 @@ pub struct MetricRow {
     /// visits the same ones.
     #[serde(default)]
     pub trajectory: Option<String>,
+    /// The guidance of the velocity, such as `1.5`; `1` for a conditional model without guidance. The
+    /// column is left out if no row has one.
+    #[serde(default)]
+    pub guidance: String,
 }
 
 /// `contrasts.csv`: a statistic of one sampler's samples minus the statistic of another sampler's
@@ -683,6 +733,7 @@ tables! {
         summary: SummaryRow,
         samples: SampleLikelihoodRow,
         pairs: PairRow,
+        conditions: ConditionRow,
         budget: BudgetRow,
         frontier: FrontierRow,
         conventions: ConventionRow,
@@ -705,5 +756,32 @@ tables! {
 pub fn rows_to_csv<T: Serialize>(rows: &[T]) -> Result<Vec<u8>, csv::Error> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     rows.iter().try_for_each(|r| writer.serialize(r))?;
+    let bytes = writer.into_inner().map_err(|e| e.into_error())?;
+    without_empty_columns(&bytes)
+}
+
+/// The columns that a table has only if a row has a value there.
+const OPTIONAL_COLUMNS: [&str; 2] = ["guidance", "conditions"];
+
+/// The table without its optional columns that have no values.
+fn without_empty_columns(bytes: &[u8]) -> Result<Vec<u8>, csv::Error> {
+    let table = TextTable::read(bytes)?;
+    let is_empty = |column: usize| table.rows.iter().all(|(_, row)| row[column].is_empty());
+    let kept: Vec<usize> = (0..table.columns.len())
+        .filter(|i| !(OPTIONAL_COLUMNS.contains(&&table.columns[*i][..]) && is_empty(*i)))
+        .collect();
+    if kept.len() == table.columns.len() {
+        return Ok(bytes.to_vec());
+    }
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let pick = |row: &[String]| {
+        kept.iter()
+            .map(|i| row[*i].clone())
+            .collect::<Vec<String>>()
+    };
+    writer.write_record(pick(&table.columns))?;
+    for (_, row) in &table.rows {
+        writer.write_record(pick(row))?;
+    }
     writer.into_inner().map_err(|e| e.into_error().into())
 }

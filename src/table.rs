@@ -17,6 +17,7 @@ use crate::plan::{Plan, Trial, with_work_kind};
 use crate::rows::{LikelihoodRow, RefinedRow, StepRow, Tables};
 
 mod budget_rows;
+mod by_condition;
 mod contrast;
 mod conventions;
 mod density;
@@ -124,12 +125,39 @@ pub(crate) fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<T
         };
         row.trajectory = trajectories.get(label).cloned().flatten();
     }
+    set_guidance(plan, &mut tables);
+    tables.conditions = by_condition::condition_rows(plan, &likelihoods);
     tables.conventions = conventions::convention_rows(plan, &tables.summary);
     tables.budget = budget::budget_rows(&tables.summary, &refined, &dims);
     budget::set_solver_bias(&mut tables.summary, &tables.budget);
     tables.frontier = frontier::frontier_rows(&tables.summary, &tables.samples, &averaging, &dims);
     tables.gaps = gaps::dataset_gap_rows(&likelihoods);
     Ok(tables)
+}
+
+/// Sets the guidance of every row. Conditional models without guidance have the scale 1, if another
+/// model of the plan is guided.
+fn set_guidance(plan: &Plan, tables: &mut Tables) {
+    if plan.models.iter().all(|model| model.guidance.is_none()) {
+        return;
+    }
+    let label = |name: &str| {
+        let model = plan.models.iter().find(|model| model.name == name);
+        match model.map(|model| (model.guidance, model.conditions.is_empty())) {
+            Some((Some(guidance), _)) => guidance.label(),
+            Some((None, false)) => "1".to_owned(),
+            _ => String::new(),
+        }
+    };
+    for row in &mut tables.summary {
+        row.guidance = label(&row.model);
+    }
+    for row in &mut tables.samples {
+        row.guidance = label(&row.model);
+    }
+    for row in &mut tables.metrics {
+        row.guidance = label(&row.model);
+    }
 }
 
 fn read_csv_rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::interrupt::{interrupted_exit, stop_on_signal};
+use super::setting::SettingArgs;
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::convention::{self, AffineConversion, Convention, ConventionContext};
 use crate::data::{Dataset, path_without_member};
@@ -18,6 +19,7 @@ use crate::execute::{Executor, choose_steps};
 use crate::lattice::LatticePolicy;
 use crate::likelihood::{LikelihoodResult, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
+use crate::model::latent::LatentEncoding;
 use crate::model::loaded::Model;
 use crate::model::precision::NetworkPrecision;
 use crate::num::key::{RngKey, SampleId};
@@ -25,8 +27,8 @@ use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::num::{format_decimals, format_with_stderr, stats};
 use crate::output::{Output, OutputKind, Writer};
 use crate::plan::{
-    AutoStepsRequest, LikelihoodWork, PreparedPlan, check_difference_step,
-    check_estimator_supported, with_card_defaults,
+    AutoStepsRequest, LikelihoodWork, PreparedPlan, check_difference_step, check_encodable,
+    check_estimator_supported, likelihood_bound, with_card_defaults,
 };
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
@@ -63,6 +65,10 @@ pub(super) struct LikelihoodArgs {
     /// be repeated
     #[arg(long = "convention", value_name = "NAME")]
     conventions: Vec<String>,
+    /// How data become states of a latent model: by the `mean` of the encoder, or by a `draw` from
+    /// its distribution
+    #[arg(long, default_value = "mean", value_name = "mean|draw", value_parser = parse_encoding)]
+    encode: LatentEncoding,
     /// What to do with data for which bits per dimension are meaningless
     ///
     /// Such data are floats that were quantized and not dequantized, and data that do not have the
@@ -86,6 +92,8 @@ pub(super) struct LikelihoodArgs {
     /// The table to write (CSV); `-` is standard output
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
+    #[command(flatten)]
+    setting: SettingArgs,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
@@ -146,10 +154,12 @@ impl LikelihoodArgs {
             .map(|text| parse_spec("--precision", text))
             .transpose()?;
         let model = Model::open_with_precision(&self.model, precision)?;
+        let model = self.setting.apply(&model, self.seed)?;
         let inputs: Vec<PathBuf> = model
             .file_paths()
             .into_iter()
             .chain([path_without_member(&self.data)])
+            .chain(self.setting.input_files())
             .collect();
         let out = Output::new(OutputKind::Table, "--out", &self.out, &inputs)?;
         let asked = divergence.label();
@@ -169,22 +179,36 @@ impl LikelihoodArgs {
         solver
             .check(span)
             .map_err(|e| anyhow!("--solver {}", prefix_with_name(solver.name(), e)))?;
-        let mut data = Dataset::read(&self.data)?.with_layout(
+        let data = Dataset::read(&self.data)?;
+        let encode = model
+            .encodes(data.values.len() / data.len().max(1))
+            .then_some(self.encode);
+        let data_card = match encode {
+            Some(_) => &model.data_card,
+            None => &model.card,
+        };
+        let mut data = data.with_layout(
             self.layout.as_ref().map(RequestedLayout::unconditional),
-            &model.card.shape,
+            &data_card.shape,
         )?;
-        data.check_fits(&model.card)?;
+        data.check_fits(data_card)?;
+        if encode.is_some() {
+            check_encodable(&model, self.dequantization.is_some())?;
+        }
+        SettingArgs::check_lengths(&model, data.len(), &format!("{} holds", data.name))?;
         check_difference_step(&model, &divergence, &data).context("--divergence")?;
-        let bound = data.likelihood_bound(&model.card, self.lattice)?;
+        let bound = likelihood_bound(&model, &data, self.lattice)?;
         data.notes.extend(bound.reason);
         let dequantization = self
             .dequantization
             .as_deref()
             .map(|text| parse_spec("--dequantization", text))
             .transpose()?;
-        let allowed = (self.lattice == LatticePolicy::Allow).then_some(bound.kind);
+        let shown = self.lattice == LatticePolicy::Allow || bound.kind == BoundKind::Latent;
+        let allowed = shown.then_some(bound.kind);
         let conventions = resolve_conventions(&self.conventions, &model.card)?;
-        let extra = ExtraColumns {
+        let mut extra = ExtraColumns {
+            kind: None,
             dequantization,
             allowed_bound: allowed,
             conventions,
@@ -212,6 +236,7 @@ impl LikelihoodArgs {
             let request = AutoStepsRequest {
                 model: &model,
                 data: &data,
+                encode,
                 solver: &solver,
                 estimators: &estimators,
                 samples: data.len(),
@@ -236,7 +261,10 @@ impl LikelihoodArgs {
             dequantization: extra.dequantization.clone(),
             automatic: false,
         };
-        let prepared = PreparedPlan::of_one_trial(model, vec![data], work.clone(), self.seed)?;
+        let guided = model.guidance.map(|_| work.estimators[0].kind().guided());
+        extra.kind = guided;
+        let mut prepared = PreparedPlan::of_one_trial(model, vec![data], work.clone(), self.seed)?;
+        prepared.plan.data[0].encode = encode;
         let executor = Executor::new(&prepared, runtime, machine);
         executor.dry_run()?;
         let card = &prepared.models[0].card;
@@ -285,6 +313,11 @@ impl LikelihoodArgs {
     }
 }
 
+/// Parses the value of `--encode`.
+fn parse_encoding(text: &str) -> Result<LatentEncoding, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected mean or draw".to_owned())
+}
+
 /// Parses the value of `--lattice`.
 fn parse_lattice(text: &str) -> Result<LatticePolicy, String> {
     serde_json::from_value(text.into()).map_err(|_| "expected refuse or allow".to_owned())
@@ -292,6 +325,8 @@ fn parse_lattice(text: &str) -> Result<LatticePolicy, String> {
 
 /// The columns that options add after [`LIKELIHOOD_COLUMNS`].
 struct ExtraColumns {
+    /// The value of the column `kind`, for the flow of a guided velocity.
+    kind: Option<EstimateKind>,
     /// The value of `--dequantization`.
     dequantization: Option<Dequantization>,
     /// The value of the column `bound` under `--lattice allow`.
@@ -308,8 +343,9 @@ impl ExtraColumns {
             (None, Some(_)) => &["bound"],
             (None, None) => &[],
         };
-        draws
-            .iter()
+        let kind: &[&str] = if self.kind.is_some() { &["kind"] } else { &[] };
+        kind.iter()
+            .chain(draws)
             .copied()
             .chain(self.conventions.iter().map(|(name, _)| *name))
             .map(str::to_owned)
@@ -319,7 +355,8 @@ impl ExtraColumns {
     /// The cells of one row; an absent number is an empty cell.
     fn cells(&self, row: &LikelihoodResult) -> Vec<String> {
         let number = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
-        let mut cells = Vec::new();
+        let mut cells: Vec<String> = Vec::new();
+        cells.extend(self.kind.map(|kind| kind.as_str().to_owned()));
         let nothing = self.allowed_bound.filter(|bound| *bound == BoundKind::None);
         match &self.dequantization {
             Some(dequantization) => {

@@ -32,6 +32,7 @@ mod report;
 mod run;
 mod sample;
 mod schema;
+mod setting;
 mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.

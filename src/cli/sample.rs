@@ -8,18 +8,20 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use super::interrupt::{interrupted_exit, stop_on_signal};
+use super::setting::SettingArgs;
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::data::{Dataset, encode_npy_f32, path_without_member, png_grid};
 use crate::execute::Executor;
 use crate::model::loaded::Model;
 use crate::num::format_decimals;
 use crate::num::key::SampleId;
+use crate::num::npy::parse_npy;
 use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::output::{Output, OutputKind};
 use crate::plan::{PreparedPlan, SampleWork, check_sampler_supported, max_samples};
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
-use crate::sample::{DrawnSamples, Sampler, SamplerContext};
+use crate::sample::{DrawnSamples, ReplayedNoise, Sampler, SamplerContext, diffusers};
 use crate::stop;
 
 /// The arguments of `flowgauge sample`.
@@ -30,8 +32,16 @@ pub(super) struct SampleArgs {
     model: PathBuf,
     /// The sampler: `heun`, `"{heun: {steps: 18, schedule: karras}}"` or another of `flowgauge
     /// list`
-    #[arg(long, value_name = "SPEC")]
-    sampler: String,
+    #[arg(long, value_name = "SPEC", required_unless_present = "scheduler")]
+    sampler: Option<String>,
+    /// A scheduler_config.json of diffusers, whose scheduler is followed step by step; needs --steps
+    #[arg(
+        long,
+        value_name = "JSON",
+        conflicts_with = "sampler",
+        requires = "steps"
+    )]
+    scheduler: Option<PathBuf>,
     /// The number of steps; overrides the sampler's `steps`
     #[arg(long)]
     steps: Option<usize>,
@@ -44,6 +54,10 @@ pub(super) struct SampleArgs {
     /// An array of states at the prior end, used instead of random noise
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
+    /// An array of the noise of random steps, used instead of noise from the seed: draws × samples ×
+    /// the card's shape. Step i takes draw i, or draws 2i and 2i + 1 where a step draws twice
+    #[arg(long, value_name = "FILE")]
+    step_noise: Option<PathBuf>,
     /// The order of the axes of --noise if it differs from the card's, one letter per axis, such as
     /// NHWC
     #[arg(long, value_name = "LETTERS", requires = "noise")]
@@ -51,9 +65,14 @@ pub(super) struct SampleArgs {
     /// The array to write (.npy)
     #[arg(long, value_name = "NPY")]
     out: PathBuf,
+    /// Write the latents of a latent model, without decoding them
+    #[arg(long)]
+    latents: bool,
     /// A picture of the first samples (at most 256) to write as PNG
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
+    #[command(flatten)]
+    setting: SettingArgs,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
@@ -64,15 +83,32 @@ impl SampleArgs {
     /// # Errors
     /// Fails if an option, the card or the noise are wrong, or if a file cannot be written.
     pub(super) fn execute(self) -> Result<Exit> {
-        let mut sampler: Sampler = parse_spec("--sampler", &self.sampler)?;
+        // A sampler on the command line is checked before any file is opened.
+        let given: Option<Sampler> = self
+            .sampler
+            .as_deref()
+            .map(|text| parse_spec("--sampler", text))
+            .transpose()?;
+        let model = self.setting.apply(&Model::open(&self.model)?, self.seed)?;
+        let mut sampler = match (given, &self.scheduler) {
+            (None, Some(file)) => self.sampler_of_scheduler(file, &model)?,
+            (given, _) => given.context("--sampler is missing")?,
+        };
+        let flag = if self.scheduler.is_some() {
+            "--scheduler"
+        } else {
+            "--sampler"
+        };
         if let Some(steps) = self.steps {
             sampler = sampler.with_steps(steps);
         }
-        let model = Model::open(&self.model)?;
         let inputs: Vec<PathBuf> = model
             .file_paths()
             .into_iter()
             .chain(self.noise.as_deref().map(path_without_member))
+            .chain(self.setting.input_files())
+            .chain(self.step_noise.clone())
+            .chain(self.scheduler.clone())
             .collect();
         let out = Output::new(OutputKind::Array, "--out", &self.out, &inputs)?;
         let inputs = out.appended_to(&inputs);
@@ -83,8 +119,8 @@ impl SampleArgs {
             .transpose()?;
         sampler
             .check(&SamplerContext::for_model(&model))
-            .map_err(|e| anyhow!("--sampler {}", prefix_with_name(sampler.name(), e)))?;
-        check_sampler_supported(&model, &sampler).context("--sampler")?;
+            .map_err(|e| anyhow!("{flag} {}", prefix_with_name(sampler.name(), e)))?;
+        check_sampler_supported(&model, &sampler).context(flag)?;
         let noise = self
             .noise
             .as_deref()
@@ -94,6 +130,7 @@ impl SampleArgs {
         if count == 0 {
             bail!("--count is 0, expected at least 1");
         }
+        SettingArgs::check_lengths(&model, count, "the call draws")?;
         let most = max_samples(model.dim());
         if count > most {
             bail!(
@@ -111,11 +148,19 @@ impl SampleArgs {
         };
         let data = noise.into_iter().collect();
         let prepared = PreparedPlan::of_one_trial(model, data, work.clone(), self.seed)?;
-        let executor = Executor::new(
+        let mut executor = Executor::new(
             &prepared,
             self.runtime_args.runtime()?,
             self.runtime_args.machine(),
         );
+        executor.step_noise = self
+            .step_noise
+            .as_deref()
+            .map(|file| {
+                read_step_noise(file, count, &prepared.models[0].card.shape)
+                    .with_context(|| format!("--step-noise {}", file.display()))
+            })
+            .transpose()?;
         executor.dry_run()?;
         let card = &prepared.models[0].card;
         let samples: Vec<SampleId> = (0..count as SampleId).collect();
@@ -128,7 +173,15 @@ impl SampleArgs {
             rows,
             "samples",
         );
-        let ended = executor.for_each_sample_batch(&work, &samples, |part| {
+        let model = &prepared.models[0];
+        let shape = match self.latents {
+            true => card.shape.clone(),
+            false => model.sample_shape(),
+        };
+        let ended = executor.for_each_sample_batch(&work, &samples, |mut part| {
+            if !self.latents {
+                part.x = executor.decode(0, part.x)?;
+            }
             drawn.append(part);
             Ok(())
         });
@@ -137,13 +190,13 @@ impl SampleArgs {
         if let Err(error) = ended {
             let mut out = out.begin()?;
             if stop::requested() && x.nrows() > 0 {
-                out.write_all(&encode_npy_f32(x, &card.shape)?)?;
+                out.write_all(&encode_npy_f32(x, &shape)?)?;
             }
             return interrupted_exit(error, out, [x.nrows(), count], "samples");
         }
-        let picture = || png_grid(x, &card.shape, card.data.map(|d| d.range)).context("--png");
+        let picture = || png_grid(x, &shape, card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
-        out.write(&encode_npy_f32(x, &card.shape)?)?;
+        out.write(&encode_npy_f32(x, &shape)?)?;
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }
@@ -156,7 +209,7 @@ impl SampleArgs {
             format_args!(
                 "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, \
                  {}: {}",
-                card.shape,
+                shape,
                 each(&drawn.evaluations),
                 each(&drawn.products),
                 format_duration(began.elapsed().as_secs_f64()),
@@ -175,6 +228,26 @@ impl SampleArgs {
         Ok(Exit::Success)
     }
 
+    /// The sampler that follows the scheduler in a file, for a card with the scheduler's path.
+    ///
+    /// # Errors
+    /// Fails if the file is not a scheduler's configuration, if the scheduler is not followed, or if
+    /// the card has another path or prediction.
+    fn sampler_of_scheduler(&self, file: &Path, model: &Model) -> Result<Sampler> {
+        let named = || format!("--scheduler {}", file.display());
+        let text = std::fs::read_to_string(file).with_context(named)?;
+        let json: serde_json::Value = serde_json::from_str(&text).with_context(named)?;
+        let scheduler = diffusers::from_scheduler_config(&json)
+            .and_then(|s| s.check_card(&model.card, &model.curve).map(|()| s))
+            .map_err(|e| anyhow!("{}: {e}", named()))?;
+        if !self.runtime_args.quiet {
+            for note in &scheduler.notes {
+                errln!("flowgauge: {}: {note}", file.display());
+            }
+        }
+        parse_spec("--scheduler", &scheduler.sampler.to_string())
+    }
+
     /// Reads the states at the prior end from a file, in the card's order of axes.
     ///
     /// # Errors
@@ -190,4 +263,32 @@ impl SampleArgs {
         }
         Ok(noise)
     }
+}
+
+/// Reads the noise of random steps: draws × samples × the card's shape.
+///
+/// # Errors
+/// Fails if the file is not a `.npy` array of this shape.
+fn read_step_noise(file: &Path, count: usize, shape: &[usize]) -> Result<ReplayedNoise> {
+    let (values, _) = parse_npy(&std::fs::read(file)?)?;
+    let wanted = [&[count], shape].concat();
+    if values.ndim() != wanted.len() + 1 || values.shape()[1..] != wanted[..] {
+        bail!(
+            "it has shape {:?}, expected [draws, {}]",
+            values.shape(),
+            wanted
+                .iter()
+                .map(usize::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
+    }
+    let draws = values.shape()[0];
+    let dim = shape.iter().product();
+    Ok(ReplayedNoise {
+        draws: values
+            .as_standard_layout()
+            .into_owned()
+            .into_shape_with_order((draws, count, dim))?,
+    })
 }

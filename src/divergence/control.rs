@@ -354,6 +354,10 @@ impl VectorField for ControlledVelocity<'_, '_> {
         self.velocity.calls_at(t)
     }
 
+    fn switch_times(&self) -> Vec<f64> {
+        self.velocity.switch_times()
+    }
+
     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         let started = Instant::now();
         let velocity = self.velocity.velocity(at)?;

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::latent::encode_data;
 use super::{ComputeOptions, WorkerPool};
 use crate::divergence::DivergenceEstimator;
 use crate::likelihood::LikelihoodTask;
@@ -45,6 +46,18 @@ pub fn choose_steps(
     }
     let (model, data, key) = (request.model, request.data, request.key);
     let samples: Vec<SampleId> = (0..request.samples.min(COMPARED_SAMPLES) as SampleId).collect();
+    let encoded = match request.encode {
+        Some(encoding) => Some(encode_data(
+            model,
+            data,
+            encoding,
+            samples.len(),
+            key,
+            (runtime, machine),
+        )?),
+        None => None,
+    };
+    let states = encoded.as_ref().unwrap_or(data);
     let pool = WorkerPool::new(model, runtime, machine);
     let values = |solver: &Solver| -> Result<Vec<Option<f64>>> {
         let task = LikelihoodTask {
@@ -54,13 +67,13 @@ pub fn choose_steps(
             estimators: &estimators,
             key,
         };
-        let states = |batch: &[SampleId]| data.states(&model.card, key, batch);
+        let states = |batch: &[SampleId]| states.states(&model.card, key, batch);
         let (rows, _) = pool.log_likelihoods(&task, &samples, false, states)?;
         Ok(rows.iter().map(|row| row.log_likelihood).collect())
     };
     let (steps, gap) = double_steps_until_agreement(request.solver, samples.len(), values)?;
     Ok(ChosenSteps {
-        model: model.card.name.clone(),
+        model: model.label(),
         data_sha256: data.sha256.clone(),
         solver: request.solver.clone(),
         estimators: request.estimators.to_vec(),

@@ -18,7 +18,7 @@ impl ExecuteWork for BudgetWork {
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
         let (w, samples) = (&self.0, task.samples);
         let (plan, model) = (&executor.prepared.plan, &executor.prepared.models[w.model]);
-        let data = &executor.prepared.data[w.data];
+        let data = executor.state_data(w.data)?;
         // An automatic budget has only the finer steps: the page's headline needs nothing more.
         let wide = if w.automatic {
             None

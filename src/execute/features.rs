@@ -98,7 +98,7 @@ impl Executor<'_> {
         let Some(file) = extractor else {
             return Ok(ExtractedFeatures::from_rows(x));
         };
-        let card = &self.prepared.models[model].card;
+        let card = &self.prepared.models[model].data_card;
         let coding = card.data.map(|d| PixelCoding::Range(d.range));
         self.with_extractor(file, |extractor| {
             let shape = extractor_input_shape(extractor, card);
@@ -117,7 +117,10 @@ impl Executor<'_> {
         data: usize,
         extractor: &Extractor,
     ) -> Result<()> {
-        let (card, data) = (&self.prepared.models[model].card, &self.prepared.data[data]);
+        let (card, data) = (
+            &self.prepared.models[model].data_card,
+            &self.prepared.data[data],
+        );
         let some = data.states(
             card,
             self.key(),
@@ -143,7 +146,10 @@ impl Executor<'_> {
         data: usize,
         extractor: Option<&PlannedFile>,
     ) -> Result<ExtractedFeatures> {
-        let (card, data) = (&self.prepared.models[model].card, &self.prepared.data[data]);
+        let (card, data) = (
+            &self.prepared.models[model].data_card,
+            &self.prepared.data[data],
+        );
         let states = || data.states(card, self.key(), &Executor::sample_ids(0, data.len()));
         let Some(file) = extractor else {
             return Ok(ExtractedFeatures::from_rows(states()));

@@ -17,12 +17,21 @@ impl ExecuteWork for LikelihoodWork {
             Ok(())
         })?;
         rows.sort_by_key(|row| (row.estimator, row.sample));
-        let card = &executor.prepared.models[self.model].card;
+        let model = &executor.prepared.models[self.model];
+        let card = &model.card;
         let bound = match &self.dequantization {
             _ if plan.data[self.data].unbounded => BoundKind::None,
+            _ if card.latent.is_some() => BoundKind::Latent,
             Some(dequantization) => dequantization.bound_kind(),
             None if executor.prepared.data[self.data].is_quantized(card) => BoundKind::Elbo,
             None => BoundKind::Density,
+        };
+        let kind = |r: &LikelihoodResult| {
+            let kind = self.estimators[r.estimator].kind();
+            match model.guidance {
+                Some(_) => kind.guided(),
+                None => kind,
+            }
         };
         let label = |r: &LikelihoodResult| self.estimators[r.estimator].label();
         write_rows(rows.iter().map(|r| {
@@ -35,7 +44,7 @@ impl ExecuteWork for LikelihoodWork {
                 model: plan.models[self.model].name.clone(),
                 dataset: plan.data[self.data].name.clone(),
                 estimator: label(r),
-                kind: self.estimators[r.estimator].kind(),
+                kind: kind(r),
                 solver: solver_label(&self.solver),
                 sample: r.sample as usize,
                 log_likelihood: r.log_likelihood,
@@ -57,6 +66,7 @@ impl ExecuteWork for LikelihoodWork {
                 draws: self.draws(),
                 dequantization_stderr: r.dequantization_stderr,
                 solver_error: r.solver_error,
+                conditions: model.conditions.describe_sample(r.sample),
             }
         }))
     }
@@ -76,7 +86,7 @@ impl Executor<'_> {
     ) -> Result<()> {
         let (model, data) = (
             &self.prepared.models[work.model],
-            &self.prepared.data[work.data],
+            self.state_data(work.data)?,
         );
         self.pools[work.model].for_each_dequantized_log_likelihood(
             &self.likelihood_task(work),

@@ -181,7 +181,7 @@ impl ExecuteWork for FlowMapWork {
         let (plan, opened, data) = (
             &executor.prepared.plan,
             &executor.prepared.models[self.model],
-            &executor.prepared.data[self.data],
+            executor.state_data(self.data)?,
         );
         let all = data.states(
             &opened.card,

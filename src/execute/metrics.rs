@@ -124,12 +124,13 @@ impl MetricsWork {
             features: features_name(self.extractor.as_ref()),
             note: measured.notes.join("; "),
             trajectory: self.sampler.as_ref().and_then(|s| s.trajectory()),
+            guidance: String::new(),
         }
     }
 
     /// A few reference samples, which stay with the run so that a report needs no data files.
     fn reference_array(&self, executor: &Executor) -> Result<Vec<u8>> {
-        let card = &executor.prepared.models[self.model].card;
+        let card = &executor.prepared.models[self.model].data_card;
         let data = &executor.prepared.data[self.reference];
         let shown = Executor::sample_ids(0, data.len().min(MAX_STORED_REFERENCE_SAMPLES));
         encode_npy_f32(&data.states(card, executor.key(), &shown), &card.shape)

@@ -7,10 +7,12 @@ use super::pool::{Worker, WorkerPool, WorkerSpec};
 use crate::flow::field::{EvalError, JacobianOperator, Points, VectorField};
 use crate::num::key::{RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
-use crate::sample::{Denoiser, DrawnSamples, SampleRequest, Sampler, SamplerContext};
+use crate::sample::{
+    Denoiser, DrawnSamples, ReplayedNoise, SampleRequest, Sampler, SamplerContext,
+};
 
 impl WorkerPool<'_> {
-    /// Draws samples from their initial noise. Samplers that need a population evaluate each whole
+    /// Draws samples from their initial noise. Random steps take `step_noise` if it is given. Samplers that need a population evaluate each whole
     /// population together. Each batch or population is passed to `take` in the order of the
     /// samples, as soon as all earlier ones have been passed. Returns the time for Jacobian
     /// products in seconds, which is measured only for samplers that need a population.
@@ -23,11 +25,14 @@ impl WorkerPool<'_> {
         samples: &[SampleId],
         key: RngKey,
         noise: impl Fn(&[SampleId]) -> Batch + Sync,
+        step_noise: Option<&ReplayedNoise>,
         mut take: impl FnMut(DrawnSamples) -> Result<()> + Send,
     ) -> Result<f64> {
         let (on, prior) = (SamplerContext::for_model(self.model), self.model.prior);
         if let Some(population) = sampler.population() {
+            let calls_at = self.model.network_calls()?;
             let mut field = ParallelField {
+                calls_at: &calls_at,
                 pool: self,
                 sampler,
                 product_seconds: 0.0,
@@ -40,6 +45,7 @@ impl WorkerPool<'_> {
                         prior,
                         key,
                         samples,
+                        step_noise,
                     },
                     noise(samples),
                 )?)?;
@@ -58,6 +64,7 @@ impl WorkerPool<'_> {
                     prior,
                     key,
                     samples: batch,
+                    step_noise,
                 },
                 noise(batch),
             )
@@ -76,6 +83,8 @@ pub(super) struct ParallelField<'p, 'm> {
     pub pool: &'p WorkerPool<'m>,
     /// The sampler that uses the field.
     pub sampler: &'p Sampler,
+    /// The number of calls of the network for one row at a time.
+    pub calls_at: &'p (dyn Fn(f64) -> u64 + Sync),
     /// The time for Jacobian products so far, in seconds.
     pub product_seconds: f64,
 }
@@ -133,6 +142,10 @@ impl VectorField for ParallelField<'_, '_> {
     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         self.map_states(at, VectorField::velocity)
     }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        (self.calls_at)(t)
+    }
 }
 
 impl Denoiser for ParallelField<'_, '_> {
@@ -148,6 +161,10 @@ impl Denoiser for ParallelField<'_, '_> {
 impl JacobianOperator for ParallelField<'_, '_> {
     fn dim(&self) -> usize {
         self.pool.model.dim()
+    }
+
+    fn calls_at(&self, t: f64) -> u64 {
+        (self.calls_at)(t)
     }
 
     fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {

@@ -379,12 +379,19 @@ impl<'a> WorkerPool<'a> {
     /// Fails if a network cannot be opened or called, or if an output has the wrong shape.
     pub fn dry_run(&self, needs: WorkerSpec, samples: usize, x: &Batch) -> Result<()> {
         let mut worker = self.acquire_worker(needs, self.batch_split(samples).threads_per_call)?;
-        let two = ndarray::concatenate(Axis(0), &[x.view(), x.view()])?;
+        // Samples with the lowest and the highest class of a condition show whether the network
+        // knows all classes.
+        let mut ids: Vec<SampleId> = self.model.conditions.extreme_samples(samples as SampleId);
+        ids.extend([0, 1].iter().take(2usize.saturating_sub(ids.len())));
+        let views = vec![x.view(); ids.len()];
+        let two = ndarray::concatenate(Axis(0), &views)?;
         let (start, end) = (self.model.curve.data_end(), self.model.curve.prior_end());
         let t = vec![start; two.nrows()];
-        let samples: Vec<SampleId> = (0..two.nrows() as SampleId).collect();
-        let at = Points::new(&samples, &t, &two);
-        let first = || "a first call, with two samples, failed".to_owned();
+        let at = Points::new(&ids, &t, &two);
+        let first = || {
+            let values = self.model.conditions.describe_samples(&ids);
+            format!("a first call, with {} samples{values}, failed", ids.len())
+        };
         if let Some(velocity) = &mut worker.velocity {
             velocity.velocity(at).with_context(first)?;
         }

@@ -15,7 +15,7 @@ impl ExecuteWork for ProfileWork {
         let plan = &executor.prepared.plan;
         let (model, data) = (
             &executor.prepared.models[w.model],
-            &executor.prepared.data[w.data],
+            executor.state_data(w.data)?,
         );
         // One draw of dequantization noise: the nodes belong to one path.
         let states = |batch: &[SampleId]| data.states(&model.card, executor.key(), batch);

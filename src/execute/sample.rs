@@ -44,9 +44,11 @@ impl ExecuteWork for SampleWork {
                     .map(|d| d[i])
                     .filter(|d| d.is_finite()),
                 jvp_seconds: product_seconds / count as f64,
+                conditions: opened.conditions.describe_sample(*s),
             }
         }))?;
-        output.array = Some(encode_npy_f32(x, &opened.card.shape)?);
+        let decoded = executor.decode(self.model, drawn.x.clone())?;
+        output.array = Some(encode_npy_f32(&decoded, &opened.sample_shape())?);
         if let Sampler::SteinDiff(around) = &self.sampler {
             output.steps = Some(
                 write_rows(
@@ -133,6 +135,7 @@ impl Executor<'_> {
             samples,
             self.key(),
             noise,
+            self.step_noise.as_ref(),
             take,
         )
     }

@@ -65,7 +65,7 @@ impl ExecuteWork for SteinWork {
         let spec = &self.stein;
         let (opened, set, key) = (
             &executor.prepared.models[self.model],
-            &executor.prepared.data[self.data],
+            executor.state_data(self.data)?,
             executor.key(),
         );
         let samples = Executor::sample_ids(0, spec.samples);

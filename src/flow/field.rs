@@ -261,6 +261,12 @@ pub trait VectorField: Send {
     fn calls_at(&self, _t: f64) -> u64 {
         1
     }
+
+    /// The times at which the field itself switches, such as the ends of an interval of guidance. No
+    /// step of a solver goes across one.
+    fn switch_times(&self) -> Vec<f64> {
+        Vec::new()
+    }
 }
 
 /// Products with the Jacobian J = ∂v/∂x of a velocity v.

@@ -392,6 +392,11 @@ impl<F: VectorField> VectorField for Guided<F> {
     fn calls_at(&self, t: f64) -> u64 {
         self.guided_calls(t) * self.field.calls_at(t)
     }
+
+    fn switch_times(&self) -> Vec<f64> {
+        let times = |active: &ActiveGuidance<F>| active.guidance.switch_times(&active.curve);
+        self.guidance.as_ref().map(times).unwrap_or_default()
+    }
 }
 
 impl<F: JacobianOperator> JacobianOperator for Guided<F> {

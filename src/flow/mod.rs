@@ -17,6 +17,7 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod betas;
 pub mod field;
 pub mod flow_map;
 pub mod grid;

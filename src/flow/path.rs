@@ -1,7 +1,12 @@
 //! Probability paths x_t = α(t) x₀ + σ(t) ε: the coefficients α and σ with their derivatives.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::betas::DiscreteTable;
+pub use super::betas::{Betas, IndexInterpolation};
 
 /// A probability path x_t = α(t) x₀ + σ(t) ε with its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -79,7 +84,8 @@ pub enum ProbabilityPath {
         t_max: f64,
     },
     /// The path of DDPM (Ho et al. 2020) with `steps` discrete times. Between them ln α is
-    /// interpolated linearly, as in DPM-Solver. The time is t = (index + 1)/`steps`.
+    /// interpolated linearly, as in DPM-Solver, unless `interpolation` says otherwise. The time is
+    /// t = (index + 1)/`steps`.
     Discrete {
         /// The β schedule (default: linear from 1e-4 to 0.02).
         #[serde(default)]
@@ -87,24 +93,20 @@ pub enum ProbabilityPath {
         /// The number of discrete times (default: 1000).
         #[serde(default = "d::steps")]
         steps: usize,
+        /// Whether √ᾱ is shifted and scaled so that it is 0 at the last index, as by
+        /// `rescale_betas_zero_snr` of diffusers (Lin et al. 2024). Default: false. A prediction of
+        /// noise then determines no clean data at the last index.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        zero_terminal_snr: bool,
+        /// The value of ᾱ = α² at the last index, in the place of the one that the betas give.
+        /// Schedulers of diffusers that work in σ/α take 2⁻²⁴ = 5.960464477539063e-8 in the place
+        /// of the 0 of `zero_terminal_snr`. Default: the value of the betas.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_alpha_bar: Option<f64>,
+        /// What is linear in the index between two discrete times (default: `log-alpha`).
+        #[serde(default, skip_serializing_if = "IndexInterpolation::is_default")]
+        interpolation: IndexInterpolation,
     },
-}
-
-/// The β schedule of a discrete (DDPM) path: the first and the last β.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-#[schemars(transform = crate::registry::Aliases(&[]))]
-pub enum Betas {
-    /// β is equally spaced from the first to the last value.
-    Linear([f64; 2]),
-    /// √β is equally spaced from the first to the last value, as for latent diffusion models.
-    ScaledLinear([f64; 2]),
-}
-
-impl Default for Betas {
-    fn default() -> Self {
-        Betas::Linear([1e-4, 0.02])
-    }
 }
 
 /// The default parameters of the paths.
@@ -175,29 +177,78 @@ impl PathCoefficients {
     }
 }
 
-/// A path whose parameters are checked, with the table of ln α that a `discrete` path needs.
+/// A path whose parameters are checked, with the table of α that a `discrete` path needs.
 #[derive(Debug, Clone)]
 pub struct PathCurve {
     path: ProbabilityPath,
-    /// ln α at the times t_i = (i + 1)/N of a `discrete` path; empty for the others.
-    log_alpha: Vec<f64>,
+    /// α at the times t_i = (i + 1)/N of a `discrete` path; empty for the others.
+    table: DiscreteTable,
 }
 
 impl ProbabilityPath {
     /// Checks the parameters and returns the curve.
     ///
     /// # Errors
-    /// Fails if a parameter is out of its range. The message names the key and what is expected.
+    /// Fails if a parameter is out of its range, or if the betas are in a file that was not read;
+    /// see [`ProbabilityPath::with_betas`]. The message names the key and what is expected.
     pub fn curve(&self) -> Result<PathCurve, String> {
         self.check()?;
-        let log_alpha = match self {
-            ProbabilityPath::Discrete { betas, steps } => betas.log_alpha(*steps),
-            _ => Vec::new(),
+        let table = match self {
+            ProbabilityPath::Discrete {
+                betas,
+                steps,
+                zero_terminal_snr,
+                last_alpha_bar,
+                interpolation,
+            } => DiscreteTable::new(
+                betas,
+                *steps,
+                *zero_terminal_snr,
+                *last_alpha_bar,
+                *interpolation,
+            )?,
+            _ => DiscreteTable::default(),
         };
         Ok(PathCurve {
             path: self.clone(),
-            log_alpha,
+            table,
         })
+    }
+
+    /// The file with the betas of a `discrete` path, relative to the card's folder. `None` if the
+    /// path names no file.
+    pub fn betas_file(&self) -> Option<&Path> {
+        match self {
+            ProbabilityPath::Discrete {
+                betas: Betas::File(file),
+                ..
+            } => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The same path with the given values in the place of the file of its betas. A path without
+    /// such a file is returned as it is.
+    #[must_use]
+    pub fn with_betas(&self, values: Vec<f64>) -> ProbabilityPath {
+        let mut path = self.clone();
+        if let ProbabilityPath::Discrete { betas, .. } = &mut path
+            && matches!(betas, Betas::File(_))
+        {
+            *betas = Betas::Values(values);
+        }
+        path
+    }
+
+    /// A `discrete` path with the given betas and no further options.
+    pub fn discrete(betas: Betas, steps: usize) -> ProbabilityPath {
+        ProbabilityPath::Discrete {
+            betas,
+            steps,
+            zero_terminal_snr: false,
+            last_alpha_bar: None,
+            interpolation: IndexInterpolation::LogAlpha,
+        }
     }
 
     /// Returns the kind as a card names it.
@@ -249,10 +300,7 @@ impl ProbabilityPath {
                 t_min: 0.0,
                 t_max: 1.0,
             },
-            ProbabilityPath::Discrete {
-                betas: Betas::default(),
-                steps: d::steps(),
-            },
+            ProbabilityPath::discrete(Betas::default(), d::steps()),
         ]
     }
 
@@ -315,41 +363,9 @@ impl ProbabilityPath {
                     .then_some(())
                     .ok_or_else(|| format!("path: t_max is {t_max}, expected at most 1"))
             }
-            ProbabilityPath::Discrete { betas, steps } => {
-                let [first, last] = betas.ends();
-                let fine =
-                    first > 0.0 && first <= last && last < 1.0 && (2..=1_000_000).contains(steps);
-                fine.then_some(()).ok_or_else(|| {
-                    "path: need 0 < first beta <= last beta < 1 and 2 to 1000000 steps".to_owned()
-                })
-            }
+            // The betas are checked where their table is made.
+            ProbabilityPath::Discrete { .. } => Ok(()),
         }
-    }
-}
-
-impl Betas {
-    /// Returns the first and the last β.
-    fn ends(&self) -> [f64; 2] {
-        match self {
-            Betas::Linear(ends) | Betas::ScaledLinear(ends) => *ends,
-        }
-    }
-
-    /// Returns ln α = ½ Σ ln(1 − β) after each of the `steps` discrete times.
-    fn log_alpha(&self, steps: usize) -> Vec<f64> {
-        let [first, last] = self.ends();
-        let line = |a: f64, b: f64, i: usize| a + (b - a) * i as f64 / (steps - 1) as f64;
-        let beta = |i: usize| match self {
-            Betas::Linear(_) => line(first, last, i),
-            Betas::ScaledLinear(_) => line(first.sqrt(), last.sqrt(), i).powi(2),
-        };
-        let mut sum = 0.0;
-        (0..steps)
-            .map(|i| {
-                sum += 0.5 * (-beta(i)).ln_1p();
-                sum
-            })
-            .collect()
     }
 }
 
@@ -479,12 +495,7 @@ impl PathCurve {
                 alpha_dot: 1.0,
                 sigma_dot: -1.0,
             },
-            ProbabilityPath::Discrete { steps, .. } => {
-                let n = steps as f64;
-                let i = ((t * n - 1.0).floor().max(0.0) as usize).min(steps - 2);
-                let slope = (self.log_alpha[i + 1] - self.log_alpha[i]) * n;
-                variance_preserving(self.log_alpha[i] + slope * (t - (i + 1) as f64 / n), slope)
-            }
+            ProbabilityPath::Discrete { .. } => self.table.at(t),
         }
     }
 
@@ -528,7 +539,7 @@ fn vp_log_alpha(beta_min: f64, beta_max: f64, t: f64) -> (f64, f64) {
 }
 
 /// Returns the coefficients with α² + σ² = 1; `exp_m1` keeps σ accurate near the data end.
-fn variance_preserving(log_alpha: f64, slope: f64) -> PathCoefficients {
+pub(super) fn variance_preserving(log_alpha: f64, slope: f64) -> PathCoefficients {
     let alpha = log_alpha.exp();
     let sigma = (-(2.0 * log_alpha).exp_m1()).sqrt();
     PathCoefficients {
@@ -590,12 +601,9 @@ mod tests {
 
     #[test]
     fn discrete_alpha_matches_cumulative_product() {
-        let curve = ProbabilityPath::Discrete {
-            betas: Betas::Linear([1e-4, 0.02]),
-            steps: 1000,
-        }
-        .curve()
-        .expect("right");
+        let curve = ProbabilityPath::discrete(Betas::Linear([1e-4, 0.02]), 1000)
+            .curve()
+            .expect("right");
         let product: f64 = (0..=500)
             .map(|i| 1.0 - (1e-4 + (0.02 - 1e-4) * i as f64 / 999.0))
             .product();

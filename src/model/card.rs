@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conditions::ConditionSpec;
 use super::constants::Constant;
+use super::latent::LatentSpec;
 use crate::flow::flow_map::FlowMapStepRule;
 use crate::flow::guidance::Guidance;
 use crate::flow::path::ProbabilityPath;
@@ -42,6 +43,9 @@ pub struct Card {
     /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance: Option<GuidanceSpec>,
+    /// The coder of a latent model, whose state is not the data. Default: the state is the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<LatentSpec>,
     /// Learned divergence heads, by names that estimators refer to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub divergence_heads: BTreeMap<String, DivergenceHeadSpec>,
@@ -363,9 +367,14 @@ impl FlowMapInputs {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowMapOutputs {
-    /// The output with the average velocity. It is required.
+    /// The output with the average velocity. Either it or `endpoint` is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub velocity: Option<String>,
+    /// The output with the state X at the end of the step, from which the average velocity
+    /// (X − x)/(to − from) follows. A map without a second time, such as a consistency network, leads
+    /// to the data end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// The output with the average divergence. Default: the map has none, and gives samples but no
     /// likelihood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -386,9 +395,43 @@ pub enum FlowMapDirection {
 }
 
 impl FlowMapSpec {
-    /// Returns the direction, [`FlowMapDirection::Both`] by default.
+    /// Returns the direction: [`FlowMapDirection::Both`] by default, and to the data for a map without
+    /// a second time.
     pub fn direction(&self) -> FlowMapDirection {
-        self.direction.unwrap_or(FlowMapDirection::Both)
+        let usual = if self.leads_to_data_end() {
+            FlowMapDirection::ToData
+        } else {
+            FlowMapDirection::Both
+        };
+        self.direction.unwrap_or(usual)
+    }
+
+    /// Whether the map has no second time and every step leads to the data end, as in a consistency
+    /// network.
+    pub fn leads_to_data_end(&self) -> bool {
+        let ends = [&self.inputs.to, &self.inputs.step, &self.inputs.duration];
+        self.outputs.endpoint.is_some() && ends.iter().all(|end| end.is_none())
+    }
+
+    /// Returns the name of the output with the average velocity or with the endpoint.
+    pub fn state_output(&self) -> &str {
+        let outputs = &self.outputs;
+        let output = outputs.velocity.as_deref().or(outputs.endpoint.as_deref());
+        output.unwrap_or_default()
+    }
+
+    /// Checks that the map can take this number of steps.
+    ///
+    /// # Errors
+    /// Fails if it leads to the data end in one step. The message says what is expected.
+    pub fn check_steps(&self, steps: usize) -> Result<(), String> {
+        if self.leads_to_data_end() && steps != 1 {
+            return Err(format!(
+                "the map has no second time and leads to the data end in one step; expected \
+                 steps: 1, found {steps}"
+            ));
+        }
+        Ok(())
     }
 
     /// Returns the rule for likelihoods whose estimator names no rule.
@@ -453,16 +496,23 @@ impl FlowMapSpec {
     /// Fails if they contradict each other. The message names the key and what is expected.
     fn check(&self) -> Result<(), String> {
         let ends = [&self.inputs.to, &self.inputs.step, &self.inputs.duration];
-        if ends.iter().filter(|e| e.is_some()).count() != 1 {
+        if ends.iter().filter(|e| e.is_some()).count() != 1 && !self.leads_to_data_end() {
             return Err(
                 "inputs: expected `x`, `from` and exactly one of `to`, `step` and `duration`"
                     .to_owned(),
             );
         }
-        if self.outputs.velocity.is_none() {
+        if self.outputs.velocity.is_some() == self.outputs.endpoint.is_some() {
             return Err(
-                "outputs: expected `velocity`, and `divergence` if the map has one; \
-                 no step can be taken without the velocity"
+                "outputs: expected `velocity` or `endpoint`, and `divergence` if the map has one; \
+                 no step can be taken without one of the two"
+                    .to_owned(),
+            );
+        }
+        if self.leads_to_data_end() && self.direction() != FlowMapDirection::ToData {
+            return Err(
+                "direction: expected to-data, because a map without a second time leads to the \
+                 data end"
                     .to_owned(),
             );
         }
@@ -572,6 +622,19 @@ impl Card {
         }
     }
 
+    /// Returns the card of the decoded data of a latent model: its shape is that of the data. For
+    /// other models it is the card itself.
+    pub fn data_card(&self) -> Card {
+        match &self.latent {
+            None => self.clone(),
+            Some(latent) => Card {
+                shape: latent.shape.clone(),
+                latent: None,
+                ..self.clone()
+            },
+        }
+    }
+
     /// Returns the number of values in one sample.
     pub fn dim(&self) -> usize {
         self.shape.iter().product()
@@ -580,10 +643,10 @@ impl Card {
     /// Returns log₂ of the number of levels per unit of the data's range. This offset is added to
     /// −log₂ of the density per dimension, which gives bits/dim.
     ///
-    /// The result is `None` if the card names no `levels`: bits/dim are not defined for continuous
-    /// data.
+    /// The result is `None` if the card names no `levels`, or if the model is one of latents: bits/dim
+    /// are not defined for continuous data.
     pub fn bits_offset(&self) -> Option<f64> {
-        let data = self.data?;
+        let data = self.data.filter(|_| self.latent.is_none())?;
         Some((f64::from(data.levels?) / (data.range[1] - data.range[0])).log2())
     }
 
@@ -634,6 +697,9 @@ impl Card {
                 );
             }
         }
+        if let Some(Err(message)) = self.latent.as_ref().map(LatentSpec::check) {
+            fault("latent", message);
+        }
         if let Some(guidance) = &self.guidance {
             if let Err(message) = guidance.guidance().check() {
                 fault("guidance", message);
@@ -678,7 +744,10 @@ impl Card {
                 Fault::from_message(message).under_key(&format!("{key}.time"))
             }),
         );
-        found.extend(self.path.curve().err().map(Fault::from_message));
+        // Betas in a file are checked when the file is read.
+        if self.path.betas_file().is_none() {
+            found.extend(self.path.curve().err().map(Fault::from_message));
+        }
         let scalings = self
             .network
             .preconditioning
@@ -777,12 +846,22 @@ impl Card {
                 .iter()
                 .map(|c| ("closed_form.file".to_owned(), c.file.as_path())),
         );
+        let coder = self.latent.iter().flat_map(|latent| {
+            let encoder = latent.encoder.iter().map(|e| ("encoder", e.file.as_path()));
+            encoder.chain(latent.decoder.iter().map(|d| ("decoder", d.file.as_path())))
+        });
+        files.extend(coder.map(|(role, file)| (format!("latent.{role}.file"), file)));
         for (key, conditions) in self.conditions() {
             let named = conditions
                 .iter()
                 .filter_map(|(name, condition)| Some((name, condition.null.as_ref()?.file()?)));
             files.extend(named.map(|(name, file)| (null_key(&key, name), file)));
         }
+        files.extend(
+            self.path
+                .betas_file()
+                .map(|file| ("path.betas".to_owned(), file)),
+        );
         for (key, constants) in self.constants() {
             let named = constants
                 .iter()

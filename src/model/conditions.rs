@@ -15,7 +15,7 @@ use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::constants::{Constant, accepted_values, can_represent, describe_sizes};
+use super::constants::{Constant, accepted_values, can_represent, describe_sizes, is_batch_axis};
 use super::onnx::{SessionPort, TensorFormat};
 use crate::num::key::{Purpose, RngKey, SampleId, has_conditions, unpack_draw};
 use crate::num::shape;
@@ -122,6 +122,28 @@ pub struct PlannedCondition {
 }
 
 impl Conditions {
+    /// Whether the samples have values of their own.
+    pub fn vary(&self) -> bool {
+        self.by_name.values().any(|condition| {
+            !matches!(
+                condition.values,
+                ConditionValues::Null | ConditionValues::Constant(_)
+            )
+        })
+    }
+
+    /// The conditions that are the same for all samples in words, such as `label 3`.
+    pub(super) fn constant_words(&self) -> Vec<String> {
+        let constant = |(name, condition): (&String, &Condition)| {
+            let same = matches!(
+                condition.values,
+                ConditionValues::Null | ConditionValues::Constant(_)
+            );
+            (same && condition.source.len() <= 20).then(|| format!("{name} {}", condition.source))
+        };
+        self.by_name.iter().filter_map(constant).collect()
+    }
+
     /// Describes the conditions for a plan.
     pub fn planned(&self) -> BTreeMap<String, PlannedCondition> {
         let planned = |condition: &Condition| PlannedCondition {
@@ -173,6 +195,15 @@ impl Conditions {
         parts.join(" ")
     }
 
+    /// The values of some samples' conditions as words for a message, empty without conditions.
+    pub fn describe_samples(&self, samples: &[SampleId]) -> String {
+        if self.by_name.is_empty() {
+            return String::new();
+        }
+        let values: Vec<String> = samples.iter().map(|s| self.describe_sample(*s)).collect();
+        format!(" (conditions {})", values.join("; "))
+    }
+
     /// Samples with the lowest and the highest value of each condition of one whole number, among
     /// the first `count` samples. A call with them finds labels that the network does not know.
     pub fn extreme_samples(&self, count: SampleId) -> Vec<SampleId> {
@@ -213,7 +244,8 @@ pub(super) struct ConditionInput {
 
 impl ConditionInput {
     /// Checks the values of the condition `condition` against the input `port` that takes them.
-    /// `null` is the card's null value, if it has one. Without values, as for a check of a model
+    /// `null` is the card's null value, if it has one, and `batch` the only batch size that the graph
+    /// takes, if there is only one. Without values, as for a check of a model
     /// alone, every sample gets the null value or 0.
     ///
     /// # Errors
@@ -224,9 +256,10 @@ impl ConditionInput {
         condition: &str,
         null: Option<ArrayD<f64>>,
         given: &Arc<Conditions>,
+        batch: Option<usize>,
     ) -> Result<ConditionInput> {
         let (has_batch_axis, sizes) = match port.shape.split_first() {
-            Some((first, rest)) if *first < 0 || port.shape.len() > 1 || *first > 1 => (true, rest),
+            Some((first, rest)) if is_batch_axis(*first, batch) => (true, rest),
             _ => (false, &port.shape[..]),
         };
         let known = given.by_name.get(condition);
@@ -463,6 +496,7 @@ mod tests {
             "label",
             Some(number(9.0)),
             &conditions,
+            None,
         )
         .expect("it fits");
         let at = |samples: &[SampleId]| input.batch_values(samples).into_raw_vec_and_offset().0;
@@ -480,6 +514,7 @@ mod tests {
             "label",
             None,
             &given(labels(&[2.0, 0.0])),
+            None,
         )
         .expect("it fits");
         assert_eq!(
@@ -513,7 +548,8 @@ mod tests {
     #[test]
     fn unfitting_values_are_refused() {
         let refused = |shape: &[i64], format, null, values| {
-            let made = ConditionInput::new(&port(format, shape), "label", null, &given(values));
+            let made =
+                ConditionInput::new(&port(format, shape), "label", null, &given(values), None);
             made.expect_err("it does not fit").to_string()
         };
         use TensorFormat::{F32, I64};

@@ -59,6 +59,21 @@ impl Constant {
     }
 }
 
+/// The betas of a discrete path from the bytes of a `.npy` file with one axis.
+///
+/// # Errors
+/// Fails if the file is not such an array.
+pub(super) fn read_betas(bytes: &[u8]) -> Result<Vec<f64>> {
+    let values = parse_npy(bytes)?.0;
+    if values.ndim() != 1 {
+        bail!(
+            "it has shape {:?}, expected one axis with a beta for every discrete time",
+            values.shape()
+        );
+    }
+    Ok(values.into_iter().collect())
+}
+
 /// The values of a constant in the shape that its input takes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConstantInput {
@@ -72,11 +87,15 @@ pub struct ConstantInput {
 
 impl ConstantInput {
     /// Checks the values against the input `port` that takes them, and gives them its shape. An
-    /// input whose first axis is dynamic has a batch axis.
+    /// input whose first axis is dynamic, or has the size `batch`, has a batch axis.
     ///
     /// # Errors
     /// Fails if the shape does not fit the input, or if its type cannot represent a value.
-    pub fn new(port: &SessionPort, values: ArrayD<f64>) -> Result<ConstantInput> {
+    pub fn new(
+        port: &SessionPort,
+        values: ArrayD<f64>,
+        batch: Option<usize>,
+    ) -> Result<ConstantInput> {
         if let Some(bad) = values.iter().find(|v| !can_represent(port.format, **v)) {
             bail!(
                 "holds {bad}, but input `{}` takes {}",
@@ -85,7 +104,7 @@ impl ConstantInput {
             );
         }
         let (batched, sizes) = match port.shape.split_first() {
-            Some((first, rest)) if *first < 0 => (true, rest),
+            Some((first, rest)) if is_batch_axis(*first, batch) => (true, rest),
             _ => (false, &port.shape[..]),
         };
         let shape = values.shape().to_vec();
@@ -145,6 +164,12 @@ impl ConstantInput {
             .expect("a leading axis broadcasts")
             .to_owned()
     }
+}
+
+/// Whether the first axis of an input is the batch axis: it is dynamic, or it has the only batch size
+/// that the graph takes.
+pub(super) fn is_batch_axis(size: i64, batch: Option<usize>) -> bool {
+    size < 0 || batch.is_some_and(|batch| size == batch as i64)
 }
 
 /// Whether a tensor format can represent a number.
@@ -234,25 +259,27 @@ mod tests {
 
     #[test]
     fn constant_is_repeated_along_the_batch() {
-        let label = ConstantInput::new(&port(TensorFormat::I64, &[-1]), array(&[]) + 3.0)
+        let label = ConstantInput::new(&port(TensorFormat::I64, &[-1]), array(&[]) + 3.0, None)
             .expect("one label");
         assert_eq!(label.batch_values(4), ArrayD::from_elem(IxDyn(&[4]), 3.0));
         for shape in [&[2, 3][..], &[1, 2, 3]] {
-            let text = ConstantInput::new(&port(TensorFormat::F32, &[-1, 2, 3]), array(shape))
-                .expect("an embedding");
+            let text =
+                ConstantInput::new(&port(TensorFormat::F32, &[-1, 2, 3]), array(shape), None)
+                    .expect("an embedding");
             assert_eq!(text.batch_values(5).shape(), [5, 2, 3]);
             assert_eq!(text.batch_values(5).index_axis(Axis(0), 4), array(&[2, 3]));
         }
-        let sizes =
-            ConstantInput::new(&port(TensorFormat::F32, &[-1, 6]), array(&[6])).expect("a list");
+        let sizes = ConstantInput::new(&port(TensorFormat::F32, &[-1, 6]), array(&[6]), None)
+            .expect("a list");
         assert_eq!(sizes.batch_values(2).shape(), [2, 6]);
     }
 
     #[test]
     fn flat_values_and_unit_axes_fit() {
         for shape in [&[3, 8, 8][..], &[192], &[1, 3, 8, 8], &[3, 1, 8, 8]] {
-            let fixed = ConstantInput::new(&port(TensorFormat::F32, &[-1, 3, 8, 8]), array(shape))
-                .expect("it fits");
+            let fixed =
+                ConstantInput::new(&port(TensorFormat::F32, &[-1, 3, 8, 8]), array(shape), None)
+                    .expect("it fits");
             assert_eq!(fixed.batch_values(2).shape(), [2, 3, 8, 8], "{shape:?}");
         }
     }
@@ -260,14 +287,14 @@ mod tests {
     #[test]
     fn input_without_batch_axis_is_not_repeated() {
         assert_eq!(
-            ConstantInput::new(&port(TensorFormat::F32, &[]), array(&[]))
+            ConstantInput::new(&port(TensorFormat::F32, &[]), array(&[]), None)
                 .expect("a scalar")
                 .batch_values(4)
                 .shape(),
             [0usize; 0]
         );
         assert_eq!(
-            ConstantInput::new(&port(TensorFormat::F32, &[1, 7]), array(&[7]))
+            ConstantInput::new(&port(TensorFormat::F32, &[1, 7]), array(&[7]), None)
                 .expect("a row")
                 .batch_values(4)
                 .shape(),
@@ -275,7 +302,7 @@ mod tests {
         );
         // A dynamic axis behind the batch axis takes any size that the file has.
         assert_eq!(
-            ConstantInput::new(&port(TensorFormat::F32, &[-1, -1]), array(&[7]))
+            ConstantInput::new(&port(TensorFormat::F32, &[-1, -1]), array(&[7]), None)
                 .expect("tokens")
                 .batch_values(2)
                 .shape(),
@@ -288,7 +315,7 @@ mod tests {
         let message = |port: SessionPort, v: ArrayD<f64>| {
             format!(
                 "{}",
-                ConstantInput::new(&port, v).expect_err("it does not fit")
+                ConstantInput::new(&port, v, None).expect_err("it does not fit")
             )
         };
         assert!(

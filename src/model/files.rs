@@ -48,6 +48,30 @@ pub(super) enum FileContent {
     ConstantArray(Vec<u8>),
 }
 
+impl FileContent {
+    /// Returns a network with the part `range` of the first axis behind the batch of an output in
+    /// place of the whole. `at` names the file.
+    ///
+    /// # Errors
+    /// Fails if the graph has no such output or the range does not lie in it.
+    pub(super) fn with_output_range(
+        &self,
+        at: &Path,
+        output: &str,
+        [from, to]: [usize; 2],
+    ) -> Result<FileContent> {
+        let FileContent::Network(bytes) = self else {
+            bail!(
+                "{}: more than 2 GB; only a smaller model can have channels taken from its output",
+                at.display()
+            );
+        };
+        let graph = graph::Model::from_bytes(&at.display().to_string(), bytes)?;
+        let part = graph.with_output_range(output, 1, from, to)?;
+        Ok(FileContent::Network(Arc::new(part.to_bytes()?)))
+    }
+}
+
 /// Returns the external data files of the model in `bytes`. The model lies at the path `at`. In the
 /// card it has the name `name` and the key `key`.
 ///
@@ -133,7 +157,10 @@ pub(super) fn expected_sha256<'a>(card: &'a Card, key: &str) -> Option<&'a str> 
     if let Some(name) = named("flow_maps.") {
         return card.flow_maps.get(name)?.sha256.as_deref();
     }
+    let latent = card.latent.as_ref();
     match key {
+        "latent.encoder.file" => latent?.encoder.as_ref()?.sha256.as_deref(),
+        "latent.decoder.file" => latent?.decoder.as_ref()?.sha256.as_deref(),
         "closed_form.file" => card.closed_form.as_ref()?.sha256.as_deref(),
         "network.file" => card.network.sha256.as_deref(),
         _ => None,

@@ -43,7 +43,7 @@ pub struct OnnxFlowMap {
 struct FlowMapPorts {
     /// The card's entry.
     spec: FlowMapSpec,
-    /// The name of the output with u.
+    /// The name of the output with u, or with the endpoint from which u follows.
     velocity: String,
     /// The values that the time inputs get.
     time_input: TimeInput,
@@ -71,7 +71,7 @@ impl Model {
         derivatives: FlowMapDerivatives,
     ) -> Result<OnnxFlowMap> {
         let spec = self.flow_map_spec(name)?.clone();
-        let velocity = spec.outputs.velocity.clone().unwrap_or_default();
+        let velocity = spec.state_output().to_owned();
         let key = format!("flow_maps.{name}.file");
         let (file, bytes) = self.network_bytes(&key)?;
         let open = |bytes: &[u8]| runtime.open(&file, bytes, options.provider, options.threads);
@@ -146,6 +146,7 @@ impl Model {
             key: &format!("flow_maps.{name}.file"),
             state_ports: std::iter::once(inputs.x.as_str())
                 .chain(outputs.velocity.as_deref())
+                .chain(outputs.endpoint.as_deref())
                 .collect(),
             scalar_ports: inputs
                 .time_names()
@@ -187,6 +188,7 @@ impl FlowMapPorts {
         check_state_shape(
             find_port(&session.inputs, &inputs.x, file, "input")?,
             &self.shape,
+            None,
             file,
             "input",
         )?;
@@ -196,6 +198,7 @@ impl FlowMapPorts {
         check_state_shape(
             find_port(&session.outputs, &self.velocity, file, "output")?,
             &self.shape,
+            None,
             file,
             "output",
         )?;
@@ -401,6 +404,7 @@ impl OnnxFlowMap {
         let needed = self.ports.spec.inputs.to.is_some();
         let names: Vec<&str> = self.ports.times().collect();
         let (time_dependent, name) = match (to, from) {
+            _ if names.len() < 2 => (from, names[0]),
             (Some(false), _) => (to, names[1]),
             (_, Some(false)) if needed => (from, names[0]),
             _ => (to, names[1]),
@@ -448,6 +452,41 @@ impl OnnxFlowMap {
             .into_shape_with_order((filled, shape.iter().product::<usize>()))
             .expect("the shape was just compared");
         Ok(values.slice(ndarray::s![..x.nrows(), ..]).to_owned())
+    }
+
+    /// Returns the average velocity (X − x)/(to − from) of an endpoint map.
+    ///
+    /// # Errors
+    /// Fails if a step has no length, or if the map leads to the data end only and a step does not.
+    fn average_velocity(&self, at: Points, to: &[f64], end: Batch) -> Result<Batch, EvalError> {
+        let mut velocity = end - at.x;
+        for (i, mut row) in velocity.rows_mut().into_iter().enumerate() {
+            row /= self.step_length(at.t[i], to[i])?;
+        }
+        Ok(velocity)
+    }
+
+    /// Returns the signed length of a step of an endpoint map.
+    ///
+    /// # Errors
+    /// Fails if the step has no length, or if the map leads to the data end only and the step does
+    /// not.
+    fn step_length(&self, from: f64, to: f64) -> Result<f64, EvalError> {
+        let data_end = self.ports.curve.data_end();
+        let tolerance = 1e-9 * (self.ports.curve.prior_end() - data_end).abs();
+        if self.ports.spec.leads_to_data_end() && (to - data_end).abs() > tolerance {
+            return Err(EvalError::Missing(format!(
+                "{}: this map leads to the data end, time {data_end}, and not to time {to}",
+                self.session.file
+            )));
+        }
+        if from == to {
+            return Err(EvalError::Missing(format!(
+                "{}: an endpoint map gives no velocity at one time, but between two",
+                self.session.file
+            )));
+        }
+        Ok(to - from)
     }
 
     /// Returns the divergence, one value per row, from an output of the graph.
@@ -500,8 +539,12 @@ impl FlowMap for OnnxFlowMap {
         let mut out =
             call_flow_map(&self.ports, &mut self.session, at, to, None, &wanted)?.into_iter();
         let (u, d) = (out.next().unwrap_or_default(), out.next());
+        let state = self.unpad_rows(&velocity, u, x, &self.ports.shape)?;
         Ok(FlowMapAverages {
-            velocity: self.unpad_rows(&velocity, u, x, &self.ports.shape)?,
+            velocity: match self.ports.spec.outputs.endpoint {
+                Some(_) => self.average_velocity(at, to, state)?,
+                None => state,
+            },
             divergence: divergence
                 .zip(d)
                 .map(|(name, d)| self.scaled_divergence(&name, d, x))
@@ -573,6 +616,14 @@ impl FlowMap for OnnxFlowMap {
             .into_owned()
             .into_shape_with_order((k, filled, dim));
         let out = out.expect("the shape was just compared");
-        Ok(out.slice(ndarray::s![.., ..rows, ..]).to_owned())
+        let mut products = out.slice(ndarray::s![.., ..rows, ..]).to_owned();
+        if self.ports.spec.outputs.endpoint.is_some() {
+            // With u = (X − x)/(to − from), J_u·z = (J_X·z − z)/(to − from).
+            products -= z;
+            for (i, mut row) in products.axis_iter_mut(Axis(1)).enumerate() {
+                row /= self.step_length(at.t[i], to[i])?;
+            }
+        }
+        Ok(products)
     }
 }

@@ -382,6 +382,7 @@ impl Network {
         for group in self.call_groups(t) {
             let (max_rows, width) =
                 tangent_call_size(z.shape()[0], x.ncols(), self.max_activation_size);
+            let max_rows = self.fixed_batch.unwrap_or(max_rows);
             for rows in group.chunks(max_rows) {
                 let part = at.select(rows);
                 let all = rows.len() == t.len();

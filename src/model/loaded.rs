@@ -13,7 +13,7 @@ use super::card::{
 use super::conditions::{
     Condition, ConditionInput, ConditionSpec, ConditionValues, Conditions, null_value,
 };
-use super::constants::{Constant, ConstantInput};
+use super::constants::{self, Constant, ConstantInput};
 use super::files::{
     FileContent, ModelFile, expected_sha256, external_data_files, load_content,
     unreadable_file_message,
@@ -111,6 +111,8 @@ pub(super) struct ModelCaches {
 pub struct Model {
     /// The card.
     pub card: Card,
+    /// The card of the data: that of decoded samples for a latent model, otherwise the card itself.
+    pub data_card: Card,
     /// The path of the card's own file.
     pub path: PathBuf,
     /// The SHA-256 hash of the card's own file, in hexadecimal digits.
@@ -161,13 +163,7 @@ impl Model {
     /// Reads a card and its files without a change of precision.
     fn read(path: &Path) -> Result<Model> {
         let card = Card::read(path)?;
-        let curve = card
-            .path
-            .curve()
-            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
-        let prior = Prior {
-            std: card.prior.map_or(curve.prior_std(), |p| p.std),
-        };
+        let mut betas = None;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut files = Vec::new();
         for (key, name) in card.files() {
@@ -196,7 +192,11 @@ impl Model {
                     named()
                 );
             }
-            if key.contains(".constants.") || key.contains(".conditions.") {
+            if key == "path.betas" {
+                betas = Some(constants::read_betas(&bytes).with_context(named)?);
+            }
+            let array = key.contains(".constants.") || key.contains(".conditions.");
+            if array || key == "path.betas" {
                 files.push(ModelFile {
                     key,
                     name: name.to_owned(),
@@ -210,10 +210,15 @@ impl Model {
                 bail!("{}: {why}", named());
             }
             let beside = external_data_files(&key, name, &at, &bytes).with_context(named)?;
-            let content = match beside.is_empty() {
+            let mut content = match beside.is_empty() {
                 true => FileContent::Network(Arc::new(bytes)),
                 false => load_content(&at).with_context(named)?,
             };
+            if let (Some(range), "network.file") = (card.network.channels, &key[..]) {
+                content = content
+                    .with_output_range(&at, &card.network.output, range)
+                    .with_context(|| format!("{}: network.channels", path.display()))?;
+            }
             files.push(ModelFile {
                 key,
                 name: name.to_owned(),
@@ -223,6 +228,14 @@ impl Model {
             });
             files.extend(beside);
         }
+        let curve = card
+            .path
+            .with_betas(betas.unwrap_or_default())
+            .curve()
+            .map_err(|e| anyhow!("{}: {e}", path.display()))?;
+        let prior = Prior {
+            std: card.prior.map_or(curve.prior_std(), |p| p.std),
+        };
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
         let weak_model = match card.guidance.as_ref().and_then(|g| g.with.as_ref()) {
             Some(with) => Some(Arc::new(
@@ -333,6 +346,33 @@ impl Model {
         )
     }
 
+    /// The largest number of calls of the network for one evaluation of the velocity: two if it is
+    /// guided.
+    pub fn most_calls(&self) -> u64 {
+        1 + u64::from(self.guidance.is_some())
+    }
+
+    /// Returns the function that gives the number of calls of the network for one row at a time: two
+    /// where the velocity is guided, and twice as many between two indices of a time input of whole
+    /// numbers.
+    ///
+    /// # Errors
+    /// Fails if the network's file is not an ONNX model.
+    pub fn network_calls(&self) -> Result<impl Fn(f64) -> u64 + Sync + '_> {
+        let time = self.card.time_input();
+        let port = self.card.network.inputs.time.as_deref();
+        let graph = self.network_graph()?;
+        let whole = graph
+            .inputs()
+            .iter()
+            .any(|input| Some(input.name.as_str()) == port && !input.elem.is_float());
+        Ok(move |t: f64| {
+            let guided = self.guidance.is_some_and(|g| g.applies_at(&self.curve, t));
+            let between = whole && time.falls_between_indices(&self.curve, t);
+            (1 + u64::from(guided)) * (1 + u64::from(between))
+        })
+    }
+
     /// Guides a field of the card. `weak` opens the same field of the model that guides this one.
     ///
     /// # Errors
@@ -365,6 +405,7 @@ impl Model {
         files: Vec<ModelFile>,
     ) -> Model {
         Model {
+            data_card: card.data_card(),
             card,
             path,
             card_sha256,
@@ -422,6 +463,40 @@ impl Model {
     /// The number of values in one sample.
     pub fn dim(&self) -> usize {
         self.card.dim()
+    }
+
+    /// The name of the model in tables: the card's name, with the guidance and the conditions that are
+    /// the same for all samples.
+    pub fn label(&self) -> String {
+        let mut parts = self.conditions.constant_words();
+        parts.extend(
+            self.guidance
+                .map(|guidance| format!("guidance {}", guidance.label())),
+        );
+        if parts.is_empty() {
+            self.card.name.clone()
+        } else {
+            format!("{} ({})", self.card.name, parts.join(", "))
+        }
+    }
+
+    /// The shape of a sample as it is written: decoded if the card has a decoder.
+    pub fn sample_shape(&self) -> Vec<usize> {
+        let latent = self.card.latent.as_ref();
+        match latent.filter(|latent| latent.decoder.is_some()) {
+            Some(latent) => latent.shape.clone(),
+            None => self.card.shape.clone(),
+        }
+    }
+
+    /// Whether data with this number of values per sample are decoded data of a latent model, which
+    /// an encoder turns into states.
+    pub fn encodes(&self, values: usize) -> bool {
+        let latent = self.card.latent.as_ref();
+        let same = self.data_card.dim() == self.dim();
+        latent.is_some_and(|latent| {
+            values == self.data_card.dim() && (!same || latent.encoder.is_some())
+        })
     }
 
     /// Returns the number of values in the largest tensor that the network computes for one sample,
@@ -968,6 +1043,7 @@ impl Model {
         let of = key.strip_suffix(".file").unwrap_or(key);
         let mut network = Network {
             max_activation_size: self.max_activation_size(),
+            fixed_batch: self.card.network.batch.filter(|_| !scalar),
             batch_invariant: false,
             smooth: derived.is_none() && self.kink(of)?.is_none(),
             scalar_time: match &roles.time {
@@ -1001,7 +1077,7 @@ impl Model {
                 .check(&port.name, port.format, &self.curve, of)
                 .with_context(|| name.clone())?;
         }
-        if !scalar && self.is_large() {
+        if !scalar && self.is_large() && network.fixed_batch.is_none() {
             let mode = derived.map(|(mode, _)| mode);
             let mut known = self
                 .caches
@@ -1142,6 +1218,7 @@ impl Model {
         session: &Session,
         file: &str,
     ) -> Result<Vec<ConstantInput>> {
+        let batch = self.fixed_batch(key);
         let fixed = |(name, constant): (&String, &Constant)| -> Result<ConstantInput> {
             let place = constant_key(key, name);
             let bytes = self.constant_bytes(key, name);
@@ -1154,7 +1231,7 @@ impl Model {
             let port = find_port(&session.inputs, name, file, "input")?;
             let fixed = constant
                 .values(bytes)
-                .and_then(|values| ConstantInput::new(port, values));
+                .and_then(|values| ConstantInput::new(port, values, batch));
             fixed.with_context(|| format!("{}: {place}", self.path.display()))
         };
         named.iter().map(fixed).collect()
@@ -1175,6 +1252,7 @@ impl Model {
         file: &str,
     ) -> Result<Vec<ConditionInput>> {
         let network = key.strip_suffix(".file").unwrap_or(key);
+        let batch = self.fixed_batch(key);
         let input = |(name, spec): (&String, &ConditionSpec)| -> Result<ConditionInput> {
             let place = format!("{network}.conditions.{name}");
             if taken.contains(&spec.input.as_str()) {
@@ -1186,10 +1264,15 @@ impl Model {
             }
             let port = find_port(&session.inputs, &spec.input, file, "input")?;
             let null = null_value(spec, self.array_bytes(&card::null_key(network, name)));
-            null.and_then(|null| ConditionInput::new(port, name, null, &self.conditions))
+            null.and_then(|null| ConditionInput::new(port, name, null, &self.conditions, batch))
                 .with_context(|| format!("{}: condition `{name}` ({place})", self.path.display()))
         };
         named.iter().map(input).collect()
+    }
+
+    /// The batch size that the network at `key` takes alone, as the card says.
+    fn fixed_batch(&self, key: &str) -> Option<usize> {
+        self.card.network.batch.filter(|_| key == "network.file")
     }
 
     /// Returns the bytes of the file of a constant; they are empty if the card itself holds the

@@ -12,6 +12,7 @@ pub mod flow_map;
 pub mod jacobian;
 pub mod joint;
 mod kinks;
+pub mod latent;
 pub mod library;
 pub mod loaded;
 pub mod network;

@@ -11,7 +11,7 @@ use super::onnx::{Session, SessionPort};
 use super::output_cache::OutputCache;
 use super::ports::{check_state_shape, find_port};
 use super::probe_cache::ProbeCache;
-use super::time::{self, TimeInput, is_integer_format};
+use super::time::{self, TimeInput, is_integer_format, is_near_whole};
 use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::ForwardNetwork;
 use crate::flow::path::PathCurve;
@@ -50,6 +50,8 @@ pub struct Network {
     pub(super) scalar_time: bool,
     /// The number of values in the largest tensor that the graph computes for one sample.
     pub(super) max_activation_size: u64,
+    /// The only batch size that the graph takes; `None` if it takes any.
+    pub(super) fixed_batch: Option<usize>,
     /// Whether a test showed that calls with fewer than four rows give the same bytes per row.
     pub(super) batch_invariant: bool,
     /// Whether the output's derivatives with respect to state and time are known to be continuous.
@@ -76,7 +78,7 @@ impl Network {
     /// Fails if an input or output is missing, has another shape, or has no role.
     pub(super) fn check(&self, file: &str, scalar: bool, seed: Option<&str>) -> Result<()> {
         let x = find_port(&self.session.inputs, &self.x_name, file, "input")?;
-        check_state_shape(x, &self.shape, file, "input")?;
+        check_state_shape(x, &self.shape, self.fixed_batch, file, "input")?;
         let output = find_port(&self.session.outputs, &self.output_name, file, "output")?;
         if scalar {
             let fits = matches!(output.shape[..], [_] | [_, 1] | [_, -1]);
@@ -88,7 +90,7 @@ impl Network {
                 );
             }
         } else {
-            check_state_shape(output, &self.shape, file, "output")?;
+            check_state_shape(output, &self.shape, self.fixed_batch, file, "output")?;
         }
         let known = |name: &str| {
             let role = name == self.x_name || self.time_name.as_deref() == Some(name);
@@ -201,6 +203,9 @@ impl Network {
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        if let Some(batch) = self.fixed_batch {
+            return self.call_in_batches(batch, at, seed, wanted);
+        }
         let rows = at.rows();
         if rows.is_multiple_of(4) || (rows < 4 && self.batch_invariant) {
             return self
@@ -221,6 +226,40 @@ impl Network {
             a.as_standard_layout().into_owned()
         };
         Ok(out.into_iter().zip(wanted).map(cut).collect())
+    }
+
+    /// Calls a graph that takes only batches of `batch` rows: as often as needed, with copies of a
+    /// row in the last call if the rows do not fill it.
+    fn call_in_batches(
+        &mut self,
+        batch: usize,
+        at: Points,
+        seed: DerivativeSeed,
+        wanted: &[String],
+    ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let mut parts: Vec<Vec<ArrayD<f64>>> = vec![Vec::new(); wanted.len()];
+        for first in (0..at.rows()).step_by(batch) {
+            let count = batch.min(at.rows() - first);
+            let filled: Vec<usize> = (0..batch)
+                .map(|i| if i < count { first + i } else { first })
+                .collect();
+            let outputs = self.call_rows(&filled, at, seed, wanted)?;
+            for ((parts, mut output), name) in parts.iter_mut().zip(outputs).zip(wanted) {
+                let axis = self.sample_axis(name, seed);
+                if output.shape().get(axis.0) != Some(&batch) {
+                    return Err(self.shape_error(output.shape(), vec![batch]));
+                }
+                output.slice_axis_inplace(axis, (..count).into());
+                parts.push(output);
+            }
+        }
+        let join = |(parts, name): (Vec<ArrayD<f64>>, &String)| {
+            let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+            let joined = ndarray::concatenate(self.sample_axis(name, seed), &views);
+            let joined = joined.map_err(|_| self.shape_error(&[], Vec::new()))?;
+            Ok(joined.as_standard_layout().into_owned())
+        };
+        parts.into_iter().zip(wanted).map(join).collect()
     }
 
     /// Returns the axis of samples in an output. Products of a tangent graph and trace terms have
@@ -331,8 +370,7 @@ impl Network {
         let whole = self
             .time_port()
             .is_some_and(|p| is_integer_format(p.format));
-        let index = self.time_input.value_at(&self.curve, t);
-        1 + u64::from(whole && self.time_input.interpolates() && !is_near_whole(index))
+        1 + u64::from(whole && self.time_input.falls_between_indices(&self.curve, t))
     }
 
     /// Calls the network at whole-number times if its time input takes only those. If a time lies
@@ -519,12 +557,6 @@ impl Network {
         self.output_cache.insert_call(at, &stored);
         Ok(())
     }
-}
-
-/// Whether an index is a whole number up to rounding, such as 499.9999999. It then needs no
-/// interpolation.
-fn is_near_whole(index: f64) -> bool {
-    (index - index.round()).abs() < 1e-6
 }
 
 /// Adds a hint on the batch size to an error of ONNX Runtime, if a call with one row succeeds and a

@@ -6,25 +6,37 @@ use super::onnx::SessionPort;
 use crate::num::shape::ShapeMismatch;
 
 /// Checks that the input or output `port` takes states of the card's shape, behind a dynamic batch
-/// axis. `what` is `input` or `output`.
+/// axis or one of size `batch`, if the graph takes only that. `what` is `input` or `output`.
 ///
 /// # Errors
 /// Fails if the port has another shape or a fixed batch size.
 pub(super) fn check_state_shape(
     port: &SessionPort,
     shape: &[usize],
+    batch: Option<usize>,
     file: &str,
     what: &str,
 ) -> Result<()> {
     let wanted: Vec<i64> = shape.iter().map(|s| *s as i64).collect();
-    if port.shape.first().is_some_and(|n| *n >= 0) && port.shape.len() == wanted.len() + 1 {
-        bail!(
-            "{file}: {what} `{}` has the batch size {} baked in (shape {:?}); export it with a \
-             dynamic first axis",
+    let baked = port
+        .shape
+        .first()
+        .filter(|n| **n >= 0 && port.shape.len() == wanted.len() + 1);
+    match (baked, batch) {
+        (Some(size), Some(batch)) if *size != batch as i64 => bail!(
+            "{file}: {what} `{}` has the batch size {size} baked in (shape {:?}), but the card says \
+             `batch: {batch}`; expected `batch: {size}`",
             port.name,
-            port.shape[0],
             port.shape
-        );
+        ),
+        (Some(size), None) => bail!(
+            "{file}: {what} `{}` has the batch size {size} baked in (shape {:?}); export it with a \
+             dynamic first axis, or say `batch: {size}` under `network`, so that it is called with \
+             {size} rows each time",
+            port.name,
+            port.shape
+        ),
+        _ => {}
     }
     let fits = port.shape.len() == wanted.len() + 1
         && port.shape[1..]

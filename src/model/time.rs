@@ -101,6 +101,12 @@ impl TimeInput {
         self.interpolate != Some(false)
     }
 
+    /// Whether a time input of whole numbers is interpolated between two of them at time `t`.
+    pub(super) fn falls_between_indices(&self, curve: &PathCurve, t: f64) -> bool {
+        let index = self.value_at(curve, t);
+        self.interpolates() && !self.ignored && !is_near_whole(index)
+    }
+
     /// Returns the formula of the value for messages, such as `index` or `999 sigma + 1`.
     pub fn formula(&self) -> String {
         let scale = if self.scale == 1.0 {
@@ -222,6 +228,12 @@ impl TimeInput {
         }
         .check(name, format, curve, key)
     }
+}
+
+/// Whether an index is a whole number up to rounding, such as 499.9999999. It then needs no
+/// interpolation.
+pub(super) fn is_near_whole(index: f64) -> bool {
+    (index - index.round()).abs() < 1e-6
 }
 
 /// Whether an input takes only whole numbers.

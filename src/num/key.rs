@@ -82,6 +82,8 @@ pub enum Purpose {
     SteinTest = 22,
     /// The rows of a run that are recomputed.
     Verification = 31,
+    /// The Brownian motions that drive random steps of samplers.
+    Brownian = 41,
     /// Directions of the Jacobian products that control adaptive steps.
     Control = 51,
 }
@@ -146,10 +148,22 @@ impl RngKey {
 
     /// `len` standard normal draws.
     pub fn normal(self, purpose: Purpose, sample: SampleId, probe: u64, len: usize) -> Array1<f64> {
+        self.normal_at(purpose, sample, probe, 0, len)
+    }
+
+    /// `len` standard normal draws at a node.
+    pub fn normal_at(
+        self,
+        purpose: Purpose,
+        sample: SampleId,
+        probe: u64,
+        node: u64,
+        len: usize,
+    ) -> Array1<f64> {
         Array1::random_using(
             len,
             StandardNormal,
-            &mut self.generator(purpose, sample, probe, 0),
+            &mut self.generator(purpose, sample, probe, node),
         )
     }
 

@@ -207,14 +207,16 @@ pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
             );
         }
         let model = prepared.models.get(was.model);
-        let card = &model
-            .ok_or_else(|| {
-                anyhow!(
-                    "{}: these data belong to a model that the plan does not have",
-                    was.name
-                )
-            })?
-            .card;
+        let model = model.ok_or_else(|| {
+            anyhow!(
+                "{}: these data belong to a model that the plan does not have",
+                was.name
+            )
+        })?;
+        let card = match model.encodes(data.values.len() / data.len().max(1)) {
+            true => &model.data_card,
+            false => &model.card,
+        };
         let data = data.with_layout(
             was.layout.as_ref().map(RequestedLayout::unconditional),
             &card.shape,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Dataset;
 use crate::divergence::DivergenceEstimator;
+use crate::model::latent::LatentEncoding;
 use crate::model::loaded::Model;
 use crate::num::key::RngKey;
 use crate::solve::Solver;
@@ -12,6 +13,8 @@ use crate::solve::Solver;
 pub struct AutoStepsRequest<'a> {
     pub model: &'a Model,
     pub data: &'a Dataset,
+    /// How the data become states of a latent model, if they do.
+    pub encode: Option<LatentEncoding>,
     pub solver: &'a Solver,
     pub estimators: &'a [DivergenceEstimator],
     /// The number of samples of the entry.
@@ -50,7 +53,7 @@ impl ChosenSteps {
 
     /// Whether this choice was made for the request: the same model, data, solver and estimators.
     pub fn matches(&self, wanted: &AutoStepsRequest) -> bool {
-        self.model == wanted.model.card.name
+        self.model == wanted.model.label()
             && self.data_sha256 == wanted.data.sha256
             && self.solver == *wanted.solver
             && self.estimators == wanted.estimators

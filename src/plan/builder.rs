@@ -6,8 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-use super::capabilities::initial_states;
-use super::conditions::model_label;
+use super::capabilities::{check_encodable, initial_states};
 use super::file_names::{same_file, sanitize_file_name, short_name};
 use super::{
     ModelSetting, PLAN_FORMAT, PlannedData, PlannedFile, PlannedModel, PreparedPlan, StepsChooser,
@@ -20,6 +19,7 @@ use crate::features::preset::{self, ResolvedExtractor};
 use crate::features::{byte_scaling, describe_scaling};
 use crate::flow::truncation::Truncation;
 use crate::host::hex;
+use crate::model::latent::LatentEncoding;
 use crate::model::loaded::Model;
 use crate::num::shape::{self, RequestedLayout};
 use crate::yaml::Fault;
@@ -78,9 +78,13 @@ impl PlanBuilder<'_> {
         let work = work.into();
         let plan = &self.prepared.plan;
         let model = &plan.models[work.model_index()];
-        let read = |data: &PlannedData| match &data.layout {
-            Some(layout) => format!("{} {layout}", data.sha256),
-            None => data.sha256.clone(),
+        let read = |data: &PlannedData| {
+            let layout = data.layout.as_ref().map(|layout| format!(" {layout}"));
+            let encode = data
+                .encode
+                .map(|encode| format!(" encoded: {}", encode.as_str()));
+            let [layout, encode] = [layout, encode].map(Option::unwrap_or_default);
+            format!("{}{layout}{encode}", data.sha256)
         };
         let touched: Vec<String> = work
             .data_indices()
@@ -184,7 +188,9 @@ impl PlanBuilder<'_> {
     }
 
     /// Reads a data file for a model and returns its position in the plan. A file that is already
-    /// in the plan with the same model, dequantization and order of axes is not read again.
+    /// in the plan with the same model, dequantization and order of axes is not read again. With
+    /// `states`, the data are states of the model, encoded like that if they have the shape of decoded
+    /// data; without, they are compared with decoded samples.
     ///
     /// # Errors
     /// Fails if the file cannot be read, or if its data do not fit the card or the dequantization.
@@ -194,15 +200,17 @@ impl PlanBuilder<'_> {
         model: usize,
         dequantization: Option<&Dequantization>,
         layout: Option<RequestedLayout>,
+        states: Option<LatentEncoding>,
     ) -> Result<usize> {
         let path = self.config_file.resolve(path);
+        let opened = &self.prepared.models[model];
         let known = self
             .prepared
             .data
             .iter()
             .zip(&self.prepared.plan.data)
             .zip(&self.dequantizations);
-        let shape = shape::port_sizes(&self.prepared.models[model].card.shape);
+        let shape = shape::port_sizes(&opened.data_card.shape);
         let alike = |d: &Dataset| match &d.layout {
             Some(there) => layout.is_some_and(|said| said.layout == there),
             None => layout.is_none_or(|said| !said.applies(d.values.shape(), &shape)),
@@ -212,14 +220,26 @@ impl PlanBuilder<'_> {
                 && p.model == model
                 && q.as_ref() == dequantization
                 && alike(d)
+                && (opened.card.latent.is_none() || p.encode == states)
         };
         if let Some(i) = known.into_iter().position(same) {
             return Ok(i);
         }
-        let card = &self.prepared.models[model].card;
-        let data = Dataset::read(&path)?.with_layout(layout, &card.shape)?;
+        let data = Dataset::read(&path)?;
+        let encode = states.filter(|_| opened.encodes(data.values.len() / data.len().max(1)));
+        let card = match (states, encode) {
+            (Some(_), None) => &opened.card,
+            _ => &opened.data_card,
+        };
+        let data = data.with_layout(layout, &card.shape)?;
         data.check_fits(card)?;
-        let mut treatment = data.describe_treatment(card);
+        if encode.is_some() {
+            check_encodable(opened, dequantization.is_some())?;
+        }
+        let mut treatment = match encode {
+            Some(encoding) => format!("encoded by latent.encoder ({})", encoding.as_str()),
+            None => data.describe_treatment(card),
+        };
         let mut short = short_name(&path);
         if let Some(dequantization) = dequantization {
             data.check_dequantizable(card)?;
@@ -233,7 +253,9 @@ impl PlanBuilder<'_> {
             );
         }
         self.dequantizations.push(dequantization.cloned());
-        Ok(self.insert_data(data, short, model, treatment))
+        let index = self.insert_data(data, short, model, treatment);
+        self.prepared.plan.data[index].encode = encode;
+        Ok(index)
     }
 
     /// Reads the initial states of `count` samples from a file and returns their position in the
@@ -302,6 +324,7 @@ impl PlanBuilder<'_> {
             layout: data.layout.clone(),
             notes: data.notes.clone(),
             unbounded: false,
+            encode: None,
         });
         self.prepared.data.push(data);
         self.prepared.data.len() - 1
@@ -387,11 +410,12 @@ fn planned_files(model: &Model) -> Vec<PlannedFile> {
 pub(super) fn planned_model(model: &Model) -> Result<PlannedModel> {
     let card = &model.card;
     Ok(PlannedModel {
-        name: model_label(&card.name, &model.conditions, model.guidance),
+        name: model.label(),
         card_sha256: hex(&Sha256::digest(serde_json::to_string(card)?.as_bytes())),
         files: planned_files(model),
         precision: model.precision,
         shape: card.shape.clone(),
+        decoded_shape: Some(model.sample_shape()).filter(|shape| *shape != card.shape),
         path: serde_json::to_value(&card.path)?,
         prediction: serde_json::to_value(card.network.prediction)?
             .as_str()
@@ -404,6 +428,7 @@ pub(super) fn planned_model(model: &Model) -> Result<PlannedModel> {
         levels: card.data.and_then(|d| d.levels),
         constants: model.describe_constants()?,
         conditions: model.conditions.planned(),
+        by: Vec::new(),
         guidance: model.guidance,
         times: model.describe_times()?,
         kinks: model.describe_kinks()?,

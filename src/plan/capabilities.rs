@@ -3,13 +3,15 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use crate::data::Dataset;
+use crate::data::{Dataset, LikelihoodBound};
 use crate::divergence::{DivergenceEstimator, FiniteDifference};
 use crate::flow::flow_map::FlowMapStepRule;
 use crate::flow::path::ProbabilityPath;
 use crate::graph::ElemType;
+use crate::lattice::LatticePolicy;
 use crate::model::loaded::Model;
 use crate::num::Batch;
+use crate::rows::BoundKind;
 use crate::sample::Sampler;
 use crate::trace::Estimator;
 
@@ -141,6 +143,7 @@ pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
     let spec = model.flow_map_spec(used.name)?;
     let at = |e: String| anyhow!("{}: flow_maps.{}: {e}", model.path.display(), used.name);
     spec.check_supports_sampling().map_err(at)?;
+    spec.check_steps(used.steps).map_err(at)?;
     if used.density || used.gradient {
         spec.check_has_divergence().map_err(at)?;
     }
@@ -176,6 +179,48 @@ pub fn with_card_defaults(model: &Model, estimator: DivergenceEstimator) -> Dive
 pub fn initial_states(noise: &Dataset, model: &Model) -> Result<Batch> {
     noise.check_shape(&model.card)?;
     Ok(noise.first_rows(noise.len()))
+}
+
+/// What a log-likelihood under a model says about data; see [`Dataset::likelihood_bound`]. One of a
+/// latent says nothing about the data.
+///
+/// # Errors
+/// Fails if a log-likelihood would bound nothing and `lattice` does not allow this.
+pub fn likelihood_bound(
+    model: &Model,
+    data: &Dataset,
+    lattice: LatticePolicy,
+) -> Result<LikelihoodBound> {
+    if model.card.latent.is_some() {
+        return Ok(LikelihoodBound {
+            kind: BoundKind::Latent,
+            reason: None,
+        });
+    }
+    data.likelihood_bound(&model.card, lattice)
+}
+
+/// Checks that a latent model can encode data.
+///
+/// # Errors
+/// Fails if the card has no encoder, or if the data are to be dequantized.
+pub fn check_encodable(model: &Model, dequantized: bool) -> Result<()> {
+    let latent = model.card.latent.as_ref();
+    if latent.is_none_or(|latent| latent.encoder.is_none()) {
+        bail!(
+            "{}: the data have the shape of decoded samples, but the card has no `latent.encoder`; \
+             expected latents of shape {:?}",
+            model.path.display(),
+            model.card.shape
+        );
+    }
+    if dequantized {
+        bail!(
+            "dequantization: the log-likelihood is one of latents, which are not quantized; leave \
+             the key out"
+        );
+    }
+    Ok(())
 }
 
 /// The largest number of samples with `dim` numbers each that one array in memory can hold.

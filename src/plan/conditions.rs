@@ -144,29 +144,6 @@ pub fn check_condition_lengths(conditions: &Conditions, samples: usize, of: &str
     Ok(())
 }
 
-/// The name of a model in tables: the card's name, with the guidance and the conditions that are the
-/// same for all samples.
-pub(super) fn model_label(
-    name: &str,
-    conditions: &Conditions,
-    guidance: Option<Guidance>,
-) -> String {
-    let constant = |(name, condition): (&String, &Condition)| {
-        let same = matches!(
-            condition.values,
-            ConditionValues::Null | ConditionValues::Constant(_)
-        );
-        (same && condition.source.len() <= 20).then(|| format!("{name} {}", condition.source))
-    };
-    let mut parts: Vec<String> = conditions.by_name.iter().filter_map(constant).collect();
-    parts.extend(guidance.map(|guidance| format!("guidance {}", guidance.label())));
-    if parts.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{name} ({})", parts.join(", "))
-    }
-}
-
 /// The source of a condition as a plan describes it, for reopening a run. A file lies at `place`.
 pub(super) fn planned_source(source: &str, place: Option<&Path>) -> Option<ConditionSource> {
     match place {
@@ -207,27 +184,5 @@ mod tests {
             let message = format!("{:#}", refused.expect_err(text));
             assert!(message.contains(words), "{message}");
         }
-    }
-
-    #[test]
-    fn labels_of_models_name_what_is_the_same_for_all_samples() {
-        let with = |text: &str| Conditions {
-            by_name: [(
-                "label".to_owned(),
-                read_condition(ConditionSource::parse(text).as_ref(), Path::to_owned).expect(text),
-            )]
-            .into(),
-            seed: 0,
-        };
-        let guidance = Guidance {
-            scale: 1.5,
-            interval: None,
-        };
-        assert_eq!(model_label("dit", &with("balanced:10"), None), "dit");
-        assert_eq!(
-            model_label("dit", &with("3"), Some(guidance)),
-            "dit (label 3, guidance 1.5)"
-        );
-        assert_eq!(model_label("dit", &with("null"), None), "dit (label null)");
     }
 }

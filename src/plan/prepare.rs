@@ -7,8 +7,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::builder::PlanBuilder;
 use super::capabilities::{
-    check_difference_step, check_estimator_supported, check_sampler_supported, max_samples,
-    with_card_defaults,
+    check_difference_step, check_estimator_supported, check_sampler_supported, likelihood_bound,
+    max_samples, with_card_defaults,
 };
 use super::conditions::{ModelSetting, check_condition_lengths};
 use super::{
@@ -24,6 +24,7 @@ use crate::flow::guidance::GuidanceSetting;
 use crate::metric::{Metric, SampleRole, SampleSets, paired};
 use crate::model::card::FlowMapDirection;
 use crate::model::conditions::ConditionSource;
+use crate::model::latent::LatentEncoding;
 use crate::num::key::RngKey;
 use crate::num::shape::RequestedLayout;
 use crate::registry::prefix_with_name;
@@ -180,14 +181,32 @@ impl PlanBuilder<'_> {
         let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
             return self.check_readable(&format!("{key}.data"), &entry.data);
         };
+        for name in &entry.by {
+            let known = &mut self.prepared.plan.models[model];
+            if !known.conditions.contains_key(name) {
+                let message = format!("`{name}`, but the card has no condition of that name");
+                self.add_fault(Fault::new(format!("{key}.by"), message));
+            } else if !known.by.contains(name) {
+                known.by.push(name.clone());
+            }
+        }
         let layout = entry.layout.as_ref().map(RequestedLayout::unconditional);
-        let data = self.add_data(&entry.data, model, entry.dequantization.as_ref(), layout);
+        let data = self.add_data(
+            &entry.data,
+            model,
+            entry.dequantization.as_ref(),
+            layout,
+            Some(entry.encode),
+        );
         let data = self.ok_or_fault(&format!("{key}.data"), data);
         if let Some(data) = data {
             let lengths = self.check_conditions(model, data);
             self.ok_or_nested_fault(&format!("{key}.conditions"), lengths);
-            let bound = self.prepared.data[data]
-                .likelihood_bound(&self.prepared.models[model].card, entry.lattice);
+            let bound = likelihood_bound(
+                &self.prepared.models[model],
+                &self.prepared.data[data],
+                entry.lattice,
+            );
             if let Some(LikelihoodBound {
                 reason: Some(why), ..
             }) = self.ok_or_fault(&format!("{key}.data"), bound)
@@ -224,6 +243,11 @@ impl PlanBuilder<'_> {
             let message =
                 format!("the model has {dim} dimensions; a density over the plane needs 2");
             self.add_fault(Fault::new(format!("{key}.density"), message));
+        }
+        if entry.density.is_some() && self.prepared.models[model].conditions.vary() {
+            let message = "a density over the plane needs one value of each condition for all \
+                           points; expected a number or null";
+            self.add_fault(Fault::new(format!("{key}.density"), message.to_owned()));
         }
         let Some(data) = data else { return };
         let available = self.prepared.data[data].len();
@@ -438,6 +462,7 @@ impl PlanBuilder<'_> {
             let wanted = AutoStepsRequest {
                 model: &self.prepared.models[model],
                 data: &self.prepared.data[data],
+                encode: self.prepared.plan.data[data].encode,
                 solver: &solver,
                 estimators,
                 samples,
@@ -596,6 +621,7 @@ impl PlanBuilder<'_> {
             model,
             None,
             entry.layout.as_ref().map(RequestedLayout::unconditional),
+            Some(LatentEncoding::Mean),
         );
         let Some(data) = self.ok_or_fault(&format!("{key}.data"), data) else {
             return;
@@ -703,7 +729,7 @@ impl PlanBuilder<'_> {
             let layout = layouts.and_then(|l| l.for_array(name));
             let data = match name {
                 "noise" => file.map(|file| self.add_noise(file, model, entry.count, layout)),
-                _ => file.map(|file| self.add_data(file, model, None, layout)),
+                _ => file.map(|file| self.add_data(file, model, None, layout, None)),
             };
             self.ok_or_fault(&format!("{key}.{name}"), data.transpose())
                 .flatten()

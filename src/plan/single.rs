@@ -32,6 +32,7 @@ impl PreparedPlan {
             layout: data.layout.clone(),
             notes: data.notes.clone(),
             unbounded: false,
+            encode: None,
         };
         let plan = Plan {
             format: PLAN_FORMAT,

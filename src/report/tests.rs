@@ -174,6 +174,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             features: name("raw"),
             note: name("few samples"),
             trajectory: None,
+            guidance: String::new(),
         }));
     tables
         .steps

@@ -48,10 +48,41 @@ names! {
         /// The log-likelihood from a few steps under the biased rule of the authors' code. It is
         /// never mixed with other kinds.
         "few-step-forward-average" => FewStepForwardAverage,
+        /// Like `ode-exact`, for the flow of a guided velocity.
+        "ode-exact-guided" => OdeExactGuided,
+        /// Like `ode-stochastic`, for the flow of a guided velocity.
+        "ode-stochastic-guided" => OdeStochasticGuided,
+        /// Like `learned`, for the flow of a guided velocity.
+        "learned-guided" => LearnedGuided,
+        /// Like `finite-difference`, for the flow of a guided velocity.
+        "finite-difference-guided" => FiniteDifferenceGuided,
     }
 }
 
 impl EstimateKind {
+    /// The same kind for the flow of a guided velocity. The density of such a flow is not the
+    /// model's conditional density. Flow maps and closed forms are not guided.
+    pub fn guided(self) -> EstimateKind {
+        match self {
+            EstimateKind::OdeExact => EstimateKind::OdeExactGuided,
+            EstimateKind::OdeStochastic => EstimateKind::OdeStochasticGuided,
+            EstimateKind::Learned => EstimateKind::LearnedGuided,
+            EstimateKind::FiniteDifference => EstimateKind::FiniteDifferenceGuided,
+            other => other,
+        }
+    }
+
+    /// The kind of the estimator, whether the velocity is guided or not.
+    pub fn of_estimator(self) -> EstimateKind {
+        match self {
+            EstimateKind::OdeExactGuided => EstimateKind::OdeExact,
+            EstimateKind::OdeStochasticGuided => EstimateKind::OdeStochastic,
+            EstimateKind::LearnedGuided => EstimateKind::Learned,
+            EstimateKind::FiniteDifferenceGuided => EstimateKind::FiniteDifference,
+            other => other,
+        }
+    }
+
     /// Whether the number comes from a few steps of a flow map, under whichever rule.
     pub fn is_few_step(self) -> bool {
         matches!(
@@ -92,6 +123,9 @@ names! {
         "elbo" => Elbo,
         /// A tighter lower bound by importance sampling.
         "iw-elbo" => IwElbo,
+        /// The log-density of a latent, as an encoder gives it or as it was given. It is not one of
+        /// the data.
+        "latent" => Latent,
         /// No bound: quantized floats without dequantization, or data that do not match the card,
         /// both allowed by `lattice: allow`.
         "none" => None,

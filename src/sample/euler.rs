@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod, heun};
+use super::{
+    Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod, heun, sampler_step,
+};
 
 /// Euler's method on dx/dt = v, with one evaluation per step.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +29,7 @@ impl SamplingMethod for Euler {
         let steps = points
             .windows(2)
             .map(|pair| heun::euler_step(pair[0], pair[1]));
-        Ok(steps.chain(self.0.final_denoising_step(&points)).collect())
+        let steps = steps.chain(self.0.final_denoising_step(&points)).collect();
+        sampler_step::with_readings(steps, context)
     }
 }

@@ -186,6 +186,7 @@ impl SamplingMethod for FlowMapSampler {
     fn flow_map(&self) -> Option<FlowMapRequirements<'_>> {
         Some(FlowMapRequirements {
             name: &self.map,
+            steps: self.steps,
             density: self.density,
             gradient: self.guidance.is_some(),
         })
@@ -276,6 +277,7 @@ mod tests {
             prior: Prior { std },
             key: RngKey { seed: 0 },
             samples: &samples,
+            step_noise: None,
         };
         sampler
             .sample(&mut Only(model), &draw, x.clone())

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::sampler_step::{self, PathPoint, StepCorrector, StepPrediction};
-use super::{Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod};
+use super::{Sampler, SamplerContext, SamplerSchedule, SamplerStep, SamplingMethod, ancestral};
 use crate::flow::path::ProbabilityPath;
 
 /// Heun's method, with two evaluations in every step of the grid.
@@ -34,6 +34,9 @@ pub struct Heun {
     pub s_max: Option<f64>,
     /// The factor of the fresh noise's standard deviation. Default: 1.
     pub s_noise: f64,
+    /// The bound of every value of the denoiser, as diffusers' `clip_sample_range`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_sample: Option<f64>,
 }
 
 /// The variable in which Heun's method integrates. On edm paths both are σ.
@@ -58,6 +61,7 @@ impl Default for Heun {
             s_min: 0.0,
             s_max: None,
             s_noise: 1.0,
+            clip_sample: None,
         }
     }
 }
@@ -70,10 +74,7 @@ pub fn euler_step(from: PathPoint, to: PathPoint) -> SamplerStep {
 /// The Heun step x + h (v + v')/2.
 pub fn heun_step(from: PathPoint, to: PathPoint) -> SamplerStep {
     let half = 0.5 * (to.t - from.t);
-    let corrector = StepCorrector {
-        weights: vec![1.0, half, half],
-        reused: false,
-    };
+    let corrector = StepCorrector::at_point(to, vec![1.0, half, half], false);
     SamplerStep {
         corrector: Some(corrector),
         ..euler_step(from, to)
@@ -101,10 +102,7 @@ fn heun_step_in_sigma(from: PathPoint, to: PathPoint) -> SamplerStep {
         0.5 * to.alpha * h * (1.0 / b - 2.0 / a),
     ];
     SamplerStep {
-        corrector: Some(StepCorrector {
-            weights,
-            reused: false,
-        }),
+        corrector: Some(StepCorrector::at_point(to, weights, false)),
         ..euler
     }
 }
@@ -205,6 +203,14 @@ impl SamplingMethod for Heun {
                     .to_owned(),
             );
         }
+        let clip = ancestral::prediction_clip(self.clip_sample, 0.0)?;
+        if clip.is_some() && self.variable == HeunVariable::Time {
+            return Err(
+                "clip_sample bounds the denoiser, which variable `time` does not take; use \
+                 `variable: sigma`"
+                    .to_owned(),
+            );
+        }
         let velocity_is_defined = |to: &PathPoint| {
             sampler_step::prediction_is_defined(context, StepPrediction::Velocity, to.t)
         };
@@ -217,15 +223,15 @@ impl SamplingMethod for Heun {
             .windows(2)
             .map(step_between)
             .chain(self.schedule.final_denoising_step(&points));
-        Ok(steps
-            .map(|step| {
-                if self.s_churn > 0.0 {
-                    self.with_churn(step, context)
-                } else {
-                    step
-                }
-            })
-            .collect())
+        let steps = steps.map(|step| {
+            let step = if self.s_churn > 0.0 {
+                self.with_churn(step, context)
+            } else {
+                step
+            };
+            SamplerStep { clip, ..step }
+        });
+        sampler_step::with_readings(steps.collect(), context)
     }
 }
 

@@ -34,7 +34,8 @@
 //! let curve = ProbabilityPath::Edm { sigma_min: 0.002, sigma_max: 80.0 }.curve()?;
 //! let context = SamplerContext { curve: &curve, prediction: Prediction::Denoised };
 //! let (key, samples, std) = (RngKey { seed: 1 }, [0, 1, 2], curve.prior_std());
-//! let request = SampleRequest { context, prior: Prior { std }, key, samples: &samples };
+//! let prior = Prior { std };
+//! let request = SampleRequest { context, prior, key, samples: &samples, step_noise: None };
 //! let sampler: Sampler = flowgauge::yaml::from_yaml_str("{heun: {steps: 18}}")?;
 //! let drawn = sampler.sample(&mut Point, &request, initial_noise(key, &samples, 1, std))?;
 //! assert!(drawn.x.iter().all(|x| (x - 3.0).abs() < 0.02));
@@ -52,10 +53,17 @@ use crate::num::Batch;
 use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::registry;
 
+mod ancestral;
+mod brownian;
 pub mod ddim;
+pub mod ddpm;
+pub(crate) mod diffusers;
 pub mod dpmpp2m;
+pub mod dpmpp2m_sde;
 pub mod dpmpp3m;
+pub mod dpmpp_sde;
 pub mod euler;
+pub mod euler_ancestral;
 pub mod flow_map;
 pub mod heun;
 mod multistep;
@@ -64,11 +72,14 @@ pub mod sampler_step;
 pub mod steindiff;
 #[cfg(test)]
 mod tests;
+mod timesteps;
 pub mod unipc;
 
+pub use brownian::ReplayedNoise;
 pub use sampler_schedule::SamplerSchedule;
 pub use sampler_step::{PathPoint, SamplerStep};
 pub use steindiff::SteinDiffStepLog;
+pub use timesteps::{FinalNoise, IndexRounding, NoiseLevels, TimestepSpacing};
 
 registry! {
     /// The samplers, under the names that `samplers:` and `--sampler` accept.
@@ -78,6 +89,10 @@ registry! {
         "heun" | "edm-heun" => Heun(heun::Heun),
         "dpmpp-2m" | "dpm++-2m" | "dpmpp2m" | "dpm-solver++-2m" | "dpmsolver++-2m" => Dpmpp2m(dpmpp2m::Dpmpp2m),
         "dpmpp-3m" | "dpm++-3m" | "dpmpp3m" | "dpm-solver++-3m" | "dpmsolver++-3m" => Dpmpp3m(dpmpp3m::Dpmpp3m),
+        "ddpm" => Ddpm(ddpm::Ddpm),
+        "euler-ancestral" | "euler-a" => EulerAncestral(euler_ancestral::EulerAncestral),
+        "dpmpp-2m-sde" | "dpm++-2m-sde" | "sde-dpmsolver++" | "dpmpp2m-sde" => Dpmpp2mSde(dpmpp2m_sde::Dpmpp2mSde),
+        "dpmpp-sde" | "dpm++-sde" | "dpmsolver-sde" => DpmppSde(dpmpp_sde::DpmppSde),
         "unipc" | "uni-pc" => UniPc(unipc::UniPc),
         "flow-map" | "flowmap" => FlowMap(flow_map::FlowMapSampler),
         "steindiff" | "stein-diff" => SteinDiff(steindiff::SteinDiff),
@@ -154,6 +169,8 @@ pub trait Denoiser: VectorField {
 pub struct FlowMapRequirements<'a> {
     /// The flow map's name under the card's `flow_maps`.
     pub name: &'a str,
+    /// The number of steps.
+    pub steps: usize,
     /// Whether the map's average divergence is needed, for log-densities.
     pub density: bool,
     /// Whether the gradient of that divergence is needed, for self-guidance.
@@ -196,6 +213,8 @@ pub struct SampleRequest<'a> {
     pub key: RngKey,
     /// The indices of the samples, one for each row of the states.
     pub samples: &'a [SampleId],
+    /// Noise for random steps in the place of noise from the key. `None` as a rule.
+    pub step_noise: Option<&'a ReplayedNoise>,
 }
 
 /// The cost of one sample.

@@ -5,7 +5,7 @@
 //! replaces D by a polynomial through known predictions. A step is then x_t = w₀ x_s + w₁ D_s + w₂
 //! D_{s−1} + …, and its weights depend only on the grid.
 
-use super::sampler_step::{PathPoint, SamplerStep, StepCorrector, StepPrediction};
+use super::sampler_step::{self, PathPoint, SamplerStep, StepCorrector, StepPrediction};
 use super::{SamplerContext, SamplerSchedule};
 
 /// φ_k(z) with φ₀ = eᶻ and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z: the weights of exponential integrators.
@@ -47,6 +47,17 @@ pub(super) trait Multistep {
     /// `order` is at least 2, and `past` has that many points.
     fn predictor_weights(&self, past: &[PathPoint], to: &PathPoint, order: usize) -> Vec<f64>;
 
+    /// The weights of the state and of the prediction at `from` in the state at `to`, for a step of
+    /// first order.
+    fn first_weights(&self, from: &PathPoint, to: &PathPoint) -> Vec<f64> {
+        first_order_weights(from, to).to_vec()
+    }
+
+    /// The standard deviation of the noise that a step adds. Default: 0.
+    fn noise_std(&self, _from: &PathPoint, _to: &PathPoint) -> f64 {
+        0.0
+    }
+
     /// The weights of the state, of the prediction at `to`, and of the predictions at `past` in the
     /// corrected state at `to`. `None` if the method has no corrector.
     fn corrector_weights(
@@ -83,15 +94,19 @@ pub(super) fn multistep_steps(
     context: &SamplerContext,
 ) -> Result<Vec<SamplerStep>, String> {
     let points = schedule.points(context)?;
-    let mut steps = steps_between_points(method, schedule.lower_order_final, &points);
+    let lowers_order = schedule.lowers_order(points.len() - 1);
+    let mut steps = steps_between_points(method, lowers_order, &points);
+    if let Some(step) = steps.last_mut().filter(|_| schedule.euler_at_final) {
+        step.weights = method.first_weights(&step.from, &step.to);
+    }
     steps.extend(schedule.final_denoising_step(&points));
-    Ok(steps)
+    sampler_step::with_readings(steps, context)
 }
 
 /// The steps of a multistep method between at least two given points.
 ///
 /// A step to σ = 0 is infinitely long in λ, and no difference of predictions can be extrapolated
-/// over it. Such a step is always of first order and ends in α_t D.
+/// over it. Such a step is always of first order and ends in α_t D. So is a step of no length.
 pub(super) fn steps_between_points(
     method: &dyn Multistep,
     lower_order_final: bool,
@@ -100,13 +115,13 @@ pub(super) fn steps_between_points(
     let last = points.len() - 1;
     let step = |i: usize| {
         let to = &points[i + 1];
-        let order = match to.sigma > 0.0 {
+        let order = match to.sigma > 0.0 && points[i].lambda_step(to) != 0.0 {
             true => step_order(method.order(), i, last, lower_order_final),
             false => 1,
         };
         let past: Vec<PathPoint> = points[..=i].iter().rev().take(order).copied().collect();
         let weights = if order == 1 {
-            first_order_weights(&past[0], to).to_vec()
+            method.first_weights(&past[0], to)
         } else {
             method.predictor_weights(&past, to, order)
         };
@@ -115,12 +130,11 @@ pub(super) fn steps_between_points(
         } else {
             None
         };
-        let corrector = weights_of_corrector.map(|weights| StepCorrector {
-            weights,
-            reused: true,
-        });
+        let corrector =
+            weights_of_corrector.map(|weights| StepCorrector::at_point(*to, weights, true));
         SamplerStep {
             corrector,
+            noise_std: method.noise_std(&past[0], to),
             ..SamplerStep::without_corrector(points[i], *to, StepPrediction::Denoised, weights)
         }
     };

@@ -2,24 +2,29 @@
 //!
 //! Every sampler here steps by x_t = w₀ x + w₁ p + w₂ p₋₁ + …. Here p is the model's prediction at
 //! the state, and p₋₁, … are the predictions of earlier steps. Some samplers then evaluate a second
-//! prediction at the end of the step and combine the arrays again with other weights.
+//! prediction at the end of the step, or in its middle, and combine the arrays again with other
+//! weights. Random steps add noise to the results.
 //!
 //! The weights depend only on the grid. A step can therefore be carried out, and differentiated,
 //! without knowing which method it came from.
 
 use std::collections::VecDeque;
 
+use super::brownian::{BrownianNoise, NoiseInterval, StepNoise};
 use super::{Denoiser, SampleRequest, SamplerContext};
 use crate::flow::field::{EvalError, JacobianOperator, Points};
-use crate::flow::path::PathCurve;
+use crate::flow::path::{PathCoefficients, PathCurve, ProbabilityPath};
 use crate::flow::prediction::{Affine, Prediction};
 use crate::num::key::{Purpose, SampleId};
 use crate::num::{Batch, TangentBatch};
 
 /// A point of the path: a time with its α and σ.
+///
+/// α and σ are not always those of the path at the time. Schedulers of other programs give a network
+/// a rounded time, or end at σ = 0, where the path does not lead.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PathPoint {
-    /// The card's own time.
+    /// The card's own time, at which the network is evaluated.
     pub t: f64,
     /// The factor α of the clean data.
     pub alpha: f64,
@@ -36,6 +41,11 @@ impl PathPoint {
             alpha: s.alpha,
             sigma: s.sigma,
         }
+    }
+
+    /// λ = ln(α/σ). It is −∞ if α is 0, and ∞ if σ is 0.
+    pub fn half_log_snr(&self) -> f64 {
+        (self.alpha / self.sigma).ln()
     }
 
     /// λ(`next`) − λ(self) with λ = ln(α/σ). It is infinite if α is 0 at `self` or σ is 0 at
@@ -70,11 +80,35 @@ pub struct SamplerStep {
     pub corrector: Option<StepCorrector>,
     /// The standard deviation of the fresh noise that is added to the state before the step.
     pub churn_std: f64,
+    /// The standard deviation of the noise that is added to the state after the step.
+    pub noise_std: f64,
+    /// How the prediction at the state is read at a point that is not on the path: `a`·x + `b`·p.
+    /// `None` if the point is on the path.
+    pub reading: Option<Affine>,
+    /// The bounds of the prediction at the state, if it has any.
+    pub clip: Option<PredictionClip>,
 }
 
-/// The second stage of a step: a prediction at the step's end, and new weights.
+/// The bounds of a prediction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PredictionClip {
+    /// Every value is moved into −`range` to `range`.
+    pub range: f64,
+    /// The weight in the new state of what was cut off. DDIM takes the noise from the prediction as
+    /// it was.
+    pub excess_weight: f64,
+}
+
+/// The second stage of a step: a prediction at the step's end or between its ends, and new weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepCorrector {
+    /// The point at which the second prediction is evaluated.
+    pub at: PathPoint,
+    /// How the second prediction is read at a point that is not on the path; see
+    /// [`SamplerStep::reading`].
+    pub reading: Option<Affine>,
+    /// The standard deviation of the noise that is added to the state before the second prediction.
+    pub noise_std: f64,
     /// Weights of the state, of the new prediction, of the prediction at the state, and of earlier
     /// predictions, newest first.
     pub weights: Vec<f64>,
@@ -82,8 +116,21 @@ pub struct StepCorrector {
     pub reused: bool,
 }
 
+impl StepCorrector {
+    /// A second stage without noise, with the prediction at a point of the path.
+    pub fn at_point(at: PathPoint, weights: Vec<f64>, reused: bool) -> StepCorrector {
+        StepCorrector {
+            at,
+            reading: None,
+            noise_std: 0.0,
+            weights,
+            reused,
+        }
+    }
+}
+
 impl SamplerStep {
-    /// A step without a corrector and without churn.
+    /// A step without a corrector, without churn and without noise.
     pub fn without_corrector(
         from: PathPoint,
         to: PathPoint,
@@ -97,7 +144,22 @@ impl SamplerStep {
             weights,
             corrector: None,
             churn_std: 0.0,
+            noise_std: 0.0,
+            reading: None,
+            clip: None,
         }
+    }
+
+    /// Whether the step draws random numbers.
+    pub fn is_random(&self) -> bool {
+        self.churn_std > 0.0
+            || self.noise_std > 0.0
+            || self.corrector.as_ref().is_some_and(|c| c.noise_std > 0.0)
+    }
+
+    /// The number of times that the step draws noise after its predictions.
+    fn noise_draws(&self) -> usize {
+        1 + usize::from(self.corrector.as_ref().is_some_and(|c| c.noise_std > 0.0))
     }
 
     /// The step x ← E\[x₀ | x\] to σ = 0.
@@ -127,7 +189,7 @@ pub fn count_evaluations(steps: &[SamplerStep]) -> u64 {
 /// paths. The message names the time and says how to avoid it.
 pub fn check_steps(steps: &[SamplerStep], context: &SamplerContext) -> Result<(), String> {
     let points = steps.iter().flat_map(|step| {
-        let ends = [Some(step.from), step.corrector.as_ref().map(|_| step.to)];
+        let ends = [Some(step.from), step.corrector.as_ref().map(|c| c.at)];
         ends.into_iter().flatten().map(|at| (step.prediction, at))
     });
     if let Some((_, at)) = points
@@ -142,6 +204,66 @@ pub fn check_steps(steps: &[SamplerStep], context: &SamplerContext) -> Result<()
         ));
     }
     Ok(())
+}
+
+/// Completes steps with readings: how predictions at points that are not on the path are read there.
+///
+/// A network at a rounded time, for example, estimates the noise in the state. With α and σ of the
+/// point, and not with those of the rounded time, its estimate becomes a denoiser.
+///
+/// # Errors
+/// Fails if the prediction cannot be read at such a point, as a velocity of a curved path cannot.
+pub fn with_readings(
+    mut steps: Vec<SamplerStep>,
+    context: &SamplerContext,
+) -> Result<Vec<SamplerStep>, String> {
+    for step in &mut steps {
+        step.reading = reading_at(step.prediction, &step.from, context)?;
+        if let Some(corrector) = &mut step.corrector {
+            corrector.reading = reading_at(step.prediction, &corrector.at, context)?;
+        }
+    }
+    Ok(steps)
+}
+
+/// The reading of a prediction at a point; `None` if the point is on the path or if the reading
+/// changes nothing.
+fn reading_at(
+    prediction: StepPrediction,
+    point: &PathPoint,
+    context: &SamplerContext,
+) -> Result<Option<Affine>, String> {
+    let there = context.curve.at(point.t);
+    if (there.alpha, there.sigma) == (point.alpha, point.sigma) {
+        return Ok(None);
+    }
+    let straight = matches!(
+        context.curve.path(),
+        ProbabilityPath::FlowMatching { .. } | ProbabilityPath::Edm { .. }
+    );
+    if prediction == StepPrediction::Velocity
+        || (context.prediction == Prediction::Velocity && !straight)
+    {
+        return Err(format!(
+            "the step at t = {} is at alpha = {} and sigma = {}, but the path has alpha = {} and              sigma = {} at this time, and a velocity is defined only on the path; use a sampler              that takes the denoiser, such as ddim, or a schedule on the path",
+            point.t, point.alpha, point.sigma, there.alpha, there.sigma
+        ));
+    }
+    let here = PathCoefficients {
+        alpha: point.alpha,
+        sigma: point.sigma,
+        ..there
+    };
+    let (on, at) = (
+        context.prediction.denoised(&there),
+        context.prediction.denoised(&here),
+    );
+    let scale = at.b / on.b;
+    Ok(Some(Affine {
+        a: at.a - scale * on.a,
+        b: scale,
+    })
+    .filter(|r| *r != (Affine { a: 0.0, b: 1.0 })))
 }
 
 /// Whether the card's prediction determines `prediction` at time `t`.
@@ -201,7 +323,8 @@ impl Trajectory {
         }
     }
 
-    /// Computes the states T(x) to which the step leads. The trajectory itself does not move.
+    /// Computes the states T(x) to which the step leads, without any noise that it adds. The
+    /// trajectory itself does not move.
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
@@ -210,16 +333,43 @@ impl Trajectory {
         step: &SamplerStep,
         field: &mut dyn Denoiser,
     ) -> Result<StepProposal, EvalError> {
-        let first = match self.reusable.take() {
+        self.propose_with_noise(step, field, &mut |_, _| Ok(()))
+    }
+
+    /// Like [`Trajectory::propose`], but `add_noise` adds the noise of a stage to the states that it
+    /// gets. Stage 0 is before the second prediction, stage 1 at the end of the step.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated, or if the noise cannot be drawn.
+    fn propose_with_noise(
+        &mut self,
+        step: &SamplerStep,
+        field: &mut dyn Denoiser,
+        add_noise: &mut dyn FnMut(usize, &mut Batch) -> Result<(), EvalError>,
+    ) -> Result<StepProposal, EvalError> {
+        let mut first = match self.reusable.take() {
             Some(ready) => ready,
-            None => self.predict(step.prediction, step.from.t, self.x.clone(), field)?,
+            None => {
+                let place = (step.from.t, step.reading);
+                self.predict(step.prediction, place, self.x.clone(), field)?
+            }
         };
-        let state = weighted_sum(
+        let excess = step.clip.map(|clip| {
+            let kept = first.value.mapv(|v| v.clamp(-clip.range, clip.range));
+            let excess = (&first.value - &kept) * clip.excess_weight;
+            first.value = kept;
+            excess
+        });
+        let mut state = weighted_sum(
             &step.weights,
             &self.x,
             std::iter::once(&first.value).chain(&self.history),
         );
+        if let Some(excess) = excess {
+            state += &excess;
+        }
         let Some(corrector) = &step.corrector else {
+            add_noise(1, &mut state)?;
             return Ok(StepProposal {
                 samples: self.samples.clone(),
                 state,
@@ -227,13 +377,21 @@ impl Trajectory {
                 second: None,
             });
         };
-        let second = self.predict(step.prediction, step.to.t, state, field)?;
+        add_noise(0, &mut state)?;
+        let place = (corrector.at.t, corrector.reading);
+        let mut second = self.predict(step.prediction, place, state, field)?;
+        if let Some(clip) = step.clip {
+            second
+                .value
+                .mapv_inplace(|v| v.clamp(-clip.range, clip.range));
+        }
         let values = [&second.value, &first.value];
-        let to = weighted_sum(
+        let mut to = weighted_sum(
             &corrector.weights,
             &self.x,
             values.into_iter().chain(&self.history),
         );
+        add_noise(1, &mut to)?;
         Ok(StepProposal {
             samples: self.samples.clone(),
             state: to,
@@ -242,21 +400,26 @@ impl Trajectory {
         })
     }
 
-    /// Evaluates a prediction at the states `x` and time `t`, and counts the evaluation.
+    /// Evaluates a prediction at the states `x`, at a time and with a reading, and counts the
+    /// evaluation.
     fn predict(
         &mut self,
         prediction: StepPrediction,
-        t: f64,
+        (t, reading): (f64, Option<Affine>),
         state: Batch,
         field: &mut dyn Denoiser,
     ) -> Result<EvaluatedPrediction, EvalError> {
         self.evaluations += field.calls_at(t);
         let times = vec![t; state.nrows()];
         let at = Points::new(&self.samples, &times, &state);
-        let value = match prediction {
+        let mut value = match prediction {
             StepPrediction::Velocity => field.velocity(at)?,
             StepPrediction::Denoised => field.denoised(at)?,
         };
+        if let Some(Affine { a, b }) = reading {
+            value *= b;
+            value.scaled_add(a, &state);
+        }
         Ok(EvaluatedPrediction { state, value })
     }
 
@@ -339,7 +502,8 @@ pub struct StepJacobianProducts {
 
 /// J_T z of a proposed step, by the chain rule through its one or two predictions.
 ///
-/// The predictions in the history are constants. If the first prediction was made ahead at other
+/// Noise does not depend on the state, and bounds of a prediction have no part in the products:
+/// SteinDiff refuses steps with either. The predictions in the history are constants. If the first prediction was made ahead at other
 /// states, their offset from the present states is a constant too.
 ///
 /// # Errors
@@ -355,7 +519,7 @@ pub fn step_jacobian_products(
         step.prediction,
         &proposal.samples,
         &proposal.first.state,
-        step.from.t,
+        (step.from.t, step.reading),
         z,
         context,
         field,
@@ -376,7 +540,7 @@ pub fn step_jacobian_products(
         step.prediction,
         &proposal.samples,
         &second.state,
-        step.to.t,
+        (corrector.at.t, corrector.reading),
         &predicted,
         context,
         field,
@@ -395,16 +559,20 @@ fn prediction_jvp(
     prediction: StepPrediction,
     samples: &[SampleId],
     x: &Batch,
-    t: f64,
+    (t, reading): (f64, Option<Affine>),
     z: &TangentBatch,
     context: &SamplerContext,
     field: &mut dyn JacobianOperator,
 ) -> Result<TangentBatch, EvalError> {
     let velocity = field.jvp(Points::new(samples, &vec![t; x.nrows()], x), z)?;
-    Ok(if prediction == StepPrediction::Velocity {
+    let product = if prediction == StepPrediction::Velocity {
         velocity
     } else {
         denoised_jvp(&velocity, z, t, context)
+    };
+    Ok(match reading {
+        Some(Affine { a, b }) => product * b + z * a,
+        None => product,
     })
 }
 
@@ -430,11 +598,40 @@ pub fn integrate_steps(
     x: Batch,
 ) -> Result<Trajectory, EvalError> {
     let mut trajectory = Trajectory::starting_at(draw.samples, x);
+    let dim = trajectory.x.ncols();
+    let mut source: Box<dyn StepNoise> = match draw.step_noise {
+        Some(given) => Box::new(given.for_samples(draw.samples)),
+        None => Box::new(BrownianNoise::new(draw.key, draw.samples, dim)),
+    };
+    // The end of the intervals for which noise was drawn. Where a step begins at more noise than the
+    // last one ended with, its noise is drawn for the rest of its interval.
+    let mut drawn_to = f64::NEG_INFINITY;
     for (i, step) in steps.iter().enumerate() {
         if step.churn_std > 0.0 {
             add_churn_noise(&mut trajectory.x, step.churn_std, draw, i as u64);
         }
-        let proposal = trajectory.propose(step, field)?;
+        let mut add_noise = |stage: usize, x: &mut Batch| {
+            let (std, to) = match (&step.corrector, stage) {
+                (Some(corrector), 0) => (corrector.noise_std, corrector.at.half_log_snr()),
+                _ => (step.noise_std, step.to.half_log_snr()),
+            };
+            if std > 0.0 {
+                let stages = step.noise_draws();
+                let interval = NoiseInterval {
+                    step: i,
+                    stage: if stages == 2 { stage } else { 0 },
+                    stages,
+                    from: step.from.half_log_snr().max(drawn_to),
+                    to,
+                };
+                x.scaled_add(std, &source.draw_for(&interval)?);
+            }
+            Ok(())
+        };
+        let proposal = trajectory.propose_with_noise(step, field, &mut add_noise)?;
+        if step.is_random() {
+            drawn_to = drawn_to.max(step.to.half_log_snr());
+        }
         trajectory.accept(step, proposal);
     }
     Ok(trajectory)
@@ -509,7 +706,12 @@ mod tests {
                             if let Some(ready) = &trajectory.reusable {
                                 let state = &ready.state + &move_by;
                                 let there = other
-                                    .predict(step.prediction, step.from.t, state, model)
+                                    .predict(
+                                        step.prediction,
+                                        (step.from.t, step.reading),
+                                        state,
+                                        model,
+                                    )
                                     .expect("analytic");
                                 other.reusable = Some(there);
                             }
@@ -551,7 +753,7 @@ mod tests {
                     StepPrediction::Denoised,
                     &[0],
                     &x,
-                    t,
+                    (t, None),
                     &z,
                     &velocity_context(&curve),
                     &mut model,

@@ -3,15 +3,17 @@
 use super::*;
 use crate::flow::field::Points;
 use crate::flow::grid::GridSpacing;
-use crate::flow::path::ProbabilityPath;
-use crate::flow::prediction::Prediction;
+use crate::flow::path::{PathCoefficients, ProbabilityPath};
+use crate::flow::prediction::{Affine, Prediction};
 use crate::model::analytic::{self, AnalyticMixture};
 use crate::num::TangentBatch;
 use crate::num::key::SampleId;
 
 mod churn;
+mod random_steps;
 mod references;
 mod regression;
+mod schedulers;
 
 impl Denoiser for AnalyticMixture {
     fn denoised(&mut self, at: Points) -> Result<Batch, EvalError> {
@@ -66,6 +68,7 @@ pub(super) fn draw_samples_at(
                 prior: UNIT_PRIOR,
                 key: RngKey { seed: 3 },
                 samples,
+                step_noise: None,
             },
             x.clone(),
         )
@@ -128,6 +131,12 @@ pub(super) fn weighted_sampler_names() -> impl Iterator<Item = &'static str> {
         .filter(|name| !["flow-map", "steindiff"].contains(name))
 }
 
+/// The names of the samplers whose steps draw no noise by default. SteinDiff corrects only these.
+pub(super) fn deterministic_sampler_names() -> impl Iterator<Item = &'static str> {
+    let random = ["ddpm", "euler-ancestral", "dpmpp-2m-sde", "dpmpp-sde"];
+    weighted_sampler_names().filter(move |name| !random.contains(name))
+}
+
 /// SteinDiff in every mode with one sampler, and in one mode with every sampler.
 fn steindiff_variants(schedule: &str) -> Vec<Sampler> {
     let modes = [
@@ -141,7 +150,7 @@ fn steindiff_variants(schedule: &str) -> Vec<Sampler> {
     ]
     .into_iter();
     let modes = modes.map(|mode| ("unipc", mode));
-    let around = weighted_sampler_names().map(|name| (name, "clipped"));
+    let around = deterministic_sampler_names().map(|name| (name, "clipped"));
     let spec = |(inner, mode): (&str, &str)| {
         sampler_from_yaml(&format!(
             "{{steindiff: {{sampler: {{{inner}: {{steps: 5, {schedule}}}}}, mode: {mode}, \
@@ -309,7 +318,13 @@ fn gaussian_is_scaled_by_known_factors() {
     };
     for (sampler, is_heun) in [
         (Sampler::Euler(euler::Euler(schedule.clone())), false),
-        (Sampler::Ddim(ddim::Ddim(schedule.clone())), false),
+        (
+            Sampler::Ddim(ddim::Ddim {
+                schedule: schedule.clone(),
+                ..Default::default()
+            }),
+            false,
+        ),
         (
             Sampler::Heun(heun::Heun {
                 schedule: schedule.clone(),
@@ -485,6 +500,7 @@ fn samplers_handle_ends_without_velocity() {
         prior: UNIT_PRIOR,
         key: RngKey { seed: 1 },
         samples: &[0, 1, 2],
+        step_noise: None,
     };
     let drawn = spec("heun").sample(&mut model, &draw, x).expect("analytic");
     assert!(drawn.x.iter().all(|v| v.is_finite()) && drawn.evaluations == [7; 3]);

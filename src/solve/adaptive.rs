@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::dop853;
 use super::jump::{JumpBracket, JumpPhase, JumpSearch};
 use super::quadrature_bound::{self, QuadratureBound};
+use super::switches::step_ends;
 use super::tableau::{self, EmbeddedErrorWeights, RungeKuttaStep, Tableau, add_weighted_slopes};
 use super::time_change::TimeChange;
 use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, TimeSpan, finite_rows, select_rows};
@@ -330,6 +331,8 @@ struct AdaptiveSampleState {
     t: f64,
     /// The signed step to try next.
     h: f64,
+    /// The step to try after one that was shortened to end at a switch of the field.
+    step_after_switch: Option<f64>,
     /// The errors of the last two accepted steps, the last one first. `None` before the first step,
     /// which may then grow as far as its error allows. If no divergence controls the steps, small
     /// errors are assumed instead, so steps grow slowly.
@@ -426,8 +429,31 @@ struct AdaptiveSolve<'a> {
     products: Option<JacobianProducts>,
     /// Whether the divergence can jump, so that steps are checked for jumps.
     detect_jumps: bool,
+    /// The times at which steps must end because the field switches, in the order of the path and in
+    /// the integration variable.
+    step_ends: Vec<f64>,
     /// The results of the samples that have left.
     solution: Solution,
+}
+
+impl AdaptiveSampleState {
+    /// Shortens the next step if it would go across a switch of the field. After such a step the
+    /// steps go on with the length that they had before.
+    fn end_step_at_switch(&mut self, step_ends: &[f64], end: f64) {
+        if let Some(step) = self.step_after_switch.take().filter(|_| !self.rejected) {
+            let left = end - self.t;
+            self.h = if step.abs() > left.abs() { left } else { step };
+        }
+        let direction = self.h.signum();
+        let tiny = 16.0 * f64::EPSILON * self.t.abs();
+        let next = step_ends
+            .iter()
+            .find(|end| (*end - self.t) * direction > tiny);
+        if let Some(next) = next.filter(|next| (*next - self.t).abs() < self.h.abs()) {
+            self.step_after_switch = Some(self.h);
+            self.h = next - self.t;
+        }
+    }
 }
 
 impl<'a> AdaptiveSolve<'a> {
@@ -443,6 +469,7 @@ impl<'a> AdaptiveSolve<'a> {
             batch_index,
             t: time_change.start(),
             h: time_change.end() - time_change.start(),
+            step_after_switch: None,
             previous_errors: None,
             attempts: 0,
             attempts_at_rounding_check: 0,
@@ -479,6 +506,7 @@ impl<'a> AdaptiveSolve<'a> {
             divergence: None,
             products: None,
             detect_jumps: true,
+            step_ends: Vec::new(),
             solution,
             x,
         }
@@ -493,6 +521,8 @@ impl<'a> AdaptiveSolve<'a> {
         let time_change = self.time_change;
         let field: &mut dyn VectorField = &mut time_change.reparameterize(field);
         self.detect_jumps = !field.is_smooth();
+        let start = self.time_change.start();
+        self.step_ends = step_ends(&field.switch_times(), start, self.end);
         self.control.integral_tolerance_factor = if self.detect_jumps {
             JUMP_INTEGRAL_TOLERANCE_FACTOR
         } else {
@@ -643,6 +673,9 @@ impl<'a> AdaptiveSolve<'a> {
             self.active
                 .iter_mut()
                 .for_each(|s| s.h = clock.limit_step(s.t, s.h, s.narrowest_width));
+        }
+        for s in &mut self.active {
+            s.end_step_at_switch(&self.step_ends, self.end);
         }
         let h: Vec<f64> = self.active.iter().map(|s| s.h).collect();
         let mut divergence = vec![Vec::new(); self.tableau.stages()];

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::local_error::LocalErrorEstimator;
 use super::step_count::StepCount;
+use super::switches::grid_with_switches;
 use super::tableau::{self, Tableau};
 use super::{NodeVisitor, Nodes, OdeSolver, Solution, Solver, TimeSpan, finite_rows};
 use crate::flow::field::{EvalError, EvaluationPurpose, Points, VectorField};
@@ -131,7 +132,14 @@ pub fn solve_fixed_grid(
 ) -> Result<Solution, EvalError> {
     let rows = x.nrows();
     let slot: Vec<usize> = (0..rows).collect();
-    let mut estimator = LocalErrorEstimator::new(span, tableau, grid, rows);
+    let switches = field.switch_times();
+    let with_switches = grid_with_switches(grid.to_vec(), &switches);
+    // The estimate assumes a field without jumps on a grid of even steps.
+    let mut estimator = match switches.is_empty() {
+        true => LocalErrorEstimator::new(span, tableau, grid, rows),
+        false => None,
+    };
+    let grid = &with_switches[..];
     let (mut node, mut evaluations) = (0, 0);
     for (number, pair) in grid.windows(2).enumerate() {
         let h = pair[1] - pair[0];

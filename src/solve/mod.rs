@@ -55,6 +55,7 @@ pub mod jump;
 pub mod local_error;
 pub mod quadrature_bound;
 pub mod step_count;
+mod switches;
 pub mod tableau;
 pub mod time_change;
 

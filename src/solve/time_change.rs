@@ -23,7 +23,9 @@ pub struct TimeChange<'a> {
 impl<'a> TimeChange<'a> {
     /// Chooses the variable for the span's path.
     pub fn new(span: TimeSpan<'a>) -> TimeChange<'a> {
-        let jumps = matches!(span.curve.path(), ProbabilityPath::Discrete { .. });
+        // With α = 0 at an end, −ln α is infinite there.
+        let jumps = matches!(span.curve.path(), ProbabilityPath::Discrete { .. })
+            && span.curve.at(span.curve.prior_end()).alpha > 0.0;
         TimeChange {
             curve: span.curve,
             start: span.start(),
@@ -145,6 +147,14 @@ impl VectorField for TimeChangedField<'_> {
         self.field.calls_at(self.time_change.time(u))
     }
 
+    fn switch_times(&self) -> Vec<f64> {
+        let times = self.field.switch_times();
+        times
+            .iter()
+            .map(|t| self.time_change.variable_at(*t))
+            .collect()
+    }
+
     fn velocity(&mut self, at: Points) -> Result<Batch, EvalError> {
         let t: Vec<f64> = at.t.iter().map(|u| self.time_change.time(*u)).collect();
         let v = self.field.velocity(Points { t: &t, ..at })?;
@@ -229,12 +239,9 @@ mod tests {
     /// At a beta, the velocity jumps as a function of time, but not as a function of −ln α.
     #[test]
     fn discrete_path_velocity_is_continuous_in_log_alpha() {
-        let curve = ProbabilityPath::Discrete {
-            betas: Default::default(),
-            steps: 1000,
-        }
-        .curve()
-        .expect("right");
+        let curve = ProbabilityPath::discrete(Default::default(), 1000)
+            .curve()
+            .expect("right");
         let mut model = analytic::example_mixture(curve.clone(), 2);
         let (x, knot, small) = (ndarray::array![[0.3, -0.2]], 0.02, 1e-9);
         let jump = |field: &mut dyn VectorField, at: f64| {

@@ -67,5 +67,7 @@ fn sample_from_likelihood_row(r: &LikelihoodRow) -> SampleLikelihoodRow {
         bound: r.bound,
         dequantization_stderr: r.dequantization_stderr,
         solver_error: r.solver_error,
+        guidance: String::new(),
+        conditions: r.conditions.clone(),
     }
 }

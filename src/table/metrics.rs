@@ -64,7 +64,7 @@ fn load_gallery(work: &MetricsWork, files: &TrialFiles) -> Result<Option<Gallery
     Ok(Some(Gallery {
         model: model.name.clone(),
         sampler: sampler.label(),
-        shape: image_shape(&model.shape),
+        shape: image_shape(model.decoded_shape.as_ref().unwrap_or(&model.shape)),
         range: model.range.unwrap_or_else(spread),
         generated,
         real,

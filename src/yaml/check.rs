@@ -241,6 +241,10 @@ impl<'a> SchemaChecker<'a> {
                     };
                     *node = Node::single_entry(kind.name.name, none, place);
                 }
+                // The bare name of an array's file is the kind `file`, if the family has it.
+                None if text.ends_with(".npy") && kinds.iter().any(|k| k.name.name == "file") => {
+                    *node = Node::single_entry("file", Node::from_text(&text, place), place);
+                }
                 None => match label::parse_label(self.root, kinds, &text, place) {
                     Some(entry) => *node = entry,
                     None => {

@@ -28,6 +28,10 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "a quarter of an hour, and networks and images of other projects",
     ),
     (
+        "flowgauge sample --model card.yaml --scheduler scheduler_config.json --steps 20 --noise x_T.npy --out x.npy",
+        "a network and a scheduler of other projects",
+    ),
+    (
         "flowgauge run configs/steindiff.yaml",
         "2,048 samples of each of 28 samplers, with and without SteinDiff",
     ),

@@ -57,7 +57,7 @@ impl Model {
 }
 
 /// Returns the tensor type of a declaration, if it declares a tensor.
-fn tensor_mut(info: &mut ValueInfoProto) -> Option<&mut TensorTypeProto> {
+pub(crate) fn tensor_mut(info: &mut ValueInfoProto) -> Option<&mut TensorTypeProto> {
     match info.r#type.as_mut()?.value.as_mut()? {
         TypeValue::Tensor(tensor) => Some(tensor),
         _ => None,

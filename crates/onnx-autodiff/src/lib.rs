@@ -83,6 +83,7 @@ mod locality;
 mod model;
 mod operators;
 mod order;
+mod output_range;
 mod output_reduction;
 mod passes;
 mod precision;

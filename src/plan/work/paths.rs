@@ -53,10 +53,11 @@ pub(super) fn path_cost(
     } else {
         0
     };
+    let calls = model.most_calls();
     TrialCost {
-        evaluations: (path + of_maps) * rows,
-        products: (nodes * (per_node + heads) + per_path + control) * rows,
-        head_calls: nodes * heads * rows,
+        evaluations: (path * calls + of_maps) * rows,
+        products: (nodes * (per_node + heads) + per_path + control) * calls * rows,
+        head_calls: nodes * heads * calls * rows,
         guessed: is_adaptive,
     }
 }

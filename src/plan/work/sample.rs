@@ -48,9 +48,10 @@ impl WorkKind for SampleWork {
     fn cost(&self, prepared: &PreparedPlan) -> TrialCost {
         let context = SamplerContext::for_model(&prepared.models[self.model]);
         let (each, rows) = (self.sampler.cost(&context), self.count as u64);
+        let calls = prepared.models[self.model].most_calls();
         TrialCost {
-            evaluations: each.evaluations * rows,
-            products: each.products * rows,
+            evaluations: each.evaluations * calls * rows,
+            products: each.products * calls * rows,
             head_calls: 0,
             guessed: each.is_upper_bound,
         }

@@ -154,12 +154,13 @@ fn reference_distance_cell(group: &ComparisonGroup, row: &SummaryRow) -> String 
 /// Whether a row whose number is not a normalized density reports a significantly higher likelihood
 /// than the reference.
 fn exceeds_reference(row: &SummaryRow) -> bool {
-    let biased =
-        is_few_step(row) || row.kind == EstimateKind::Learned || row.reference != row.estimator;
+    let biased = is_few_step(row)
+        || row.kind.of_estimator() == EstimateKind::Learned
+        || row.reference != row.estimator;
     let half = half_width_95(row.bias_stderr, row.bias_n);
     biased
-        && row.kind != EstimateKind::ClosedForm
-        && row.kind != EstimateKind::OdeStochastic
+        && row.kind.of_estimator() != EstimateKind::ClosedForm
+        && row.kind.of_estimator() != EstimateKind::OdeStochastic
         && if_finite(row.bias).is_some_and(|b| b > half)
 }
 

@@ -187,11 +187,13 @@ fn summary_sentences(view: &ReportView, group: &ComparisonGroup) -> Vec<Markup> 
     sentences.extend(
         others
             .iter()
-            .filter(|row| row.kind == EstimateKind::ClosedForm)
+            .filter(|row| row.kind.of_estimator() == EstimateKind::ClosedForm)
             .map(|row| known_truth_sentence(view, group, row)),
     );
     sentences.extend(nearest_estimator_sentence(view, group, &others));
-    let learned = |row: &&&SummaryRow| row.kind == EstimateKind::Learned || row.kind.is_few_step();
+    let learned = |row: &&&SummaryRow| {
+        row.kind.of_estimator() == EstimateKind::Learned || row.kind.is_few_step()
+    };
     sentences.extend(
         others
             .iter()
@@ -220,7 +222,7 @@ fn nearest_estimator_sentence(
 ) -> Option<Markup> {
     let estimates = others
         .iter()
-        .filter(|row| row.kind != EstimateKind::ClosedForm);
+        .filter(|row| row.kind.of_estimator() != EstimateKind::ClosedForm);
     let row = estimates
         .filter(|row| if_finite(row.rmse).is_some())
         .min_by(|a, b| {
@@ -296,7 +298,7 @@ fn randomized_bias_sentence(view: &ReportView, others: &[&SummaryRow]) -> Option
     let which = |zero| -> Vec<String> {
         let stochastic = others
             .iter()
-            .filter(|row| row.kind == EstimateKind::OdeStochastic);
+            .filter(|row| row.kind.of_estimator() == EstimateKind::OdeStochastic);
         let rows = stochastic.filter(|row| bias_interval_contains_zero(row) == Some(zero));
         rows.map(|row| view.short_name(&row.estimator)).collect()
     };

@@ -385,6 +385,19 @@ impl SamplingMethod for SteinDiff {
         if matches!(*self.sampler, Sampler::SteinDiff(_)) {
             return Err("sampler: steindiff cannot be put around itself".to_owned());
         }
+        let name = self.sampler.name();
+        if steps.iter().any(|s| s.churn_std == 0.0 && s.is_random()) {
+            return Err(format!(
+                "sampler: {name} adds noise in its steps, but u = x - T(x) is a function of x; \
+                 expected a sampler without noise, such as dpmpp-2m"
+            ));
+        }
+        if steps.iter().any(|s| s.clip.is_some()) {
+            return Err(format!(
+                "sampler: {name}: clip_sample bounds the denoiser, and the products of its Jacobian \
+                 do not know the bounds; leave it out"
+            ));
+        }
         if steps.iter().any(|s| s.churn_std > 0.0) {
             return Err(
                 "sampler: heun: s_churn makes the step random, but u = x - T(x) is a function of x"

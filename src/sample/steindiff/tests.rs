@@ -2,7 +2,7 @@
 
 use super::super::sampler_step::PathPoint;
 use super::super::tests::{
-    UNIT_PRIOR, draw_samples, sampler_from_yaml, velocity_context, weighted_sampler_names,
+    UNIT_PRIOR, deterministic_sampler_names, draw_samples, sampler_from_yaml, velocity_context,
 };
 use super::gamma::{GammaMoments, StepProbes, gamma_moments};
 use super::*;
@@ -111,6 +111,7 @@ fn gamma_case(
         prior: UNIT_PRIOR,
         key: RngKey { seed: 8 },
         samples: &samples,
+        step_noise: None,
     };
     let mut trajectory = Trajectory::starting_at(&samples, x.clone());
     let proposal = trajectory.propose(&step, model).expect("analytic");
@@ -304,6 +305,7 @@ fn gamma_probe_stderr_has_nominal_coverage() {
                 prior: UNIT_PRIOR,
                 key: RngKey { seed },
                 samples: &samples,
+                step_noise: None,
             };
             let mut moments = gamma_moments(&step, &trajectory, &proposal, &draw);
             let probes = StepProbes {
@@ -353,6 +355,7 @@ fn significance_test_of_gamma_has_nominal_false_positive_rate() {
             prior: UNIT_PRIOR,
             key: RngKey { seed: 8 },
             samples: &samples,
+            step_noise: None,
         };
         let mut trajectory = Trajectory::starting_at(
             &samples,
@@ -403,7 +406,7 @@ fn mixture() -> AnalyticMixture {
 
 #[test]
 fn vanilla_mode_equals_the_sampler_bitwise() {
-    for inner in weighted_sampler_names() {
+    for inner in deterministic_sampler_names() {
         let mut model = mixture();
         let curve = model.curve.clone();
         let x = super::super::initial_noise(RngKey { seed: 2 }, &[0, 1, 2, 3, 4], 3, 20.0);

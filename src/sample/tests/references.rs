@@ -80,7 +80,8 @@ fn integrate_between(
         context: velocity_context(&curve),
         prior: UNIT_PRIOR,
         key: RngKey { seed: 0 },
-        samples: &[],
+        samples: &(0..start.nrows() as u64).collect::<Vec<_>>(),
+        step_noise: None,
     };
     sampler_step::integrate_steps(&steps, model, &draw, start)
         .expect("analytic")
@@ -88,10 +89,7 @@ fn integrate_between(
 }
 
 fn discrete() -> ProbabilityPath {
-    ProbabilityPath::Discrete {
-        betas: Betas::default(),
-        steps: 1000,
-    }
+    ProbabilityPath::discrete(Betas::default(), 1000)
 }
 
 #[test]
