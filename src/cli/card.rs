@@ -106,18 +106,18 @@ impl CardArgs {
             true => {
                 let facts = PipelineFacts::read(&self.path, &place.prefix)?;
                 let files = facts.files().into_iter().map(str::to_owned).collect();
-                (draft_pipeline(&facts, &given), files)
+                let draft = draft_pipeline(&facts, &given).with_context(|| shown.to_string())?;
+                (draft, files)
             }
             false => {
                 let file = text_of(Path::new(self.path.file_name().unwrap_or_default()))?;
                 let graph = GraphFacts::read(&self.path, format!("{}{file}", place.prefix))?;
                 (
-                    draft_bare_graph(self.from, &graph, &given),
+                    draft_bare_graph(self.from, &graph, &given)?,
                     vec![graph.file],
                 )
             }
         };
-        let draft = draft.with_context(|| shown.to_string())?;
         self.write(&draft, &place, &files)?;
         if place.out == Path::new("-") {
             return Ok(Exit::Success);
