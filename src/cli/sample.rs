@@ -220,8 +220,8 @@ impl SampleArgs {
     fn sampler_of_scheduler(&self, file: &Path, model: &Model) -> Result<Sampler> {
         let named = || format!("--scheduler {}", file.display());
         let text = std::fs::read_to_string(file).with_context(named)?;
-        let json: serde_json::Value = serde_json::from_str(&text).with_context(named)?;
-        let scheduler = diffusers::from_scheduler_config(&json)
+        let scheduler = diffusers::parse_scheduler_config(&text)
+            .and_then(|json| diffusers::from_scheduler_config(&json))
             .and_then(|s| s.check_card(&model.card, &model.curve).map(|()| s))
             .map_err(|e| anyhow!("{}: {e}", named()))?;
         if !self.runtime_args.quiet {

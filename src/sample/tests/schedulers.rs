@@ -202,3 +202,87 @@ fn schedulers_of_diffusers_are_followed_step_by_step() {
         wrong.join("\n")
     );
 }
+
+/// Words of Python, missing keys, and what is not followed.
+#[test]
+fn configurations_are_read_and_refused_by_key() {
+    let read = |text: &str| {
+        let json = diffusers::parse_scheduler_config(text)?;
+        diffusers::from_scheduler_config(&json)
+    };
+    let dpm = read(
+        "{\"_class_name\": \"DPMSolverMultistepScheduler\", \"num_train_timesteps\": 1000, \
+         \"lambda_min_clipped\": -Infinity}",
+    )
+    .expect("right");
+    assert_eq!(
+        dpm.sampler.to_string(),
+        "{\"dpmpp-2m\":{\"drop_last\":true,\"final_sigmas_type\":\"zero\",\
+         \"lower_order_below\":15,\"rounding\":\"nearest\",\"spacing\":\"linspace\"}}"
+    );
+    let of = |class: &str, more: &str| {
+        read(&format!(
+            "{{\"_class_name\": \"{class}\", \"num_train_timesteps\": 1000{more}}}"
+        ))
+    };
+    for (class, more, what) in [
+        ("PNDMScheduler", "", "PNDMScheduler"),
+        ("DDIMScheduler", ", \"thresholding\": true", "thresholding"),
+        (
+            "DDPMScheduler",
+            ", \"variance_type\": \"learned_range\"",
+            "learned_range",
+        ),
+        (
+            "EulerDiscreteScheduler",
+            ", \"use_beta_sigmas\": true",
+            "use_beta_sigmas",
+        ),
+        (
+            "UniPCMultistepScheduler",
+            ", \"predict_x0\": false",
+            "predict_x0",
+        ),
+        (
+            "UniPCMultistepScheduler",
+            ", \"disable_corrector\": [0]",
+            "disable_corrector",
+        ),
+        (
+            "DPMSolverMultistepScheduler",
+            ", \"algorithm_type\": \"dpmsolver\", \"final_sigmas_type\": \"sigma_min\"",
+            "algorithm_type",
+        ),
+    ] {
+        let scheduler = of(class, more).expect(what);
+        assert!(!scheduler.followed, "{what}");
+        assert!(
+            scheduler.notes.iter().any(|n| n.contains(what)),
+            "{:?}",
+            scheduler.notes
+        );
+    }
+    for (class, more, what) in [
+        (
+            "DDIMScheduler",
+            ", \"beta_schedule\": \"exp\"",
+            "beta_schedule",
+        ),
+        (
+            "DDIMScheduler",
+            ", \"timestep_spacing\": \"odd\"",
+            "timestep_spacing",
+        ),
+        (
+            "DDIMScheduler",
+            ", \"prediction_type\": 3",
+            "prediction_type",
+        ),
+        ("EDMEulerScheduler", "", "EDMEulerScheduler"),
+    ] {
+        let refused = of(class, more).expect_err(what);
+        assert!(refused.contains(what), "{refused}");
+    }
+    assert!(read("{}").expect_err("empty").contains("_class_name"));
+    assert!(read("[").expect_err("broken").contains("not valid JSON"));
+}
