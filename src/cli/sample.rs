@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::interrupt::{interrupted_exit, stop_on_signal};
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
-use crate::data::{Dataset, encode_npy_f32, path_without_member, png_grid};
+use crate::data::{Dataset, encode_npy_f32, encode_npy_f64, path_without_member, png_grid};
 use crate::execute::Executor;
 use crate::model::loaded::Model;
 use crate::num::format_decimals;
@@ -64,6 +64,9 @@ pub(super) struct SampleArgs {
     /// The array to write (.npy)
     #[arg(long, value_name = "NPY")]
     out: PathBuf,
+    /// Write --out in float64 instead of float32
+    #[arg(long)]
+    float64: bool,
     /// A picture of the first samples (at most 256) to write as PNG
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
@@ -171,16 +174,21 @@ impl SampleArgs {
         });
         drop(show);
         let x = &drawn.x;
+        let encode = if self.float64 {
+            encode_npy_f64
+        } else {
+            encode_npy_f32
+        };
         if let Err(error) = ended {
             let mut out = out.begin()?;
             if stop::requested() && x.nrows() > 0 {
-                out.write_all(&encode_npy_f32(x, &card.shape)?)?;
+                out.write_all(&encode(x, &card.shape)?)?;
             }
             return interrupted_exit(error, out, [x.nrows(), count], "samples");
         }
         let picture = || png_grid(x, &card.shape, card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
-        out.write(&encode_npy_f32(x, &card.shape)?)?;
+        out.write(&encode(x, &card.shape)?)?;
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }

@@ -287,6 +287,10 @@ pub(crate) fn from_scheduler_config(json: &Value) -> Result<DiffusersScheduler, 
         "DPMSolverSDEScheduler" => {
             spaced_keys(&config, &mut draft, "linspace")?;
             sigma_keys(&config, &mut draft, None)?;
+            // The middle of a step is at a noise level, whose index is found in its logarithm.
+            if draft.interpolation == IndexInterpolation::LogAlpha {
+                draft.interpolation = IndexInterpolation::LogSigma;
+            }
             "dpmpp-sde"
         }
         "DPMSolverMultistepScheduler" => dpm_solver_keys(&config, &mut draft, &curve)?,

@@ -185,7 +185,14 @@ fn schedulers_of_diffusers_are_followed_step_by_step() {
             name if name.contains("exponential") => 1e-4,
             _ => 1e-5,
         };
-        for (kind, tolerance) in [("f64", 1e-10), ("f32", single)] {
+        // Heun's first step over these levels enlarges rounding errors ten million times: their own
+        // two precisions differ by 0.8.
+        let double = if case.name.contains("cosine") && case.name.starts_with("heun") {
+            1e-8
+        } else {
+            1e-10
+        };
+        for (kind, tolerance) in [("f64", double), ("f32", single)] {
             let want = ends.index_axis(Axis(0), usize::from(kind == "f32"));
             let gap = (&got - &want).iter().fold(0.0f64, |a, b| a.max(b.abs()));
             // NaN fails too.
