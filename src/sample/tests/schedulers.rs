@@ -222,11 +222,14 @@ fn configurations_are_read_and_refused_by_key() {
          \"lambda_min_clipped\": -Infinity}",
     )
     .expect("right");
-    assert_eq!(
-        dpm.sampler.to_string(),
-        "{\"dpmpp-2m\":{\"drop_last\":true,\"final_sigmas_type\":\"zero\",\
-         \"lower_order_below\":15,\"rounding\":\"nearest\",\"spacing\":\"linspace\"}}"
-    );
+    let keys = serde_json::json!({
+        "spacing": "linspace",
+        "drop_last": true,
+        "rounding": "nearest",
+        "final_sigmas_type": "zero",
+        "lower_order_below": 15
+    });
+    assert_eq!(dpm.sampler, serde_json::json!({ "dpmpp-2m": keys }));
     let of = |class: &str, more: &str| {
         read(&format!(
             "{{\"_class_name\": \"{class}\", \"num_train_timesteps\": 1000{more}}}"
