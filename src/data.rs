@@ -649,11 +649,26 @@ fn array_from_idx(bytes: &[u8]) -> Result<ParsedArray> {
 /// # Errors
 /// Fails if a row does not have as many numbers as `shape`.
 pub fn encode_npy_f32(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
+    encode_npy(&x.mapv(|v| v as f32), shape)
+}
+
+/// The bytes of a `.npy` file of float64 with the rows of `x`, each in the shape `shape`.
+///
+/// # Errors
+/// Fails if a row does not have as many numbers as `shape`.
+pub(crate) fn encode_npy_f64(x: &Batch, shape: &[usize]) -> Result<Vec<u8>> {
+    encode_npy(x, shape)
+}
+
+/// The bytes of a `.npy` file with the rows of `x`, each in the shape `shape`.
+fn encode_npy<T: ndarray_npy::WritableElement + Clone>(
+    x: &ndarray::Array2<T>,
+    shape: &[usize],
+) -> Result<Vec<u8>> {
     let full: Vec<usize> = std::iter::once(x.nrows())
         .chain(shape.iter().copied())
         .collect();
     let values = x
-        .mapv(|v| v as f32)
         .as_standard_layout()
         .into_owned()
         .into_shape_with_order(IxDyn(&full))?;

@@ -10,7 +10,7 @@ use clap::Args;
 use super::interrupt::{interrupted_exit, stop_on_signal};
 use super::setting::SettingArgs;
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
-use crate::data::{Dataset, encode_npy_f32, path_without_member, png_grid};
+use crate::data::{Dataset, encode_npy_f32, encode_npy_f64, path_without_member, png_grid};
 use crate::execute::Executor;
 use crate::model::loaded::Model;
 use crate::num::format_decimals;
@@ -68,6 +68,9 @@ pub(super) struct SampleArgs {
     /// Write the latents of a latent model, without decoding them
     #[arg(long)]
     latents: bool,
+    /// Write --out in float64 instead of float32
+    #[arg(long)]
+    float64: bool,
     /// A picture of the first samples (at most 256) to write as PNG
     #[arg(long, value_name = "FILE")]
     png: Option<PathBuf>,
@@ -187,16 +190,21 @@ impl SampleArgs {
         });
         drop(show);
         let x = &drawn.x;
+        let encode = if self.float64 {
+            encode_npy_f64
+        } else {
+            encode_npy_f32
+        };
         if let Err(error) = ended {
             let mut out = out.begin()?;
             if stop::requested() && x.nrows() > 0 {
-                out.write_all(&encode_npy_f32(x, &shape)?)?;
+                out.write_all(&encode(x, &shape)?)?;
             }
             return interrupted_exit(error, out, [x.nrows(), count], "samples");
         }
         let picture = || png_grid(x, &shape, card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
-        out.write(&encode_npy_f32(x, &shape)?)?;
+        out.write(&encode(x, &shape)?)?;
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }
@@ -236,8 +244,8 @@ impl SampleArgs {
     fn sampler_of_scheduler(&self, file: &Path, model: &Model) -> Result<Sampler> {
         let named = || format!("--scheduler {}", file.display());
         let text = std::fs::read_to_string(file).with_context(named)?;
-        let json: serde_json::Value = serde_json::from_str(&text).with_context(named)?;
-        let scheduler = diffusers::from_scheduler_config(&json)
+        let scheduler = diffusers::parse_scheduler_config(&text)
+            .and_then(|json| diffusers::from_scheduler_config(&json))
             .and_then(|s| s.check_card(&model.card, &model.curve).map(|()| s))
             .map_err(|e| anyhow!("{}: {e}", named()))?;
         if !self.runtime_args.quiet {

@@ -205,6 +205,20 @@ impl SamplerDraft {
     }
 }
 
+/// Reads a scheduler_config.json. Python writes infinite numbers as words that JSON does not have,
+/// which become texts here.
+///
+/// # Errors
+/// Fails if the text is not JSON otherwise.
+pub(crate) fn parse_scheduler_config(text: &str) -> Result<Value, String> {
+    let text = [("-Infinity", "-inf"), ("Infinity", "inf"), ("NaN", "nan")]
+        .iter()
+        .fold(text.to_owned(), |text, (word, number)| {
+            text.replace(&format!(": {word}"), &format!(": \"{number}\""))
+        });
+    serde_json::from_str(&text).map_err(|e| format!("it is not valid JSON: {e}"))
+}
+
 /// The path, the prediction, the time input and the sampler of a scheduler.
 ///
 /// # Errors
@@ -273,6 +287,10 @@ pub(crate) fn from_scheduler_config(json: &Value) -> Result<DiffusersScheduler, 
         "DPMSolverSDEScheduler" => {
             spaced_keys(&config, &mut draft, "linspace")?;
             sigma_keys(&config, &mut draft, None)?;
+            // The middle of a step is at a noise level, whose index is found in its logarithm.
+            if draft.interpolation == IndexInterpolation::LogAlpha {
+                draft.interpolation = IndexInterpolation::LogSigma;
+            }
             "dpmpp-sde"
         }
         "DPMSolverMultistepScheduler" => dpm_solver_keys(&config, &mut draft, &curve)?,
@@ -297,12 +315,12 @@ pub(crate) fn from_scheduler_config(json: &Value) -> Result<DiffusersScheduler, 
     if let ProbabilityPath::Discrete { interpolation, .. } = &mut path {
         *interpolation = draft.interpolation;
     }
-    if config.works_in_sigma() {
-        draft.notes.push(
-            "the states of this scheduler are x/alpha before DPM-Solver++ and UniPC, which keep x; \
-             given noise is the state that the network sees first, x = alpha times their latents"
-                .to_owned(),
-        );
+    let scaled = ["ddim", "euler-ancestral", "heun", "dpmpp-sde"].contains(&name);
+    if scaled && config.works_in_sigma() && class != "DPMSolverMultistepScheduler" {
+        draft.notes.push(format!(
+            "the latents of {class} are x/alpha; given noise is x = alpha x0 + sigma eps, which the \
+             network sees first"
+        ));
     }
     Ok(finish(
         &config,

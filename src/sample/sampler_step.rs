@@ -219,6 +219,10 @@ pub fn with_readings(
 ) -> Result<Vec<SamplerStep>, String> {
     for step in &mut steps {
         step.reading = reading_at(step.prediction, &step.from, context)?;
+        if step.prediction == StepPrediction::Velocity {
+            // A step in time leads only to points of the path.
+            reading_at(step.prediction, &step.to, context)?;
+        }
         if let Some(corrector) = &mut step.corrector {
             corrector.reading = reading_at(step.prediction, &corrector.at, context)?;
         }

@@ -321,7 +321,8 @@ pub(super) fn grid_points(
     let last = points[points.len() - 1];
     match schedule.final_noise() {
         FinalNoise::Zero if last.sigma > 0.0 => points.push(noiseless_point(curve)),
-        FinalNoise::SigmaMin if schedule.chooses_evaluations() => {
+        // Noise levels whose times are rounded are evaluations too.
+        FinalNoise::SigmaMin if schedule.chooses_evaluations() || schedule.rounding.is_some() => {
             points.push(PathPoint::at_time(curve, curve.data_end()));
         }
         _ => {}
