@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use ndarray::{Axis, s};
 use sha2::{Digest, Sha256};
 
+use super::readings::print_reading_check;
 use super::{Exit, RuntimeArgs};
 use crate::flow::field::{JacobianOperator, Points, VectorField};
 use crate::flow::truncation::Truncation;
@@ -15,6 +16,7 @@ use crate::host::hex;
 use crate::model::flow_map::FlowMapDerivatives;
 use crate::model::loaded::{JacobianOptions, Model, SessionOptions};
 use crate::num::key::{Purpose, RngKey};
+use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::num::{Batch, TangentBatch};
 
 /// The arguments of `flowgauge inspect`.
@@ -22,6 +24,16 @@ use crate::num::{Batch, TangentBatch};
 pub(super) struct InspectArgs {
     /// A model card (YAML), or an ONNX file
     file: PathBuf,
+    /// Data of the model: print how well they are denoised by each reading of the card's network
+    ///
+    /// At most 64 samples are noised at 12 levels, and the network is read under every prediction,
+    /// sign, direction of time, feed, path and scaling. Exit status 1 if another reading denoises the
+    /// data much better than the card's. It costs at most 200 evaluations.
+    #[arg(long, value_name = "FILE|FOLDER")]
+    data: Option<PathBuf>,
+    /// The order of the data's axes, such as NHWC
+    #[arg(long, value_name = "ORDER", requires = "data")]
+    layout: Option<AxisLayout>,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
@@ -39,6 +51,9 @@ impl InspectArgs {
             .map(|e| e.to_string_lossy().to_lowercase())
             .unwrap_or_default();
         if extension == "onnx" {
+            if self.data.is_some() {
+                bail!("--data: expected a card; a bare graph does not say how it is read");
+            }
             let bytes = std::fs::read(&self.file)
                 .with_context(|| format!("{}: it cannot be read", self.file.display()))?;
             let model = load_or_skim(&self.file)?;
@@ -133,7 +148,11 @@ impl InspectArgs {
                 placement.describe(self.runtime_args.provider)
             );
         }
-        let fine = findings.iter().all(|f| f.1);
+        let mut fine = findings.iter().all(|f| f.1);
+        if let Some(data) = &self.data {
+            let layout = self.layout.as_ref().map(RequestedLayout::unconditional);
+            fine &= !print_reading_check(&model, data, layout.as_ref(), &self.runtime_args)?;
+        }
         Ok(if fine { Exit::Success } else { Exit::Failed })
     }
 

@@ -25,7 +25,7 @@ use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::num::{format_decimals, format_with_stderr, stats};
 use crate::output::{Output, OutputKind, Writer};
 use crate::plan::{
-    AutoStepsRequest, LikelihoodWork, PreparedPlan, check_difference_step,
+    AutoStepsRequest, LikelihoodWork, PreparedPlan, Trial, check_difference_step,
     check_estimator_supported, with_card_defaults,
 };
 use crate::progress::{ProgressDisplay, format_duration};
@@ -86,6 +86,9 @@ pub(super) struct LikelihoodArgs {
     /// The table to write (CSV); `-` is standard output
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
+    /// Do not check the card by the data first
+    #[arg(long)]
+    no_check: bool,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
@@ -239,6 +242,10 @@ impl LikelihoodArgs {
         let prepared = PreparedPlan::of_one_trial(model, vec![data], work.clone(), self.seed)?;
         let executor = Executor::new(&prepared, runtime, machine);
         executor.dry_run()?;
+        if !self.no_check {
+            let trials: Vec<&Trial> = prepared.plan.trials.iter().collect();
+            executor.warn_about_wrong_cards(&trials);
+        }
         let card = &prepared.models[0].card;
         let samples: Vec<SampleId> = work.samples().collect();
         let mut table = LikelihoodTableWriter {

@@ -66,6 +66,8 @@ pub enum Purpose {
     Verification = 31,
     /// Directions of the Jacobian products that control adaptive steps.
     Control = 51,
+    /// The noise that is added to data to check what a card says of its network.
+    Reading = 61,
 }
 
 /// The distribution of a probe z. Every distribution satisfies `E[z zᵀ] = I`.
