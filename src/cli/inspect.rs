@@ -7,7 +7,7 @@ use clap::Args;
 use ndarray::{Axis, s};
 use sha2::{Digest, Sha256};
 
-use super::readings::print_reading_check;
+use super::readings::{print_reading_check, read_checked_data};
 use super::{Exit, RuntimeArgs};
 use crate::flow::field::{JacobianOperator, Points, VectorField};
 use crate::flow::truncation::Truncation;
@@ -16,7 +16,7 @@ use crate::host::hex;
 use crate::model::flow_map::FlowMapDerivatives;
 use crate::model::loaded::{JacobianOptions, Model, SessionOptions};
 use crate::num::key::{Purpose, RngKey};
-use crate::num::shape::{AxisLayout, RequestedLayout};
+use crate::num::shape::AxisLayout;
 use crate::num::{Batch, TangentBatch};
 
 /// The arguments of `flowgauge inspect`.
@@ -31,8 +31,8 @@ pub(super) struct InspectArgs {
     /// data much better than the card's. It costs at most 200 evaluations.
     #[arg(long, value_name = "FILE|FOLDER")]
     data: Option<PathBuf>,
-    /// The order of the data's axes, such as NHWC
-    #[arg(long, value_name = "ORDER", requires = "data")]
+    /// The order of the axes of `--data` if it differs from the card's, one letter per axis
+    #[arg(long, value_name = "LETTERS", requires = "data")]
     layout: Option<AxisLayout>,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
@@ -67,6 +67,13 @@ impl InspectArgs {
             return Ok(Exit::Success);
         }
         let model = Model::open(&self.file)?;
+        let data = match &self.data {
+            Some(data) => Some(read_checked_data(&model, data, self.layout.as_ref())?),
+            None => None,
+        };
+        if let Some(data) = data.as_ref().filter(|_| !self.runtime_args.quiet) {
+            data.print_notes();
+        }
         let card = &model.card;
         outln!(
             "card {}: {}, shape {:?}, {} prediction",
@@ -149,9 +156,8 @@ impl InspectArgs {
             );
         }
         let mut fine = findings.iter().all(|f| f.1);
-        if let Some(data) = &self.data {
-            let layout = self.layout.as_ref().map(RequestedLayout::unconditional);
-            fine &= !print_reading_check(&model, data, layout.as_ref(), &self.runtime_args)?;
+        if let Some(data) = &data {
+            fine &= !print_reading_check(&model, data, &self.runtime_args)?;
         }
         Ok(if fine { Exit::Success } else { Exit::Failed })
     }

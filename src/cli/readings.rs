@@ -2,39 +2,55 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::RuntimeArgs;
 use crate::data::Dataset;
 use crate::execute::{checked_samples, states_of_samples};
 use crate::model::loaded::{Model, SessionOptions};
 use crate::model::readings::{
-    CheckEffort, MAX_CHECKED_SAMPLES, ReadingReport, ReadingScore, path_name, prediction_name,
-    two_digits,
+    CheckEffort, MAX_CHECKED_SAMPLES, MIN_CHECKED_SAMPLES, ReadingReport, ReadingScore, path_name,
+    prediction_name, two_digits,
 };
-use crate::num::shape::RequestedLayout;
+use crate::num::shape::{AxisLayout, RequestedLayout};
 
 /// The largest number of readings that the table shows.
 const MAX_ROWS: usize = 12;
 /// The number of neighbouring noise levels that share a column.
 const LEVELS_PER_COLUMN: usize = 2;
 
+/// Reads the data with which a card is checked.
+///
+/// # Errors
+/// Fails if the data cannot be read, do not fit the card, or are too few.
+pub(super) fn read_checked_data(
+    model: &Model,
+    data: &Path,
+    layout: Option<&AxisLayout>,
+) -> Result<Dataset> {
+    let layout = layout.map(RequestedLayout::unconditional);
+    let data = Dataset::read(data)?.with_layout(layout, &model.card.shape)?;
+    data.check_fits(&model.card)?;
+    if data.len() < MIN_CHECKED_SAMPLES {
+        bail!(
+            "{}: {} samples are too few to check a card; expected at least {MIN_CHECKED_SAMPLES}",
+            data.name,
+            data.len()
+        );
+    }
+    Ok(data)
+}
+
 /// Compares the card with data and prints the table of readings, with the verdict as its last line.
 /// Returns whether the card disagrees with the data.
 ///
 /// # Errors
-/// Fails if the data cannot be read or do not fit the card, or if the network cannot be run.
+/// Fails if the data are all zero or not finite, or if the network cannot be run.
 pub(super) fn print_reading_check(
     model: &Model,
-    data: &Path,
-    layout: Option<&RequestedLayout>,
+    data: &Dataset,
     runtime_args: &RuntimeArgs,
 ) -> Result<bool> {
-    let data = Dataset::read(data)?.with_layout(layout.cloned(), &model.card.shape)?;
-    data.check_fits(&model.card)?;
-    if !runtime_args.quiet {
-        data.print_notes();
-    }
     let machine = runtime_args.machine();
     let options = SessionOptions {
         provider: machine.provider,
@@ -45,9 +61,10 @@ pub(super) fn print_reading_check(
         runtime_args.runtime()?,
         options,
         &samples,
-        &states_of_samples(model, &data, &samples),
+        &states_of_samples(model, data, &samples),
         CheckEffort::Full,
-    )?;
+    );
+    let report = report.with_context(|| data.name.clone())?;
     outln!(
         "\nthe card and {}: {} samples, {} evaluations",
         data.name,
@@ -72,12 +89,16 @@ fn print_table(report: &ReadingReport) {
     header.extend(middles);
     header.push("verdict".to_owned());
     let mut table = vec![header];
-    let shown = report
-        .scores
-        .iter()
-        .enumerate()
-        .filter(|(i, score)| *i < MAX_ROWS || score.reading == report.card);
-    table.extend(shown.map(|(_, score)| score_cells(score, report)));
+    let mut shown: Vec<&ReadingScore> = Vec::new();
+    for score in &report.scores {
+        // Readings with the same errors are the same but for what the errors do not depend on.
+        let own = score.reading == report.card;
+        let known = shown.iter().any(|other| other.errors == score.errors);
+        if own || (shown.len() < MAX_ROWS && !known) {
+            shown.push(score);
+        }
+    }
+    table.extend(shown.into_iter().map(|score| score_cells(score, report)));
     let mut linear: Vec<String> = ["best linear denoiser", "", "", ""]
         .map(str::to_owned)
         .to_vec();

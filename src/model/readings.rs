@@ -12,6 +12,7 @@
 //! a reading that leaves the noised state as it is would win there.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use anyhow::{Result, bail};
 
@@ -47,6 +48,12 @@ const ERROR_CAP: f64 = 4.0;
 const MAX_RATIO: f64 = 0.8;
 /// The error of another reading is at most this share of the baseline's, or it is the baseline's.
 const MAX_BASELINE_SHARE: f64 = 0.95;
+/// A reading that is nowhere worse refutes the card by this number of consecutive levels alone.
+const WINDOW: usize = 3;
+/// The error of such a reading at these levels is at most this share of the error of the card's.
+const MAX_WINDOW_RATIO: f64 = 0.9;
+/// The largest ratio of errors at one level at which a reading counts as nowhere worse.
+const NOWHERE_LARGER: f64 = 1.03;
 /// The error with the outputs of other samples is at least this many times larger.
 const MIN_SHUFFLED_RATIO: f64 = 1.25;
 /// The two-sided probability of five standard errors under a normal distribution.
@@ -107,8 +114,17 @@ pub struct ReadingScore {
     pub ratio: f64,
     /// The difference from the card's reading in ln error, in standard errors; 0 for the card's.
     pub standard_errors: f64,
-    /// Whether the reading would refute the card.
-    refutes: bool,
+    /// Where the reading refutes the card; `None` if it does not.
+    pub refutation: Option<Refutation>,
+}
+
+/// The noise levels at which a reading is so much better than the card's that the card is wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Refutation {
+    /// The error relative to that of the card's reading: the geometric mean over these levels.
+    pub ratio: f64,
+    /// The lowest and the highest of these noise levels σ/α; `None` if they are all levels.
+    pub levels: Option<[f64; 2]>,
 }
 
 /// What the data say of the card.
@@ -148,11 +164,21 @@ impl ReadingReport {
     pub fn sentence(&self) -> String {
         match &self.verdict {
             ReadingVerdict::Agrees => "card agrees with the data".to_owned(),
-            ReadingVerdict::Disagrees(better) => format!(
-                "card disagrees: read {} the error is {} of what the card's reading gives",
-                better.reading.difference_from(&self.card),
-                two_digits(better.ratio)
-            ),
+            ReadingVerdict::Disagrees(better) => {
+                let at = better.refutation.and_then(|found| found.levels);
+                let place = at.map_or(String::new(), |[low, high]| {
+                    format!(
+                        " at σ/α from {} to {}, and nowhere larger",
+                        two_digits(low),
+                        two_digits(high)
+                    )
+                });
+                format!(
+                    "card disagrees: read {} the error is {} of what the card's reading gives{place}",
+                    better.reading.difference_from(&self.card),
+                    two_digits(better.refutation.map_or(better.ratio, |found| found.ratio))
+                )
+            }
             ReadingVerdict::Undecided => {
                 "undecided: no reading denoises the data better than their mean and variance alone; \
                  the network, the data or both are others than the card means"
@@ -472,14 +498,18 @@ impl ReadingCheck<'_> {
             .filter(|(candidate, score)| match effort {
                 CheckEffort::Full => *candidate != 0,
                 CheckEffort::Short => {
-                    *candidate != 0 && own.is_none_or(|own| score - own < 0.9f64.ln())
+                    *candidate != 0 && own.is_none_or(|own| score - own < 0.97f64.ln())
                 }
             });
         let mut chosen = vec![0];
-        for (candidate, _) in hopeful.take(effort.finalists()).collect::<Vec<_>>() {
-            if self.left < rest {
-                break;
+        let mut costly = 0;
+        for (candidate, _) in hopeful.collect::<Vec<_>>() {
+            // Candidates whose evaluations are known cost nothing.
+            let cost = self.new_evaluations(candidate);
+            if cost > 0 && (costly == effort.finalists() || cost > self.left) {
+                continue;
             }
+            costly += usize::from(cost > 0);
             self.evaluate_levels(candidate, &all, evaluate)?;
             chosen.push(candidate);
         }
@@ -562,6 +592,14 @@ impl ReadingCheck<'_> {
         Ok(())
     }
 
+    /// The number of evaluations that a candidate needs besides those that are known.
+    fn new_evaluations(&self, candidate: usize) -> usize {
+        (0..LEVELS)
+            .filter_map(|level| self.evaluation(candidate, level))
+            .filter(|(key, _)| !self.known.contains_key(key))
+            .count()
+    }
+
     /// The inputs of a candidate at a noise level, and the key of the evaluation.
     fn evaluation(&self, candidate: usize, level: usize) -> Option<(EvaluationKey, InputValues)> {
         let at = self.candidates[candidate].input_values(self.ratios[level])?;
@@ -619,7 +657,8 @@ impl ReadingCheck<'_> {
             .filter_map(|errors| self.score(errors, own, constant))
             .collect();
         scores.sort_by(|a, b| a.ratio.total_cmp(&b.ratio));
-        let best = scores.iter().filter(|score| score.refutes).min_by(|a, b| {
+        let refuting = scores.iter().filter(|score| score.refutation.is_some());
+        let best = refuting.min_by(|a, b| {
             let cost = |score: &ReadingScore| {
                 score.ratio * SIMPLER_WITHIN.powi(score.reading.distance(&card) as i32)
             };
@@ -668,22 +707,58 @@ impl ReadingCheck<'_> {
                 .map(|e| e.samples.clone())
                 .unwrap_or_default()
         };
-        let difference: f64 = shared
+        let differences: Vec<f64> = shared
             .iter()
             .map(|level| {
                 self.log_share(&of(errors, level), *level) - self.log_share(&of(own, level), *level)
             })
-            .sum::<f64>()
-            / shared.len() as f64;
-        let terms = |errors: &ReadingErrors| -> Vec<Vec<f64>> {
-            shared.iter().map(|level| of(errors, level)).collect()
+            .collect();
+        // The mean difference over consecutive levels, and how many standard errors it is.
+        let over = |levels: Range<usize>| {
+            let mean = differences[levels.clone()].iter().sum::<f64>() / levels.len() as f64;
+            let terms = |errors: &ReadingErrors| -> Vec<Vec<f64>> {
+                shared[levels.clone()]
+                    .iter()
+                    .map(|level| of(errors, level))
+                    .collect()
+            };
+            let stderr = log_difference_stderr(&terms(errors), Some(&terms(own)));
+            (mean, if mean == 0.0 { 0.0 } else { mean / stderr })
         };
-        let stderr = log_difference_stderr(&terms(errors), Some(&terms(own)));
-        let standard_errors = match () {
-            () if difference == 0.0 => 0.0,
-            () => difference / stderr,
+        let (difference, standard_errors) = over(0..shared.len());
+        let threshold =
+            stats::student_t_quantile(1.0 - FALSE_ALARM_PROBABILITY, self.rows.distinct() - 1);
+        let significant = |(mean, standard_errors): (f64, f64), most: f64| {
+            mean <= most.ln() && standard_errors <= -threshold
         };
-        let score = ReadingScore {
+        let nowhere_larger = (0..shared.len()).all(|i| {
+            let (mean, standard_errors) = over(i..i + 1);
+            mean <= NOWHERE_LARGER.ln() || (standard_errors <= 2.0 && mean <= 1.1f64.ln())
+        });
+        // Where the reading itself is worse than the baseline, the network knows nothing.
+        let knows = |window: &Range<usize>| {
+            let shares = window
+                .clone()
+                .map(|i| self.log_share(&of(errors, &shared[i]), shared[i]));
+            shares.sum::<f64>() <= WINDOW as f64 * 1.02f64.ln()
+        };
+        let window = (0..=shared.len() - WINDOW)
+            .map(|first| first..first + WINDOW)
+            .filter(|window| nowhere_larger && knows(window))
+            .filter(|window| significant(over(window.clone()), MAX_WINDOW_RATIO))
+            .min_by(|a, b| over(a.clone()).0.total_cmp(&over(b.clone()).0));
+        let refutation = if significant((difference, standard_errors), MAX_RATIO) {
+            Some(Refutation {
+                ratio: difference.exp(),
+                levels: None,
+            })
+        } else {
+            window.map(|window| Refutation {
+                ratio: over(window.clone()).0.exp(),
+                levels: Some([window.start, window.end - 1].map(|i| self.ratios[shared[i]])),
+            })
+        };
+        Some(ReadingScore {
             reading: Reading {
                 input: candidate.reading.clone(),
                 prediction: errors.prediction,
@@ -697,14 +772,8 @@ impl ReadingCheck<'_> {
                 .collect(),
             ratio: difference.exp(),
             standard_errors,
-            refutes: false,
-        };
-        let threshold =
-            stats::student_t_quantile(1.0 - FALSE_ALARM_PROBABILITY, self.rows.distinct() - 1);
-        let refutes = score.ratio <= MAX_RATIO
-            && score.standard_errors <= -threshold
-            && self.shows_knowledge(errors);
-        Some(ReadingScore { refutes, ..score })
+            refutation: refutation.filter(|_| self.shows_knowledge(errors)),
+        })
     }
 
     /// The mean logarithm of a reading's errors relative to the baseline, with its standard error.

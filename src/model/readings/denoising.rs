@@ -120,7 +120,9 @@ impl RowProducts {
     /// ‖a·y + b·F − x₀‖².
     fn square_error(&self, a: f64, b: f64) -> f64 {
         let output = b * (b * self.ff + 2.0 * (a * self.fy - self.fx));
-        (a * (a * self.yy - 2.0 * self.yx) + self.xx + output).max(0.0)
+        let error = a * (a * self.yy - 2.0 * self.yx) + self.xx + output;
+        // Rounding may leave a small negative number; an output that is not finite leaves NaN.
+        if error < 0.0 { 0.0 } else { error }
     }
 }
 
