@@ -14,6 +14,7 @@ mod parallel_field;
 mod paths;
 mod pool;
 mod profile;
+mod readings;
 mod row_timing;
 mod sample;
 mod stein;
@@ -21,6 +22,7 @@ mod stein;
 pub use auto_steps::choose_steps;
 pub use maps::FlowMapIdentity;
 pub use pool::{ComputeOptions, WorkerPool, WorkerSpec};
+pub use readings::{checked_samples, states_of_samples};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

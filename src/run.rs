@@ -36,6 +36,8 @@ pub(crate) struct RunOptions {
     pub retry: bool,
     /// Whether notes and progress on standard error are suppressed.
     pub quiet: bool,
+    /// Whether the cards are checked by the data first.
+    pub check: bool,
 }
 
 /// How a run ended.
@@ -84,6 +86,9 @@ pub(crate) fn execute_run(
     };
     if todo.is_empty() {
         return Ok(RunEnd::Completed);
+    }
+    if options.check {
+        executor.warn_about_wrong_cards(&todo);
     }
     let seconds_per_row = match executor.measure_seconds_per_row() {
         Err(_) if stop::requested() => return Ok(stopped(todo.len())),

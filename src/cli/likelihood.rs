@@ -27,7 +27,7 @@ use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::num::{format_decimals, format_with_stderr, stats};
 use crate::output::{Output, OutputKind, Writer};
 use crate::plan::{
-    AutoStepsRequest, LikelihoodWork, PreparedPlan, check_difference_step, check_encodable,
+    AutoStepsRequest, LikelihoodWork, PreparedPlan, Trial, check_difference_step, check_encodable,
     check_estimator_supported, likelihood_bound, with_card_defaults,
 };
 use crate::progress::{ProgressDisplay, format_duration};
@@ -92,6 +92,9 @@ pub(super) struct LikelihoodArgs {
     /// The table to write (CSV); `-` is standard output
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
+    /// Do not check the card by the data first
+    #[arg(long)]
+    no_check: bool,
     #[command(flatten)]
     setting: SettingArgs,
     #[command(flatten)]
@@ -267,6 +270,10 @@ impl LikelihoodArgs {
         prepared.plan.data[0].encode = encode;
         let executor = Executor::new(&prepared, runtime, machine);
         executor.dry_run()?;
+        if !self.no_check {
+            let trials: Vec<&Trial> = prepared.plan.trials.iter().collect();
+            executor.warn_about_wrong_cards(&trials);
+        }
         let card = &prepared.models[0].card;
         let samples: Vec<SampleId> = work.samples().collect();
         let mut table = LikelihoodTableWriter {

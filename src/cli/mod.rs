@@ -28,6 +28,7 @@ mod likelihood;
 mod list;
 mod metrics;
 mod plan;
+mod readings;
 mod report;
 mod run;
 mod sample;

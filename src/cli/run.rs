@@ -38,6 +38,9 @@ pub(super) struct RunArgs {
     /// Run the trials again that failed in an earlier call
     #[arg(long)]
     retry: bool,
+    /// Do not check the cards by the data before the run
+    #[arg(long)]
+    no_check: bool,
     #[command(flatten)]
     runtime_args: RuntimeArgs,
 }
@@ -75,6 +78,7 @@ impl RunArgs {
             shard: self.shard,
             retry: self.retry,
             quiet: self.runtime_args.quiet,
+            check: !self.no_check,
         };
         let runtime = self.runtime_args.runtime()?;
         stop::install_signal_handlers(StopPolicy {

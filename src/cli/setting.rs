@@ -13,7 +13,7 @@ use crate::model::loaded::Model;
 use crate::plan::{ModelSetting, check_condition_lengths};
 
 /// The options that set a model's conditions and its guidance.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct SettingArgs {
     /// The values of a condition of the card: `label=labels.npy`, `label=data.npz:labels`,
     /// `label=3`, `label=uniform:1000`, `label=balanced:10` or `label=null`; may be repeated
@@ -79,6 +79,27 @@ impl SettingArgs {
         let model = model.with_conditions(conditions, guidance);
         model.check_guidance()?;
         Ok(model)
+    }
+
+    /// Gives the model the conditions of the command line. Conditions that it does not name get their
+    /// null value. Nothing is set if none is named and no data are checked.
+    ///
+    /// # Errors
+    /// Fails if a condition is at fault, or if one without a null value has no values.
+    pub(super) fn apply_or_null(&self, model: Model, has_data: bool) -> Result<Model> {
+        let mut setting = self.setting()?;
+        if setting.conditions.is_empty() && !has_data {
+            return Ok(model);
+        }
+        for (name, spec) in &model.card.network.conditions {
+            if spec.null.is_some() {
+                setting.conditions.entry(name.clone()).or_insert(None);
+            }
+        }
+        let conditions = setting
+            .read_conditions(&model.card, 0, Path::to_owned)
+            .with_context(|| format!("--condition: {}", model.path.display()))?;
+        Ok(model.with_conditions(conditions, setting.guidance_for(&model.card)))
     }
 
     /// Checks that every condition with one value per sample has as many values as there are

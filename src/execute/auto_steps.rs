@@ -51,7 +51,7 @@ pub fn choose_steps(
             model,
             data,
             encoding,
-            samples.len(),
+            &samples,
             key,
             (runtime, machine),
         )?),

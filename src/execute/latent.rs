@@ -22,7 +22,7 @@ pub(super) type EncodedData = Vec<OnceLock<Result<Dataset, String>>>;
 /// The number of samples that are encoded at a time, so that few decoded images are in memory.
 const ENCODED_AT_A_TIME: usize = 64;
 
-/// The first `rows` samples of some data as states of a latent model.
+/// Some samples of data as states of a latent model, in the order of `samples`.
 ///
 /// # Errors
 /// Fails if the encoder cannot be opened or run.
@@ -30,7 +30,7 @@ pub(super) fn encode_data(
     model: &Model,
     data: &Dataset,
     encoding: LatentEncoding,
-    rows: usize,
+    samples: &[SampleId],
     key: RngKey,
     (runtime, machine): (&Runtime, ComputeOptions),
 ) -> Result<Dataset> {
@@ -39,19 +39,18 @@ pub(super) fn encode_data(
         threads: machine.threads,
     };
     let mut encoder = model.encoder(runtime, options)?;
-    let mut states = Batch::zeros((rows, model.dim()));
-    for first in (0..rows).step_by(ENCODED_AT_A_TIME) {
-        let last = (first + ENCODED_AT_A_TIME).min(rows);
-        let samples: Vec<SampleId> = (first as SampleId..last as SampleId).collect();
-        let images = data.scaled_rows(&model.data_card, &samples);
+    let mut states = Batch::zeros((samples.len(), model.dim()));
+    for (samples, mut states) in samples
+        .chunks(ENCODED_AT_A_TIME)
+        .zip(states.axis_chunks_iter_mut(Axis(0), ENCODED_AT_A_TIME))
+    {
+        let images = data.scaled_rows(&model.data_card, samples);
         let encoded = encoder
-            .encode(&samples, &images, encoding, key)
+            .encode(samples, &images, encoding, key)
             .with_context(|| format!("{}: latent.encoder", model.path.display()))?;
-        states
-            .slice_mut(ndarray::s![first..last, ..])
-            .assign(&encoded);
+        states.assign(&encoded);
     }
-    let shape = [&[rows], &model.card.shape[..]].concat();
+    let shape = [&[samples.len()], &model.card.shape[..]].concat();
     let values = states
         .into_shape_with_order(IxDyn(&shape))
         .expect("dim numbers per row");
@@ -78,7 +77,7 @@ impl Executor<'_> {
                 &self.prepared.models[planned.model],
                 data,
                 encoding,
-                data.len(),
+                &Executor::sample_ids(0, data.len()),
                 self.key(),
                 (self.runtime, self.machine),
             )
@@ -97,7 +96,8 @@ impl Executor<'_> {
             if let Some(encoding) = planned.encode {
                 let model = &self.prepared.models[planned.model];
                 let place = (self.runtime, self.machine);
-                encode_data(model, data, encoding, data.len().min(1), self.key(), place)?;
+                let first = Executor::sample_ids(0, data.len().min(1));
+                encode_data(model, data, encoding, &first, self.key(), place)?;
             }
         }
         for (index, model) in self.prepared.models.iter().enumerate() {

@@ -23,6 +23,7 @@ pub mod ports;
 pub mod precision;
 pub mod probe_cache;
 pub mod provider;
+pub mod readings;
 pub mod scalar;
 pub mod shared_library;
 pub mod time;

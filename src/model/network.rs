@@ -584,6 +584,32 @@ impl Network {
         Ok(out)
     }
 
+    /// Returns the network's output, rows × dim, with the value `fed` at the time input of every
+    /// row. The states `x` are given as the graph takes them, and nothing is rounded or
+    /// interpolated beyond the conversion to the number format of the input.
+    ///
+    /// # Errors
+    /// Fails if the network cannot be run, or if its output does not have the shape of the states.
+    pub(super) fn output_at_time_value(
+        &mut self,
+        samples: &[SampleId],
+        fed: f64,
+        x: &Batch,
+    ) -> Result<Batch, EvalError> {
+        let fed = vec![fed; x.nrows()];
+        let wanted = [self.output_name.clone()];
+        let at = Points::new(samples, &fed, x);
+        let y = self
+            .call_session(&fed, at, DerivativeSeed::Nothing, &wanted)?
+            .remove(0);
+        let expected = self.with_state_shape(&[x.nrows()]);
+        if y.shape() != expected {
+            return Err(self.shape_error(y.shape(), expected));
+        }
+        Ok(y.into_shape_with_order(x.dim())
+            .expect("the shape was just compared"))
+    }
+
     /// Stores the extra outputs of a call for the heads that read them.
     fn cache_extra_outputs(&self, at: Points, outputs: Vec<ArrayD<f64>>) -> Result<(), EvalError> {
         if self.extra_outputs.is_empty() {

@@ -86,6 +86,8 @@ pub enum Purpose {
     Brownian = 41,
     /// Directions of the Jacobian products that control adaptive steps.
     Control = 51,
+    /// The noise that is added to data to check what a card says of its network.
+    Reading = 61,
 }
 
 /// The distribution of a probe z. Every distribution satisfies `E[z zᵀ] = I`.

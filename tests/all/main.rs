@@ -32,6 +32,7 @@ mod passes;
 mod precision;
 mod products;
 mod properties;
+mod readings;
 mod resume;
 mod samplers;
 mod schema;

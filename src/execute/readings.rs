@@ -1,0 +1,104 @@
+//! A short check of the cards by the data whose log-likelihoods are computed, before any of them.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::latent::encode_data;
+use super::{ComputeOptions, Executor};
+use crate::data::Dataset;
+use crate::model::latent::LatentEncoding;
+use crate::model::loaded::{Model, SessionOptions};
+use crate::model::onnx::Runtime;
+use crate::model::readings::{CheckEffort, MAX_CHECKED_SAMPLES, MIN_CHECKED_SAMPLES};
+use crate::num::Batch;
+use crate::num::key::{RngKey, SampleId};
+use crate::plan::{Trial, TrialWork};
+
+/// The smallest number of samples that a check uses if there are as many.
+const MIN_SAMPLES: usize = 16;
+/// A check uses at most one of this many samples, so that it costs about 1 % of the run.
+const SAMPLES_PER_CHECKED: usize = 32;
+
+/// Returns the indices of at most `most` of `count` samples, at equal distances.
+pub fn checked_samples(count: usize, most: usize) -> Vec<SampleId> {
+    let most = most.min(count);
+    (0..most).map(|i| (i * count / most) as SampleId).collect()
+}
+
+/// Returns the states of samples in the model's coordinates, encoded if the model is one of latents
+/// and the data are not. The noise of the dequantization does not depend on the seed of a run, so
+/// that a card is checked alike in all runs.
+///
+/// # Errors
+/// Fails if the data cannot be encoded.
+pub fn states_of_samples(
+    model: &Model,
+    data: &Dataset,
+    samples: &[SampleId],
+    place: (&Runtime, ComputeOptions),
+) -> Result<Batch> {
+    let key = RngKey { seed: 0 };
+    if !model.encodes(data.values.len() / data.len().max(1)) {
+        return Ok(data.states(&model.card, key, samples));
+    }
+    let encoded = encode_data(model, data, LatentEncoding::Mean, samples, key, place)?;
+    let rows: Vec<SampleId> = (0..samples.len() as SampleId).collect();
+    Ok(encoded.states(&model.card, key, &rows))
+}
+
+impl Executor<'_> {
+    /// Compares each model of the likelihoods among `trials` with its data, and prints a line on
+    /// standard error for each card that disagrees.
+    ///
+    /// A check that is not possible is left out: its reason is found by the trials themselves.
+    pub fn warn_about_wrong_cards(&self, trials: &[&Trial]) {
+        let mut pairs: BTreeSet<(usize, usize)> = BTreeSet::new();
+        for trial in trials {
+            if let TrialWork::Likelihood(work) = &trial.work {
+                pairs.insert((work.model, work.data));
+            }
+        }
+        for (model, data) in pairs {
+            let (model, data) = (&self.prepared.models[model], &self.prepared.data[data]);
+            if let Some(sentence) = self.find_disagreement(model, data) {
+                errln!(
+                    "flowgauge: {}: {sentence} on {}; `flowgauge inspect` with `--data` shows all \
+                     readings, and `--no-check` leaves this out",
+                    model.path.display(),
+                    data.name
+                );
+            }
+        }
+    }
+
+    /// The verdict of a short check if the card disagrees with the data.
+    fn find_disagreement(&self, model: &Model, data: &Dataset) -> Option<String> {
+        let wanted = (data.len() / SAMPLES_PER_CHECKED).clamp(MIN_SAMPLES, MAX_CHECKED_SAMPLES);
+        let samples = checked_samples(data.len(), wanted);
+        if samples.len() < MIN_CHECKED_SAMPLES {
+            return None;
+        }
+        let options = SessionOptions {
+            provider: self.machine.provider,
+            threads: self.machine.threads,
+        };
+        let place = (self.runtime, self.machine);
+        let states = match states_of_samples(model, data, &samples, place) {
+            Ok(states) => states,
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "a card was not checked");
+                return None;
+            }
+        };
+        let report =
+            model.check_readings(self.runtime, options, &samples, &states, CheckEffort::Short);
+        match report {
+            Ok(report) => report.disagrees().then(|| report.sentence()),
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "a card was not checked");
+                None
+            }
+        }
+    }
+}
