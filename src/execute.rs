@@ -35,7 +35,7 @@ use crate::data::decode_npy_f32;
 use crate::divergence::DivergenceEstimator;
 use crate::features::{ExtractedFeatures, Extractor};
 use crate::metric::feature_set::FeatureSet;
-use crate::model::latent::Decoder;
+use crate::model::coder::Decoder;
 use crate::model::onnx::Runtime;
 use crate::num::Batch;
 use crate::num::key::{RngKey, SampleId};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conditions::ConditionSpec;
 use super::constants::Constant;
+use super::defaults::{is_zero, unit_scale};
 use super::latent::LatentSpec;
 use crate::flow::flow_map::FlowMapStepRule;
 use crate::flow::guidance::Guidance;
@@ -172,11 +173,6 @@ impl Default for TimeInputSpec {
             ignored: false,
         }
     }
-}
-
-/// Whether `v` is 0, the default, which is not written.
-pub(super) fn is_zero(v: &f64) -> bool {
-    *v == 0.0
 }
 
 /// Whether `v` is false, the default, which is not written.
@@ -552,11 +548,6 @@ pub struct ClosedFormSpec {
     /// The values that the time input gets. Default: those of the network's time input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeInputSpec>,
-}
-
-/// The default of a scale.
-pub(super) fn unit_scale() -> f64 {
-    1.0
 }
 
 /// Explains why the file is not a card, if its keys are those of another kind of file.

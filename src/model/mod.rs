@@ -3,9 +3,11 @@
 pub mod analytic;
 mod axes;
 pub mod card;
+pub mod coder;
 pub mod conditions;
 pub mod constants;
 mod conversion;
+mod defaults;
 pub mod describe;
 pub mod files;
 pub mod flow_map;
