@@ -560,6 +560,12 @@ impl PlanBuilder<'_> {
     /// Fails if a parameter is invalid, or if the card lacks the head or the `closed_form`.
     fn check_stein(&self, model: usize, stein: &SteinTest) -> Result<()> {
         stein.check().map_err(|e| anyhow!(e))?;
+        if self.prepared.models[model].guidance.is_some() {
+            bail!(
+                "a guided flow is that of no data, so that a Stein test says nothing about it; expected \
+                 `guidance: 1`"
+            );
+        }
         let head = DivergenceEstimator::Learned(Learned {
             head: stein.head.clone(),
         });
@@ -610,7 +616,8 @@ impl PlanBuilder<'_> {
     fn add_maps_entry(&mut self, key: &str, entry: &MapsEntry) {
         let setting = ModelSetting {
             conditions: entry.conditions.clone(),
-            guidance: None,
+            // A flow map is compared with the velocity that it was trained on.
+            guidance: Some(GuidanceSetting::Scale(1.0)),
         };
         let model = self.add_model(&entry.model, &setting);
         let Some(model) = self.ok_or_fault(&format!("{key}.model"), model) else {
