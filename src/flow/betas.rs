@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::path::{PathCoefficients, variance_preserving};
+use super::coefficients::{PathCoefficients, variance_preserving};
 
 /// The β schedule of a discrete (DDPM) path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -18,6 +18,7 @@
 //! ```
 
 mod betas;
+mod coefficients;
 pub mod field;
 pub mod flow_map;
 pub mod grid;

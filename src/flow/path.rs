@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::betas::DiscreteTable;
 pub use super::betas::{Betas, IndexInterpolation};
+pub use super::coefficients::PathCoefficients;
+use super::coefficients::variance_preserving;
 
 /// A probability path x_t = α(t) x₀ + σ(t) ε with its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -154,26 +156,6 @@ mod d {
     /// The number of discrete times of a `discrete` path.
     pub(super) fn steps() -> usize {
         1000
-    }
-}
-
-/// The coefficients of a path at one time.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PathCoefficients {
-    /// α, the scale of the data.
-    pub alpha: f64,
-    /// σ, the standard deviation of the noise.
-    pub sigma: f64,
-    /// dα/dt in the card's time.
-    pub alpha_dot: f64,
-    /// dσ/dt in the card's time.
-    pub sigma_dot: f64,
-}
-
-impl PathCoefficients {
-    /// Returns λ = ln(α/σ), half the logarithm of the signal-to-noise ratio.
-    pub fn half_log_snr(&self) -> f64 {
-        (self.alpha / self.sigma).ln()
     }
 }
 
@@ -536,18 +518,6 @@ fn vp_log_alpha(beta_min: f64, beta_max: f64, t: f64) -> (f64, f64) {
         -0.25 * t * t * gap - 0.5 * t * beta_min,
         -0.5 * (beta_min + t * gap),
     )
-}
-
-/// Returns the coefficients with α² + σ² = 1; `exp_m1` keeps σ accurate near the data end.
-pub(super) fn variance_preserving(log_alpha: f64, slope: f64) -> PathCoefficients {
-    let alpha = log_alpha.exp();
-    let sigma = (-(2.0 * log_alpha).exp_m1()).sqrt();
-    PathCoefficients {
-        alpha,
-        sigma,
-        alpha_dot: slope * alpha,
-        sigma_dot: -slope * alpha * alpha / sigma,
-    }
 }
 
 #[cfg(test)]

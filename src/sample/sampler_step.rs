@@ -197,9 +197,16 @@ pub fn check_steps(steps: &[SamplerStep], context: &SamplerContext) -> Result<()
         .find(|(prediction, at)| !prediction_is_defined(context, *prediction, at.t))
     {
         let prediction = serde_json::to_value(context.prediction).unwrap_or_default();
+        let remedy = match context.curve.path() {
+            ProbabilityPath::Discrete { .. } => {
+                "choose evaluations without this index (spacing, times), or give the path \
+                 last_alpha_bar, for which diffusers takes 5.960464477539063e-8"
+            }
+            _ => "cut the path short of this time with t_min and t_max",
+        };
         return Err(format!(
             "a prediction of {prediction} leaves the step at t = {} undefined, where alpha is {} \
-             and sigma is {}; cut the path short of this time with t_min and t_max",
+             and sigma is {}; {remedy}",
             at.t, at.alpha, at.sigma
         ));
     }
