@@ -32,6 +32,14 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "a network and a scheduler of other projects",
     ),
     (
+        "flowgauge likelihood --model card.yaml --data X.npy --condition label=labels.npy --divergence exact --solver dopri5 --out ll.csv",
+        "a conditional network of another project",
+    ),
+    (
+        "flowgauge sample --model card.yaml --sampler heun --count 64 --condition label=balanced:10 --out X.npy",
+        "a conditional network of another project",
+    ),
+    (
         "flowgauge run configs/steindiff.yaml",
         "2,048 samples of each of 28 samplers, with and without SteinDiff",
     ),

@@ -97,6 +97,7 @@ fn headers_of_every_table() {
         ("summary", header(&tables.summary)),
         ("samples", header(&tables.samples)),
         ("pairs", header(&tables.pairs)),
+        ("conditions", header(&tables.conditions)),
         ("budget", header(&tables.budget)),
         ("frontier", header(&tables.frontier)),
         ("conventions", header(&tables.conventions)),
