@@ -84,7 +84,8 @@ pub struct MapsEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layout: Option<AxisLayout>,
     /// The values of the card's conditions by name: a file with one value per sample, a number, a
-    /// list of numbers, `uniform:K`, `balanced:K` or null. Default: the card has no conditions.
+    /// list of numbers, `all:FILE` with one value for all samples, `uniform:K`, `balanced:K` or
+    /// null. Default: the card has no conditions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub conditions: BTreeMap<String, Option<ConditionSource>>,
     /// The name of the flow map, a key under `flow_maps` of the card.

@@ -68,7 +68,7 @@ pub(super) struct SampleArgs {
     /// Write the latents of a latent model, without decoding them
     #[arg(long)]
     latents: bool,
-    /// Write --out in float64 instead of float32
+    /// Write --out in float64; this is the default for a network in float64, and float32 for others
     #[arg(long)]
     float64: bool,
     /// A picture of the first samples (at most 256) to write as PNG
@@ -190,11 +190,8 @@ impl SampleArgs {
         });
         drop(show);
         let x = &drawn.x;
-        let encode = if self.float64 {
-            encode_npy_f64
-        } else {
-            encode_npy_f32
-        };
+        let wide = self.float64 || model.gives_float64()?;
+        let encode = if wide { encode_npy_f64 } else { encode_npy_f32 };
         if let Err(error) = ended {
             let mut out = out.begin()?;
             if stop::requested() && x.nrows() > 0 {

@@ -16,7 +16,8 @@ use crate::plan::{ModelSetting, check_condition_lengths};
 #[derive(Debug, Default, Args)]
 pub(super) struct SettingArgs {
     /// The values of a condition of the card: `label=labels.npy`, `label=data.npz:labels`,
-    /// `label=3`, `label=uniform:1000`, `label=balanced:10` or `label=null`; may be repeated
+    /// `label=3`, `context=all:embedding.npy` (the same for all samples), `label=uniform:1000`,
+    /// `label=balanced:10` or `label=null`; may be repeated
     #[arg(long = "condition", value_name = "NAME=VALUE")]
     conditions: Vec<String>,
     /// The guidance: a scale such as 1.5, or `"{scale: 1.5, interval: [0.3, 5]}"` with the noise
@@ -57,7 +58,10 @@ impl SettingArgs {
             .iter()
             .filter_map(|option| option.split_once('='))
             .filter_map(|(_, value)| match ConditionSource::parse(value) {
-                Some(ConditionSource::Text(text)) => Some(path_without_member(Path::new(&text))),
+                Some(ConditionSource::Text(text)) => {
+                    let file = text.strip_prefix("all:").unwrap_or(&text);
+                    Some(path_without_member(Path::new(file)))
+                }
                 _ => None,
             })
             .collect()

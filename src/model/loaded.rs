@@ -465,6 +465,23 @@ impl Model {
         self.card.dim()
     }
 
+    /// Whether samples have the precision of float64: the network's output is in float64, and no
+    /// decoder follows.
+    ///
+    /// # Errors
+    /// Fails if the network's file is not an ONNX model.
+    pub fn gives_float64(&self) -> Result<bool> {
+        let latent = self.card.latent.as_ref();
+        if latent.is_some_and(|latent| latent.decoder.is_some()) {
+            return Ok(false);
+        }
+        let output = &self.card.network.output;
+        let ports = self.network_graph()?.outputs();
+        Ok(ports
+            .iter()
+            .any(|port| port.name == *output && port.elem == graph::ElemType::DOUBLE))
+    }
+
     /// The name of the model in tables: the card's name, with the guidance and the conditions that are
     /// the same for all samples.
     pub fn label(&self) -> String {

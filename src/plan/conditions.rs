@@ -58,7 +58,7 @@ impl ModelSetting {
             let source = self.conditions.get(name).ok_or_else(|| {
                 anyhow!(
                     "the card's condition `{name}` has no values; expected a file with one value \
-                     per sample, one number, `uniform:K`, `balanced:K` or null, as \
+                     per sample, one number, `all:FILE`, `uniform:K`, `balanced:K` or null, as \
                      `conditions: {{{name}: …}}` or `--condition {name}=…`"
                 )
             })?;
@@ -95,6 +95,12 @@ fn read_condition(
                 Some(("balanced", classes)) => ConditionValues::Balanced {
                     classes: class_count(text, classes)?,
                 },
+                Some(("all", file)) => {
+                    let data = Dataset::read(&resolve(Path::new(file)))?;
+                    sha256 = Some(data.sha256);
+                    path = Some(PathBuf::from(data.name));
+                    ConditionValues::Constant(data.values)
+                }
                 _ => {
                     let data = Dataset::read(&resolve(Path::new(text)))?;
                     if data.is_empty() {
@@ -147,7 +153,14 @@ pub fn check_condition_lengths(conditions: &Conditions, samples: usize, of: &str
 /// The source of a condition as a plan describes it, for reopening a run. A file lies at `place`.
 pub(super) fn planned_source(source: &str, place: Option<&Path>) -> Option<ConditionSource> {
     match place {
-        Some(place) => Some(ConditionSource::Text(place.display().to_string())),
+        Some(place) => {
+            let role = if source.starts_with("all:") {
+                "all:"
+            } else {
+                ""
+            };
+            Some(ConditionSource::Text(format!("{role}{}", place.display())))
+        }
         None => ConditionSource::parse(source),
     }
 }
