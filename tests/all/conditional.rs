@@ -113,7 +113,7 @@ fn conditions_depend_on_no_batch_and_no_order() {
             ArrayD::<f32>::read_npy(File::open(data("conditions/gaussian/data.npy")).expect("x"));
         single.expect("x").mapv(f64::from)
     });
-    let labels: Vec<i64> = truth_labels();
+    let labels = truth_labels();
     let rows: Vec<usize> = (0..x.len_of(Axis(0))).rev().collect();
     let turned = x.select(Axis(0), &rows);
     let bytes: Vec<u8> = turned.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -139,9 +139,7 @@ fn conditions_depend_on_no_batch_and_no_order() {
 
 /// The labels of the conditional Gaussian's samples.
 fn truth_labels() -> Vec<i64> {
-    let path = data("conditions/gaussian/labels.npy");
-    let labels = ArrayD::<i64>::read_npy(File::open(path).expect("labels"));
-    labels.expect("int64").into_iter().collect()
+    truth_labels_of("conditions/gaussian/labels.npy")
 }
 
 #[test]
@@ -565,4 +563,120 @@ fn posteriors_of_sbi_have_sbis_densities() {
             "{name}: {worst} nats"
         );
     }
+}
+
+#[test]
+fn a_sweep_of_guidance_is_a_run_with_tables_by_class() {
+    let folder = folder();
+    let at = folder.path();
+    let [card, array, labels] = ["guided.yaml", "data.npy", "labels.npy"]
+        .map(|name| data(&format!("conditions/guided/{name}")));
+    let config = format!(
+        "name: sweep\nchunk: 16\nestimators: [exact]\nsolvers: [{{heun: {{steps: 20}}}}]\n\
+         likelihood:\n\
+         - {{model: {card}, data: {array}, samples: 32, conditions: {{label: {labels}}}, \
+         guidance: [1, 1.5, 4], by: label, profile: 1, budget: false}}\n\
+         samples:\n\
+         - {{model: {card}, samplers: [{{heun: {{steps: 6}}}}], count: 32, \
+         conditions: {{label: 'balanced:4'}}, guidance: [1, 4], reference: {array}, \
+         metrics: [energy]}}\n"
+    );
+    write(at, "sweep.yaml", config);
+    let args = ["run", "sweep.yaml", "--out=run", "--quiet", "--no-check"];
+    flowgauge(at, &args).is(0);
+    let table = |name: &str| -> Vec<std::collections::BTreeMap<String, String>> {
+        let path = at.join(format!("run/tables/{name}.csv"));
+        let mut reader = csv::Reader::from_path(path).expect(name);
+        reader.deserialize().collect::<Result<_, _>>().expect(name)
+    };
+    let scales = |rows: &[std::collections::BTreeMap<String, String>]| {
+        let all = rows.iter().map(|row| row["guidance"].clone());
+        all.collect::<std::collections::BTreeSet<_>>()
+    };
+    let summary = table("summary");
+    assert_eq!(
+        scales(&summary),
+        ["1", "1.5", "4"].map(str::to_owned).into()
+    );
+    for row in &summary {
+        let guided = row["guidance"] != "1";
+        assert_eq!(row["kind"].ends_with("-guided"), guided, "{row:?}");
+        let evaluations: f64 = row["evaluations"].parse().expect("a number");
+        assert_eq!(evaluations, if guided { 80.0 } else { 40.0 });
+    }
+    assert_eq!(
+        scales(&table("metrics")),
+        ["1", "4"].map(str::to_owned).into()
+    );
+    let known = truth_labels_of("conditions/guided/labels.npy");
+    let classes = table("conditions");
+    for (class, row) in classes.iter().take(4).enumerate() {
+        let n = known[..32]
+            .iter()
+            .filter(|label| **label == class as i64)
+            .count();
+        assert_eq!(
+            (&*row["value"], &*row["n"]),
+            (&*class.to_string(), &*n.to_string())
+        );
+    }
+    let samples = table("samples");
+    for (row, label) in samples.iter().zip(&known) {
+        assert_eq!(row["conditions"], format!("label={label}"));
+    }
+    // The run is reopened with its labels and its guidance.
+    flowgauge(at, &["verify", "run", "--fraction=0.2", "--quiet"]).is(0);
+    let before = std::fs::read(at.join("run/tables/samples.csv")).expect("a table");
+    flowgauge(at, &args).is(0);
+    assert_eq!(
+        std::fs::read(at.join("run/tables/samples.csv")).expect("a table"),
+        before
+    );
+}
+
+/// The labels in a file below `tests/data`.
+fn truth_labels_of(name: &str) -> Vec<i64> {
+    let labels = ArrayD::<i64>::read_npy(File::open(data(name)).expect(name));
+    labels.expect("int64").into_iter().collect()
+}
+
+#[test]
+fn populations_have_their_conditions_too() {
+    let folder = folder();
+    let sample = |sampler: &str, batch: &str| {
+        let model = format!("--model={}", data("conditions/guided/guided.yaml"));
+        let noise = format!("--noise={}", data("conditions/guided/noise.npy"));
+        let label = format!("--condition=label={}", data("conditions/guided/labels.npy"));
+        let (sampler, batch) = (format!("--sampler={sampler}"), format!("--batch={batch}"));
+        let args = [
+            "sample",
+            &model,
+            &noise,
+            &label,
+            &sampler,
+            &batch,
+            "--guidance=1.5",
+            "--out=x.npy",
+            "--quiet",
+        ];
+        flowgauge(folder.path(), &args).is(0);
+        read_f32(&folder.path().join("x.npy"))
+    };
+    let gap = |a: &ArrayD<f64>, b: &ArrayD<f64>| (a - b).iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let plain = sample("{ddim: {steps: 8}}", "64");
+    let around = |batch| {
+        sample(
+            "{steindiff: {sampler: {ddim: {steps: 8}}, mode: vanilla, population: 128}}",
+            batch,
+        )
+    };
+    assert!(gap(&plain, &around("7")) < 1e-5);
+    let damped = |batch| {
+        sample(
+            "{steindiff: {sampler: {ddim: {steps: 8}}, population: 128}}",
+            batch,
+        )
+    };
+    let (one, other) = (damped("7"), damped("64"));
+    assert!(gap(&one, &other) < 1e-4 && gap(&one, &plain) > 1e-4);
 }
