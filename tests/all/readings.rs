@@ -533,3 +533,75 @@ fn data_that_cannot_check_a_card_are_refused() {
     inspect("wide.npy", &["wide.npy"]);
     inspect("none.npy", &["none.npy"]);
 }
+
+/// A case of `scripts/convention_cases.py`, which computed the denoising errors on its own.
+#[derive(serde::Deserialize)]
+struct ConventionCase {
+    name: String,
+    /// The folder of the network, from the root of the repository.
+    folder: String,
+    data: String,
+    #[serde(default)]
+    conditions: std::collections::BTreeMap<String, String>,
+    /// `agrees`, `disagrees`, `slight` (the error hardly grows) or `refused`.
+    verdict: String,
+    card: serde_json::Value,
+}
+
+#[test]
+fn verdicts_are_those_of_errors_computed_elsewhere() {
+    let text = std::fs::read_to_string(root().join("tests/data/readings/cases.yaml"));
+    let text = text.expect("cases").replace(" null:", " \"null\":");
+    let cases: Vec<ConventionCase> = serde_yaml::from_str(&text).expect("cases");
+    let mut wrong = Vec::new();
+    let mut counts = std::collections::BTreeMap::<String, usize>::new();
+    for case in &cases {
+        let folder = folder();
+        let at = folder.path();
+        copy_files(&root().join(&case.folder), at);
+        let card = serde_json::to_string(&case.card).expect("JSON is YAML");
+        write(at, "card.yaml", card);
+        let data = format!("--data={}", root().join(&case.data).display());
+        let conditions: Vec<String> = case
+            .conditions
+            .iter()
+            .map(|(name, file)| format!("--condition={name}={}", root().join(file).display()))
+            .collect();
+        let mut args = vec!["inspect", "card.yaml", &data, "--quiet"];
+        args.extend(conditions.iter().map(String::as_str));
+        let done = flowgauge(at, &args);
+        let last = done.stdout.lines().last().unwrap_or_default();
+        let right = match &case.verdict[..] {
+            "agrees" => done.code == Some(0) && last == "card agrees with the data",
+            "disagrees" => done.code == Some(1) && last.starts_with("card disagrees"),
+            "slight" => matches!(done.code, Some(0 | 1)),
+            _ => done.code == Some(2),
+        };
+        *counts.entry(case.verdict.clone()).or_default() += 1;
+        if !right {
+            wrong.push(format!(
+                "{} ({}): {:?} {last}",
+                case.name, case.verdict, done.code
+            ));
+        }
+    }
+    println!("{counts:?}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(
+        counts["agrees"] >= 25 && counts["disagrees"] >= 30,
+        "{counts:?}"
+    );
+}
+
+/// Copies the files of a folder and of its folders.
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            std::fs::create_dir_all(&copy).expect("made");
+            copy_files(&path, &copy);
+        } else {
+            std::fs::copy(&path, &copy).expect("copied");
+        }
+    }
+}
