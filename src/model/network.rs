@@ -454,19 +454,12 @@ impl Network {
         let (low, high) = (from.min(to).ceil(), from.max(to).floor());
         let (_, x) = time::time_test_points(&self.curve, ForwardNetwork::dim(self));
         let samples: Vec<SampleId> = (0..x.nrows() as SampleId).collect();
-        let times = vec![ends[0]; x.nrows()];
-        let wanted = [self.output_name.clone()];
         let mut errors = Vec::new();
         for part in [0.1, 0.3, 0.5, 0.7, 0.9] {
             let index = (low + part * (high - low))
                 .round()
                 .clamp(low + 1.0, high - 1.0);
-            let mut at = |index: f64| -> Result<ArrayD<f64>, EvalError> {
-                let fed = vec![index; x.nrows()];
-                let at = Points::new(&samples, &times, &x);
-                let mut outputs = self.call_session(&fed, at, DerivativeSeed::Nothing, &wanted)?;
-                Ok(outputs.remove(0))
-            };
+            let mut at = |index: f64| self.output_at_time_value(&samples, index, &x);
             let (before, here, after) = (at(index - 1.0)?, at(index)?, at(index + 1.0)?);
             let size = here.mapv(|v| v * v).sum().sqrt();
             let bend = (&here - &((before + after) * 0.5))
@@ -596,18 +589,35 @@ impl Network {
         fed: f64,
         x: &Batch,
     ) -> Result<Batch, EvalError> {
-        let fed = vec![fed; x.nrows()];
         let wanted = [self.output_name.clone()];
-        let at = Points::new(samples, &fed, x);
-        let y = self
-            .call_session(&fed, at, DerivativeSeed::Nothing, &wanted)?
-            .remove(0);
-        let expected = self.with_state_shape(&[x.nrows()]);
-        if y.shape() != expected {
-            return Err(self.shape_error(y.shape(), expected));
+        let batch = self.fixed_batch.unwrap_or(x.nrows()).max(1);
+        let mut out = Batch::zeros(x.raw_dim());
+        for first in (0..x.nrows()).step_by(batch) {
+            let count = batch.min(x.nrows() - first);
+            let rows: Vec<usize> = (0..batch)
+                .map(|i| if i < count { first + i } else { first })
+                .collect();
+            let times = vec![fed; x.nrows()];
+            let part = Points::new(samples, &times, x).select(&rows);
+            let y = self
+                .call_session(
+                    &vec![fed; batch],
+                    part.points(),
+                    DerivativeSeed::Nothing,
+                    &wanted,
+                )?
+                .remove(0);
+            let expected = self.with_state_shape(&[batch]);
+            if y.shape() != expected {
+                return Err(self.shape_error(y.shape(), expected));
+            }
+            let y = y.into_shape_with_order((batch, x.ncols()));
+            out.slice_mut(ndarray::s![first..first + count, ..]).assign(
+                &y.expect("the shape was just compared")
+                    .slice(ndarray::s![..count, ..]),
+            );
         }
-        Ok(y.into_shape_with_order(x.dim())
-            .expect("the shape was just compared"))
+        Ok(out)
     }
 
     /// Stores the extra outputs of a call for the heads that read them.
