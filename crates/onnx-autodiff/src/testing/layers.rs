@@ -27,6 +27,7 @@ const LAYERS: &[&[&str]] = &[
         "kinks",
         "lift",
         "locality",
+        "output_range",
         "output_reduction",
         "precision",
         "scaling",
