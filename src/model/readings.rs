@@ -334,11 +334,16 @@ impl Model {
             data_range: rows.range(),
         };
         let ratios = noise_levels(&self.curve, self.card.time_input().feed, variance.sqrt());
+        let baselines: Vec<f64> = ratios
+            .iter()
+            .enumerate()
+            .map(|(level, ratio)| rows.baseline_error(level, *ratio, variance))
+            .collect();
         let mut check = ReadingCheck {
-            candidates: candidates(&self.card, facts),
+            candidates: candidates(&self.card, facts, &ratios),
             ratios: &ratios,
             rows: &rows,
-            variance,
+            baselines,
             known: BTreeMap::new(),
             errors: Vec::new(),
             evaluations: 0,
@@ -415,8 +420,9 @@ struct ReadingCheck<'a> {
     ratios: &'a [f64],
     /// The data.
     rows: &'a CleanRows,
-    /// The variance of the data per component, with a little added for data that are all equal.
-    variance: f64,
+    /// The error by noise level of a denoiser that knows only the mean and the variance of the
+    /// data: the baseline.
+    baselines: Vec<f64>,
     /// The evaluations so far; `None` for a failed one.
     known: BTreeMap<EvaluationKey, Option<OutputProducts>>,
     /// The readings of the candidates that were evaluated at all noise levels.
@@ -428,23 +434,16 @@ struct ReadingCheck<'a> {
 }
 
 impl ReadingCheck<'_> {
-    /// The error of a denoiser that knows only the mean and the variance of the data.
-    fn baseline(&self, level: usize) -> f64 {
-        let noise = self.ratios[level].powi(2);
-        noise * self.variance / (noise + self.variance)
-    }
-
     /// Removes candidates that give the network nearly the inputs of an earlier one and read its
     /// outputs alike.
     fn remove_equal_candidates(&mut self, has_time: bool) {
         let describe = |candidate: &InputCandidate| -> Vec<Option<Vec<f64>>> {
             let at = |level: &usize| {
-                let ratio = self.ratios[*level];
-                let input = candidate.input_values(ratio)?;
+                let input = candidate.input_values(*level)?;
                 let fed = if has_time { input.fed } else { 0.0 };
                 let mut numbers = vec![input.factor, fed, input.data[0], input.data[1]];
                 for prediction in Prediction::ALL {
-                    let factors = candidate.output_factors(ratio, prediction, false);
+                    let factors = candidate.output_factors(*level, prediction, false);
                     numbers.extend(factors.map_or([f64::MAX; 2], |f| [f.state, f.output]));
                 }
                 Some(numbers)
@@ -562,7 +561,7 @@ impl ReadingCheck<'_> {
     /// The logarithm of a mean error relative to the baseline.
     fn log_share(&self, samples: &[f64], level: usize) -> f64 {
         let mean = samples.iter().sum::<f64>() / samples.len() as f64;
-        (mean / self.baseline(level)).max(1e-6).ln()
+        (mean / self.baselines[level]).max(1e-6).ln()
     }
 
     /// Evaluates the network for a candidate at noise levels where that was not done yet.
@@ -605,7 +604,7 @@ impl ReadingCheck<'_> {
 
     /// The inputs of a candidate at a noise level, and the key of the evaluation.
     fn evaluation(&self, candidate: usize, level: usize) -> Option<(EvaluationKey, InputValues)> {
-        let at = self.candidates[candidate].input_values(self.ratios[level])?;
+        let at = self.candidates[candidate].input_values(level)?;
         let numbers = [at.factor, at.fed, at.data[0], at.data[1]];
         Some(((level, numbers.map(f64::to_bits)), at))
     }
@@ -620,9 +619,8 @@ impl ReadingCheck<'_> {
     ) -> Option<LevelErrors> {
         let (key, _) = self.evaluation(candidate, level)?;
         let products = self.known.get(&key)?.as_ref()?;
-        let factors =
-            self.candidates[candidate].output_factors(self.ratios[level], prediction, negated)?;
-        let cap = ERROR_CAP * self.baseline(level);
+        let factors = self.candidates[candidate].output_factors(level, prediction, negated)?;
+        let cap = ERROR_CAP * self.baselines[level];
         Some(products.errors(self.rows, factors.state, factors.output, cap))
     }
 
@@ -804,9 +802,9 @@ impl ReadingCheck<'_> {
         let levels = || errors.levels.iter().enumerate();
         let equal = levels().all(|(level, found)| {
             found.as_ref().is_none_or(|found| {
-                let term = [found.samples.clone()];
-                let slack = 0.05 + 3.0 * log_difference_stderr(&term, None);
-                self.log_share(&found.samples, level).abs() <= slack.min(0.5)
+                // The mean and the variance come from the same few samples.
+                let slack = 0.03 + 1.5 / self.rows.distinct() as f64;
+                self.log_share(&found.samples, level).abs() <= slack
             })
         });
         let shuffled: Vec<f64> = levels()

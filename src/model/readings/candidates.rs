@@ -29,6 +29,9 @@ pub(super) struct InputCandidate {
     pub(super) reading: InputReading,
     /// The curve of the reading's path.
     curve: PathCurve,
+    /// The noise levels σ/α of the card's data, each with the time and the coefficients of the
+    /// path; `None` where the path does not reach the level.
+    points: Vec<(f64, Option<(f64, PathCoefficients)>)>,
 }
 
 /// How the output is read at one noise level: the denoiser is `state`·y + `output`·F, in which y is
@@ -43,14 +46,21 @@ pub(super) struct OutputFactors {
 
 impl InputCandidate {
     /// Returns the candidate; `None` if the path or the scalings are not valid.
-    fn new(reading: InputReading) -> Option<InputCandidate> {
+    fn new(reading: InputReading, ratios: &[f64]) -> Option<InputCandidate> {
         let curve = reading.path.curve().ok()?;
-        Some(InputCandidate { reading, curve })
+        let mut candidate = InputCandidate {
+            reading,
+            curve,
+            points: Vec::new(),
+        };
+        let points = ratios.iter().map(|ratio| (*ratio, candidate.find(*ratio)));
+        candidate.points = points.collect();
+        Some(candidate)
     }
 
     /// The time and the coefficients of the path at the noise level; `None` if the path does not
     /// reach it.
-    fn at(&self, ratio: f64) -> Option<(f64, PathCoefficients)> {
+    fn find(&self, ratio: f64) -> Option<(f64, PathCoefficients)> {
         let ratio = ratio * self.data()[0];
         let end = |t: f64| {
             let s = self.curve.at(t);
@@ -75,8 +85,9 @@ impl InputCandidate {
     }
 
     /// How the network is called at the noise level; `None` if the path does not reach it.
-    pub(super) fn input_values(&self, ratio: f64) -> Option<InputValues> {
-        let (t, s) = self.at(ratio)?;
+    pub(super) fn input_values(&self, level: usize) -> Option<InputValues> {
+        let (ratio, point) = self.points[level];
+        let (t, s) = point?;
         let input = self.reading.preconditioning.map_or(1.0, |p| p.at(&s).input);
         let fed = self.reading.time.value_at(&self.curve, t);
         fed.is_finite().then_some(InputValues {
@@ -91,11 +102,11 @@ impl InputCandidate {
     /// the level, or if the scalings do not know the prediction.
     pub(super) fn output_factors(
         &self,
-        ratio: f64,
+        level: usize,
         prediction: Prediction,
         negated: bool,
     ) -> Option<OutputFactors> {
-        let (_, s) = self.at(ratio)?;
+        let (_, s) = self.points[level].1?;
         let affine = prediction.denoised(&s);
         let sign = if negated { -1.0 } else { 1.0 };
         let (skip, out) = match self.reading.preconditioning {
@@ -139,7 +150,11 @@ pub(super) struct CandidateFacts {
 }
 
 /// Returns the card's reading, and then the others, the likely ones first.
-pub(super) fn candidates(card: &Card, facts: CandidateFacts) -> Vec<InputCandidate> {
+pub(super) fn candidates(
+    card: &Card,
+    facts: CandidateFacts,
+    ratios: &[f64],
+) -> Vec<InputCandidate> {
     let own = InputReading {
         path: card.path.clone(),
         time: card.time_input(),
@@ -169,7 +184,7 @@ pub(super) fn candidates(card: &Card, facts: CandidateFacts) -> Vec<InputCandida
     let mut found: Vec<InputCandidate> = Vec::new();
     for (i, reading) in readings.into_iter().enumerate() {
         let known = found.iter().any(|c| c.reading == reading);
-        let Some(candidate) = InputCandidate::new(reading).filter(|_| !known) else {
+        let Some(candidate) = InputCandidate::new(reading, ratios).filter(|_| !known) else {
             continue;
         };
         if i == 0 || !whole || candidate.fits_whole_numbers() {

@@ -15,6 +15,9 @@ use crate::num::{Batch, linalg};
 /// The number of rows below which samples are noised several times.
 const MIN_ROWS: usize = 16;
 
+/// The number of samples over which the errors of the best linear denoiser are averaged.
+const MAX_LEFT_OUT: usize = 16;
+
 /// The number of noise draws of one sample and one noise level that have addresses of their own.
 const DRAWS_PER_LEVEL: u64 = 64;
 
@@ -81,6 +84,16 @@ impl CleanRows {
             row.assign(&RngKey { seed: 0 }.normal(Purpose::Reading, self.samples[i], draw, dim));
         }
         noise
+    }
+
+    /// The mean square error per component of a denoiser that knows only the mean of the samples
+    /// and this variance, on the same noised rows as the network.
+    pub(super) fn baseline_error(&self, level: usize, ratio: f64, variance: f64) -> f64 {
+        let mean = self.clean.mean_axis(Axis(0)).expect("at least one row");
+        let gain = variance / (variance + ratio * ratio);
+        let centred = &self.clean - &mean;
+        let error = &centred * (gain - 1.0) + self.noise(level) * (ratio * gain);
+        error.mapv(|e| e * e).mean().unwrap_or_default()
     }
 
     /// Averages values of rows over the rows of each sample.
@@ -227,12 +240,15 @@ pub(super) fn linear_denoiser_errors(rows: &CleanRows, ratios: &[f64]) -> Vec<f6
     // Inner products of data less one common vector are enough: the means are subtracted below.
     let clean = &clean - &mean;
     let gram = linalg::matmul(clean.view(), clean.t());
+    let left_out: Vec<usize> = (0..n).step_by(n.div_ceil(MAX_LEFT_OUT)).collect();
     let by_level = |(level, ratio): (usize, &f64)| {
         let noise = rows.noise(level);
         let noised = &clean + &(&noise.slice(ndarray::s![..n, ..]) * *ratio);
         let with_noised = linalg::matmul(clean.view(), noised.t());
-        let errors = (0..n).map(|i| left_out_error(i, &gram, &with_noised, *ratio));
-        errors.sum::<f64>() / (n * clean.ncols()) as f64
+        let errors = left_out
+            .iter()
+            .map(|i| left_out_error(*i, &gram, &with_noised, *ratio));
+        errors.sum::<f64>() / (left_out.len() * clean.ncols()) as f64
     };
     ratios.iter().enumerate().map(by_level).collect()
 }
