@@ -262,7 +262,7 @@ fn left_out_error(i: usize, gram: &Array2<f64>, with_noised: &Array2<f64>, ratio
     let row_mean = gram_of.mean_axis(Axis(1)).expect("other samples");
     let all_mean = row_mean.mean().unwrap_or_default();
     // The products of the centred others Z with each other, and with sample i less their mean.
-    let centred = &gram_of - &row_mean - &row_mean.view().insert_axis(Axis(1)) + all_mean;
+    let centred = &gram_of - &row_mean - row_mean.view().insert_axis(Axis(1)) + all_mean;
     let against = |products: Array1<f64>| {
         let mean = products.mean().unwrap_or_default();
         products - &row_mean - mean + all_mean
