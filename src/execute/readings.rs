@@ -49,7 +49,7 @@ pub fn states_of_samples(
 
 impl Executor<'_> {
     /// Compares each model of the likelihoods among `trials` with its data, and prints a line on
-    /// standard error for each card that disagrees.
+    /// standard error for each card that disagrees, or that no reading makes sense of.
     ///
     /// A check that is not possible is left out: its reason is found by the trials themselves.
     pub fn warn_about_wrong_cards(&self, trials: &[&Trial]) {
@@ -72,7 +72,7 @@ impl Executor<'_> {
         }
     }
 
-    /// The verdict of a short check if the card disagrees with the data.
+    /// The verdict of a short check unless the card agrees with the data.
     fn find_disagreement(&self, model: &Model, data: &Dataset) -> Option<String> {
         let wanted = (data.len() / SAMPLES_PER_CHECKED).clamp(MIN_SAMPLES, MAX_CHECKED_SAMPLES);
         let samples = checked_samples(data.len(), wanted);
@@ -94,7 +94,7 @@ impl Executor<'_> {
         let report =
             model.check_readings(self.runtime, options, &samples, &states, CheckEffort::Short);
         match report {
-            Ok(report) => report.disagrees().then(|| report.sentence()),
+            Ok(report) => (!report.agrees()).then(|| report.sentence()),
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "a card was not checked");
                 None

@@ -191,6 +191,11 @@ impl ReadingReport {
     pub fn disagrees(&self) -> bool {
         matches!(self.verdict, ReadingVerdict::Disagrees(_))
     }
+
+    /// Whether no reading is better than the card's.
+    pub fn agrees(&self) -> bool {
+        matches!(self.verdict, ReadingVerdict::Agrees)
+    }
 }
 
 /// A number with two significant digits.
