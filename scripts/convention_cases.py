@@ -10,7 +10,7 @@
     verdict    agrees | disagrees | slight (wrong, with an excess below 1.4) | refused (without data)
     spoilt     the field that is wrong, with the right value as `right`; absent where the card is right
     excess     for wrong ones: the denoising error by the card over that by the right card, geometric mean over a
-               dozen noise levels, computed here; infinite where the card's reading has no finite value
+               dozen noise levels, computed here; absent where the error by the card overflows
     card       the card
 
 Four networks that exist only
@@ -358,7 +358,9 @@ def main():
         mean = mean if np.isfinite(mean) else float("inf")
         verdict = "disagrees" if mean >= LEAST else "slight"
         print(f"{case['name']}: {field} {value}: error {mean:.2f} times the right card's, {verdict}")
-        cases.append({**case, "verdict": verdict, "excess": round(mean, 3), "card": spec})
+        # An error that overflows has no excess to write down.
+        excess = {"excess": round(mean, 3)} if np.isfinite(mean) else {}
+        cases.append({**case, "verdict": verdict, **excess, "card": spec})
     wrong = sum(c["verdict"] == "disagrees" for c in cases)
     print(f"{len(RIGHT)} right cards, {wrong} wrong, {len(REFUSED)} refused")
     assert wrong >= 30
