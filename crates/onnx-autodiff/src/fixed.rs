@@ -30,7 +30,7 @@ impl Model {
                 .iter_mut()
                 .chain(&mut graph.output)
                 .filter(|info| info.name() == port.name);
-            if let Some(tensor) = infos.next().and_then(tensor_mut) {
+            if let Some(tensor) = infos.next().and_then(ValueInfoProto::tensor_mut) {
                 fix(tensor, &port.axes, &batch);
             }
         }
@@ -40,7 +40,8 @@ impl Model {
             .chain(&mut graph.output)
             .chain(&mut graph.value_info)
         {
-            for dim in tensor_mut(info)
+            for dim in info
+                .tensor_mut()
                 .and_then(|tensor| tensor.shape.as_mut())
                 .into_iter()
                 .flat_map(|s| &mut s.dim)
@@ -53,14 +54,6 @@ impl Model {
             }
         }
         self
-    }
-}
-
-/// Returns the tensor type of a declaration, if it declares a tensor.
-pub(crate) fn tensor_mut(info: &mut ValueInfoProto) -> Option<&mut TensorTypeProto> {
-    match info.r#type.as_mut()?.value.as_mut()? {
-        TypeValue::Tensor(tensor) => Some(tensor),
-        _ => None,
     }
 }
 

@@ -3,7 +3,6 @@
 
 use crate::elem::ElemType;
 use crate::error::GraphError;
-use crate::fixed::tensor_mut;
 use crate::model::Model;
 use crate::proto::*;
 
@@ -75,7 +74,7 @@ impl Model {
             .output
             .iter_mut()
             .filter(|info| info.name() == output)
-            .filter_map(|info| tensor_mut(info)?.shape.as_mut())
+            .filter_map(|info| info.tensor_mut()?.shape.as_mut())
             .map(|shape| &mut shape.dim);
         for dims in dims {
             let size = dims.get(axis).map(|dim| dim.value.clone());

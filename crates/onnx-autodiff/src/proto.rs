@@ -270,6 +270,16 @@ pub(crate) struct ValueInfoProto {
     pub r#type: Option<TypeProto>,
 }
 
+impl ValueInfoProto {
+    /// Returns the tensor type, if a tensor is declared.
+    pub(crate) fn tensor_mut(&mut self) -> Option<&mut TensorTypeProto> {
+        match self.r#type.as_mut()?.value.as_mut()? {
+            TypeValue::Tensor(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
+}
+
 /// The type of a value.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TypeProto {
