@@ -156,6 +156,7 @@ pub struct TimeInputSpec {
     /// default: the network is evaluated at both and the results are interpolated. `false`: such a
     /// time is an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
     pub interpolate: Option<bool>,
     /// Whether the output does not depend on time (default: false). Without `ignored: true` such a
     /// network is refused, or reported if its field may be independent of time.
