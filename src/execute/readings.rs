@@ -16,7 +16,7 @@ use crate::num::key::{RngKey, SampleId};
 use crate::plan::{Trial, TrialWork};
 
 /// The smallest number of samples that a check uses if there are as many.
-const MIN_SAMPLES: usize = 16;
+const MIN_SAMPLES: usize = 32;
 /// A check uses at most one of this many samples, so that it costs about 1 % of the run.
 const SAMPLES_PER_CHECKED: usize = 32;
 

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use flowgauge::data::Dataset;
+use flowgauge::execute::checked_samples;
 use flowgauge::model::loaded::{Model, SessionOptions};
 use flowgauge::model::onnx::{Provider, Runtime};
 use flowgauge::model::readings::{CheckEffort, MAX_CHECKED_SAMPLES, ReadingReport, ReadingVerdict};
@@ -20,11 +21,11 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The check of a card with some samples of a file, and at most `most` of them.
+/// The check of a card with samples of a file as `inspect` chooses them, and at most `most` of them.
 fn checked(card: &Path, data: &Path, most: usize, effort: CheckEffort) -> ReadingReport {
     let model = Model::open(card).expect("a card");
     let data = Dataset::read(data).expect("data");
-    let samples: Vec<SampleId> = (0..data.len().min(most) as SampleId).collect();
+    let samples = checked_samples(data.len(), most);
     let x = data.states(&model.card, RngKey { seed: 0 }, &samples);
     check(&model, &samples, &x, effort)
 }

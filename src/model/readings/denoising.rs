@@ -15,6 +15,12 @@ use crate::num::{Batch, linalg};
 /// The number of rows below which samples are noised several times.
 const MIN_ROWS: usize = 16;
 
+/// The number of components of all rows below which samples are noised several times.
+const MIN_COMPONENTS: usize = 2048;
+
+/// The largest number of rows of one sample, if there are not too few samples.
+const MAX_REPEATS: usize = 4;
+
 /// The number of samples over which the errors of the best linear denoiser are averaged.
 const MAX_LEFT_OUT: usize = 16;
 
@@ -34,10 +40,12 @@ pub(super) struct CleanRows {
 }
 
 impl CleanRows {
-    /// Repeats a few samples until there are [`MIN_ROWS`] rows. There must be at least two samples.
+    /// Repeats a few samples until there are [`MIN_ROWS`] rows, and samples of few dimensions up to
+    /// [`MAX_REPEATS`] times, since their errors scatter more. There must be at least two samples.
     pub(super) fn new(samples: &[SampleId], clean: &Batch) -> CleanRows {
         let distinct = samples.len();
-        let repeats = MIN_ROWS.div_ceil(distinct).max(1);
+        let scatter = MIN_COMPONENTS.div_ceil(clean.len().max(1)).min(MAX_REPEATS);
+        let repeats = MIN_ROWS.div_ceil(distinct).max(scatter);
         let rows: Vec<usize> = (0..repeats).flat_map(|_| 0..distinct).collect();
         let mean = clean.mean_axis(Axis(0)).expect("at least one sample");
         let spread = (clean - &mean).mapv(|v| v * v).sum();
