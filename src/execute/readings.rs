@@ -16,9 +16,12 @@ use crate::num::key::{RngKey, SampleId};
 use crate::plan::{Trial, TrialWork};
 
 /// The smallest number of samples that a check uses if there are as many.
-const MIN_SAMPLES: usize = 32;
-/// A check uses at most one of this many samples, so that it costs about 1 % of the run.
+const MIN_SAMPLES: usize = 16;
+/// A check uses one of this many samples, so that it costs about 1 % of a long run.
 const SAMPLES_PER_CHECKED: usize = 32;
+/// A check uses so many samples that they have this many components, since the errors of samples of
+/// few dimensions scatter more.
+const COMPONENTS: usize = 2048;
 
 /// Returns the indices of at most `most` of `count` samples, at equal distances.
 pub fn checked_samples(count: usize, most: usize) -> Vec<SampleId> {
@@ -74,7 +77,9 @@ impl Executor<'_> {
 
     /// The verdict of a short check unless the card agrees with the data.
     fn find_disagreement(&self, model: &Model, data: &Dataset) -> Option<String> {
-        let wanted = (data.len() / SAMPLES_PER_CHECKED).clamp(MIN_SAMPLES, MAX_CHECKED_SAMPLES);
+        let wanted = (data.len() / SAMPLES_PER_CHECKED)
+            .max(COMPONENTS / model.dim())
+            .clamp(MIN_SAMPLES, MAX_CHECKED_SAMPLES);
         let samples = checked_samples(data.len(), wanted);
         if samples.len() < MIN_CHECKED_SAMPLES {
             return None;
