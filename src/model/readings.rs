@@ -6,7 +6,7 @@
 //! by a large factor and by far more than its standard error, the card is wrong.
 //!
 //! One number compares two readings: the geometric mean over the noise levels of the ratio of their
-//! denoising errors. Errors count at most [`ERROR_CAP`] times the error of a denoiser that knows
+//! denoising errors. Errors count at most `ERROR_CAP` times the error of a denoiser that knows
 //! only the mean and the variance of the data. Near the data end even a good denoiser may have a
 //! large error relative to the noise, and near the prior end relative to the data; without the cap
 //! a reading that leaves the noised state as it is would win there.
