@@ -76,9 +76,10 @@ pub(crate) enum SolverBias {
 const RELATIVE_ROUNDING: f64 = 1e-6;
 
 impl SolverBias {
-    /// The solver's bias of a summary row. `None` for a few-step flow map, which has no solver.
+    /// The solver's bias of a summary row. `None` for few-step flow maps and variational bounds,
+    /// which have no solver.
     pub(crate) fn from_summary(row: &SummaryRow) -> Option<SolverBias> {
-        if row.kind.is_few_step() {
+        if !row.kind.follows_path() {
             return None;
         }
         Some(match (row.solver_bias, row.nats) {
@@ -550,9 +551,7 @@ mod tests {
         .expect("a path");
         let (model, prior) = (
             analytic::example_mixture(curve.clone(), 3),
-            Prior {
-                std: curve.prior_std(),
-            },
+            Prior::isotropic(curve.prior_std()),
         );
         let mut x = Batch::zeros((6, 3));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {

@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::divergence::DivergenceEstimator;
-use crate::likelihood::LikelihoodResult;
+use crate::likelihood::{BoundTerms, LikelihoodResult};
 use crate::num::key::{SampleId, pack_draw, unpack_draw};
 use crate::num::stats::{self, Estimate};
 use crate::registry;
@@ -232,6 +232,15 @@ impl Dequantization {
             prior_log_density: mean(|r| r.prior_log_density),
             divergence_integral: mean(|r| r.divergence_integral),
             solver_error: mean(|r| r.solver_error),
+            inverse_residual: mean(|r| r.inverse_residual),
+            bound_terms: mean(|r| r.bound_terms.map(|terms| terms.prior))
+                .zip(mean(|r| r.bound_terms.map(|terms| terms.diffusion)))
+                .zip(mean(|r| r.bound_terms.map(|terms| terms.reconstruction)))
+                .map(|((prior, diffusion), reconstruction)| BoundTerms {
+                    prior,
+                    diffusion,
+                    reconstruction,
+                }),
             evaluations: sum(|r| r.evaluations),
             jvps: sum(|r| r.jvps),
             head_calls: sum(|r| r.head_calls),
@@ -474,7 +483,7 @@ mod tests {
                 .expect("an estimator"),
         );
         let key = RngKey { seed: 12 };
-        let prior = Prior { std: 1.0 };
+        let prior = Prior::isotropic(1.0);
         let task = LikelihoodTask {
             curve: &curve,
             prior,

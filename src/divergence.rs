@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::field::{EvalError, FlowMap, JacobianOperator, ScalarField, VectorField};
 use crate::flow::flow_map::{FewSteps, FlowMapStepRule};
+use crate::flow::network_velocity::ForwardNetwork;
 use crate::flow::path::PathCurve;
+use crate::model::card::DataSpec;
 use crate::num::key::{Distribution, Purpose, RngKey};
 use crate::num::stats;
 use crate::registry;
@@ -21,10 +23,12 @@ use crate::rows::EstimateKind;
 use crate::solve::Nodes;
 use crate::trace::{Estimator, JacobianAt, ProbeReuse, ProbeSource};
 
+mod bounds;
 mod control;
 mod debiased;
 mod shared_products;
 
+pub use bounds::{BoundDecoder, BoundTimes, ContinuousBound, DiscreteBound, ReverseVariance};
 pub use control::{ControlDivergence, ControlledVelocity, EvaluationCost, lock_model_handles};
 pub use debiased::Debiased;
 use debiased::NodeReservoir;
@@ -50,6 +54,10 @@ pub enum DivergenceEstimator {
     FiniteDifference(FiniteDifference),
     /// A few steps of a learned flow map (F2D2), which has its own path and needs no solver.
     FlowMap(FewSteps),
+    /// The continuous variational bound, from denoising errors.
+    ContinuousBound(ContinuousBound),
+    /// The discrete variational bound of DDPM, over the steps of a discrete path.
+    DiscreteBound(DiscreteBound),
 }
 
 /// Hutchinson's estimator with central differences zᵀ(v(x + hz) − v(x − hz))/2h instead of Jacobian
@@ -125,12 +133,14 @@ impl Default for Learned {
 pub struct ClosedForm {}
 
 /// The names and aliases of the estimators that are not trace estimators.
-const NON_TRACE_NAMES: [registry::Names; 5] = [
+const NON_TRACE_NAMES: [registry::Names; 7] = [
     ("learned", &["head", "learned-head"]),
     ("debiased", &["debiased-head"]),
     ("closed-form", &["analytic", "closedform"]),
     ("finite-difference", &["finite-differences", "fd"]),
     ("flow-map", &["flowmap", "few-step"]),
+    ("nelbo", &["elbo", "variational-bound", "continuous-bound"]),
+    ("vlb", &["discrete-bound"]),
 ];
 
 impl DivergenceEstimator {
@@ -171,6 +181,16 @@ impl DivergenceEstimator {
                 &DivergenceEstimator::FiniteDifference(Default::default()),
             ),
             DivergenceEstimator::FlowMap(f) => f.label(),
+            DivergenceEstimator::ContinuousBound(_) => registry::kind_label(
+                "nelbo",
+                self,
+                &DivergenceEstimator::ContinuousBound(Default::default()),
+            ),
+            DivergenceEstimator::DiscreteBound(_) => registry::kind_label(
+                "vlb",
+                self,
+                &DivergenceEstimator::DiscreteBound(Default::default()),
+            ),
         }
     }
 
@@ -186,21 +206,39 @@ impl DivergenceEstimator {
             DivergenceEstimator::FlowMap(f) if f.rule == Some(FlowMapStepRule::ForwardAverage) => {
                 EstimateKind::FewStepForwardAverage
             }
+            DivergenceEstimator::FlowMap(f) if f.has_log_determinants() => {
+                EstimateKind::FewStepExact
+            }
             DivergenceEstimator::FlowMap(_) => EstimateKind::FewStep,
+            DivergenceEstimator::ContinuousBound(_) | DivergenceEstimator::DiscreteBound(_) => {
+                EstimateKind::Elbo
+            }
         }
     }
 
     /// Whether the estimator is evaluated on the nodes of a solver's path. A flow map has its own
-    /// path.
+    /// path, and a variational bound has none.
     pub fn needs_solver(&self) -> bool {
-        !matches!(self, DivergenceEstimator::FlowMap(_))
+        !matches!(self, DivergenceEstimator::FlowMap(_)) && !self.is_variational_bound()
     }
 
-    /// The number of network evaluations per sample of an estimator that needs no solver; 0 for all
-    /// others.
-    pub fn flow_map_evaluations(&self) -> u64 {
+    /// Whether the estimator is a lower bound of the log-density from denoising errors.
+    pub fn is_variational_bound(&self) -> bool {
+        self.kind() == EstimateKind::Elbo
+    }
+
+    /// Whether the estimator evaluates the velocity.
+    pub fn needs_velocity(&self) -> bool {
+        self.needs_solver() || self.is_variational_bound()
+    }
+
+    /// The number of network evaluations per sample of an estimator that needs no solver on the path
+    /// `curve`; 0 for all others.
+    pub fn evaluations_without_solver(&self, curve: &PathCurve) -> u64 {
         match self {
             DivergenceEstimator::FlowMap(f) => f.steps as u64,
+            DivergenceEstimator::ContinuousBound(bound) => bound.draws as u64,
+            DivergenceEstimator::DiscreteBound(bound) => bound.evaluations(curve),
             _ => 0,
         }
     }
@@ -229,7 +267,9 @@ impl DivergenceEstimator {
     /// path.
     pub fn without_node_draws(&self) -> Option<DivergenceEstimator> {
         match self {
-            DivergenceEstimator::FlowMap(_) => None,
+            DivergenceEstimator::FlowMap(_)
+            | DivergenceEstimator::ContinuousBound(_)
+            | DivergenceEstimator::DiscreteBound(_) => None,
             DivergenceEstimator::Debiased(d) => Some(DivergenceEstimator::Learned(Learned {
                 head: d.head.clone(),
             })),
@@ -255,7 +295,9 @@ impl DivergenceEstimator {
             DivergenceEstimator::Learned(_) | DivergenceEstimator::FiniteDifference(_) => true,
             DivergenceEstimator::Debiased(_)
             | DivergenceEstimator::ClosedForm(_)
-            | DivergenceEstimator::FlowMap(_) => false,
+            | DivergenceEstimator::FlowMap(_)
+            | DivergenceEstimator::ContinuousBound(_)
+            | DivergenceEstimator::DiscreteBound(_) => false,
         }
     }
 
@@ -263,7 +305,7 @@ impl DivergenceEstimator {
     pub fn is_random(&self) -> bool {
         matches!(
             self.kind(),
-            EstimateKind::OdeStochastic | EstimateKind::FiniteDifference
+            EstimateKind::OdeStochastic | EstimateKind::FiniteDifference | EstimateKind::Elbo
         )
     }
 
@@ -284,9 +326,10 @@ impl DivergenceEstimator {
     }
 
     /// The number of Jacobian products per sample, in addition to those at the nodes.
-    pub fn jvps_per_path(&self) -> u64 {
+    pub fn jvps_per_path(&self, dim: usize) -> u64 {
         match self {
             DivergenceEstimator::Debiased(d) => d.probes as u64,
+            DivergenceEstimator::FlowMap(f) if f.has_log_determinants() => (f.steps * dim) as u64,
             _ => 0,
         }
     }
@@ -341,6 +384,8 @@ impl DivergenceEstimator {
                     f.step
                 ))
             }
+            DivergenceEstimator::ContinuousBound(bound) => bound.check(),
+            DivergenceEstimator::DiscreteBound(bound) => bound.check(),
             DivergenceEstimator::FiniteDifference(f) => {
                 registry::check_bounds("finite-difference: probes", f.probes, 1, 1_000_000)
             }
@@ -363,6 +408,8 @@ impl Serialize for DivergenceEstimator {
                 map.serialize_entry("finite-difference", f)?
             }
             DivergenceEstimator::FlowMap(f) => map.serialize_entry("flow-map", f)?,
+            DivergenceEstimator::ContinuousBound(b) => map.serialize_entry("nelbo", b)?,
+            DivergenceEstimator::DiscreteBound(b) => map.serialize_entry("vlb", b)?,
             _ => map.serialize_entry("closed-form", &ClosedForm {})?,
         }
         map.end()
@@ -385,6 +432,8 @@ impl JsonSchema for DivergenceEstimator {
                 generator.subschema_for::<FiniteDifference>(),
             ),
             ("flow-map", generator.subschema_for::<FewSteps>()),
+            ("nelbo", generator.subschema_for::<ContinuousBound>()),
+            ("vlb", generator.subschema_for::<DiscreteBound>()),
         ]);
         registry::schema(&DivergenceEstimator::aliases(), entries)
     }
@@ -411,6 +460,8 @@ impl<'de> Deserialize<'de> for DivergenceEstimator {
                         Ok(DivergenceEstimator::FiniteDifference(Default::default()))
                     }
                     Some("flow-map") => Ok(DivergenceEstimator::FlowMap(FewSteps::default())),
+                    Some("nelbo") => Ok(DivergenceEstimator::ContinuousBound(Default::default())),
+                    Some("vlb") => Ok(DivergenceEstimator::DiscreteBound(Default::default())),
                     _ => Estimator::from_name(name)
                         .map(DivergenceEstimator::Trace)
                         .ok_or_else(|| registry::unknown(name, &DivergenceEstimator::names())),
@@ -429,6 +480,8 @@ impl<'de> Deserialize<'de> for DivergenceEstimator {
                         DivergenceEstimator::FiniteDifference(map.next_value()?)
                     }
                     Some("flow-map") => DivergenceEstimator::FlowMap(map.next_value()?),
+                    Some("nelbo") => DivergenceEstimator::ContinuousBound(map.next_value()?),
+                    Some("vlb") => DivergenceEstimator::DiscreteBound(map.next_value()?),
                     Some(known) => {
                         DivergenceEstimator::Trace(Estimator::from_entry(known, &mut map)?)
                     }
@@ -461,8 +514,14 @@ pub struct ModelHandles {
     /// Whether the card has such heads, used or not. If it has, the velocity always comes from its
     /// own graph, and never from the graph of the Jacobian products.
     pub separate_velocity: bool,
+    /// The range and the levels of the data, if the card says them.
+    pub data: Option<DataSpec>,
+    /// The network whose output is the learned variances of reverse steps.
+    pub variances: Option<Box<dyn ForwardNetwork>>,
     /// The flow maps by their names.
     pub flow_maps: BTreeMap<String, Box<dyn FlowMap>>,
+    /// The names of the flow maps that lead only from noise to data.
+    pub maps_to_data: BTreeSet<String>,
     /// The measured time of the velocity alone, in seconds per row; `None` before the measurement.
     pub velocity_seconds: Option<f64>,
 }
@@ -728,7 +787,10 @@ impl<'a> DivergenceIntegrator<'a> {
             DivergenceEstimator::FiniteDifference(spec) => {
                 self.finite_differences(spec, nodes, sources)
             }
-            DivergenceEstimator::ClosedForm(_) | DivergenceEstimator::FlowMap(_) => {
+            DivergenceEstimator::ClosedForm(_)
+            | DivergenceEstimator::FlowMap(_)
+            | DivergenceEstimator::ContinuousBound(_)
+            | DivergenceEstimator::DiscreteBound(_) => {
                 Ok(Array2::zeros((1, nodes.batch_index.len())))
             }
         }

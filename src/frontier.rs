@@ -245,11 +245,13 @@ fn frontier_row(
 }
 
 /// Marks the row with the fewest Jacobian products and the row with the shortest measured time.
-/// Closed forms do not compete.
+/// Closed forms and variational bounds do not compete.
 fn mark_cheapest(rows: &mut [FrontierRow]) {
     let least = |cost: fn(&FrontierRow) -> Option<f64>, rows: &[FrontierRow]| {
         let reached = (0..rows.len()).filter(|i| {
-            cost(&rows[*i]).is_some() && rows[*i].kind.of_estimator() != EstimateKind::ClosedForm
+            cost(&rows[*i]).is_some()
+                && rows[*i].kind.of_estimator() != EstimateKind::ClosedForm
+                && rows[*i].kind != EstimateKind::Elbo
         });
         reached.min_by(|a, b| {
             cost(&rows[*a])

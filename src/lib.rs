@@ -19,7 +19,7 @@
 //! let model = example_mixture(curve.clone(), 2);
 //! let estimators: Vec<DivergenceEstimator> = yaml::from_yaml_str("[exact]")?;
 //! let solver: Solver = yaml::from_yaml_str("{dopri5: {rtol: 1e-7, atol: 1e-7}}")?;
-//! let (prior, key) = (Prior { std: 1.0 }, RngKey { seed: 1 });
+//! let (prior, key) = (Prior::isotropic(1.0), RngKey { seed: 1 });
 //! let task = LikelihoodTask { curve: &curve, prior, solver: &solver, estimators: &estimators, key };
 //! let jacobian: Box<dyn flowgauge::flow::field::JacobianOperator> = Box::new(model.clone());
 //! let mut handles = ModelHandles { jacobian: Some(jacobian), ..Default::default() };

@@ -18,7 +18,7 @@
 //! let estimators: Vec<DivergenceEstimator> =
 //!     yaml::from_yaml_str("[exact, {hutchinson: {probes: 32}}]")?;
 //! let solver: Solver = yaml::from_yaml_str("{heun: {steps: 20}}")?;
-//! let (prior, key) = (Prior { std: 1.0 }, RngKey { seed: 1 });
+//! let (prior, key) = (Prior::isotropic(1.0), RngKey { seed: 1 });
 //! let task = LikelihoodTask { curve: &curve, prior, solver: &solver, estimators: &estimators, key };
 //! let jacobian: Box<dyn flowgauge::flow::field::JacobianOperator> = Box::new(model.clone());
 //! let mut handles = ModelHandles { jacobian: Some(jacobian), ..Default::default() };
@@ -32,6 +32,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod continuous_bound;
+pub mod discrete_bound;
 pub mod few_step;
 pub mod flow_map_checks;
 
@@ -86,6 +88,17 @@ impl LikelihoodTask<'_> {
     }
 }
 
+/// The terms of a variational bound −log p ≤ `prior` + `diffusion` + `reconstruction`, in nats.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BoundTerms {
+    /// KL(q(x_T|x₀) ‖ π), the divergence of the noised sample from the prior.
+    pub prior: f64,
+    /// The sum or integral over the noise levels.
+    pub diffusion: f64,
+    /// The expected −log p(x₀|x_t₀) at the data end.
+    pub reconstruction: f64,
+}
+
 /// The result of one estimator for one sample. Numbers are `None` unless the status is `ok`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LikelihoodResult {
@@ -105,6 +118,11 @@ pub struct LikelihoodResult {
     pub prior_log_density: Option<f64>,
     /// The integral of the divergence, in nats.
     pub divergence_integral: Option<f64>,
+    /// How far a flow map takes the found noise from the sample, as the root mean square over the
+    /// components; `None` unless a flow map was inverted.
+    pub inverse_residual: Option<f64>,
+    /// The terms of a variational bound; `None` for other estimators.
+    pub bound_terms: Option<BoundTerms>,
     /// The estimated error of the log-likelihood due to the steps, in nats. It is an estimate for
     /// this path and not a bound. `None` if there is no estimate: for adaptive steps that no
     /// divergence controls, and for fixed steps if the divergence has new random draws at every
@@ -294,6 +312,8 @@ pub fn evaluate_likelihoods(
                 half_width: integral.half_width.filter(|_| ok),
                 prior_log_density: ok.then_some(prior[i]),
                 divergence_integral: ok.then_some(integral.value),
+                inverse_residual: None,
+                bound_terms: None,
                 solver_error: errors[i]
                     .filter(|_| ok && !matches!(spec, DivergenceEstimator::ClosedForm(_))),
                 evaluations: solution.evaluations[i] + calls * spec.evaluations_per_node(),
@@ -394,9 +414,7 @@ mod tests {
 
     fn setting(path: ProbabilityPath, d: usize) -> (AnalyticMixture, Prior, Batch) {
         let curve = path.curve().expect("right");
-        let prior = Prior {
-            std: curve.prior_std(),
-        };
+        let prior = Prior::isotropic(curve.prior_std());
         let model = analytic::example_mixture(curve, d);
         let key = RngKey { seed: 17 };
         let mut x = Batch::zeros((6, d));
@@ -622,9 +640,7 @@ mod tests {
             serde_yaml::from_str(solver).expect(solver),
             serde_yaml::from_str(estimators).expect(estimators),
         );
-        let prior = Prior {
-            std: model.curve.prior_std(),
-        };
+        let prior = Prior::isotropic(model.curve.prior_std());
         let task = LikelihoodTask {
             curve: &model.curve,
             prior,
@@ -829,9 +845,7 @@ mod tests {
             f64::from(honest) >= 0.93 * f64::from(all),
             "{honest} of {all}"
         );
-        let prior = Prior {
-            std: model.curve.prior_std(),
-        };
+        let prior = Prior::isotropic(model.curve.prior_std());
         assert!(
             run(&model, prior, "heun", "[closed-form]", &x)
                 .iter()
@@ -906,7 +920,7 @@ mod tests {
             };
             let task = LikelihoodTask {
                 curve: &curve,
-                prior: Prior { std: 1.0 },
+                prior: Prior::isotropic(1.0),
                 solver: &solver,
                 estimators: &estimators,
                 key: RngKey { seed: 0 },

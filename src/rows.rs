@@ -85,6 +85,20 @@ pub struct LikelihoodRow {
     /// are more than one number each.
     #[serde(default)]
     pub conditions: String,
+    /// The first term of a variational bound −log p ≤ prior + diffusion + reconstruction, in nats:
+    /// the divergence of the noised sample from the prior. The column is left out if no row has one.
+    #[serde(default)]
+    pub bound_prior: Option<f64>,
+    /// The second term of the bound, over the noise levels.
+    #[serde(default)]
+    pub bound_diffusion: Option<f64>,
+    /// The third term of the bound, at the data end.
+    #[serde(default)]
+    pub bound_reconstruction: Option<f64>,
+    /// How far a flow map takes the noise that was found for the sample from the sample, as the root
+    /// mean square over its values. The column is left out if no map was inverted.
+    #[serde(default)]
+    pub inverse_residual: Option<f64>,
 }
 
 /// Older runs have no column `draws`: they used one draw.
@@ -331,6 +345,20 @@ pub struct SampleLikelihoodRow {
     /// any.
     #[serde(default)]
     pub conditions: String,
+    /// The first term of a variational bound −log p ≤ prior + diffusion + reconstruction, in nats:
+    /// the divergence of the noised sample from the prior. The column is left out if no row has one.
+    #[serde(default)]
+    pub bound_prior: Option<f64>,
+    /// The second term of the bound, over the noise levels.
+    #[serde(default)]
+    pub bound_diffusion: Option<f64>,
+    /// The third term of the bound, at the data end.
+    #[serde(default)]
+    pub bound_reconstruction: Option<f64>,
+    /// How far a flow map takes the noise that was found for the sample from the sample, as the root
+    /// mean square over its values. The column is left out if no map was inverted.
+    #[serde(default)]
+    pub inverse_residual: Option<f64>,
 }
 
 /// `pairs.csv`: the mean paired difference of two estimators, `estimator` minus `other`.
@@ -761,7 +789,14 @@ pub fn rows_to_csv<T: Serialize>(rows: &[T]) -> Result<Vec<u8>, csv::Error> {
 }
 
 /// The columns that a table has only if a row has a value there.
-const OPTIONAL_COLUMNS: [&str; 2] = ["guidance", "conditions"];
+const OPTIONAL_COLUMNS: [&str; 6] = [
+    "guidance",
+    "conditions",
+    "bound_prior",
+    "bound_diffusion",
+    "bound_reconstruction",
+    "inverse_residual",
+];
 
 /// The table without its optional columns that have no values.
 fn without_empty_columns(bytes: &[u8]) -> Result<Vec<u8>, csv::Error> {

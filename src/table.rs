@@ -118,10 +118,10 @@ pub(crate) fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<T
     tables.samples = likelihood::sample_rows(&likelihoods);
     summary::add_summaries_and_pairs(&likelihoods, &references, &mut tables)?;
     for row in &mut tables.summary {
-        let label = if row.kind.is_few_step() {
-            &row.estimator
-        } else {
+        let label = if row.kind.follows_path() {
             &row.solver
+        } else {
+            &row.estimator
         };
         row.trajectory = trajectories.get(label).cloned().flatten();
     }

@@ -19,6 +19,7 @@ use crate::execute::{Executor, choose_steps};
 use crate::lattice::LatticePolicy;
 use crate::likelihood::{LikelihoodResult, bits_per_dim, nats_per_dim};
 use crate::model::card::Card;
+use crate::model::card::FlowMapDirection;
 use crate::model::latent::LatentEncoding;
 use crate::model::loaded::Model;
 use crate::model::precision::NetworkPrecision;
@@ -27,8 +28,9 @@ use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::num::{format_decimals, format_with_stderr, stats};
 use crate::output::{Output, OutputKind, Writer};
 use crate::plan::{
-    AutoStepsRequest, LikelihoodWork, PreparedPlan, Trial, check_difference_step, check_encodable,
-    check_estimator_supported, likelihood_bound, with_card_defaults,
+    AutoStepsRequest, LikelihoodWork, PreparedPlan, Trial, check_centred_states,
+    check_difference_step, check_encodable, check_estimator_supported, likelihood_bound,
+    with_card_defaults,
 };
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
@@ -200,6 +202,7 @@ impl LikelihoodArgs {
         }
         SettingArgs::check_lengths(&model, data.len(), &format!("{} holds", data.name))?;
         check_difference_step(&model, &divergence, &data).context("--divergence")?;
+        check_centred_states(&model, &data)?;
         let bound = likelihood_bound(&model, &data, self.lattice)?;
         data.notes.extend(bound.reason);
         let dequantization = self
@@ -212,6 +215,8 @@ impl LikelihoodArgs {
         let conventions = resolve_conventions(&self.conventions, &model.card)?;
         let mut extra = ExtraColumns {
             kind: None,
+            bound_terms: false,
+            inverse_residual: false,
             dequantization,
             allowed_bound: allowed,
             conventions,
@@ -264,8 +269,17 @@ impl LikelihoodArgs {
             dequantization: extra.dequantization.clone(),
             automatic: false,
         };
-        let guided = model.guidance.map(|_| work.estimators[0].kind().guided());
-        extra.kind = guided;
+        let kind = work.estimators[0].kind();
+        extra.bound_terms = work.estimators[0].is_variational_bound();
+        extra.inverse_residual = matches!(
+            &work.estimators[0],
+            DivergenceEstimator::FlowMap(few) if few.has_log_determinants()
+                && model.flow_map_spec(&few.map)?.direction() == FlowMapDirection::ToData
+        );
+        extra.kind = match model.guidance {
+            Some(_) => Some(kind.guided()),
+            None => extra.bound_terms.then_some(kind),
+        };
         let mut prepared = PreparedPlan::of_one_trial(model, vec![data], work.clone(), self.seed)?;
         prepared.plan.data[0].encode = encode;
         let executor = Executor::new(&prepared, runtime, machine);
@@ -332,8 +346,12 @@ fn parse_lattice(text: &str) -> Result<LatticePolicy, String> {
 
 /// The columns that options add after [`LIKELIHOOD_COLUMNS`].
 struct ExtraColumns {
-    /// The value of the column `kind`, for the flow of a guided velocity.
+    /// The value of the column `kind`, for the flow of a guided velocity and for variational bounds.
     kind: Option<EstimateKind>,
+    /// Whether there are columns for the terms of a variational bound.
+    bound_terms: bool,
+    /// Whether there is a column for the residual of an inverted flow map.
+    inverse_residual: bool,
     /// The value of `--dequantization`.
     dequantization: Option<Dequantization>,
     /// The value of the column `bound` under `--lattice allow`.
@@ -351,7 +369,17 @@ impl ExtraColumns {
             (None, None) => &[],
         };
         let kind: &[&str] = if self.kind.is_some() { &["kind"] } else { &[] };
+        let terms: &[&str] = match self.bound_terms {
+            true => &["bound_prior", "bound_diffusion", "bound_reconstruction"],
+            false => &[],
+        };
+        let residual: &[&str] = match self.inverse_residual {
+            true => &["inverse_residual"],
+            false => &[],
+        };
         kind.iter()
+            .chain(terms)
+            .chain(residual)
             .chain(draws)
             .copied()
             .chain(self.conventions.iter().map(|(name, _)| *name))
@@ -364,6 +392,15 @@ impl ExtraColumns {
         let number = |v: Option<f64>| v.map_or(String::new(), |v| v.to_string());
         let mut cells: Vec<String> = Vec::new();
         cells.extend(self.kind.map(|kind| kind.as_str().to_owned()));
+        if self.bound_terms {
+            let terms = row.bound_terms;
+            cells.push(number(terms.map(|terms| terms.prior)));
+            cells.push(number(terms.map(|terms| terms.diffusion)));
+            cells.push(number(terms.map(|terms| terms.reconstruction)));
+        }
+        if self.inverse_residual {
+            cells.push(number(row.inverse_residual));
+        }
         let nothing = self.allowed_bound.filter(|bound| *bound == BoundKind::None);
         match &self.dequantization {
             Some(dequantization) => {
@@ -395,7 +432,7 @@ fn resolve_conventions(
 ) -> Result<Vec<(&'static str, AffineConversion)>> {
     let (range, levels) = (card.data.map(|d| d.range), card.data.and_then(|d| d.levels));
     let setting = ConventionContext {
-        dim: card.dim(),
+        dim: card.degrees_of_freedom(),
         range,
         levels,
     };
@@ -443,7 +480,7 @@ impl LikelihoodTableWriter<'_> {
                     .chain(self.extra_columns.names()),
             )?;
         }
-        let (card, dim) = (self.card, self.card.dim());
+        let (card, dim) = (self.card, self.card.degrees_of_freedom());
         for row in rows {
             let line = LikelihoodCsvRow {
                 sample: row.sample,

@@ -161,9 +161,7 @@ mod tests {
         .expect("right");
         let (model, prior) = (
             analytic::example_mixture(curve.clone(), 3),
-            Prior {
-                std: curve.prior_std(),
-            },
+            Prior::isotropic(curve.prior_std()),
         );
         let mut x = Batch::zeros((6, 3));
         for (i, mut row) in x.rows_mut().into_iter().enumerate() {

@@ -33,11 +33,18 @@ impl ExecuteWork for LikelihoodWork {
                 None => kind,
             }
         };
+        let bound_of = |r: &LikelihoodResult| {
+            let estimator = &self.estimators[r.estimator];
+            match bound {
+                BoundKind::Density if estimator.is_variational_bound() => BoundKind::Elbo,
+                bound => bound,
+            }
+        };
         let label = |r: &LikelihoodResult| self.estimators[r.estimator].label();
         write_rows(rows.iter().map(|r| {
             let per_dim = r
                 .log_likelihood
-                .map(|l| likelihood::nats_per_dim(l, card.dim()));
+                .map(|l| likelihood::nats_per_dim(l, card.degrees_of_freedom()));
             let bits = r.log_likelihood.zip(card.bits_offset());
             LikelihoodRow {
                 trial: task.id.to_owned(),
@@ -62,11 +69,15 @@ impl ExecuteWork for LikelihoodWork {
                 path_seconds: r.path_seconds,
                 divergence_seconds: r.divergence_seconds,
                 entry_seconds: Some(r.entry_seconds),
-                bound,
+                bound: bound_of(r),
                 draws: self.draws(),
                 dequantization_stderr: r.dequantization_stderr,
                 solver_error: r.solver_error,
                 conditions: model.conditions.describe_sample(r.sample),
+                bound_prior: r.bound_terms.map(|terms| terms.prior),
+                bound_diffusion: r.bound_terms.map(|terms| terms.diffusion),
+                bound_reconstruction: r.bound_terms.map(|terms| terms.reconstruction),
+                inverse_residual: r.inverse_residual,
             }
         }))
     }

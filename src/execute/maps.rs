@@ -191,7 +191,13 @@ impl ExecuteWork for FlowMapWork {
         let samples = Executor::sample_ids(0, self.samples);
         let x = match opened.flow_map_spec(&self.map)?.direction() {
             FlowMapDirection::ToData => {
-                sample::initial_noise(executor.key(), &samples, opened.dim(), opened.prior.std)
+                let (prior, dim) = (opened.prior, opened.dim());
+                prior.project(sample::initial_noise(
+                    executor.key(),
+                    &samples,
+                    dim,
+                    prior.std,
+                ))
             }
             _ => data.states(&opened.card, executor.key(), &samples),
         };

@@ -9,7 +9,7 @@ use ndarray::Axis;
 use rayon::prelude::*;
 
 use crate::dequantization::Dequantization;
-use crate::divergence::{DivergenceEstimator, ModelHandles};
+use crate::divergence::{DivergenceEstimator, ModelHandles, ReverseVariance};
 use crate::flow::field::{EvalError, FlowMap, Points, ScalarField, VectorField};
 use crate::likelihood::{self, LikelihoodResult, LikelihoodTask, NodeDivergence};
 use crate::model::card::FlowMapDirection;
@@ -83,8 +83,8 @@ pub(super) struct Worker {
     threads_per_call: usize,
     /// The options with which the Jacobian products were opened.
     jacobian_options: JacobianOptions,
-    /// The names of the flow maps that were opened with the gradient of their divergence.
-    maps_with_gradient: BTreeSet<String>,
+    /// The derivatives with which the flow maps were opened, by the names of the maps.
+    map_derivatives: BTreeMap<String, FlowMapDerivatives>,
 }
 
 impl Worker {
@@ -236,6 +236,7 @@ impl<'a> WorkerPool<'a> {
                 velocity: None,
                 sources: ModelHandles {
                     curve: Some(self.model.curve.clone()),
+                    data: self.model.card.data,
                     separate_velocity: self
                         .model
                         .card
@@ -246,14 +247,14 @@ impl<'a> WorkerPool<'a> {
                 },
                 threads_per_call: threads,
                 jacobian_options: JacobianOptions::default(),
-                maps_with_gradient: BTreeSet::new(),
+                map_derivatives: BTreeMap::new(),
             },
         };
         let WorkerSpec {
             estimators,
             samplers,
         } = needs;
-        let followed = estimators.iter().any(DivergenceEstimator::needs_solver)
+        let followed = estimators.iter().any(DivergenceEstimator::needs_velocity)
             || samplers.iter().any(|s| s.flow_map().is_none());
         if worker.velocity.is_none() && followed {
             worker.velocity = Some(self.model.velocity(self.runtime, options)?);
@@ -285,19 +286,19 @@ impl<'a> WorkerPool<'a> {
                     worker.sources.difference_velocity =
                         Some((Box::new(velocity), self.model.curve.clone()));
                 }
-                DivergenceEstimator::FlowMap(f)
-                    if !worker.sources.flow_maps.contains_key(&f.map) =>
+                DivergenceEstimator::FlowMap(f) => {
+                    let derivatives = FlowMapDerivatives {
+                        divergence_gradient: false,
+                        jacobian: f.has_log_determinants(),
+                    };
+                    self.open_flow_map(&mut worker, &f.map, derivatives, options)?;
+                }
+                DivergenceEstimator::DiscreteBound(bound)
+                    if bound.variance == ReverseVariance::Learned
+                        && worker.sources.variances.is_none() =>
                 {
-                    let map = self.model.flow_map(
-                        &f.map,
-                        self.runtime,
-                        options,
-                        FlowMapDerivatives::default(),
-                    )?;
-                    worker
-                        .sources
-                        .flow_maps
-                        .insert(f.map.clone(), Box::new(map));
+                    let network = self.model.learned_variances(self.runtime, options)?;
+                    worker.sources.variances = Some(Box::new(network));
                 }
                 DivergenceEstimator::ClosedForm(_) if worker.sources.closed_form.is_none() => {
                     worker.sources.closed_form =
@@ -308,30 +309,43 @@ impl<'a> WorkerPool<'a> {
         }
         if samplers
             .iter()
+            .filter(|s| s.flow_map().is_none())
             .any(|s| s.cost(&SamplerContext::for_model(self.model)).products > 0)
         {
             self.open_tangents(&mut worker, JacobianOptions::default())?;
         }
         for used in samplers.iter().filter_map(|s| s.flow_map()) {
-            let known = worker.sources.flow_maps.contains_key(used.name);
-            if !known || (used.gradient && !worker.maps_with_gradient.contains(used.name)) {
-                let derivatives = FlowMapDerivatives {
-                    divergence_gradient: used.gradient,
-                    jacobian: false,
-                };
-                let map = self
-                    .model
-                    .flow_map(used.name, self.runtime, options, derivatives)?;
-                worker
-                    .sources
-                    .flow_maps
-                    .insert(used.name.to_owned(), Box::new(map));
-                if used.gradient {
-                    worker.maps_with_gradient.insert(used.name.to_owned());
-                }
-            }
+            let derivatives = FlowMapDerivatives {
+                divergence_gradient: used.gradient,
+                jacobian: used.jacobian,
+            };
+            self.open_flow_map(&mut worker, used.name, derivatives, options)?;
         }
         Ok(worker)
+    }
+
+    /// Opens a flow map for a worker with the given derivatives and those that it already has, unless
+    /// it is open with them.
+    fn open_flow_map(
+        &self,
+        worker: &mut Worker,
+        name: &str,
+        needed: FlowMapDerivatives,
+        options: SessionOptions,
+    ) -> Result<()> {
+        let known = worker.map_derivatives.get(name).copied();
+        let all = needed.or(known.unwrap_or_default());
+        if known == Some(all) {
+            return Ok(());
+        }
+        let map = self.model.flow_map(name, self.runtime, options, all)?;
+        let sources = &mut worker.sources;
+        sources.flow_maps.insert(name.to_owned(), Box::new(map));
+        if self.model.flow_map_spec(name)?.direction() == FlowMapDirection::ToData {
+            sources.maps_to_data.insert(name.to_owned());
+        }
+        worker.map_derivatives.insert(name.to_owned(), all);
+        Ok(())
     }
 
     /// Opens a worker's Jacobian products with the given options and those it already has, unless
@@ -422,10 +436,22 @@ impl<'a> WorkerPool<'a> {
             let (from, to) = if to_data { (&far, &t) } else { (&t, &far) };
             map.averages(Points { t: from, ..at }, to)
                 .with_context(first)?;
-            if worker.maps_with_gradient.contains(name) {
+            let opened = worker.map_derivatives.get(name).copied();
+            let opened = opened.unwrap_or_default();
+            if opened.divergence_gradient {
                 map.divergence_gradient(Points { t: &far, ..at }, &t)
                     .with_context(first)?;
             }
+            if opened.jacobian {
+                let tangent = crate::num::TangentBatch::ones((1, two.nrows(), two.ncols()));
+                map.jvp(Points { t: from, ..at }, to, &tangent)
+                    .with_context(first)?;
+            }
+        }
+        if let Some(variances) = &mut worker.sources.variances {
+            variances
+                .forward(at)
+                .with_context(|| "network.variance_channels: the first call of the network")?;
         }
         self.release_worker(worker);
         Ok(())
@@ -628,9 +654,21 @@ fn evaluate_batch(
         ..
     } = worker
     {
-        rows.extend(likelihood::evaluate_likelihoods(
-            velocity, sources, task, batch, x, recorder,
+        rows.extend(likelihood::continuous_bound::evaluate_continuous_bounds(
+            velocity, task, batch, &x,
         )?);
+        rows.extend(likelihood::discrete_bound::evaluate_discrete_bounds(
+            velocity, sources, task, batch, &x,
+        )?);
+        if task
+            .estimators
+            .iter()
+            .any(DivergenceEstimator::needs_solver)
+        {
+            rows.extend(likelihood::evaluate_likelihoods(
+                velocity, sources, task, batch, x, recorder,
+            )?);
+        }
     }
     Ok((rows, nodes))
 }

@@ -128,7 +128,10 @@ impl Executor<'_> {
                 let rows: Vec<usize> = batch.iter().map(|sample| *sample as usize).collect();
                 states.select(Axis(0), &rows)
             }
-            None => sample::initial_noise(self.key(), batch, model.dim(), model.prior.std),
+            None => {
+                let (prior, dim) = (model.prior, model.dim());
+                prior.project(sample::initial_noise(self.key(), batch, dim, prior.std))
+            }
         };
         self.pools[work.model].for_each_sample_batch(
             &work.sampler,

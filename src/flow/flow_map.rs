@@ -35,6 +35,28 @@ impl FlowMapStepRule {
     }
 }
 
+/// Where the change of volume along a flow map comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
+pub enum MapVolume {
+    /// From the map's divergence output, which is learned.
+    Head,
+    /// From the exact log-determinant of every step, by Jacobian products with every unit vector. A
+    /// map that was trained from noise to data only is inverted by Newton's method.
+    LogDet,
+}
+
+impl MapVolume {
+    /// Returns the name in configs and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MapVolume::Head => "head",
+            MapVolume::LogDet => "log-det",
+        }
+    }
+}
+
 /// A number of steps along one of the card's flow maps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -51,6 +73,10 @@ pub struct FewSteps {
     /// The rule by which averages become steps. Default: the rule of the card's flow map.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<FlowMapStepRule>,
+    /// Where the change of volume comes from. Default: `head` if the map has a divergence, otherwise
+    /// `log-det`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<MapVolume>,
 }
 
 impl Default for FewSteps {
@@ -60,6 +86,7 @@ impl Default for FewSteps {
             steps: 8,
             grid: None,
             rule: None,
+            volume: None,
         }
     }
 }
@@ -72,8 +99,13 @@ impl FewSteps {
         (self.rule != Some(FlowMapStepRule::ForwardAverage)).then(name)
     }
 
-    /// Returns the label, such as `flow-map(f2d2 steps=8)`. It contains the grid if one is given,
-    /// and the rule if it is `forward-average`.
+    /// Whether the change of volume comes from exact log-determinants.
+    pub fn has_log_determinants(&self) -> bool {
+        self.volume == Some(MapVolume::LogDet)
+    }
+
+    /// Returns the label, such as `flow-map(f2d2 steps=8)`. It contains the grid if one is given, the
+    /// rule if it is `forward-average`, and the volume if it is `log-det`.
     pub fn label(&self) -> String {
         let grid = self
             .grid
@@ -84,7 +116,14 @@ impl FewSteps {
             }
             _ => String::new(),
         };
-        format!("flow-map({} steps={}{grid}{rule})", self.map, self.steps)
+        let volume = match self.volume {
+            Some(MapVolume::LogDet) => format!(" volume={}", MapVolume::LogDet.as_str()),
+            _ => String::new(),
+        };
+        format!(
+            "flow-map({} steps={}{grid}{rule}{volume})",
+            self.map, self.steps
+        )
     }
 
     /// Returns `steps` + 1 times from the data end to the prior end.

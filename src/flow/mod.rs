@@ -18,11 +18,13 @@
 //! ```
 
 mod betas;
+pub mod centred;
 mod coefficients;
 pub mod field;
 pub mod flow_map;
 pub mod grid;
 pub mod guidance;
+pub mod map_volume;
 pub mod network_velocity;
 pub mod path;
 pub mod preconditioning;

@@ -4,8 +4,11 @@
 //! Both are affine in the state x and the network's output F, with scalars that depend only on
 //! time: v = a·x + b·F(c·x). Therefore ∂v/∂x = a·I + b·c·J_F(c·x).
 
+use std::borrow::Cow;
+
 use ndarray::{Array2, Axis};
 
+use super::centred::CentredSystem;
 use super::field::{EvalError, JacobianOperator, Points, VectorField};
 use super::path::{PathCoefficients, PathCurve};
 use super::preconditioning::{Preconditioning, PreconditioningScales};
@@ -125,7 +128,14 @@ pub struct Parameterization {
     pub prediction: Prediction,
     /// The scalings outside the graph, if there are any.
     pub preconditioning: Option<Preconditioning>,
+    /// The system of particles whose centre of mass stays at zero, if the model is one of such
+    /// states. Velocities, products and directions are projected onto its subspace.
+    pub centred: Option<CentredSystem>,
 }
+
+/// The largest part of a velocity, relative to its length, that may move the centre of mass of a
+/// centred system. It is rounding, which is projected away.
+const MAX_CENTRE_VELOCITY: f64 = 1e-4;
 
 /// A function `a`·x + `b`·F(`input`·x) of the state x, in which F is the graph.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -171,20 +181,50 @@ impl Parameterization {
             row *= blend.b;
             row.scaled_add(blend.a, &x.row(i));
         }
+        if let Some(system) = self.centred {
+            system.project(&mut f);
+        }
         f
     }
 
+    /// Directions on the subspace of a centred system; other models take them as they are.
+    fn on_subspace<'z>(&self, z: &'z TangentBatch) -> Cow<'z, TangentBatch> {
+        match self.centred {
+            Some(system) => Cow::Owned(system.project_tangents(z)),
+            None => Cow::Borrowed(z),
+        }
+    }
+
+    /// Checks that the network's outputs `f` keep the centre of mass of a centred system.
+    ///
+    /// # Errors
+    /// Fails if they do not. The message says how far they move it.
+    fn check_keeps_centre(&self, f: &Batch) -> Result<(), EvalError> {
+        let Some(system) = self.centred else {
+            return Ok(());
+        };
+        let offset = system.largest_offset(f);
+        if offset <= MAX_CENTRE_VELOCITY {
+            return Ok(());
+        }
+        Err(EvalError::Missing(format!(
+            "prior.centred: the network's output moves the centre of mass of the {} particles: that \
+             part is {offset:.1e} of its length; expected a network that keeps the centre",
+            system.particles
+        )))
+    }
+
     /// Returns the states, scaled as the network's graph takes them.
-    pub fn network_input<'x>(&self, t: &[f64], x: &'x Batch) -> std::borrow::Cow<'x, Batch> {
+    pub fn network_input<'x>(&self, t: &[f64], x: &'x Batch) -> Cow<'x, Batch> {
         let Some(p) = self.preconditioning else {
-            return std::borrow::Cow::Borrowed(x);
+            return Cow::Borrowed(x);
         };
         let mut x = x.clone();
         x.rows_mut()
             .into_iter()
             .zip(t)
             .for_each(|(mut row, t)| row *= p.at(&self.curve.at(*t)).input);
-        std::borrow::Cow::Owned(x)
+        Cow::Owned(x)
     }
 }
 
@@ -215,6 +255,7 @@ impl<N: ForwardNetwork> NetworkVelocity<N> {
         let Points { t, x, .. } = at;
         let fed = self.parameterization.network_input(t, x);
         let f = self.network.forward(at.with_states(&fed))?;
+        self.parameterization.check_keeps_centre(&f)?;
         Ok(self.parameterization.combine_with_output(t, x, f, view))
     }
 }
@@ -253,7 +294,10 @@ impl<N: NetworkJacobianOperator> NetworkVelocity<N> {
             row *= blend.b * blend.input;
             row.scaled_add(blend.a, &z.index_axis(Axis(1), i));
         }
-        products
+        match self.parameterization.centred {
+            Some(system) => system.project_tangents(&products),
+            None => products,
+        }
     }
 
     /// Turns zᵀJ_F z into zᵀ(a·I + b·c·J_F)z.
@@ -301,15 +345,17 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
     fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         let Points { t, x, .. } = at;
         let fed = self.parameterization.network_input(t, x);
-        let products = self.network.jvp(at.with_states(&fed), z)?;
-        Ok(self.jvp_from_network(t, z, products))
+        let z = self.parameterization.on_subspace(z);
+        let products = self.network.jvp(at.with_states(&fed), &z)?;
+        Ok(self.jvp_from_network(t, &z, products))
     }
 
     fn quadratic_form(&mut self, at: Points, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
         let Points { t, x, .. } = at;
         let fed = self.parameterization.network_input(t, x);
-        let quadratic = self.network.quadratic_form(at.with_states(&fed), z)?;
-        Ok(self.quadratic_form_from_network(t, z, quadratic))
+        let z = self.parameterization.on_subspace(z);
+        let quadratic = self.network.quadratic_form(at.with_states(&fed), &z)?;
+        Ok(self.quadratic_form_from_network(t, &z, quadratic))
     }
 
     fn velocity_and_quadratic_form(
@@ -319,9 +365,10 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         let Points { t, x, .. } = at;
         let fed = self.parameterization.network_input(t, x);
+        let z = self.parameterization.on_subspace(z);
         let Some((f, quadratic)) = self
             .network
-            .output_and_quadratic_form(at.with_states(&fed), z)?
+            .output_and_quadratic_form(at.with_states(&fed), &z)?
         else {
             return Ok(None);
         };
@@ -330,7 +377,7 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
             .combine_with_output(t, x, f, Prediction::velocity);
         Ok(Some((
             velocity,
-            self.quadratic_form_from_network(t, z, quadratic),
+            self.quadratic_form_from_network(t, &z, quadratic),
         )))
     }
 
@@ -341,18 +388,23 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
     ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
         let Points { t, x, .. } = at;
         let fed = self.parameterization.network_input(t, x);
-        let Some((f, products)) = self.network.output_and_jvp(at.with_states(&fed), z)? else {
+        let z = self.parameterization.on_subspace(z);
+        let Some((f, products)) = self.network.output_and_jvp(at.with_states(&fed), &z)? else {
             return Ok(None);
         };
         Ok(Some((
             self.parameterization
                 .combine_with_output(t, x, f, Prediction::velocity),
-            self.jvp_from_network(t, z, products),
+            self.jvp_from_network(t, &z, products),
         )))
     }
 
     fn trace_terms(&mut self, at: Points) -> Result<Option<Array2<f64>>, EvalError> {
         let Points { t, x, .. } = at;
+        if self.parameterization.centred.is_some() {
+            // The graph's trace is that of J and not of P J P.
+            return Ok(None);
+        }
         let fed = self.parameterization.network_input(t, x);
         let terms = self.network.trace_terms(at.with_states(&fed))?;
         Ok(terms.map(|terms| self.trace_terms_from_network(t, terms)))
@@ -363,6 +415,9 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
         at: Points,
     ) -> Result<Option<(Batch, Array2<f64>)>, EvalError> {
         let Points { t, x, .. } = at;
+        if self.parameterization.centred.is_some() {
+            return Ok(None);
+        }
         let fed = self.parameterization.network_input(t, x);
         let Some((f, terms)) = self.network.output_and_trace_terms(at.with_states(&fed))? else {
             return Ok(None);
@@ -377,7 +432,8 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
     fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
         let Points { t, x, .. } = at;
         let fed = self.parameterization.network_input(t, x);
-        let products = self.network.vjp(at.with_states(&fed), w)?;
-        Ok(products.map(|p| self.jvp_from_network(t, w, p)))
+        let w = self.parameterization.on_subspace(w);
+        let products = self.network.vjp(at.with_states(&fed), &w)?;
+        Ok(products.map(|p| self.jvp_from_network(t, &w, p)))
     }
 }

@@ -138,12 +138,7 @@ mod tests {
     fn prior_kl_bound_holds_and_is_tight_for_a_point_mass() {
         for path in ProbabilityPath::defaults() {
             let curve = path.curve().expect("right");
-            let ends = Truncation::new(
-                &curve,
-                Prior {
-                    std: curve.prior_std(),
-                },
-            );
+            let ends = Truncation::new(&curve, Prior::isotropic(curve.prior_std()));
             assert!(
                 ends.gaussian_prior_kl(1.0) <= ends.prior_kl_bound(1.0) + 1e-15,
                 "{path:?}"
@@ -169,7 +164,7 @@ mod tests {
         }
         .curve()
         .expect("right");
-        let ends = Truncation::new(&curve, Prior { std: 2.0 });
+        let ends = Truncation::new(&curve, Prior::isotropic(2.0));
         assert!((ends.gaussian_prior_kl(1.0) - 0.5 * (0.25 - 1.25f64.ln())).abs() < 1e-15);
         assert!((ends.prior_kl_bound(1.0) - 0.125).abs() < 1e-15);
         let sentence = ends.describe(Prediction::Denoised);

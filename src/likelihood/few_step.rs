@@ -4,13 +4,16 @@
 //! The value belongs to the flow map and not to the ODE, and it is not the logarithm of a
 //! normalised density. It must be compared by its bias and correlation against a full trajectory; a
 //! lower value is not better.
+//!
+//! With exact log-determinants instead of D the value is the log-density of the map's own samples,
+//! which is normalised if the map is one-to-one (FALCON, Rehman et al. 2025).
 
 use std::time::Instant;
 
 use super::{LikelihoodResult, LikelihoodTask};
 use crate::divergence::{DivergenceEstimator, ModelHandles};
-use crate::flow::field::EvalError;
-use crate::flow::flow_map;
+use crate::flow::field::{EvalError, FlowMap};
+use crate::flow::{flow_map, map_volume};
 use crate::num::Batch;
 use crate::num::key::SampleId;
 use crate::rows::Status;
@@ -32,6 +35,19 @@ pub fn evaluate_few_step_likelihoods(
         };
         let began = Instant::now();
         let times = few.times(task.curve).map_err(EvalError::Missing)?;
+        if few.has_log_determinants() {
+            let inverted = sources.maps_to_data.contains(&few.map);
+            let map = sources.flow_map(&few.map)?;
+            let found = log_determinant_results(map, task, &times, inverted, sample, x)?;
+            let seconds = began.elapsed().as_secs_f64() / sample.len().max(1) as f64;
+            rows.extend(found.into_iter().map(|row| LikelihoodResult {
+                estimator,
+                path_seconds: seconds,
+                entry_seconds: seconds,
+                ..row
+            }));
+            continue;
+        }
         let map = sources.flow_map(&few.map)?;
         let end = flow_map::apply_flow_map_steps(
             map,
@@ -55,7 +71,7 @@ pub fn evaluate_few_step_likelihoods(
                 log_likelihood: finite.then_some(value),
                 prior_log_density: finite.then_some(prior[i]),
                 divergence_integral: finite.then_some(integral[i]),
-                evaluations: spec.flow_map_evaluations(),
+                evaluations: spec.evaluations_without_solver(task.curve),
                 status: if finite {
                     Status::Ok
                 } else {
@@ -70,6 +86,50 @@ pub fn evaluate_few_step_likelihoods(
     Ok(rows)
 }
 
+/// The log-densities of rows under a flow map by exact log-determinants, along `times` from the data
+/// end to the prior end. A map that leads only to data is `inverted`.
+fn log_determinant_results(
+    map: &mut dyn FlowMap,
+    task: &LikelihoodTask,
+    times: &[f64],
+    inverted: bool,
+    samples: &[SampleId],
+    x: &Batch,
+) -> Result<Vec<LikelihoodResult>, EvalError> {
+    let (walk, sign) = if inverted {
+        let to_data: Vec<f64> = times.iter().rev().copied().collect();
+        let walk =
+            map_volume::invert_with_volume(map, task.prior.centred, &to_data, samples, x.clone())?;
+        (walk, -1.0)
+    } else {
+        let walk =
+            map_volume::walk_with_volume(map, task.prior.centred, times, samples, x.clone())?;
+        (walk, 1.0)
+    };
+    let prior = task.prior.log_density(&walk.x);
+    let result = |i: usize| {
+        let volume = sign * walk.log_volume[i];
+        let value = prior[i] + volume;
+        let status = match walk.status[i] {
+            Status::Ok if !value.is_finite() => Status::NonFinite,
+            status => status,
+        };
+        let ok = status == Status::Ok;
+        LikelihoodResult {
+            sample: samples[i],
+            log_likelihood: ok.then_some(value),
+            prior_log_density: ok.then_some(prior[i]),
+            divergence_integral: ok.then_some(volume),
+            inverse_residual: walk.inverse_residual.as_ref().map(|r| r[i]),
+            evaluations: walk.evaluations[i],
+            jvps: walk.products[i],
+            status,
+            ..LikelihoodResult::default()
+        }
+    };
+    Ok((0..samples.len()).map(result).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,13 +142,28 @@ mod tests {
 
     /// The log-likelihoods of rows under N(m, C), with the flow map in closed form.
     fn run(model: &AnalyticGaussian, std: f64, spec: &str, x: &Batch) -> Vec<f64> {
+        let rows = results_of(model, std, spec, false, x);
+        rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
+    }
+
+    /// The results of one estimator, with a map that leads only to data if `to_data` is set.
+    fn results_of(
+        model: &AnalyticGaussian,
+        std: f64,
+        spec: &str,
+        to_data: bool,
+        x: &Batch,
+    ) -> Vec<LikelihoodResult> {
         let estimators: Vec<DivergenceEstimator> = vec![serde_yaml::from_str(spec).expect(spec)];
         let mut sources = ModelHandles::default();
         sources
             .flow_maps
             .insert("f2d2".to_owned(), Box::new(model.clone()));
+        if to_data {
+            sources.maps_to_data.insert("f2d2".to_owned());
+        }
         let solver = Solver::defaults().remove(0);
-        let (prior, key) = (Prior { std }, RngKey { seed: 0 });
+        let (prior, key) = (Prior::isotropic(std), RngKey { seed: 0 });
         let task = LikelihoodTask {
             curve: &model.curve,
             prior,
@@ -97,9 +172,7 @@ mod tests {
             key,
         };
         let sample: Vec<u64> = (0..x.nrows() as u64).collect();
-        let rows =
-            evaluate_few_step_likelihoods(&mut sources, &task, &sample, x).expect("analytic");
-        rows.iter().map(|r| r.log_likelihood.expect("ok")).collect()
+        evaluate_few_step_likelihoods(&mut sources, &task, &sample, x).expect("analytic")
     }
 
     fn flow_matching(data_at: u8) -> AnalyticGaussian {
@@ -170,7 +243,7 @@ mod tests {
                 .velocity;
             let last = &x + &(u * (end - start));
             let (first, there) = (density(&model, start, &x), density(&model, end, &last));
-            let prior = Prior { std }.log_density(&last);
+            let prior = Prior::isotropic(std).log_density(&last);
             for grid in ["uniform", "karras", "log-snr"] {
                 for steps in [1, 2, 7] {
                     let spec = format!("{{flow-map: {{steps: {steps}, grid: {grid}}}}}");
@@ -221,7 +294,7 @@ mod tests {
             .flow_maps
             .insert("f2d2".to_owned(), Box::new(model.clone()));
         let solver = Solver::defaults().remove(0);
-        let (prior, key) = (Prior { std: 1.0 }, RngKey { seed: 0 });
+        let (prior, key) = (Prior::isotropic(1.0), RngKey { seed: 0 });
         let task = LikelihoodTask {
             curve: &model.curve,
             prior,
@@ -236,5 +309,35 @@ mod tests {
             (Status::Ok, Status::NonFinite)
         );
         assert_eq!((rows[1].log_likelihood, rows[0].evaluations), (None, 8));
+    }
+
+    /// Exact log-determinants need no divergence, and a map that leads only to data is inverted.
+    #[test]
+    fn log_determinants_are_exact_for_any_number_of_steps() {
+        for path in ProbabilityPath::defaults() {
+            let model = analytic::example_gaussian(path.curve().expect("right"));
+            let x = ndarray::array![[0.3, -0.2, 1.0], [1.1, 0.4, -2.0], [-0.8, 0.9, 0.1]];
+            let std = model.curve.prior_std();
+            let want = run(&model, std, "{flow-map: {steps: 1}}", &x);
+            for steps in [1, 2, 5] {
+                let spec = format!("{{flow-map: {{steps: {steps}, volume: log-det}}}}");
+                for to_data in [false, true] {
+                    let rows = results_of(&model, std, &spec, to_data, &x);
+                    for (row, want) in rows.iter().zip(&want) {
+                        let found = row.log_likelihood.expect("ok");
+                        let allowed = 1e-8 * (1.0 + want.abs());
+                        assert!(
+                            (found - want).abs() < allowed,
+                            "{path:?} {steps}: {found} {want}"
+                        );
+                        assert_eq!(row.inverse_residual.is_some(), to_data);
+                        if !to_data {
+                            let dim = x.ncols() as u64;
+                            assert_eq!((row.evaluations, row.jvps), (steps, steps * dim));
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -577,7 +577,7 @@ mod tests {
             let found = importance_weights(
                 &mut map,
                 &curve,
-                Prior { std: 1.0 },
+                Prior::isotropic(1.0),
                 &times,
                 &proposal,
                 &samples,

@@ -225,6 +225,7 @@ impl AnalyticNetwork {
         preconditioning: Option<Preconditioning>,
     ) -> NetworkVelocity<AnalyticNetwork> {
         let form = Parameterization {
+            centred: None,
             curve: mixture.curve.clone(),
             prediction,
             preconditioning,

@@ -11,6 +11,7 @@ use super::conditions::ConditionSpec;
 use super::constants::Constant;
 use super::defaults::{is_zero, unit_scale};
 use super::latent::LatentSpec;
+use crate::flow::centred::CentredSystem;
 use crate::flow::flow_map::FlowMapStepRule;
 use crate::flow::guidance::Guidance;
 use crate::flow::path::ProbabilityPath;
@@ -85,6 +86,11 @@ pub struct NetworkSpec {
     /// an output with more channels than the state, such as learned variances. Default: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<[usize; 2]>,
+    /// The part `[from, to]` of the output's first axis behind the batch that holds learned variances
+    /// of the reverse steps, as improved-diffusion trains them: (output + 1)/2 is the share of ln β,
+    /// and the rest is that of ln β̃. Discrete variational bounds use it. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variance_channels: Option<[usize; 2]>,
     /// The batch size of a graph that takes no other. Samples are evaluated in calls of that many
     /// rows. Default: the graph takes any batch size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -215,6 +221,10 @@ impl TimeVariable {
 pub struct PriorSpec {
     /// The prior's standard deviation.
     pub std: f64,
+    /// Particles whose centre of mass is at zero, as for molecules. The prior and all densities are
+    /// then those on the subspace of such states. Default: the whole space.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub centred: Option<CentredSystem>,
 }
 
 /// The range of the data in the model's coordinates, and the number of levels that they were
@@ -445,8 +455,8 @@ impl FlowMapSpec {
         match (rule, self.direction()) {
             (FlowMapStepRule::TwoTime, FlowMapDirection::ToData) => Err(
                 "direction is to-data, but a likelihood goes from data to noise; expected \
-                     `density: true` of a sampler for the densities of the map's own samples, \
-                     or the biased `rule: forward-average`"
+                     `volume: log-det`, which inverts the map, `density: true` of a sampler for the \
+                     densities of the map's own samples, or the biased `rule: forward-average`"
                     .to_owned(),
             ),
             (FlowMapStepRule::ForwardAverage, FlowMapDirection::ToNoise) => Err(
@@ -456,6 +466,24 @@ impl FlowMapSpec {
             ),
             _ => Ok(()),
         }
+    }
+
+    /// Checks that the map supports likelihoods by exact log-determinants of a number of steps.
+    ///
+    /// # Errors
+    /// Fails if it does not. The message names the key and what is expected.
+    pub fn check_supports_log_determinants(
+        &self,
+        rule: FlowMapStepRule,
+        steps: usize,
+    ) -> Result<(), String> {
+        if rule == FlowMapStepRule::ForwardAverage {
+            return Err(
+                "volume: log-det is the volume of the map's own steps; expected `rule: two-time`"
+                    .to_owned(),
+            );
+        }
+        self.check_steps(steps)
     }
 
     /// Checks that the map supports few-step samples.
@@ -481,8 +509,8 @@ impl FlowMapSpec {
         (self.outputs.divergence.is_some())
             .then_some(())
             .ok_or_else(|| {
-                "outputs name no `divergence`; a map without that output gives samples, but no \
-                 likelihood"
+                "outputs name no `divergence`; a map without that output has a likelihood only \
+                 with `volume: log-det`"
                     .to_owned()
             })
     }
@@ -627,6 +655,18 @@ impl Card {
         }
     }
 
+    /// The system of particles with their centre of mass at zero, if the prior is one of such states.
+    pub fn centred_system(&self) -> Option<CentredSystem> {
+        self.prior.and_then(|prior| prior.centred)
+    }
+
+    /// The number of dimensions in which samples have a density: fewer than their values for a
+    /// centred system.
+    pub fn degrees_of_freedom(&self) -> usize {
+        self.centred_system()
+            .map_or(self.dim(), CentredSystem::degrees_of_freedom)
+    }
+
     /// Returns the number of values in one sample.
     pub fn dim(&self) -> usize {
         self.shape.iter().product()
@@ -662,6 +702,19 @@ impl Card {
                     self.shape
                 ),
             );
+        }
+        if let Some(system) = self.centred_system() {
+            if let Err(message) = system.check(dim) {
+                fault("prior", message);
+            }
+            if self.latent.is_some() || self.data.is_some() {
+                fault(
+                    "prior",
+                    "centred: such states are real coordinates, so `latent` and `data` do not \
+                     apply; discrete values such as charges are not part of them"
+                        .to_owned(),
+                );
+            }
         }
         if let Some(prior) = self.prior.filter(|p| !(p.std > 0.0 && p.std.is_finite())) {
             fault(
@@ -705,6 +758,24 @@ impl Card {
                 "network.channels",
                 format!("[{from}, {to}], expected [from, to] with from < to"),
             );
+        }
+        if let Some([from, to]) = self.network.variance_channels {
+            let count = self
+                .network
+                .channels
+                .map(|[from, to]| to.saturating_sub(from));
+            match count {
+                None => fault(
+                    "network.variance_channels",
+                    "expected `network.channels` too: the part of the output that is the prediction"
+                        .to_owned(),
+                ),
+                Some(count) if to.checked_sub(from) != Some(count) => fault(
+                    "network.variance_channels",
+                    format!("[{from}, {to}], expected {count} channels, as `network.channels` has"),
+                ),
+                _ => {}
+            }
         }
         if self.network.batch == Some(0) {
             fault("network.batch", "0, expected at least 1".to_owned());

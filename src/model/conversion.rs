@@ -11,13 +11,22 @@ use super::precision::NetworkPrecision;
 use crate::graph;
 
 impl Model {
-    /// Returns the model with all its networks in another floating-point type. The hashes remain
-    /// those of the files.
+    /// Returns the model with all its networks in another floating-point type, those of the models
+    /// beside it too. The hashes remain those of the files.
     ///
     /// # Errors
     /// Fails if a network cannot be computed in that type. The message names its file and all nodes
     /// that prevent it.
     pub(super) fn with_precision(mut self, precision: NetworkPrecision) -> Result<Model> {
+        if self.precision == Some(precision) {
+            return Ok(self);
+        }
+        for beside in [&mut self.weak_model, &mut self.variance_model] {
+            if let Some(model) = beside {
+                let copy = model.variant(&model.conditions);
+                *model = Arc::new(copy.with_precision(precision)?);
+            }
+        }
         let keys: Vec<String> = self
             .files
             .iter()

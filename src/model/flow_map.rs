@@ -27,6 +27,16 @@ pub struct FlowMapDerivatives {
     pub jacobian: bool,
 }
 
+impl FlowMapDerivatives {
+    /// The derivatives of both.
+    pub fn or(self, other: FlowMapDerivatives) -> FlowMapDerivatives {
+        FlowMapDerivatives {
+            divergence_gradient: self.divergence_gradient || other.divergence_gradient,
+            jacobian: self.jacobian || other.jacobian,
+        }
+    }
+}
+
 /// An opened flow map.
 pub struct OnnxFlowMap {
     /// The session of the map itself.

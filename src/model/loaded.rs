@@ -131,6 +131,8 @@ pub struct Model {
     pub guidance: Option<Guidance>,
     /// The model whose velocity guides this one, if the card names one.
     pub weak_model: Option<Arc<Model>>,
+    /// The same network with its learned variances as its output, if the card says where they are.
+    pub variance_model: Option<Arc<Model>>,
     /// What was derived from the files so far. Variants of a model share it.
     pub(super) caches: Arc<ModelCaches>,
 }
@@ -166,6 +168,7 @@ impl Model {
         let mut betas = None;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut files = Vec::new();
+        let mut variances = None;
         for (key, name) in card.files() {
             let at = folder.join(name);
             let named = || format!("{}: {key}: {}", path.display(), at.display());
@@ -214,6 +217,12 @@ impl Model {
                 true => FileContent::Network(Arc::new(bytes)),
                 false => load_content(&at).with_context(named)?,
             };
+            if let (Some(range), "network.file") = (card.network.variance_channels, &key[..]) {
+                let part = content
+                    .with_output_range(&at, &card.network.output, range)
+                    .with_context(|| format!("{}: network.variance_channels", path.display()))?;
+                variances = Some(part);
+            }
             if let (Some(range), "network.file") = (card.network.channels, &key[..]) {
                 content = content
                     .with_output_range(&at, &card.network.output, range)
@@ -235,6 +244,7 @@ impl Model {
             .map_err(|e| anyhow!("{}: {e}", path.display()))?;
         let prior = Prior {
             std: card.prior.map_or(curve.prior_std(), |p| p.std),
+            centred: card.centred_system(),
         };
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
         let weak_model = match card.guidance.as_ref().and_then(|g| g.with.as_ref()) {
@@ -246,9 +256,20 @@ impl Model {
         };
         let guidance = card.guidance.as_ref().map(GuidanceSpec::guidance);
         let model = Model::from_parts(card, path.to_owned(), card_sha256, curve, prior, files);
+        let variance_model = variances.map(|content| {
+            let mut variances = model.variant(&model.conditions);
+            variances.caches = Arc::default();
+            for file in &mut variances.files {
+                if file.key == "network.file" {
+                    file.content = content.clone();
+                }
+            }
+            Arc::new(variances)
+        });
         Ok(Model {
             guidance: guidance.filter(|guidance| guidance.scale != 1.0),
             weak_model,
+            variance_model,
             ..model
         })
     }
@@ -257,18 +278,16 @@ impl Model {
     /// the guidance of the card.
     pub fn with_conditions(&self, conditions: Conditions, guidance: Option<Guidance>) -> Model {
         let conditions = Arc::new(conditions);
-        let weak_model = self.weak_model.as_ref().map(|weak| {
-            Arc::new(Model {
-                conditions: conditions.clone(),
-                ..weak.variant(&conditions)
-            })
-        });
+        let with_values = |other: &Arc<Model>| Arc::new(other.variant(&conditions));
+        let weak_model = self.weak_model.as_ref().map(with_values);
+        let variance_model = self.variance_model.as_ref().map(with_values);
         let guidance = guidance.map_or(self.guidance, |given| {
             Some(given).filter(|guidance| guidance.scale != 1.0)
         });
         Model {
             guidance,
             weak_model,
+            variance_model,
             ..self.variant(&conditions)
         }
     }
@@ -284,7 +303,7 @@ impl Model {
 
     /// A copy of the model with other values of its conditions. It shares what is derived from the
     /// files, unless an axis of a graph has another size.
-    fn variant(&self, conditions: &Arc<Conditions>) -> Model {
+    pub(super) fn variant(&self, conditions: &Arc<Conditions>) -> Model {
         let shapes = |conditions: &Conditions| -> Vec<(String, Option<Vec<usize>>)> {
             let shape = |condition: &Condition| match &condition.values {
                 ConditionValues::Constant(value) => Some(value.shape().to_vec()),
@@ -312,6 +331,7 @@ impl Model {
             conditions: conditions.clone(),
             guidance: self.guidance,
             weak_model: self.weak_model.clone(),
+            variance_model: self.variance_model.clone(),
             caches: if same {
                 self.caches.clone()
             } else {
@@ -416,6 +436,7 @@ impl Model {
             conditions: Arc::default(),
             guidance: None,
             weak_model: None,
+            variance_model: None,
             caches: Arc::default(),
         }
     }
@@ -444,17 +465,11 @@ impl Model {
             self.prior,
             self.files.clone(),
         );
-        let weak_model = match &self.weak_model {
-            Some(weak) => Some(match weak.to_float64()? {
-                Some(copy) => Arc::new(copy),
-                None => weak.clone(),
-            }),
-            None => None,
-        };
         let copy = Model {
             conditions: self.conditions.clone(),
             guidance: self.guidance,
-            weak_model,
+            weak_model: self.weak_model.clone(),
+            variance_model: self.variance_model.clone(),
             ..copy
         };
         copy.with_precision(NetworkPrecision::Float64).map(Some)
@@ -641,6 +656,20 @@ impl Model {
         self.guided(open(self)?, open)
     }
 
+    /// Opens the network with its learned variances of reverse steps as its output.
+    ///
+    /// # Errors
+    /// Fails if the card does not say where they are, or if the network cannot be opened.
+    pub fn learned_variances(&self, runtime: &Runtime, options: SessionOptions) -> Result<Network> {
+        let Some(model) = &self.variance_model else {
+            bail!(
+                "{}: the card has no `network.variance_channels`",
+                self.path.display()
+            );
+        };
+        model.open_network("network.file", runtime, options, None)
+    }
+
     /// Returns the meaning of the network's output.
     fn parameterization(&self) -> Parameterization {
         let network = &self.card.network;
@@ -648,6 +677,7 @@ impl Model {
             curve: self.curve.clone(),
             prediction: network.prediction,
             preconditioning: network.preconditioning,
+            centred: self.prior.centred,
         }
     }
 

@@ -76,6 +76,8 @@ pub enum Purpose {
     Condition = 13,
     /// The draws of an encoder's distribution of latents.
     Encoding = 14,
+    /// Times and noise of variational bounds.
+    Bound = 15,
     /// The nodes of a path at which a debiased head is checked.
     Node = 21,
     /// States, times and test functions of Stein tests.

@@ -182,6 +182,37 @@ pub fn solve_lu(a: ArrayView2<f64>, b: ArrayView1<f64>) -> Array1<f64> {
         .collect()
 }
 
+/// ln|det A| and the sign of det A (0 if it is 0) for a square A, by LU factorization with partial
+/// pivoting. NaN if A is not finite.
+pub fn log_abs_det(a: ArrayView2<f64>) -> (f64, f64) {
+    if a.iter().any(|v| !v.is_finite()) {
+        return (f64::NAN, f64::NAN);
+    }
+    let lu = to_faer(a).partial_piv_lu();
+    let pivots: Vec<f64> = (0..a.nrows()).map(|i| lu.U()[(i, i)]).collect();
+    let (order, _) = lu.P().arrays();
+    let (mut seen, mut odd) = (vec![false; order.len()], false);
+    for first in 0..order.len() {
+        // A cycle of even length is an odd permutation.
+        let (mut at, mut length) = (first, 0);
+        while !seen[at] {
+            seen[at] = true;
+            at = order[at];
+            length += 1;
+        }
+        odd ^= length > 0 && length % 2 == 0;
+    }
+    let negative = pivots.iter().filter(|p| **p < 0.0).count();
+    let sign = if pivots.contains(&0.0) {
+        0.0
+    } else if (negative % 2 == 1) == odd {
+        1.0
+    } else {
+        -1.0
+    };
+    (pivots.iter().map(|p| p.abs().ln()).sum(), sign)
+}
+
 /// The pseudo-inverse of A. Singular values of at most `tolerance` count as zero.
 ///
 /// # Errors

@@ -4,8 +4,8 @@
 use anyhow::{Result, anyhow, bail};
 
 use crate::data::{Dataset, LikelihoodBound};
-use crate::divergence::{DivergenceEstimator, FiniteDifference};
-use crate::flow::flow_map::FlowMapStepRule;
+use crate::divergence::{DiscreteBound, DivergenceEstimator, FiniteDifference, ReverseVariance};
+use crate::flow::flow_map::{FlowMapStepRule, MapVolume};
 use crate::flow::path::ProbabilityPath;
 use crate::graph::ElemType;
 use crate::lattice::LatticePolicy;
@@ -23,7 +23,20 @@ pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator)
     estimator.check(model.dim()).map_err(|e| anyhow!(e))?;
     let unknown = |head: &&str| !model.card.divergence_heads.contains_key(*head);
     match estimator {
-        DivergenceEstimator::FlowMap(_) | DivergenceEstimator::ClosedForm(_)
+        DivergenceEstimator::DiscreteBound(_) | DivergenceEstimator::FiniteDifference(_)
+            if model.prior.centred.is_some() =>
+        {
+            Err(anyhow!(
+                "{}: `{}` is not defined on the subspace of `prior.centred`; expected `exact`, \
+                 `hutchinson` or `nelbo`",
+                model.path.display(),
+                estimator.label()
+            ))
+        }
+        DivergenceEstimator::FlowMap(_)
+        | DivergenceEstimator::ClosedForm(_)
+        | DivergenceEstimator::ContinuousBound(_)
+        | DivergenceEstimator::DiscreteBound(_)
             if model.guidance.is_some() =>
         {
             Err(anyhow!(
@@ -55,8 +68,12 @@ pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator)
             let spec = model.flow_map_spec(&few.map)?;
             let at = || format!("{}: flow_maps.{}", model.path.display(), few.map);
             let rule = few.rule.unwrap_or(spec.rule());
-            spec.check_supports_likelihood(rule)
-                .map_err(|e| anyhow!("{}: {e}", at()))?;
+            if few.has_log_determinants() {
+                spec.check_supports_log_determinants(rule, few.steps)
+            } else {
+                spec.check_supports_likelihood(rule)
+            }
+            .map_err(|e| anyhow!("{}: {e}", at()))?;
             if let (FlowMapStepRule::ForwardAverage, ProbabilityPath::Edm { sigma_min, .. }) =
                 (rule, model.curve.path())
             {
@@ -75,7 +92,51 @@ pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator)
             "{}: the card has no `closed_form`",
             model.path.display()
         )),
+        DivergenceEstimator::DiscreteBound(bound) => check_discrete_bound(model, bound)
+            .map_err(|e| anyhow!("{}: vlb: {e}", model.path.display())),
         _ => Ok(()),
+    }
+}
+
+/// Checks that the card has what a discrete bound needs.
+fn check_discrete_bound(model: &Model, bound: &DiscreteBound) -> Result<(), String> {
+    let card = &model.card;
+    let ProbabilityPath::Discrete { steps, .. } = model.curve.path() else {
+        return Err(format!(
+            "the path is `{}`, expected `discrete`: the bound is a sum over the steps of a \
+             discrete path; `nelbo` is the bound for every path",
+            card.path.kind()
+        ));
+    };
+    bound.check_steps(*steps as usize)?;
+    if bound.variance == ReverseVariance::Learned {
+        if card.network.variance_channels.is_none() {
+            return Err(
+                "variance: learned needs `network.variance_channels` on the card: the part of the \
+                 output that holds the variances"
+                    .to_owned(),
+            );
+        }
+        if card.network.preconditioning.is_some() {
+            return Err(
+                "variance: learned is not defined with `network.preconditioning`".to_owned(),
+            );
+        }
+    }
+    if !bound.is_discretized() {
+        return Ok(());
+    }
+    let remedy = "expected `decoder: continuous`, which bounds a density";
+    if card.latent.is_some() {
+        return Err(format!(
+            "a discretized decoder needs states that are the data, not latents; {remedy}"
+        ));
+    }
+    match card.data.and_then(|data| data.levels) {
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "a discretized decoder needs `data.levels` on the card; {remedy}"
+        )),
     }
 }
 
@@ -125,6 +186,32 @@ pub fn check_difference_step(
     Ok(())
 }
 
+/// The largest distance of a state's centre of mass from zero, relative to the length of the state:
+/// the rounding of float32.
+const MAX_CENTRE_OFFSET: f64 = 1e-5;
+
+/// Checks that states have their centre of mass at zero where the model is one of a centred system.
+///
+/// # Errors
+/// Fails if they do not. The message says how far they are from it.
+pub fn check_centred_states(model: &Model, data: &Dataset) -> Result<()> {
+    let Some(system) = model.prior.centred else {
+        return Ok(());
+    };
+    let offset = system.largest_offset(&data.first_rows(data.len()));
+    if offset > MAX_CENTRE_OFFSET {
+        bail!(
+            "{}: a centre of mass of the {} particles lies off zero, by {offset:.1e} of the length of \
+             its state; expected states with their centre subtracted: the density is one of such \
+             states (`prior.centred` on {})",
+            data.name,
+            system.particles,
+            model.path.display()
+        );
+    }
+    Ok(())
+}
+
 /// Checks that the model supports a sampler.
 ///
 /// # Errors
@@ -151,7 +238,8 @@ pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
 }
 
 /// The estimator with the values that it takes from the model written out. A flow map gets its
-/// rule, unless the estimator and the card both use `two-time`. NA-Hutch++ takes no products with
+/// rule, unless the estimator and the card both use `two-time`, and its volume, unless it is the
+/// map's own divergence. NA-Hutch++ takes no products with
 /// the transpose if the network supports no VJPs.
 pub fn with_card_defaults(model: &Model, estimator: DivergenceEstimator) -> DivergenceEstimator {
     match estimator {
@@ -160,6 +248,13 @@ pub fn with_card_defaults(model: &Model, estimator: DivergenceEstimator) -> Dive
                 .flow_map_spec(&few.map)
                 .map(|spec| spec.rule())
                 .unwrap_or_default();
+            let has_divergence = model
+                .flow_map_spec(&few.map)
+                .is_ok_and(|spec| spec.outputs.divergence.is_some());
+            few.volume = few
+                .volume
+                .or((!has_divergence).then_some(MapVolume::LogDet))
+                .filter(|volume| *volume == MapVolume::LogDet);
             few.rule = Some(few.rule.unwrap_or(card))
                 .filter(|rule| [*rule, card] != [FlowMapStepRule::TwoTime; 2]);
             DivergenceEstimator::FlowMap(few)
@@ -178,6 +273,7 @@ pub fn with_card_defaults(model: &Model, estimator: DivergenceEstimator) -> Dive
 /// Fails if they do not have the model's shape.
 pub fn initial_states(noise: &Dataset, model: &Model) -> Result<Batch> {
     noise.check_shape(&model.card)?;
+    check_centred_states(model, noise)?;
     Ok(noise.first_rows(noise.len()))
 }
 

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::builder::PlanBuilder;
 use super::capabilities::{
-    check_difference_step, check_estimator_supported, check_sampler_supported, likelihood_bound,
-    max_samples, with_card_defaults,
+    check_centred_states, check_difference_step, check_estimator_supported,
+    check_sampler_supported, likelihood_bound, max_samples, with_card_defaults,
 };
 use super::conditions::{ModelSetting, check_condition_lengths};
 use super::{
@@ -337,6 +337,7 @@ impl PlanBuilder<'_> {
                  reference cannot use it; expected a number of steps"
             );
         }
+        check_centred_states(opened, &self.prepared.data[data])?;
         estimators
             .iter()
             .try_for_each(|e| check_difference_step(opened, e, &self.prepared.data[data]))?;
@@ -409,8 +410,8 @@ impl PlanBuilder<'_> {
         let learned = estimators.iter().find(|e| is_learned_head(e));
         let few = estimators
             .iter()
-            .filter(|e| !e.needs_solver())
-            .max_by_key(|e| e.flow_map_evaluations());
+            .filter(|e| e.kind().is_few_step())
+            .max_by_key(|e| e.evaluations_without_solver(&self.prepared.models[model].curve));
         for estimator in [Some(&estimators[reference]), learned, few]
             .into_iter()
             .flatten()

@@ -45,9 +45,13 @@ names! {
         "finite-difference" => FiniteDifference,
         /// The log-likelihood from a few steps of a flow map.
         "few-step" => FewStep,
+        /// The log-density of the samples of a flow map, by exact log-determinants of its few steps.
+        "few-step-exact" => FewStepExact,
         /// The log-likelihood from a few steps under the biased rule of the authors' code. It is
         /// never mixed with other kinds.
         "few-step-forward-average" => FewStepForwardAverage,
+        /// A variational lower bound, from denoising errors.
+        "elbo" => Elbo,
         /// Like `ode-exact`, for the flow of a guided velocity.
         "ode-exact-guided" => OdeExactGuided,
         /// Like `ode-stochastic`, for the flow of a guided velocity.
@@ -83,11 +87,19 @@ impl EstimateKind {
         }
     }
 
+    /// Whether the number belongs to a solver's path. Flow maps have steps of their own, and a
+    /// variational bound has none.
+    pub fn follows_path(self) -> bool {
+        !self.is_few_step() && self != EstimateKind::Elbo
+    }
+
     /// Whether the number comes from a few steps of a flow map, under whichever rule.
     pub fn is_few_step(self) -> bool {
         matches!(
             self,
-            EstimateKind::FewStep | EstimateKind::FewStepForwardAverage
+            EstimateKind::FewStep
+                | EstimateKind::FewStepExact
+                | EstimateKind::FewStepForwardAverage
         )
     }
 }
@@ -107,6 +119,11 @@ names! {
         "non-finite" => NonFinite,
         /// The tolerance is smaller than the rounding error of the velocity.
         "below-rounding" => BelowRounding,
+        /// A step of a flow map has a Jacobian with a negative determinant, so that the map is not
+        /// the flow of any velocity there.
+        "not-orientable" => NotOrientable,
+        /// No state was found that the flow map takes to the sample.
+        "not-inverted" => NotInverted,
     }
 }
 
@@ -119,7 +136,8 @@ names! {
         "" => Unknown,
         /// The log-density at the given point, of data that are not dequantized.
         "density" => Density,
-        /// A lower bound of the discrete log-probability: one uniform draw, or the mean of several.
+        /// A lower bound: of the discrete log-probability by one uniform draw of dequantization noise
+        /// or the mean of several, or of the log-density by denoising errors.
         "elbo" => Elbo,
         /// A tighter lower bound by importance sampling.
         "iw-elbo" => IwElbo,
@@ -133,7 +151,7 @@ names! {
 }
 
 impl BoundKind {
-    /// Whether the number is a lower bound of a discrete log-probability.
+    /// Whether the number is a lower bound.
     pub fn is_bound(self) -> bool {
         matches!(self, BoundKind::Elbo | BoundKind::IwElbo)
     }

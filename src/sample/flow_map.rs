@@ -11,12 +11,14 @@ use super::{
     SamplerContext, SamplingMethod,
 };
 use crate::flow::field::{EvalError, FlowMap, Points};
-use crate::flow::flow_map::{FewSteps, FlowMapStepRule, apply_flow_map_steps};
+use crate::flow::flow_map::{FewSteps, FlowMapStepRule, MapVolume, apply_flow_map_steps};
 use crate::flow::grid::{self, GridSpacing};
+use crate::flow::map_volume;
 use crate::flow::path::PathCurve;
 use crate::flow::prior::Prior;
 use crate::num::Batch;
 use crate::num::key::SampleId;
+use crate::rows::Status;
 
 /// Few steps of the card's flow map, with one evaluation of the map in each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,6 +37,10 @@ pub struct FlowMapSampler {
     /// end to the data end, in nats. Default: false. This takes no further evaluation.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub density: bool,
+    /// Where the change of volume of the density comes from. Default: `head`, the map's divergence
+    /// output. `log-det` takes a Jacobian product with every unit vector in every step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<MapVolume>,
     /// Moves the noise uphill in the map's own likelihood before the first step. Default: no
     /// guidance.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +57,7 @@ impl Default for FlowMapSampler {
             steps,
             grid,
             density: false,
+            volume: None,
             guidance: None,
         }
     }
@@ -83,6 +90,7 @@ impl FlowMapSampler {
             steps: self.steps,
             grid: self.grid,
             rule: None,
+            volume: None,
         }
     }
 
@@ -97,6 +105,11 @@ impl FlowMapSampler {
         let unguided = self.few_steps().label();
         let term = if prior { " with prior" } else { "" };
         format!("{} guidance={step}{term})", unguided.trim_end_matches(')'))
+    }
+
+    /// Whether the density of samples takes exact log-determinants.
+    fn takes_log_determinants(&self) -> bool {
+        self.density && self.volume == Some(MapVolume::LogDet)
     }
 
     /// Moves the noise uphill in the map's own likelihood, if guidance is set.
@@ -171,7 +184,7 @@ impl SamplingMethod for FlowMapSampler {
         self.times(context.curve).map(drop)
     }
 
-    fn cost(&self, _: &SamplerContext) -> SampleCost {
+    fn cost(&self, context: &SamplerContext) -> SampleCost {
         let guidance = if self.guidance.is_some() {
             GRADIENT_EVALUATIONS
         } else {
@@ -179,6 +192,10 @@ impl SamplingMethod for FlowMapSampler {
         };
         SampleCost {
             evaluations: self.steps as u64 + guidance,
+            products: match self.takes_log_determinants() {
+                true => (self.steps * context.dim) as u64,
+                false => 0,
+            },
             ..SampleCost::default()
         }
     }
@@ -187,7 +204,8 @@ impl SamplingMethod for FlowMapSampler {
         Some(FlowMapRequirements {
             name: &self.map,
             steps: self.steps,
-            density: self.density,
+            density: self.density && !self.takes_log_determinants(),
+            jacobian: self.takes_log_determinants(),
             gradient: self.guidance.is_some(),
         })
     }
@@ -203,6 +221,18 @@ impl SamplingMethod for FlowMapSampler {
         let map = field.flow_map(&self.map)?;
         let x = self.guide_noise(map, curve, prior, draw.samples, x)?;
         let noise = self.density.then(|| prior.log_density(&x));
+        if self.takes_log_determinants() {
+            let walk = map_volume::walk_with_volume(map, prior.centred, &times, draw.samples, x)?;
+            let density = |i: usize| match walk.status[i] {
+                Status::Ok => noise.as_ref().map_or(f64::NAN, |n| n[i]) - walk.log_volume[i],
+                _ => f64::NAN,
+            };
+            let cost = self.cost(&draw.context);
+            return Ok(DrawnSamples {
+                log_density: Some((0..draw.samples.len()).map(density).collect()),
+                ..DrawnSamples::with_equal_cost(walk.x, cost.evaluations, cost.products, Vec::new())
+            });
+        }
         let end = apply_flow_map_steps(
             map,
             curve,
@@ -271,10 +301,11 @@ mod tests {
         let context = SamplerContext {
             curve,
             prediction: Prediction::Velocity,
+            dim: x.ncols(),
         };
         let draw = SampleRequest {
             context,
-            prior: Prior { std },
+            prior: Prior::isotropic(std),
             key: RngKey { seed: 0 },
             samples: &samples,
             step_noise: None,
@@ -337,7 +368,7 @@ mod tests {
                 one.x,
             )
             .expect("analytic");
-            let prior = Prior { std }.log_density(&back.x);
+            let prior = Prior::isotropic(std).log_density(&back.x);
             let there: Vec<f64> = prior
                 .iter()
                 .zip(back.divergence_integral.expect("given"))

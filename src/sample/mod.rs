@@ -32,9 +32,9 @@
 //! }
 //!
 //! let curve = ProbabilityPath::Edm { sigma_min: 0.002, sigma_max: 80.0 }.curve()?;
-//! let context = SamplerContext { curve: &curve, prediction: Prediction::Denoised };
+//! let context = SamplerContext { curve: &curve, prediction: Prediction::Denoised, dim: 1 };
 //! let (key, samples, std) = (RngKey { seed: 1 }, [0, 1, 2], curve.prior_std());
-//! let prior = Prior { std };
+//! let prior = Prior::isotropic(std);
 //! let request = SampleRequest { context, prior, key, samples: &samples, step_noise: None };
 //! let sampler: Sampler = flowgauge::yaml::from_yaml_str("{heun: {steps: 18}}")?;
 //! let drawn = sampler.sample(&mut Point, &request, initial_noise(key, &samples, 1, std))?;
@@ -173,6 +173,8 @@ pub struct FlowMapRequirements<'a> {
     pub steps: usize,
     /// Whether the map's average divergence is needed, for log-densities.
     pub density: bool,
+    /// Whether products with the map's Jacobian are needed, for exact log-determinants.
+    pub jacobian: bool,
     /// Whether the gradient of that divergence is needed, for self-guidance.
     pub gradient: bool,
 }
@@ -190,6 +192,8 @@ pub struct SamplerContext<'a> {
     pub curve: &'a PathCurve,
     /// What the card says that the network predicts.
     pub prediction: Prediction,
+    /// The number of values in one state.
+    pub dim: usize,
 }
 
 impl SamplerContext<'_> {
@@ -198,6 +202,7 @@ impl SamplerContext<'_> {
         SamplerContext {
             curve: &model.curve,
             prediction: model.card.network.prediction,
+            dim: model.dim(),
         }
     }
 }

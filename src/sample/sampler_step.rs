@@ -635,7 +635,7 @@ pub fn integrate_steps(
                     from: step.from.half_log_snr().max(drawn_to),
                     to,
                 };
-                x.scaled_add(std, &source.draw_for(&interval)?);
+                x.scaled_add(std, &draw.prior.project(source.draw_for(&interval)?));
             }
             Ok(())
         };
@@ -651,10 +651,11 @@ pub fn integrate_steps(
 /// Adds noise of standard deviation `std`. It depends only on the seed, the sample's index and the
 /// step's number.
 fn add_churn_noise(x: &mut Batch, std: f64, draw: &SampleRequest, step: u64) {
-    let dim = x.ncols();
-    for (mut row, sample) in x.rows_mut().into_iter().zip(draw.samples) {
-        row.scaled_add(std, &draw.key.normal(Purpose::Churn, *sample, step, dim));
+    let mut noise = Batch::zeros(x.raw_dim());
+    for (mut row, sample) in noise.rows_mut().into_iter().zip(draw.samples) {
+        row.assign(&draw.key.normal(Purpose::Churn, *sample, step, x.ncols()));
     }
+    x.scaled_add(std, &draw.prior.project(noise));
 }
 
 /// w₀ x + Σ w_i p_i, for as many predictions as there are weights.

@@ -34,7 +34,7 @@ impl Denoiser for AnalyticMixture {
 }
 
 /// A prior for samplers that compute no density, which do not use it.
-pub(super) const UNIT_PRIOR: Prior = Prior { std: 1.0 };
+pub(super) const UNIT_PRIOR: Prior = Prior::isotropic(1.0);
 
 /// The end states of `x` with a sampler. Row i is sample i.
 pub(super) fn draw_samples(
@@ -80,6 +80,7 @@ pub(super) fn velocity_context(curve: &PathCurve) -> SamplerContext<'_> {
     SamplerContext {
         curve,
         prediction: Prediction::Velocity,
+        dim: 2,
     }
 }
 
@@ -473,6 +474,7 @@ fn samplers_handle_ends_without_velocity() {
     let with = |prediction| SamplerContext {
         curve: &curve,
         prediction,
+        dim: 2,
     };
     assert_eq!(
         spec("heun").cost(&with(Prediction::Velocity)).evaluations,

@@ -224,7 +224,7 @@ fn solve(solver: &str, field: &mut dyn VectorField, x: &Batch) -> (Vec<f64>, Sol
         "{solver:?} {:?}",
         solution.status
     );
-    let prior = Prior { std: 1.0 }.log_density(&solution.x);
+    let prior = Prior::isotropic(1.0).log_density(&solution.x);
     (
         prior.iter().zip(&integral).map(|(p, i)| p + i).collect(),
         solution,
@@ -321,7 +321,7 @@ fn jumps_at_known_places_meet_the_tolerance() {
     for seed in 0..4 {
         let field = Ramps::new(12, seed);
         let (end, integral) = field.truth();
-        let truth = Prior { std: 1.0 }.log_density(&end.insert_axis(Axis(0)))[0] + integral;
+        let truth = Prior::isotropic(1.0).log_density(&end.insert_axis(Axis(0)))[0] + integral;
         for name in ["bosh3", "dopri5", "tsit5", "dop853"] {
             for tol in [1e-2, 1e-4, 1e-6] {
                 let spec = format!("{{{name}: {{tol: {tol:e}}}}}");
@@ -503,7 +503,7 @@ fn fixed(solver: &str, field: &Perceptron, x: &Batch) -> (Vec<f64>, Vec<f64>) {
         .fixed_step_error
         .expect("fixed steps")
         .log_density_errors(seen.view());
-    let prior = Prior { std: 1.0 }.log_density(&solution.x);
+    let prior = Prior::isotropic(1.0).log_density(&solution.x);
     (
         prior.iter().zip(&integral).map(|(p, i)| p + i).collect(),
         estimated

@@ -603,10 +603,7 @@ mod tests {
         let estimated = solution.fixed_step_error.map_or(vec![None; rows], |error| {
             error.log_density_errors(values(seen).view())
         });
-        let prior = Prior {
-            std: model.curve.prior_std(),
-        }
-        .log_density(&solution.x);
+        let prior = Prior::isotropic(model.curve.prior_std()).log_density(&solution.x);
         (
             prior.iter().zip(integral).map(|(p, i)| p + i).collect(),
             estimated,

@@ -1079,9 +1079,7 @@ mod tests {
         ];
         for path in paths {
             let curve = curve(path);
-            let prior = Prior {
-                std: curve.prior_std(),
-            };
+            let prior = Prior::isotropic(curve.prior_std());
             let narrow = AnalyticMixture {
                 variances: vec![1e-4, 1e-6, 1e-2],
                 ..analytic::example_mixture(curve.clone(), 8)

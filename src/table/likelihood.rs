@@ -69,5 +69,9 @@ fn sample_from_likelihood_row(r: &LikelihoodRow) -> SampleLikelihoodRow {
         solver_error: r.solver_error,
         guidance: String::new(),
         conditions: r.conditions.clone(),
+        bound_prior: r.bound_prior,
+        bound_diffusion: r.bound_diffusion,
+        bound_reconstruction: r.bound_reconstruction,
+        inverse_residual: r.inverse_residual,
     }
 }

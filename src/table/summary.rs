@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use polars::prelude::*;
 
 use crate::num::stats;
-use crate::rows::{LikelihoodRow, PairRow, Status, SummaryRow, Tables};
+use crate::rows::{EstimateKind, LikelihoodRow, PairRow, Status, SummaryRow, Tables};
 
 /// Adds the summary of every estimator and the paired differences between estimators, for each
 /// group of rows with the same model, dataset and solver.
@@ -227,7 +227,10 @@ fn summarize_estimator(
         rmse: bias.and_then(|_| stats::rms(&gaps)),
         correlation: bias.and_then(|_| stats::pearson_correlation(&paired.a, &paired.b)),
         rank_correlation: bias.and_then(|_| stats::spearman_correlation(&paired.a, &paired.b)),
-        calibration: bias.and_then(|_| stats::rms(&scaled)),
+        // The gap of a bound is no error of its estimate.
+        calibration: bias
+            .filter(|_| first.kind != EstimateKind::Elbo)
+            .and_then(|_| stats::rms(&scaled)),
         evaluations,
         jvps: mean_of(|r| r.jvps as f64),
         head_calls: mean_of(|r| r.head_calls as f64),

@@ -109,9 +109,7 @@ fn truth<F: Known>(field: &F, curve: &PathCurve, prior: Prior, x: ArrayView1<f64
 
 /// The largest error in nats of the exact trace under every tight solver.
 fn worst<F: Known>(field: &F, curve: &PathCurve, x: &Batch) -> f64 {
-    let prior = Prior {
-        std: curve.prior_std(),
-    };
+    let prior = Prior::isotropic(curve.prior_std());
     let known: Vec<f64> = x
         .rows()
         .into_iter()
@@ -504,7 +502,7 @@ fn t4_estimators_on_a_dense_jacobian() {
     let all = evaluate(
         &model,
         &curve,
-        Prior { std: 1.0 },
+        Prior::isotropic(1.0),
         "{euler: {steps: 1}}",
         estimators,
         &x,
@@ -558,12 +556,7 @@ impl Known for AnalyticMixture {
 
 /// The largest error against the identity of T9, with x_T where a solution of 1e-12 ends.
 fn worst_of_mixture(model: &AnalyticMixture, x: &Batch) -> f64 {
-    let (curve, prior) = (
-        &model.curve,
-        Prior {
-            std: model.curve.prior_std(),
-        },
-    );
+    let (curve, prior) = (&model.curve, Prior::isotropic(model.curve.prior_std()));
     let span = flowgauge::solve::TimeSpan {
         curve,
         to_prior: true,
@@ -819,7 +812,7 @@ fn plain() -> (PathCurve, Prior) {
         }
         .curve()
         .expect("right"),
-        Prior { std: 1.0 },
+        Prior::isotropic(1.0),
     )
 }
 
@@ -1041,7 +1034,7 @@ fn intervals_cover_what_they_say() {
         serde_yaml::from_str("{heun: {steps: 3, grid: log-snr}}").expect("a solver");
     let estimators: Vec<DivergenceEstimator> =
         serde_yaml::from_str(&format!("[exact, {}]", specs.join(", "))).expect("estimators");
-    let prior = Prior { std: 20.0 };
+    let prior = Prior::isotropic(20.0);
     let task = LikelihoodTask {
         curve: &curve,
         prior,
@@ -1161,9 +1154,7 @@ fn gaussians_through_onnx() {
             m: vector("m"),
         };
         let x = single((normal(10, 6, 3) * &known.c.mapv(f64::sqrt)).dot(&known.u.t()) + &known.m);
-        let prior = Prior {
-            std: curve.prior_std(),
-        };
+        let prior = Prior::isotropic(curve.prior_std());
         let truth: Vec<f64> = x
             .rows()
             .into_iter()
@@ -1213,9 +1204,7 @@ fn a_turned_product_of_mixtures_through_onnx() {
         u: matrix("u"),
     };
     let x = single((normal(11, 6, 3) * 0.6).dot(&known.u.t()));
-    let prior = Prior {
-        std: curve.prior_std(),
-    };
+    let prior = Prior::isotropic(curve.prior_std());
     let truth: Vec<f64> = x
         .rows()
         .into_iter()
@@ -1241,9 +1230,7 @@ fn two_points_through_onnx() {
         variances: vec![0.0; 2],
     };
     let x = single(normal(12, 6, 3) * 0.1 + &a);
-    let prior = Prior {
-        std: curve.prior_std(),
-    };
+    let prior = Prior::isotropic(curve.prior_std());
     let truth: Vec<f64> = evaluate(&model, &curve, prior, TIGHT[0], "[exact]", &x)
         .iter()
         .map(|r| r.log_likelihood.expect("ok"))
@@ -1259,7 +1246,7 @@ fn a_linear_flow_through_onnx() {
         b: vector("shift"),
     };
     let x = single(normal(13, 6, 3));
-    let prior = Prior { std: 1.0 };
+    let prior = Prior::isotropic(1.0);
     let ends: Vec<f64> = (x.rows().into_iter())
         .map(|row| {
             prior.log_density(&field.end(row).insert_axis(Axis(0)))[0]

@@ -107,6 +107,33 @@ fn an_exact_map_is_exact_in_any_number_of_steps() {
     }
 }
 
+/// Exact log-determinants need no divergence: both directions of a map have the density of the Gaussian, with d
+/// products and one evaluation for each step towards the noise.
+#[test]
+fn log_determinants_are_the_density_in_both_directions() {
+    let folder = folder();
+    for (map, inverted) in [("two-time", false), ("step", false), ("duration", true)] {
+        for steps in [1, 3] {
+            let spec = format!("{{flow-map: {{map: {map}, steps: {steps}, volume: log-det}}}}");
+            flowgauge(folder.path(), &strs(&likelihood(&spec))).is(0);
+            let names = ["log_likelihood", "evaluations", "jvps"];
+            let rows = columns(&folder.path().join("out.csv"), &names);
+            for (row, want) in rows.iter().zip(truth()) {
+                assert!(
+                    (number(&row[0]) - want).abs() < 1e-6,
+                    "{spec}: {row:?} {want}"
+                );
+                if !inverted {
+                    let cost = [&row[1], &row[2]].map(|n| number(n));
+                    assert_eq!(cost, [f64::from(steps), f64::from(3 * steps)]);
+                }
+            }
+            let header = std::fs::read_to_string(folder.path().join("out.csv")).expect("a table");
+            assert_eq!(header.contains("inverse_residual"), inverted);
+        }
+    }
+}
+
 /// §4.4 of the project's notes through the signature that the authors' networks have.
 #[test]
 fn the_compatibility_rule_has_its_known_bias_and_says_so() {

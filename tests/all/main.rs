@@ -10,8 +10,10 @@
 
 mod architecture;
 mod auto_steps;
+mod bounds;
 mod card_from;
 mod cards;
+mod centred;
 mod cli;
 mod closed_forms;
 mod conditional;

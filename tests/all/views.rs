@@ -153,9 +153,7 @@ fn all_views_of_one_model_have_one_likelihood() {
         serde_yaml::from_str("[exact, {hutchinson: {probes: 3}}, {na-hutch++: {matvecs: 6}}]")
             .expect("estimators");
     for (path, model) in models() {
-        let prior = Prior {
-            std: model.curve.prior_std(),
-        };
+        let prior = Prior::isotropic(model.curve.prior_std());
         let x = random(1, 2, 0.6);
         let values =
             |field: &mut dyn VectorField, tangents: Box<dyn JacobianOperator>| -> Vec<f64> {

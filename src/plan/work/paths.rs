@@ -34,8 +34,8 @@ pub(super) fn path_cost(
         .unwrap_or(ADAPTIVE_EVALUATIONS_GUESS);
     let heads: u64 = each(&|e| head_calls(model, e));
     let per_node: u64 = each(&|e| e.jvps_per_node(dim));
-    let per_path: u64 = each(&DivergenceEstimator::jvps_per_path);
-    let of_maps: u64 = each(&DivergenceEstimator::flow_map_evaluations);
+    let per_path: u64 = each(&|e| e.jvps_per_path(dim));
+    let off_path: u64 = each(&|e| e.evaluations_without_solver(&model.curve));
     let follows_path = estimators.iter().any(DivergenceEstimator::needs_solver);
     let path = if follows_path {
         let extra: u64 = each(&DivergenceEstimator::evaluations_per_node);
@@ -55,7 +55,7 @@ pub(super) fn path_cost(
     };
     let calls = model.most_calls();
     TrialCost {
-        evaluations: (path * calls + of_maps) * rows,
+        evaluations: (path * calls + off_path * calls) * rows,
         products: (nodes * (per_node + heads) + per_path + control) * calls * rows,
         head_calls: nodes * heads * calls * rows,
         guessed: is_adaptive,

@@ -97,7 +97,11 @@ fn comparison_table(view: &ReportView, model: &str, dataset: &str) -> Markup {
                     (sanitize_line(&row.estimator))
                     span.kind { (row.kind) }
                 }
-                td { @if is_few_step(row) { "its own" } @else { (sanitize_line(&row.solver)) } }
+                td {
+                    @if row.kind.follows_path() { (sanitize_line(&row.solver)) }
+                    @else if is_few_step(row) { "its own" }
+                    @else { "none" }
+                }
                 td.n { (format_count(row.evaluations)) }
                 td.n { (format_count(row.jvps)) }
                 td.n { (if bits { format_with_error(row.bits_per_dim, row.bits_per_dim_stderr) }
@@ -124,7 +128,7 @@ fn comparison_table(view: &ReportView, model: &str, dataset: &str) -> Markup {
                     @if i > 0 { @if i + 1 == better.len() { " and " } @else { ", " } }
                     b {
                         (sanitize_line(&row.estimator))
-                        @if !is_few_step(row) { " with " (sanitize_line(&row.solver)) }
+                        @if row.kind.follows_path() { " with " (sanitize_line(&row.solver)) }
                     }
                     @let bias = in_reported_unit(group, row.bias);
                     @let error = in_reported_unit(group, row.bias_stderr);
@@ -161,6 +165,8 @@ fn exceeds_reference(row: &SummaryRow) -> bool {
     biased
         && row.kind.of_estimator() != EstimateKind::ClosedForm
         && row.kind.of_estimator() != EstimateKind::OdeStochastic
+        && row.kind != EstimateKind::FewStepExact
+        && row.kind != EstimateKind::Elbo
         && if_finite(row.bias).is_some_and(|b| b > half)
 }
 

@@ -64,6 +64,12 @@ pub(super) fn reading_guide_section(view: &ReportView) -> Markup {
                     "do not reduce its bias." }
                     li { b { "few-step" } ": a learned map over finite times. It gives the "
                     "likelihood of the map, not of the ODE." }
+                    li { b { "few-step-exact" } ": the density of the samples of a learned map, by "
+                    "exact log-determinants of its steps. It is normalised if the map is "
+                    "one-to-one, and it is not the density of the ODE." }
+                    li { b { "elbo" } ": a variational lower bound of the log-density under the "
+                    "reverse stochastic process, from denoising errors. It equals the density of "
+                    "the ODE only for an exact score, and takes no Jacobian." }
                     li { b { "closed-form" } ": the known density of an analytic model, without a "
                     "solver." }
                 } }

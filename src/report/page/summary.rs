@@ -200,6 +200,12 @@ fn summary_sentences(view: &ReportView, group: &ComparisonGroup) -> Vec<Markup> 
             .filter(learned)
             .map(|row| learned_bias_sentence(view, group, row)),
     );
+    sentences.extend(
+        others
+            .iter()
+            .filter(|row| row.kind == EstimateKind::Elbo)
+            .map(|row| bound_gap_sentence(view, group, row)),
+    );
     sentences.extend(randomized_bias_sentence(view, &others));
     sentences
 }
@@ -214,15 +220,25 @@ fn known_truth_sentence(view: &ReportView, group: &ComparisonGroup, row: &Summar
     }
 }
 
-/// A sentence about the estimator with the smallest RMSE, closed forms excluded.
+/// A sentence about the gap between a variational bound and the reference.
+fn bound_gap_sentence(view: &ReportView, group: &ComparisonGroup, row: &SummaryRow) -> Markup {
+    html! {
+        b { "Variational bound: " (view.short_name(&row.estimator)) } " lies "
+        (non_breaking(&format_with_error(row.bias.map(|bias| -bias), row.bias_stderr)))
+        " nats below " (view.short_name(group.reference)) " in the mean. It bounds the density of "
+        "the reverse stochastic process, which is that of the ODE only for an exact score."
+    }
+}
+
+/// A sentence about the estimator with the smallest RMSE, closed forms and bounds excluded.
 fn nearest_estimator_sentence(
     view: &ReportView,
     group: &ComparisonGroup,
     others: &[&SummaryRow],
 ) -> Option<Markup> {
-    let estimates = others
-        .iter()
-        .filter(|row| row.kind.of_estimator() != EstimateKind::ClosedForm);
+    let estimates = others.iter().filter(|row| {
+        row.kind.of_estimator() != EstimateKind::ClosedForm && row.kind != EstimateKind::Elbo
+    });
     let row = estimates
         .filter(|row| if_finite(row.rmse).is_some())
         .min_by(|a, b| {

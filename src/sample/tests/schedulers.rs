@@ -159,6 +159,7 @@ fn schedulers_of_diffusers_are_followed_step_by_step() {
         let context = SamplerContext {
             curve: &curve,
             prediction: scheduler.prediction,
+            dim: 2,
         };
         let sampler = sampler_of(&scheduler, case);
         if let Err(e) = sampler.check(&context) {
