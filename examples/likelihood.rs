@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let key = RngKey { seed: 1 };
     let task = LikelihoodTask {
         curve: &curve,
-        prior: Prior { std: 1.0 },
+        prior: Prior::isotropic(1.0),
         solver: &solver,
         estimators: &estimators,
         key,
