@@ -15,8 +15,10 @@ mod paths;
 mod pool;
 mod profile;
 mod readings;
+mod reweight;
 mod row_timing;
 mod sample;
+mod sample_density;
 mod stein;
 
 pub use auto_steps::choose_steps;

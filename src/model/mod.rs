@@ -9,6 +9,7 @@ pub mod constants;
 mod conversion;
 mod defaults;
 pub mod describe;
+pub mod energy;
 pub mod files;
 pub mod flow_map;
 pub mod jacobian;

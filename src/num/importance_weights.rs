@@ -294,9 +294,8 @@ fn smoothed_share_quantiles(
     let probability = tail as f64 / n;
     let beyond = (n.powf(-TAIL_POWER) / probability).min(1.0);
     // Sums of powers of the weights, with those of the tail as large as the threshold.
-    let power = |k: i32| {
-        body.iter().map(|w| w.powi(k)).sum::<f64>() / n + probability * threshold.powi(k)
-    };
+    let power =
+        |k: i32| body.iter().map(|w| w.powi(k)).sum::<f64>() / n + probability * threshold.powi(k);
     let powers = [power(1), power(2), power(3), power(4)];
     let body_power = |k: i32| powers[k as usize - 1] - probability * threshold.powi(k);
     let [p1, p2, p3, p4] = powers;
@@ -310,8 +309,8 @@ fn smoothed_share_quantiles(
             let square = body_power(2) + probability * squares;
             // The variance of 2w/mean − w²/square over the weights below the threshold.
             let (a, b) = (2.0 / mean, 1.0 / square);
-            let variance = a * a * (p2 - p1 * p1) - 2.0 * a * b * (p3 - p1 * p2)
-                + b * b * (p4 - p2 * p2);
+            let variance =
+                a * a * (p2 - p1 * p1) - 2.0 * a * b * (p3 - p1 * p2) + b * b * (p4 - p2 * p2);
             let spread = (variance.max(0.0) / n).sqrt();
             (*weight, 2.0 * mean.ln() - square.ln(), spread)
         })
@@ -329,7 +328,11 @@ fn mixture_quantile(normals: &[(f64, f64, f64)], share: f64) -> f64 {
         };
         normals.iter().map(one).sum()
     };
-    let ends = |side: f64| normals.iter().map(move |(_, m, s)| m + side * (9.0 * s + 1e-12));
+    let ends = |side: f64| {
+        normals
+            .iter()
+            .map(move |(_, m, s)| m + side * (9.0 * s + 1e-12))
+    };
     let mut low = ends(-1.0).fold(f64::INFINITY, f64::min);
     let mut high = ends(1.0).fold(f64::NEG_INFINITY, f64::max);
     for _ in 0..60 {
@@ -399,13 +402,11 @@ mod tests {
                     low.is_none(),
                     found.shape.expect("a tail").value > MAX_RELIABLE_SHAPE
                 );
-                covered += u32::from(
-                    low.unwrap_or(0.0) <= share && share <= high.expect("an upper end"),
-                );
+                covered +=
+                    u32::from(low.unwrap_or(0.0) <= share && share <= high.expect("an upper end"));
                 if let (Some(low), Some(stderr)) = (found.log_z.low, found.log_z.stderr) {
-                    of_log_z += u32::from(
-                        low <= 0.0 && found.log_z.high.is_none_or(|high| high >= 0.0),
-                    );
+                    of_log_z +=
+                        u32::from(low <= 0.0 && found.log_z.high.is_none_or(|high| high >= 0.0));
                     assert!(
                         found.log_z.value.abs() < 5.5 * stderr,
                         "{dim} {s}: {:?}",
@@ -441,7 +442,10 @@ mod tests {
         let exponential = |u: f64| -(1.0 - u).ln();
         type LogWeight<'a> = &'a dyn Fn(f64) -> f64;
         let cases: [(LogWeight, f64); 4] = [
-            (&|u| 1.2 * exponential(u).powf(0.7), 0.492_757_905_746_758_65),
+            (
+                &|u| 1.2 * exponential(u).powf(0.7),
+                0.492_757_905_746_758_65,
+            ),
             (&|u| 0.3 * exponential(u), 0.335_608_320_582_316_6),
             (&|u| 0.9 * exponential(u), 0.818_370_416_894_215_5),
             (&|u| 2.0 * u.powi(3), -0.465_718_334_799_762_43),
@@ -452,7 +456,10 @@ mod tests {
                 .expect("numbers")
                 .shape
                 .expect("a tail");
-            assert!((shape.value - expected).abs() < 1e-9, "{shape:?} {expected}");
+            assert!(
+                (shape.value - expected).abs() < 1e-9,
+                "{shape:?} {expected}"
+            );
             assert!(shape.low < Some(shape.value) && Some(shape.value) < shape.high);
             assert_eq!(shape.n, 60);
         }
@@ -485,14 +492,24 @@ mod tests {
                 found.log_z.stderr.expect("finite")
             );
             if !varies {
-                assert!((found.ess.value / share / (-v).exp() - 1.0).abs() < 0.03, "{v}");
+                assert!(
+                    (found.ess.value / share / (-v).exp() - 1.0).abs() < 0.03,
+                    "{v}"
+                );
                 assert!((naive.value - 0.5 * v).abs() < 0.02, "{v} {naive:?}");
                 assert!((found.noise_variance.expect("noise") - v).abs() < 1e-12);
             }
-            assert!((corrected.value / share - 1.0).abs() < 0.03, "{v} {corrected:?}");
+            assert!(
+                (corrected.value / share - 1.0).abs() < 0.03,
+                "{v} {corrected:?}"
+            );
             assert!(corrected.low < Some(share) && Some(share) < corrected.high);
             let stderr = found.log_z.stderr.expect("finite");
-            assert!(found.log_z.value.abs() < 4.0 * stderr, "{v} {:?}", found.log_z);
+            assert!(
+                found.log_z.value.abs() < 4.0 * stderr,
+                "{v} {:?}",
+                found.log_z
+            );
         }
     }
 

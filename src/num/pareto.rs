@@ -38,7 +38,10 @@ impl GeneralizedPareto {
         };
         let (all, once, twice) = (integral(0.0), integral(k), integral(2.0 * k));
         let unit = self.scale / k;
-        [unit * (once - all), unit * unit * (twice - 2.0 * once + all)]
+        [
+            unit * (once - all),
+            unit * unit * (twice - 2.0 * once + all),
+        ]
     }
 }
 
@@ -66,7 +69,10 @@ impl ParetoFit {
     /// if all of them are 0, as those of equal values are.
     pub fn new(sorted: &[f64]) -> Option<ParetoFit> {
         let n = sorted.len();
-        let largest = sorted.last().copied().filter(|y| y.is_finite() && *y > 0.0)?;
+        let largest = sorted
+            .last()
+            .copied()
+            .filter(|y| y.is_finite() && *y > 0.0)?;
         if n < MIN_EXCEEDANCES {
             return None;
         }
@@ -95,7 +101,9 @@ impl ParetoFit {
         let total: f64 = log_likelihoods.iter().map(|l| weight(*l)).sum();
         let weighted = || {
             let weights = log_likelihoods.iter().map(|l| weight(*l) / total);
-            weights.zip(&thetas).filter(|(w, _)| *w > 10.0 * f64::EPSILON)
+            weights
+                .zip(&thetas)
+                .filter(|(w, _)| *w > 10.0 * f64::EPSILON)
         };
         let at = |theta: f64| {
             let k = shape_at(theta);
@@ -107,7 +115,9 @@ impl ParetoFit {
         let kept: f64 = weighted().map(|(w, _)| w).sum();
         Some(ParetoFit {
             best: at(weighted().map(|(w, theta)| w / kept * theta).sum()),
-            posterior: weighted().map(|(w, theta)| (w / kept, at(*theta))).collect(),
+            posterior: weighted()
+                .map(|(w, theta)| (w / kept, at(*theta)))
+                .collect(),
             n,
         })
     }

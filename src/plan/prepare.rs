@@ -101,6 +101,11 @@ fn build_plan<'a>(
             builder.add_samples_entry(&format!("samples.{i}"), entry, &setting);
         }
     }
+    for (i, entry) in config.reweight.iter().enumerate() {
+        for setting in model_settings(&entry.conditions, &entry.guidance) {
+            builder.add_reweight_entry(&format!("reweight.{i}"), entry, &setting);
+        }
+    }
     for (i, entry) in config.maps.iter().enumerate() {
         builder.add_maps_entry(&format!("maps.{i}"), entry);
     }
@@ -796,7 +801,7 @@ impl PlanBuilder<'_> {
     ///
     /// # Errors
     /// Fails if a parameter is invalid or the card lacks what the sampler needs.
-    fn check_sampler(&self, model: usize, sampler: &Sampler) -> Result<()> {
+    pub(super) fn check_sampler(&self, model: usize, sampler: &Sampler) -> Result<()> {
         let on = SamplerContext::for_model(&self.prepared.models[model]);
         sampler
             .check(&on)
@@ -838,6 +843,7 @@ impl PlanBuilder<'_> {
                     model,
                     sampler: sampler.clone(),
                     noise,
+                    density: None,
                     first,
                     count,
                 })?);

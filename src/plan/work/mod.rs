@@ -23,6 +23,7 @@ mod maps;
 mod metrics;
 mod paths;
 mod profile;
+mod reweight;
 mod sample;
 mod statistics;
 mod stein;
@@ -34,7 +35,8 @@ pub use likelihood::{LikelihoodWork, ReferenceEstimate};
 pub use maps::FlowMapWork;
 pub use metrics::MetricsWork;
 pub use profile::ProfileWork;
-pub use sample::SampleWork;
+pub use reweight::ReweightWork;
+pub use sample::{SampleWork, sample_density_solver};
 pub use stein::SteinWork;
 
 /// One unit of work: a killed run loses at most one.
@@ -202,6 +204,8 @@ work_kinds! { $;
     "stein" => Stein(SteinWork);
     /// A range of samples of one sampler.
     "sample" => Sample(SampleWork);
+    /// A range of samples of one sampler with their weights for a target.
+    "reweight" => Reweight(ReweightWork);
     /// The statistics of samples, or of floor data, against reference data.
     "metrics" => Metrics(MetricsWork);
 }
