@@ -194,9 +194,27 @@ pub struct LikelihoodEntry {
     )]
     #[schemars(schema_with = "any_of_schema::<SteinTest, Vec<SteinTest>>")]
     pub stein: Vec<SteinTest>,
+    /// The integral of the density of every estimator, which is 1 for a true density. It is
+    /// estimated by importance sampling with draws near the data, in at most 64 dimensions. Default:
+    /// it is not estimated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mass: Option<MassOptions>,
     /// A rectangle on which the log-density of a two-dimensional model is computed, for a figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub density: Option<DensityGrid>,
+}
+
+/// The options of the integral of a density.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MassOptions {
+    /// The number of draws, at least 32. Default: 2000.
+    #[serde(default = "default_mass_draws")]
+    pub samples: usize,
+}
+
+fn default_mass_draws() -> usize {
+    2000
 }
 
 /// The options of an error budget.
@@ -597,6 +615,12 @@ impl ConfigFile {
                     format!("{few}, expected at least 2, so that the mean has a standard error");
                 fault(at("budget.samples"), message);
             }
+            if let Some(mass) = &entry.mass
+                && !(32..=MAX_MAP_DRAWS).contains(&mass.samples)
+            {
+                let message = format!("{}, expected 32 to {MAX_MAP_DRAWS}", mass.samples);
+                fault(at("mass.samples"), message);
+            }
             if entry.samples == Some(0) {
                 fault(at("samples"), "0, expected at least 1".to_owned());
             }
@@ -681,7 +705,7 @@ impl ConfigFile {
     }
 }
 
-/// The largest number of draws of one entry under `maps`. All draws are in memory at once.
+/// The largest number of draws of one entry under `maps` or `likelihood`. All draws are in memory at once.
 const MAX_MAP_DRAWS: usize = 1 << 20;
 
 /// `FILE with --set a=1 --set b=2`.

@@ -9,6 +9,7 @@ mod features;
 mod latent;
 mod likelihood;
 mod maps;
+mod mass;
 mod metrics;
 mod parallel_field;
 mod paths;

@@ -659,6 +659,35 @@ pub struct ProfileRow {
     pub divergence: f64,
 }
 
+/// `mass.csv`: the integral of one estimator's density over all states, by importance sampling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MassRow {
+    pub model: String,
+    /// The data at which the proposal has its kernels.
+    pub dataset: String,
+    pub estimator: String,
+    pub solver: String,
+    /// The integral, which is 1 for a true density. Noise of the log-densities is corrected for.
+    pub mass: f64,
+    /// The standard error of `mass` over the draws; absent if the weights have no mean.
+    pub stderr: Option<f64>,
+    /// The lower end of the 95 % confidence interval; absent if the draws cannot show one.
+    pub low: Option<f64>,
+    /// The upper end of the 95 % confidence interval; absent if the draws cannot show one.
+    pub high: Option<f64>,
+    /// The shape of the generalized Pareto distribution of the largest weights. Above 0.7 the mass
+    /// says nothing.
+    pub khat: Option<f64>,
+    /// The effective number of draws as a share of `n`.
+    pub ess: f64,
+    /// The mean squared standard error of the log-densities over probes; absent if there is none.
+    pub noise_variance: Option<f64>,
+    /// The number of draws with a log-density.
+    pub n: usize,
+    /// The number of draws without a log-density, which are left out.
+    pub failed: usize,
+}
+
 /// `reweight.csv`: one quantity of samples that were reweighted to the density exp(−u(x)) of a
 /// target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -808,6 +837,7 @@ tables! {
         contrasts: ContrastRow,
         maps: MapRow,
         stein: SteinRow,
+        mass: MassRow,
         reweight: ReweightRow,
         weights: WeightRow,
         profile: ProfileRow,

@@ -24,6 +24,7 @@ mod density;
 mod gaps;
 mod likelihood;
 mod maps;
+mod mass;
 mod metrics;
 mod profile;
 mod reweight;

@@ -84,6 +84,9 @@ pub struct WeightStatistics {
     /// log Z = log E\[w\], in nats, corrected for the bias of the logarithm and for noise of the
     /// log-densities.
     pub log_z: IntervalEstimate,
+    /// The logarithm of the mean weight, corrected for noise but not for the bias of the logarithm:
+    /// its exponential is an unbiased estimate of Z.
+    pub log_mean: f64,
     /// log Z without the correction for noise. `None` if there is no noise.
     pub naive_log_z: Option<IntervalEstimate>,
     /// k̂, the shape of the generalized Pareto distribution of the largest weights. `None` if the
@@ -121,6 +124,7 @@ impl WeightStatistics {
                 ess: plain.ess,
                 corrected_ess: None,
                 log_z: plain.log_z,
+                log_mean: plain.log_mean,
                 naive_log_z: None,
                 shape: plain.shape,
                 noise_variance: None,
@@ -133,21 +137,28 @@ impl WeightStatistics {
             .map(|(l, v)| 2.0 * (l - v))
             .collect();
         let share = (2.0 * unbiased.log_mean - log_mean_exp(&squares)).exp();
+        let mean_noise = noise.iter().sum::<f64>() / noise.len() as f64;
         let factor = share / plain.ess.value;
-        let scaled = |v: f64| (v * factor).min(1.0);
+        // Errors that were estimated from few probes make the factor too small, by the curvature of
+        // the exponential; their mean does not, but it neglects how they differ. The interval covers
+        // both.
+        let factors = [factor, mean_noise.exp()];
+        let (least, most) = (factors[0].min(factors[1]), factors[0].max(factors[1]));
+        let scaled = |v: f64, factor: f64| (v * factor).min(1.0);
         Ok(WeightStatistics {
             corrected_ess: Some(IntervalEstimate {
-                value: scaled(plain.ess.value),
+                value: scaled(plain.ess.value, factor),
                 stderr: plain.ess.stderr.map(|e| e * factor),
-                low: plain.ess.low.map(scaled),
-                high: plain.ess.high.map(scaled),
+                low: plain.ess.low.map(|low| scaled(low, least)),
+                high: plain.ess.high.map(|high| scaled(high, most)),
                 n: plain.ess.n,
             }),
             ess: plain.ess,
             log_z: unbiased.log_z,
+            log_mean: unbiased.log_mean,
             naive_log_z: Some(plain.log_z),
             shape: plain.shape,
-            noise_variance: Some(noise.iter().sum::<f64>() / noise.len() as f64),
+            noise_variance: Some(mean_noise),
         })
     }
 

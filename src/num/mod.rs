@@ -2,6 +2,7 @@
 //! algebra, mergeable moments, estimates with standard errors, and shapes.
 
 pub mod importance_weights;
+pub mod kernel_proposal;
 pub mod key;
 pub mod linalg;
 pub mod moments;

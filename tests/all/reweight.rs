@@ -482,3 +482,199 @@ fn samplers_without_a_density_are_refused() {
     call("ode", &["--density={flow-map: {map: m}}"], &["--density"]);
     call("ode", &["--density=closed-form"], &["no `closed_form`"]);
 }
+
+/// A config with one entry under `reweight` for the Gaussian card.
+fn config(folder: &Path, entry: &str) {
+    let text = format!(
+        "name: tests\nchunk: 300\nreweight:\n  - {{model: {}, count: 800, {entry}}}\n",
+        file("card.yaml")
+    );
+    write(folder, "c.yaml", text);
+}
+
+/// The entry of a config gives the numbers of the verbs, in trials that a shard, a resumed run or
+/// `verify` can repeat.
+#[test]
+fn a_config_reweights_in_trials() {
+    let folder = folder();
+    let folder = folder.path();
+    let (energy, square) = (file("quadratic.onnx"), file("square.onnx"));
+    config(
+        folder,
+        &format!(
+            "sampler: {{ode: {{solver: {{rk4: {{steps: 60, grid: log-snr}}}}}}}}, \
+             density: [exact, {{hutchinson: {{probes: 3}}}}], energy: {energy}, \
+             energy_scale: 1.5, observables: [{square}]"
+        ),
+    );
+    let run = |out: &str, more: &[&str]| {
+        let args = [
+            "run",
+            "c.yaml",
+            "--quiet",
+            "--threads=2",
+            "--no-check",
+            "--out",
+            out,
+        ];
+        flowgauge(folder, &[&args[..], more].concat())
+    };
+    run("whole", &[]).is(0);
+    let table = |out: &str, name: &str| {
+        let path = folder.join(out).join("tables").join(name);
+        std::fs::read_to_string(path).expect(name)
+    };
+    let out = rows(&folder.join("whole/tables/reweight.csv"));
+    let of = |quantity: &str| {
+        let found: Vec<&Row> = out.iter().filter(|row| row.quantity == quantity).collect();
+        assert_eq!(found.len(), 2, "{quantity}: {out:?}");
+        found
+    };
+    // The target is N(0, 1/1.5) in 6 dimensions.
+    let log_z = 3.0 * (2.0 * std::f64::consts::PI / 1.5).ln();
+    let variance = 400.0 * (1.44 + 0.02f64.powi(2)) / (1.44 + 400.0);
+    let ratio = 1.5 * variance;
+    let share = ((2.0 * ratio - 1.0).sqrt() / ratio).powi(6);
+    for row in of("log_z") {
+        within_errors(row, log_z, 0.1);
+    }
+    for row in of("mean_square") {
+        within_errors(row, 4.0, 0.5);
+    }
+    for row in of("ess") {
+        assert_eq!(row.n, 800);
+        assert!(
+            row.low < Some(share) && Some(share) < row.high,
+            "{row:?} {share}"
+        );
+    }
+    let page = std::fs::read_to_string(folder.join("whole/index.html")).expect("a page");
+    assert!(page.contains("Reweighting to quadratic.onnx"), "no section");
+    assert!(
+        page.contains("weights and energies of reweighted samples"),
+        "no figure"
+    );
+
+    run("half", &["--shard=1/2"]).is(0);
+    run("half", &["--shard=2/2"]).is(0);
+    assert_eq!(
+        table("whole", "reweight.csv"),
+        table("half", "reweight.csv")
+    );
+    assert_eq!(table("whole", "weights.csv"), table("half", "weights.csv"));
+    flowgauge(folder, &["verify", "whole", "--quiet"]).is(0);
+}
+
+#[test]
+fn configs_at_fault_are_refused_by_key() {
+    let folder = folder();
+    let folder = folder.path();
+    let good = "sampler: ode, density: exact";
+    for (entry, words) in [
+        ("sampler: dpmpp-2m, density: exact", "no log-density"),
+        ("sampler: ode, density: []", "reweight.0.density"),
+        ("sampler: ode, density: closed-form", "no `closed_form`"),
+        (&format!("{good}, energy: absent.onnx"), "reweight.0.energy"),
+        (
+            &format!("{good}, energy_scale: 0"),
+            "reweight.0.energy_scale",
+        ),
+        (
+            &format!("{good}, energy: {}", file("vector.onnx")),
+            "one number per sample",
+        ),
+        (
+            &format!("{good}, observables: [{}]", file("card.yaml")),
+            "expected an ONNX file",
+        ),
+    ] {
+        config(folder, entry);
+        refused(folder, &["run", "c.yaml", "--out=run"], &[words]);
+    }
+    write(
+        folder,
+        "c.yaml",
+        format!(
+            "name: tests\nreweight:\n  - {{model: {}, count: 8, {good}}}\n",
+            crate::cli::card("mixture")
+        ),
+    );
+    refused(
+        folder,
+        &["run", "c.yaml", "--out=run"],
+        &["reweight.0.energy", "the card has no"],
+    );
+}
+
+/// A row of `mass.csv`.
+#[derive(Debug, serde::Deserialize)]
+struct Mass {
+    estimator: String,
+    mass: f64,
+    stderr: f64,
+    low: f64,
+    high: Option<f64>,
+    khat: f64,
+    noise_variance: Option<f64>,
+    n: usize,
+}
+
+/// The density of an exact model has mass one, by the exact trace and by probes. That of a head with
+/// a wrong divergence has not.
+#[test]
+fn the_mass_of_an_exact_density_is_one() {
+    let folder = folder();
+    let folder = folder.path();
+    let text = format!(
+        "name: tests\nsolvers: [{{rk4: {{steps: 40, grid: log-snr}}}}]\n\
+         estimators: [exact, {{hutchinson: {{probes: 4}}}}]\nlikelihood:\n  \
+         - {{model: {}, data: {}, samples: 2, profile: 0, budget: false, mass: {{samples: 1500}}}}\n",
+        crate::cli::card("mixture"),
+        crate::cli::models("mixture/heldout.npy")
+    );
+    write(folder, "c.yaml", text);
+    let args = [
+        "run",
+        "c.yaml",
+        "--quiet",
+        "--threads=2",
+        "--no-check",
+        "--out=run",
+    ];
+    flowgauge(folder, &args).is(0);
+    let mut reader = csv::Reader::from_path(folder.join("run/tables/mass.csv")).expect("mass.csv");
+    let found: Vec<Mass> = reader.deserialize().map(|r| r.expect("a row")).collect();
+    assert_eq!(found.len(), 2);
+    for row in &found {
+        println!("{row:?}");
+        assert_eq!(row.n, 1500);
+        assert!((row.mass - 1.0).abs() < 4.0 * row.stderr, "{row:?}");
+        assert!(row.stderr < 0.15 && row.khat < 0.7, "{row:?}");
+        assert!(
+            row.low < 1.0 && row.high.is_none_or(|high| high > 1.0),
+            "{row:?}"
+        );
+        assert_eq!(
+            row.noise_variance.is_some(),
+            row.estimator.starts_with("hutchinson")
+        );
+    }
+    let page = std::fs::read_to_string(folder.join("run/index.html")).expect("a page");
+    assert!(page.contains("Mass of the density"), "no section");
+
+    let refusal = |model: &str, mass: &str, words: &[&str]| {
+        let text = format!(
+            "name: tests\nsolvers: [euler]\nestimators: [exact]\nlikelihood:\n  \
+             - {{model: {0}/{model}/card.yaml, data: {0}/{model}/heldout.npy, mass: {mass}}}\n",
+            crate::cli::models("")
+        );
+        write(folder, "d.yaml", text);
+        refused(folder, &["run", "d.yaml", "--out=other"], words);
+    };
+    refusal(
+        "mixture",
+        "{samples: 3}",
+        &["likelihood.0.mass.samples", "expected 32"],
+    );
+    refusal("mixture", "{draws: 300}", &["likelihood.0.mass", "draws"]);
+}

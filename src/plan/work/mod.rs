@@ -20,6 +20,7 @@ mod contrast;
 mod density;
 mod likelihood;
 mod maps;
+mod mass;
 mod metrics;
 mod paths;
 mod profile;
@@ -33,6 +34,7 @@ pub use contrast::ContrastWork;
 pub use density::DensityWork;
 pub use likelihood::{LikelihoodWork, ReferenceEstimate};
 pub use maps::FlowMapWork;
+pub use mass::{MAX_MASS_DIM, MassWork};
 pub use metrics::MetricsWork;
 pub use profile::ProfileWork;
 pub use reweight::ReweightWork;
@@ -202,6 +204,8 @@ work_kinds! { $;
     "maps" => Maps(FlowMapWork);
     /// Stein tests of one divergence head.
     "stein" => Stein(SteinWork);
+    /// The integral of the density, by importance sampling.
+    "mass" => Mass(MassWork);
     /// A range of samples of one sampler.
     "sample" => Sample(SampleWork);
     /// A range of samples of one sampler with their weights for a target.
