@@ -675,8 +675,8 @@ pub struct MassRow {
     pub low: Option<f64>,
     /// The upper end of the 95 % confidence interval; absent if the draws cannot show one.
     pub high: Option<f64>,
-    /// The shape of the generalized Pareto distribution of the largest weights. Above 0.7 the mass
-    /// says nothing.
+    /// The shape of the generalized Pareto distribution of the largest weights. Above 0.7 they may
+    /// have a tail that the draws do not show.
     pub khat: Option<f64>,
     /// The effective number of draws as a share of `n`.
     pub ess: f64,

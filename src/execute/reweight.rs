@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, anyhow};
 
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
-use crate::model::energy::StateFunction;
 use crate::model::loaded::SessionOptions;
+use crate::model::state_function::StateFunction;
 use crate::num::Batch;
 use crate::plan::{PlannedFile, ReweightWork};
 use crate::rows::{Status, WeightRow};

@@ -29,4 +29,5 @@ pub mod provider;
 pub mod readings;
 pub mod scalar;
 pub mod shared_library;
+pub mod state_function;
 pub mod time;

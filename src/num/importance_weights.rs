@@ -42,8 +42,13 @@ const FINITE_MEAN_SHAPE: f64 = 1.0;
 pub const MAX_NOISE_VARIANCE: f64 = 0.1;
 
 /// The tail is followed to the weight that n to this power samples exceed once on average. The
-/// moments of a tail with k ≥ ½ would be infinite without an end.
-const TAIL_POWER: f64 = 4.0;
+/// moments of a tail with k ≥ ½ would be infinite without an end. This one is for the interval of
+/// the effective sample size.
+const ESS_TAIL_POWER: f64 = 4.0;
+
+/// As [`ESS_TAIL_POWER`], for the error of log Z, on which weights of that rarity have no effect in
+/// any other set of samples.
+const LOG_Z_TAIL_POWER: f64 = 2.0;
 
 /// An estimate with a 95 % interval that need not be symmetric.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -240,12 +245,13 @@ impl WeightMoments {
         let threshold = w[count - tail - 1];
         let exceedances: Vec<f64> = w[count - tail..].iter().map(|w| w - threshold).collect();
         let fit = ParetoFit::new(&exceedances);
-        let mut typical = share;
+        let (mut typical, mut least) = (share, low);
         if let Some(fit) = &fit {
-            let quantiles = smoothed_share_quantiles(&w, tail, fit, [0.025, 0.5, 0.975]);
-            low = low.min(quantiles[0]);
-            typical = typical.min(quantiles[1]);
-            high = high.max(quantiles[2]);
+            let quantiles = |power: f64| smoothed_share_quantiles(&w, tail, fit, power);
+            let [lowest, _, highest] = quantiles(ESS_TAIL_POWER);
+            (low, high) = (low.min(lowest), high.max(highest));
+            let [lowest, median, _] = quantiles(LOG_Z_TAIL_POWER);
+            (typical, least) = (typical.min(median), least.min(lowest));
         }
         let bounded = fit
             .as_ref()
@@ -273,7 +279,7 @@ impl WeightMoments {
                 value: log_z,
                 stderr: has_mean.then_some(stderr),
                 low: has_mean.then_some(log_z - Z95 * stderr),
-                high: (bounded && known).then(|| log_z + Z95 * variance(low).sqrt().max(stderr)),
+                high: (bounded && known).then(|| log_z + Z95 * variance(least).sqrt().max(stderr)),
                 n: count,
             },
             shape: fit.map(|fit| IntervalEstimate {
@@ -288,26 +294,21 @@ impl WeightMoments {
     }
 }
 
-/// Quantiles of E\[w\]²/E\[w²\] if the `tail` largest of the `sorted` weights are replaced by the
-/// distributions of a fit.
+/// The quantiles 2.5 %, 50 % and 97.5 % of E\[w\]²/E\[w²\] if the `tail` largest of the `sorted` weights are replaced by the
+/// distributions of a fit, up to the weight that n to the power `power` samples exceed once.
 ///
 /// Each distribution of the fit gives a normal distribution of the share's logarithm, whose spread
 /// is that of the other weights; the quantiles are those of their mixture.
-fn smoothed_share_quantiles(
-    sorted: &[f64],
-    tail: usize,
-    fit: &ParetoFit,
-    shares: [f64; 3],
-) -> [f64; 3] {
+fn smoothed_share_quantiles(sorted: &[f64], tail: usize, fit: &ParetoFit, power: f64) -> [f64; 3] {
     let count = sorted.len();
     let n = count as f64;
     let (body, threshold) = (&sorted[..count - tail], sorted[count - tail - 1]);
     let probability = tail as f64 / n;
-    let beyond = (n.powf(-TAIL_POWER) / probability).min(1.0);
-    // Sums of powers of the weights, with those of the tail as large as the threshold.
-    let power =
+    let beyond = (n.powf(-power) / probability).min(1.0);
+    // Means of powers of the weights, with those of the tail as large as the threshold.
+    let mean_power =
         |k: i32| body.iter().map(|w| w.powi(k)).sum::<f64>() / n + probability * threshold.powi(k);
-    let powers = [power(1), power(2), power(3), power(4)];
+    let powers = [1, 2, 3, 4].map(mean_power);
     let body_power = |k: i32| powers[k as usize - 1] - probability * threshold.powi(k);
     let [p1, p2, p3, p4] = powers;
     let normals: Vec<(f64, f64, f64)> = fit
@@ -326,7 +327,7 @@ fn smoothed_share_quantiles(
             (*weight, 2.0 * mean.ln() - square.ln(), spread)
         })
         .collect();
-    shares.map(|share| mixture_quantile(&normals, share).exp().min(1.0))
+    [0.025, 0.5, 0.975].map(|share| mixture_quantile(&normals, share).exp().min(1.0))
 }
 
 /// The quantile of a mixture of normal distributions, given as weight, mean and standard deviation.

@@ -568,7 +568,8 @@ fn names_with_equal_slugs_keep_separate_files() {
     });
     tables.metrics.extend(others);
     let report = build_report(&tables, &facts(plain)).unwrap();
-    assert!(names(&report).ends_with(&["metrics-moons", "metrics-moons-2"]));
+    let last = ["metrics-moons", "metrics-moons-2", "weights-moons"];
+    assert!(names(&report).ends_with(&last));
 }
 
 #[test]
@@ -728,6 +729,15 @@ fn one_sample_and_non_finite_numbers_never_panic() {
         }
         for row in tables.density.iter_mut().step_by(3) {
             row.log_density = Some(value);
+        }
+        for row in tables.weights.iter_mut().skip(i % 2) {
+            (row.log_weight, row.energy) = (Some(value), Some(value));
+        }
+        for row in &mut tables.reweight {
+            (row.value, row.stderr, row.low) = (value, Some(value), Some(value));
+        }
+        for row in &mut tables.mass {
+            (row.mass, row.ess, row.khat) = (value, value, Some(value));
         }
         tables.density[4].x = value;
         tables.pairs[0].difference_stderr = value;

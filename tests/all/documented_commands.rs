@@ -40,7 +40,7 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "a conditional network of another project",
     ),
     (
-        "flowgauge sample --model card.yaml --sampler \"{ode: {solver: dopri5}}\" --count 10000 --density exact --out X.npy",
+        "flowgauge sample --model card.yaml --sampler {ode: {solver: dopri5}} --count 10000 --density exact --out X.npy",
         "a model of the user",
     ),
     (

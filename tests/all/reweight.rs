@@ -627,7 +627,7 @@ fn the_mass_of_an_exact_density_is_one() {
     let folder = folder.path();
     let text = format!(
         "name: tests\nsolvers: [{{rk4: {{steps: 40, grid: log-snr}}}}]\n\
-         estimators: [exact, {{hutchinson: {{probes: 4}}}}]\nlikelihood:\n  \
+         estimators: [exact, {{hutchinson: {{probes: 40}}}}]\nlikelihood:\n  \
          - {{model: {}, data: {}, samples: 2, profile: 0, budget: false, mass: {{samples: 1500}}}}\n",
         crate::cli::card("mixture"),
         crate::cli::models("mixture/heldout.npy")

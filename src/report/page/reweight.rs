@@ -146,7 +146,12 @@ pub(super) fn mass_section(view: &ReportView, model: &str) -> Markup {
             data. It is 1 for a true density; bold values differ by more than 4 standard errors. "
             @if rows.iter().any(|row| row.khat.is_some_and(|k| k > MAX_RELIABLE_SHAPE)) {
                 "Where k̂ is above " (MAX_RELIABLE_SHAPE)
-                ", the draws miss where the density is, and the value says nothing. "
+                ", the weights may have a tail that the draws do not show, and with few effective \
+                draws the value says nothing. "
+            }
+            @if rows.iter().any(|row| row.noise_variance.is_some_and(|v| v > MAX_NOISE_VARIANCE)) {
+                "Errors of log-densities of a variance above " (MAX_NOISE_VARIANCE)
+                " make the mass too large, because variances from few probes correct it too little. "
             }
             @let failed: usize = rows.iter().map(|row| row.failed).sum();
             @if failed > 0 {
@@ -156,11 +161,8 @@ pub(super) fn mass_section(view: &ReportView, model: &str) -> Markup {
     } }
 }
 
-/// Whether a mass is not 1, by more than 4 standard errors, with weights that allow to say so.
+/// Whether a mass is not 1, by more than 4 standard errors.
 fn is_not_one(row: &MassRow) -> bool {
-    let reliable = row.khat.is_none_or(|k| k <= MAX_RELIABLE_SHAPE);
-    reliable
-        && row
-            .stderr
-            .is_some_and(|stderr| (row.mass - 1.0).abs() > 4.0 * stderr.max(1e-6))
+    row.stderr
+        .is_some_and(|stderr| (row.mass - 1.0).abs() > 4.0 * stderr.max(1e-6))
 }
