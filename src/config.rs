@@ -26,7 +26,7 @@ use crate::yaml::{Document, Fault, MapEntry, Node, Value};
 
 /// The config of a run: which log-likelihoods and which samples to measure, and how.
 ///
-/// At least one entry under `likelihood`, `samples` or `maps` is required. Paths are relative to
+/// At least one entry under `likelihood`, `samples`, `reweight` or `maps` is required. Paths are relative to
 /// the folder of the config; a path that does not exist there is relative to the current folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +65,9 @@ pub struct Config {
     /// Samples to draw and to compare with data: one entry per model.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<SamplesEntry>,
+    /// Samples to draw and to reweight to an unnormalized density: one entry per model and target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reweight: Vec<ReweightEntry>,
     /// Flow maps to check: one entry per map.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub maps: Vec<MapsEntry>,
@@ -191,9 +194,27 @@ pub struct LikelihoodEntry {
     )]
     #[schemars(schema_with = "any_of_schema::<SteinTest, Vec<SteinTest>>")]
     pub stein: Vec<SteinTest>,
+    /// The integral of the density of every estimator, which is 1 for a true density. It is
+    /// estimated by importance sampling with draws near the data, in at most 64 dimensions. Default:
+    /// it is not estimated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mass: Option<MassOptions>,
     /// A rectangle on which the log-density of a two-dimensional model is computed, for a figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub density: Option<DensityGrid>,
+}
+
+/// The options of the integral of a density.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MassOptions {
+    /// The number of draws, at least 32. Default: 2000.
+    #[serde(default = "default_mass_draws")]
+    pub samples: usize,
+}
+
+fn default_mass_draws() -> usize {
+    2000
 }
 
 /// The options of an error budget.
@@ -291,6 +312,51 @@ pub struct SamplesEntry {
     pub extractor: Option<PathBuf>,
     /// The statistics to compute.
     pub metrics: Vec<Metric>,
+}
+
+/// Samples of one model with their log-densities, reweighted to the density exp(−u(x)) of a target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReweightEntry {
+    /// The model card.
+    pub model: PathBuf,
+    /// The sampler: `ode` with any solver, plain `euler` or `heun`, or `flow-map`.
+    pub sampler: Sampler,
+    /// The divergence estimator of the samples' log-densities, or a list of estimators. For a flow
+    /// map it is the same flow map.
+    #[serde(deserialize_with = "one_or_many")]
+    #[schemars(schema_with = "any_of_schema::<DivergenceEstimator, Vec<DivergenceEstimator>>")]
+    pub density: Vec<DivergenceEstimator>,
+    /// The number of samples, at least 2.
+    pub count: usize,
+    /// The energy u, an ONNX file from a batch of states to one number each. Default: `energy` of
+    /// the card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<PathBuf>,
+    /// The factor of the energy in `energy`, such as 1/kT. Default: 1.
+    #[serde(default = "unit_factor")]
+    pub energy_scale: f64,
+    /// Observables whose means under the target are computed, ONNX files like `energy`. Default:
+    /// none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub observables: Vec<PathBuf>,
+    /// The values of the card's conditions by name: a file with one value per sample, a number, a
+    /// list of numbers, `uniform:K`, `balanced:K` or null. Default: the card has no conditions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, Option<ConditionSource>>,
+    /// The scale of guidance, `{scale: 1.5, interval: [0.3, 5]}`, or a list of these, which makes an
+    /// entry of each. Default: the guidance of the card.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    #[schemars(schema_with = "any_of_schema::<GuidanceSetting, Vec<GuidanceSetting>>")]
+    pub guidance: Vec<GuidanceSetting>,
+}
+
+fn unit_factor() -> f64 {
+    1.0
 }
 
 /// The schema of a key that takes either of two forms.
@@ -498,16 +564,17 @@ impl ConfigFile {
         if let Err(message) = check_plain_name(&config.name) {
             fault("name".to_owned(), message);
         }
-        let lists = ["likelihood", "samples", "maps"];
+        let lists = ["likelihood", "samples", "reweight", "maps"];
         if config.likelihood.is_empty()
             && config.samples.is_empty()
+            && config.reweight.is_empty()
             && config.maps.is_empty()
             && !lists.iter().any(|key| self.has_fault_near(key))
         {
             fault(
                 String::new(),
                 "there is nothing to measure; \
-                 expected entries under `likelihood`, `samples` or `maps`"
+                 expected entries under `likelihood`, `samples`, `reweight` or `maps`"
                     .to_owned(),
             );
         }
@@ -547,6 +614,12 @@ impl ConfigFile {
                 let message =
                     format!("{few}, expected at least 2, so that the mean has a standard error");
                 fault(at("budget.samples"), message);
+            }
+            if let Some(mass) = &entry.mass
+                && !(32..=MAX_MAP_DRAWS).contains(&mass.samples)
+            {
+                let message = format!("{}, expected 32 to {MAX_MAP_DRAWS}", mass.samples);
+                fault(at("mass.samples"), message);
             }
             if entry.samples == Some(0) {
                 fault(at("samples"), "0, expected at least 1".to_owned());
@@ -589,6 +662,26 @@ impl ConfigFile {
                 );
             }
         }
+        for (i, entry) in config.reweight.iter().enumerate() {
+            let at = |key: &str| format!("reweight.{i}.{key}");
+            if entry.density.is_empty() {
+                fault(at("density"), "none, expected at least one".to_owned());
+            }
+            if entry.count < 2 {
+                fault(at("count"), format!("{}, expected at least 2", entry.count));
+            }
+            if entry.count.div_ceil(config.chunk.max(1)) > MAX_TRIALS_PER_ENTRY {
+                let message = format!(
+                    "{} makes more than {MAX_TRIALS_PER_ENTRY} trials of `chunk: {}`",
+                    entry.count, config.chunk
+                );
+                fault(at("count"), message);
+            }
+            if !(entry.energy_scale.is_finite() && entry.energy_scale != 0.0) {
+                let message = format!("{}, expected a number other than 0", entry.energy_scale);
+                fault(at("energy_scale"), message);
+            }
+        }
         for (i, entry) in config.samples.iter().enumerate() {
             let at = |key: &str| format!("samples.{i}.{key}");
             if entry.samplers.is_empty() {
@@ -612,7 +705,7 @@ impl ConfigFile {
     }
 }
 
-/// The largest number of draws of one entry under `maps`. All draws are in memory at once.
+/// The largest number of draws of one entry under `maps` or `likelihood`. All draws are in memory at once.
 const MAX_MAP_DRAWS: usize = 1 << 20;
 
 /// `FILE with --set a=1 --set b=2`.
@@ -624,7 +717,7 @@ fn name_with_overrides(parts: impl Iterator<Item = String>) -> String {
 /// What a file is if it has the keys of another kind of file; `None` if it may be a config.
 fn explain_other_file(root: &Node) -> Option<String> {
     let has = |key: &str| root.get(key).is_some();
-    if has("likelihood") || has("samples") || has("maps") {
+    if has("likelihood") || has("samples") || has("reweight") || has("maps") {
         return None;
     }
     if has("network") || (has("shape") && has("path")) {

@@ -9,14 +9,17 @@ mod features;
 mod latent;
 mod likelihood;
 mod maps;
+mod mass;
 mod metrics;
 mod parallel_field;
 mod paths;
 mod pool;
 mod profile;
 mod readings;
+mod reweight;
 mod row_timing;
 mod sample;
+mod sample_density;
 mod stein;
 
 pub use auto_steps::choose_steps;

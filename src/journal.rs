@@ -420,6 +420,7 @@ mod tests {
             model: 0,
             sampler: Sampler::defaults().remove(0),
             noise: None,
+            density: None,
             first: i,
             count: 1,
         };

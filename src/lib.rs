@@ -72,6 +72,7 @@ mod progress;
 mod publish;
 pub mod registry;
 mod report;
+pub mod reweight;
 pub mod rows;
 mod run;
 pub mod sample;

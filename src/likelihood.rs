@@ -171,12 +171,52 @@ pub fn evaluate_likelihoods(
     task: &LikelihoodTask,
     sample: &[SampleId],
     x: Batch,
-    mut record: Option<&mut Vec<NodeDivergence>>,
+    record: Option<&mut Vec<NodeDivergence>>,
 ) -> Result<Vec<LikelihoodResult>, EvalError> {
     let span = TimeSpan {
         curve: task.curve,
         to_prior: true,
     };
+    let (rows, _) = follow_paths(field, sources, task, span, sample, x, record)?;
+    Ok(rows)
+}
+
+/// Draws samples along the path from the prior end to the data end, and evaluates the log p of each
+/// by every estimator that needs a solver: log π(x at the prior end) − ∫div dt over the same path.
+///
+/// `noise` holds the states at the prior end, rows × dim. Returns the log-likelihoods with the
+/// samples, rows × dim. A sample whose path has failed may hold numbers that are not finite.
+///
+/// # Errors
+/// Fails if the model cannot be evaluated. A failed path is not an error; it has a status.
+pub fn draw_with_log_likelihoods(
+    field: &mut dyn VectorField,
+    sources: &mut ModelHandles,
+    task: &LikelihoodTask,
+    sample: &[SampleId],
+    noise: Batch,
+) -> Result<(Vec<LikelihoodResult>, Batch), EvalError> {
+    let span = TimeSpan {
+        curve: task.curve,
+        to_prior: false,
+    };
+    follow_paths(field, sources, task, span, sample, noise, None)
+}
+
+/// Follows the path of each sample in the direction of `span`. Returns the log-likelihoods at the
+/// data end, and the states at the end of the paths.
+///
+/// # Errors
+/// Fails if the model cannot be evaluated.
+fn follow_paths(
+    field: &mut dyn VectorField,
+    sources: &mut ModelHandles,
+    task: &LikelihoodTask,
+    span: TimeSpan,
+    sample: &[SampleId],
+    x: Batch,
+    mut record: Option<&mut Vec<NodeDivergence>>,
+) -> Result<(Vec<LikelihoodResult>, Batch), EvalError> {
     let start = x.clone();
     let dim = x.ncols();
     let control = task.control(dim);
@@ -258,7 +298,13 @@ pub fn evaluate_likelihoods(
     let shared_seconds = sharing + joint_seconds;
     let per_product =
         shared_seconds / ((shared_products + field.cost.estimator_jvps) as f64).max(1.0);
-    let prior = task.prior.log_density(&solution.x);
+    // Towards the data end, the integral over the path is that from the prior end to the data end.
+    let (at_prior, sign) = if span.to_prior {
+        (&solution.x, 1.0)
+    } else {
+        (&start, -1.0)
+    };
+    let prior = task.prior.log_density(at_prior);
     let mut rows = Vec::with_capacity(task.estimators.len() * sample.len());
     for (index, integrator) in integrators
         .iter_mut()
@@ -296,7 +342,8 @@ pub fn evaluate_likelihoods(
             0
         };
         for (i, integral) in integrals.into_iter().enumerate() {
-            let value = prior[i] + integral.value;
+            let integral_value = sign * integral.value;
+            let value = prior[i] + integral_value;
             let status = match solution.status[i] {
                 Status::Ok if !value.is_finite() => Status::NonFinite,
                 status => status,
@@ -311,7 +358,7 @@ pub fn evaluate_likelihoods(
                 dequantization_stderr: None,
                 half_width: integral.half_width.filter(|_| ok),
                 prior_log_density: ok.then_some(prior[i]),
-                divergence_integral: ok.then_some(integral.value),
+                divergence_integral: ok.then_some(integral_value),
                 inverse_residual: None,
                 bound_terms: None,
                 solver_error: errors[i]
@@ -331,7 +378,7 @@ pub fn evaluate_likelihoods(
     let entry_seconds = (began.elapsed().as_secs_f64() - timing) * share;
     rows.iter_mut()
         .for_each(|row| row.entry_seconds = entry_seconds);
-    Ok(rows)
+    Ok((rows, solution.x))
 }
 
 /// Computes the products that estimators share at some nodes, if they were not computed with the

@@ -25,6 +25,7 @@ mod cost;
 mod differences;
 mod file_names;
 mod prepare;
+mod prepare_reweight;
 mod sampler_pairs;
 mod shard;
 mod single;

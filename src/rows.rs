@@ -687,6 +687,101 @@ pub struct ProfileRow {
     pub divergence: f64,
 }
 
+/// `mass.csv`: the integral of one estimator's density over all states, by importance sampling.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MassRow {
+    pub model: String,
+    /// The data at which the proposal has its kernels.
+    pub dataset: String,
+    pub estimator: String,
+    pub solver: String,
+    /// The integral, which is 1 for a true density. Noise of the log-densities is corrected for.
+    pub mass: f64,
+    /// The standard error of `mass` over the draws; absent if the weights have no mean.
+    pub stderr: Option<f64>,
+    /// The lower end of the 95 % confidence interval; absent if the draws cannot show one.
+    pub low: Option<f64>,
+    /// The upper end of the 95 % confidence interval; absent if the draws cannot show one.
+    pub high: Option<f64>,
+    /// The shape of the generalized Pareto distribution of the largest weights. Above 0.7 they may
+    /// have a tail that the draws do not show.
+    pub khat: Option<f64>,
+    /// The effective number of draws as a share of `n`.
+    pub ess: f64,
+    /// The mean squared standard error of the log-densities over probes; absent if there is none.
+    pub noise_variance: Option<f64>,
+    /// The number of draws with a log-density.
+    pub n: usize,
+    /// The number of draws without a log-density, which are left out.
+    pub failed: usize,
+}
+
+/// `reweight.csv`: one quantity of samples that were reweighted to the density exp(−u(x)) of a
+/// target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReweightRow {
+    pub model: String,
+    /// The sampler that drew the samples.
+    pub sampler: String,
+    /// The divergence estimator of the samples' log-densities.
+    pub estimator: String,
+    /// The file of the target's energy.
+    pub target: String,
+    /// The quantity: `ess` (Kish's effective sample size as a share of `n`), `ess_corrected` (the
+    /// same without the noise of log-densities), `log_z`, `log_z_naive`, `free_energy`, `khat`,
+    /// `noise_variance`, or `mean_` with the name of an observable.
+    pub quantity: String,
+    pub value: f64,
+    /// The standard error of `value`.
+    pub stderr: Option<f64>,
+    /// The lower end of the 95 % confidence interval; absent if the samples cannot show one.
+    pub low: Option<f64>,
+    /// The upper end of the 95 % confidence interval; absent if the samples cannot show one.
+    pub high: Option<f64>,
+    /// The number of samples with a log-density; for `khat`, the number of the largest weights.
+    pub n: usize,
+    /// The number of samples without a log-density, which are left out.
+    pub failed: usize,
+}
+
+/// `weights.csv`: the weight of one sample that is reweighted to the density exp(−u(x)) of a target.
+///
+/// The trials of reweighting write the same rows. The numbers are absent if `status` is not `ok`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightRow {
+    pub model: String,
+    /// The sampler that drew the sample.
+    pub sampler: String,
+    /// The divergence estimator of the log-density.
+    pub estimator: String,
+    /// The file of the target's energy.
+    pub target: String,
+    pub sample: usize,
+    pub status: Status,
+    /// The log-density of the sample under the model, in nats.
+    pub log_likelihood: Option<f64>,
+    /// The standard error of `log_likelihood` over probes; absent if the estimator is deterministic.
+    pub stderr: Option<f64>,
+    /// The energy u of the sample: minus the unnormalized log-density of the target.
+    pub energy: Option<f64>,
+    /// −u − `log_likelihood`, in nats.
+    pub log_weight: Option<f64>,
+    /// The values of observables, such as `radius=1.5 angle=0.2`.
+    #[serde(default)]
+    pub observables: String,
+    /// Evaluations of the network.
+    pub evaluations: u64,
+    /// Jacobian products.
+    pub jvps: u64,
+}
+
+impl WeightRow {
+    /// The set of samples that are reweighted together: model, sampler, estimator and target.
+    pub fn set_key(&self) -> [&str; 4] {
+        [&self.model, &self.sampler, &self.estimator, &self.target]
+    }
+}
+
 /// `density.csv`: the log-density of a two-dimensional model on a rectangular grid. `x` varies
 /// fastest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -770,6 +865,9 @@ tables! {
         contrasts: ContrastRow,
         maps: MapRow,
         stein: SteinRow,
+        mass: MassRow,
+        reweight: ReweightRow,
+        weights: WeightRow,
         profile: ProfileRow,
         density: DensityRow,
         steps: StepRow,
@@ -789,13 +887,14 @@ pub fn rows_to_csv<T: Serialize>(rows: &[T]) -> Result<Vec<u8>, csv::Error> {
 }
 
 /// The columns that a table has only if a row has a value there.
-const OPTIONAL_COLUMNS: [&str; 6] = [
+const OPTIONAL_COLUMNS: [&str; 7] = [
     "guidance",
     "conditions",
     "bound_prior",
     "bound_diffusion",
     "bound_reconstruction",
     "inverse_residual",
+    "observables",
 ];
 
 /// The table without its optional columns that have no values.

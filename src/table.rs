@@ -24,8 +24,10 @@ mod density;
 mod gaps;
 mod likelihood;
 mod maps;
+mod mass;
 mod metrics;
 mod profile;
+mod reweight;
 mod sample;
 mod stein;
 mod summary;
@@ -126,6 +128,7 @@ pub(crate) fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<T
         row.trajectory = trajectories.get(label).cloned().flatten();
     }
     set_guidance(plan, &mut tables);
+    tables.reweight = reweight::reweight_rows(&tables.weights)?;
     tables.conditions = by_condition::condition_rows(plan, &likelihoods);
     tables.conventions = conventions::convention_rows(plan, &tables.summary);
     tables.budget = budget::budget_rows(&tables.summary, &refined, &dims);

@@ -30,6 +30,7 @@ mod metrics;
 mod plan;
 mod readings;
 mod report;
+mod reweight;
 mod run;
 mod sample;
 mod schema;
@@ -76,6 +77,8 @@ enum Verb {
     Likelihood(likelihood::LikelihoodArgs),
     /// Draw samples from one model
     Sample(sample::SampleArgs),
+    /// Reweight samples to an unnormalized density: effective sample size, log Z and means
+    Reweight(reweight::ReweightArgs),
     /// Compare generated samples with reference samples by statistics such as the Fréchet distance
     Metrics(metrics::MetricsArgs),
     /// Draft the card of a model from its exported files, and inspect it
@@ -273,6 +276,7 @@ pub fn execute(cli: Cli) -> Result<Exit> {
         Verb::Gate(verb) => verb.execute(),
         Verb::Likelihood(verb) => verb.execute(),
         Verb::Sample(verb) => verb.execute(),
+        Verb::Reweight(verb) => verb.execute(),
         Verb::Metrics(verb) => verb.execute(),
         Verb::Card(verb) => verb.execute(),
         Verb::Differentiate(verb) => verb.execute(),

@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use serde::Serialize;
 
 use super::interrupt::{interrupted_exit, stop_on_signal};
 use super::setting::SettingArgs;
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::data::{Dataset, encode_npy_f32, encode_npy_f64, path_without_member, png_grid};
+use crate::divergence::DivergenceEstimator;
 use crate::execute::Executor;
 use crate::model::loaded::Model;
 use crate::num::format_decimals;
@@ -18,9 +20,14 @@ use crate::num::key::SampleId;
 use crate::num::npy::parse_npy;
 use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::output::{Output, OutputKind};
-use crate::plan::{PreparedPlan, SampleWork, check_sampler_supported, max_samples};
+use crate::plan::{
+    PreparedPlan, SampleWork, check_sampler_supported, max_samples, sample_density_solver,
+    with_card_defaults,
+};
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
+use crate::rows::rows_to_csv;
+use crate::sample::ode::Ode;
 use crate::sample::{DrawnSamples, ReplayedNoise, Sampler, SamplerContext, diffusers};
 use crate::stop;
 
@@ -42,6 +49,15 @@ pub(super) struct SampleArgs {
         requires = "steps"
     )]
     scheduler: Option<PathBuf>,
+    /// The divergence estimator of the log-density of each sample, such as `exact` or `"{hutchinson:
+    /// {probes: 8}}"`
+    ///
+    /// The log-densities are computed along the paths of the samples, in the same pass, and written
+    /// beside --out with the suffix `.csv`: `sample`, `log_likelihood` in nats, and `stderr` over
+    /// probes. The sampler must be `ode`, plain `euler` or `heun`, or a flow map, for which the
+    /// estimator is the same flow map.
+    #[arg(long, value_name = "SPEC", conflicts_with = "scheduler")]
+    density: Option<String>,
     /// The number of steps; overrides the sampler's `steps`
     #[arg(long)]
     steps: Option<usize>,
@@ -92,7 +108,13 @@ impl SampleArgs {
             .as_deref()
             .map(|text| parse_spec("--sampler", text))
             .transpose()?;
+        let density: Option<DivergenceEstimator> = self
+            .density
+            .as_deref()
+            .map(|text| parse_spec("--density", text))
+            .transpose()?;
         let model = self.setting.apply(&Model::open(&self.model)?, self.seed)?;
+        let density = density.map(|density| with_card_defaults(&model, density));
         let mut sampler = match (given, &self.scheduler) {
             (None, Some(file)) => self.sampler_of_scheduler(file, &model)?,
             (given, _) => given.context("--sampler is missing")?,
@@ -103,6 +125,15 @@ impl SampleArgs {
             "--sampler"
         };
         if let Some(steps) = self.steps {
+            if let Sampler::Ode(Ode { solver }) = &sampler
+                && solver.with_steps(steps).is_none()
+            {
+                bail!(
+                    "--steps {steps}: `{}` chooses its steps itself; expected a solver with fixed \
+                     steps, or no --steps",
+                    solver.name()
+                );
+            }
             sampler = sampler.with_steps(steps);
         }
         let inputs: Vec<PathBuf> = model
@@ -120,10 +151,26 @@ impl SampleArgs {
             .as_deref()
             .map(|png| Output::new(OutputKind::Picture, "--png", png, &inputs))
             .transpose()?;
+        let density_out = density
+            .as_ref()
+            .map(|_| out.sibling(OutputKind::Table, "--density", "csv", &inputs))
+            .transpose()?;
         sampler
             .check(&SamplerContext::for_model(&model))
             .map_err(|e| anyhow!("{flag} {}", prefix_with_name(sampler.name(), e)))?;
+        if let (Sampler::FlowMap(map), Some(_)) = (&mut sampler, &density) {
+            map.density = true;
+        }
         check_sampler_supported(&model, &sampler).context(flag)?;
+        if let Some(density) = &density {
+            if model.card.latent.is_some() && !self.latents {
+                bail!(
+                    "--density: the log-density is one of latents, but the samples are decoded; \
+                     expected --latents"
+                );
+            }
+            sample_density_solver(&model, &sampler, density).context("--density")?;
+        }
         let noise = self
             .noise
             .as_deref()
@@ -146,6 +193,7 @@ impl SampleArgs {
             model: 0,
             sampler,
             noise: noise.as_ref().map(|_| 0),
+            density: density.filter(DivergenceEstimator::needs_solver),
             first: 0,
             count,
         };
@@ -196,12 +244,18 @@ impl SampleArgs {
             let mut out = out.begin()?;
             if stop::requested() && x.nrows() > 0 {
                 out.write_all(&encode(x, &shape)?)?;
+                if let Some(table) = &density_out {
+                    table.begin()?.write_all(&density_table(&drawn)?)?;
+                }
             }
             return interrupted_exit(error, out, [x.nrows(), count], "samples");
         }
         let picture = || png_grid(x, &shape, card.data.map(|d| d.range)).context("--png");
         let picture = png.as_ref().map(|_| picture()).transpose()?;
         out.write(&encode(x, &shape)?)?;
+        if let Some(table) = &density_out {
+            table.write(&density_table(&drawn)?)?;
+        }
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }
@@ -268,6 +322,29 @@ impl SampleArgs {
         }
         Ok(noise)
     }
+}
+
+/// The table of the samples' log-densities as CSV. A sample without one has empty cells.
+///
+/// # Errors
+/// Fails if a row cannot be written.
+fn density_table(drawn: &DrawnSamples) -> Result<Vec<u8>> {
+    #[derive(Serialize)]
+    struct DensityCsvRow {
+        sample: usize,
+        log_likelihood: Option<f64>,
+        stderr: Option<f64>,
+    }
+    let number = |value: Option<&f64>| value.copied().filter(|v| v.is_finite());
+    let values = drawn.log_density.as_deref().unwrap_or_default();
+    let rows: Vec<DensityCsvRow> = (0..drawn.x.nrows())
+        .map(|sample| DensityCsvRow {
+            sample,
+            log_likelihood: number(values.get(sample)),
+            stderr: number(drawn.log_density_stderrs.get(sample)),
+        })
+        .collect();
+    Ok(rows_to_csv(&rows)?)
 }
 
 /// Reads the noise of random steps: draws × samples × the card's shape.

@@ -5,8 +5,9 @@ use ndarray::Axis;
 
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::data::encode_npy_f32;
+use crate::likelihood::LikelihoodTask;
 use crate::num::key::SampleId;
-use crate::plan::{SampleWork, initial_states};
+use crate::plan::{SampleWork, initial_states, sample_density_solver};
 use crate::rows::{self, SampleRow, Status};
 use crate::sample::steindiff::{SteinDiff, SteinDiffStepLog};
 use crate::sample::{self, DrawnSamples, Sampler};
@@ -133,6 +134,20 @@ impl Executor<'_> {
                 prior.project(sample::initial_noise(self.key(), batch, dim, prior.std))
             }
         };
+        if let Some(density) = &work.density
+            && let Some(solver) = sample_density_solver(model, &work.sampler, density)?
+        {
+            let task = LikelihoodTask {
+                curve: &model.curve,
+                prior: model.prior,
+                solver: &solver,
+                estimators: std::slice::from_ref(density),
+                key: self.key(),
+            };
+            let pool = &self.pools[work.model];
+            pool.for_each_sample_with_density(&task, samples, noise, take)?;
+            return Ok(0.0);
+        }
         self.pools[work.model].for_each_sample_batch(
             &work.sampler,
             samples,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::conditions::ConditionSpec;
 use super::constants::Constant;
 use super::defaults::{is_zero, unit_scale};
+use super::energy::EnergySpec;
 use super::latent::LatentSpec;
 use crate::flow::centred::CentredSystem;
 use crate::flow::flow_map::FlowMapStepRule;
@@ -57,6 +58,9 @@ pub struct Card {
     /// The exact log-density of the model at any time, for models for which it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed_form: Option<ClosedFormSpec>,
+    /// The energy of the target that samples of the model are reweighted to. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<EnergySpec>,
     /// Free notes on the origin of the files. If a file is missing, the message quotes `source`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub provenance: BTreeMap<String, serde_json::Value>,
@@ -585,7 +589,7 @@ fn not_a_card_reason(root: &Node) -> Option<String> {
     if has("network") || has("shape") || has("path") {
         return None;
     }
-    if has("likelihood") || has("samples") || has("maps") {
+    if has("likelihood") || has("samples") || has("reweight") || has("maps") {
         return Some(
             "it is a config, expected a model card; configs are for `flowgauge run` and \
              `flowgauge plan`"
@@ -790,6 +794,11 @@ impl Card {
                 m.divergence_scale,
             )
         }));
+        let scales = scales.chain(
+            self.energy
+                .iter()
+                .map(|e| ("energy.scale".to_owned(), e.scale)),
+        );
         for (key, scale) in scales.filter(|(_, scale)| !scale.is_finite() || *scale == 0.0) {
             fault(&key, format!("{scale}, expected a number other than 0"));
         }
@@ -908,6 +917,11 @@ impl Card {
             self.closed_form
                 .iter()
                 .map(|c| ("closed_form.file".to_owned(), c.file.as_path())),
+        );
+        files.extend(
+            self.energy
+                .iter()
+                .map(|e| ("energy.file".to_owned(), e.file.as_path())),
         );
         let coder = self.latent.iter().flat_map(|latent| {
             let encoder = latent.encoder.iter().map(|e| ("encoder", e.file.as_path()));

@@ -30,7 +30,8 @@ impl Model {
         let keys: Vec<String> = self
             .files
             .iter()
-            .filter(|f| f.is_network())
+            // The energy is the target's, so that its precision is no matter of the model.
+            .filter(|f| f.is_network() && f.key != "energy.file")
             .map(|f| f.key.clone())
             .collect();
         for key in keys {

@@ -161,6 +161,7 @@ pub(super) fn expected_sha256<'a>(card: &'a Card, key: &str) -> Option<&'a str> 
     match key {
         "latent.encoder.file" => latent?.encoder.as_ref()?.sha256.as_deref(),
         "latent.decoder.file" => latent?.decoder.as_ref()?.sha256.as_deref(),
+        "energy.file" => card.energy.as_ref()?.sha256.as_deref(),
         "closed_form.file" => card.closed_form.as_ref()?.sha256.as_deref(),
         "network.file" => card.network.sha256.as_deref(),
         _ => None,

@@ -70,7 +70,7 @@ pub enum Purpose {
     Stein = 10,
     /// Fresh noise between the steps of a sampler.
     Churn = 11,
-    /// Proposals of importance sampling in the checks of flow maps.
+    /// Proposals of importance sampling, in the checks of flow maps and of the mass of densities.
     Proposal = 12,
     /// The random classes of conditional models.
     Condition = 13,

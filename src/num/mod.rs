@@ -1,10 +1,13 @@
 //! Numerics without knowledge of models: blocks of rows, addressed random draws, dense linear
 //! algebra, mergeable moments, estimates with standard errors, and shapes.
 
+pub mod importance_weights;
+pub mod kernel_proposal;
 pub mod key;
 pub mod linalg;
 pub mod moments;
 pub mod npy;
+pub mod pareto;
 pub mod shape;
 pub mod source;
 pub mod stats;

@@ -168,6 +168,28 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
+/// The value below which the weight is `share` of the whole. `pairs` are weights with their values,
+/// and between two values the quantile is interpolated. 0 if there are no pairs.
+pub fn weighted_quantile(mut pairs: Vec<(f64, f64)>, share: f64) -> f64 {
+    pairs.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let total: f64 = pairs.iter().map(|(weight, _)| weight).sum();
+    let (mut below, mut last) = (0.0, None);
+    for (weight, value) in &pairs {
+        // Half of a value's weight lies below it.
+        let place = (below + 0.5 * weight) / total;
+        if place >= share {
+            return match last {
+                Some((before, lower)) if place > before => {
+                    lower + (value - lower) * (share - before) / (place - before)
+                }
+                _ => *value,
+            };
+        }
+        (below, last) = (below + weight, Some((place, *value)));
+    }
+    last.map_or(0.0, |(_, value)| value)
+}
+
 /// The difference a − b of two independent estimates. Its standard error combines both standard
 /// errors.
 pub fn independent_difference(a: Estimate, b: Estimate) -> Estimate {

@@ -13,8 +13,9 @@ use super::capabilities::{
 use super::conditions::{ModelSetting, check_condition_lengths};
 use super::{
     AutoStepsRequest, BudgetWork, ContrastWork, DensityWork, FlowMapWork, LikelihoodWork,
-    MetricsWork, PLAN_FORMAT, Plan, PlannedFile, PreparedPlan, ProfileWork, ReferenceEstimate,
-    SampleWork, SteinWork, StepsChooser, TrialWork, WorkKind, sampler_pairs, solver_label,
+    MAX_MASS_DIM, MassWork, MetricsWork, PLAN_FORMAT, Plan, PlannedFile, PreparedPlan, ProfileWork,
+    ReferenceEstimate, SampleWork, SteinWork, StepsChooser, TrialWork, WorkKind, sampler_pairs,
+    solver_label,
 };
 use crate::config::{ConfigFile, ErrorBudgetSetting, LikelihoodEntry, MapsEntry, SamplesEntry};
 use crate::data::LikelihoodBound;
@@ -99,6 +100,11 @@ fn build_plan<'a>(
     for (i, entry) in config.samples.iter().enumerate() {
         for setting in model_settings(&entry.conditions, &entry.guidance) {
             builder.add_samples_entry(&format!("samples.{i}"), entry, &setting);
+        }
+    }
+    for (i, entry) in config.reweight.iter().enumerate() {
+        for setting in model_settings(&entry.conditions, &entry.guidance) {
+            builder.add_reweight_entry(&format!("reweight.{i}"), entry, &setting);
         }
     }
     for (i, entry) in config.maps.iter().enumerate() {
@@ -237,6 +243,18 @@ impl PlanBuilder<'_> {
         for (i, stein) in entry.stein.iter().enumerate() {
             let checked = self.check_stein(model, stein);
             self.ok_or_nested_fault(&format!("{key}.stein.{i}"), checked);
+        }
+        if entry.mass.is_some() && self.prepared.models[model].dim() > MAX_MASS_DIM {
+            let dim = self.prepared.models[model].dim();
+            let message = format!(
+                "the model has {dim} dimensions, in which no draws near data reach its density; \
+                 expected at most {MAX_MASS_DIM}"
+            );
+            self.add_fault(Fault::new(format!("{key}.mass"), message));
+        }
+        if entry.mass.is_some() && data.is_some_and(|data| self.prepared.data[data].len() < 8) {
+            let message = "fewer than 8 samples of data, from which draws could be made";
+            self.add_fault(Fault::new(format!("{key}.mass"), message.to_owned()));
         }
         if entry.density.is_some() && self.prepared.models[model].dim() != 2 {
             let dim = self.prepared.models[model].dim();
@@ -388,6 +406,15 @@ impl PlanBuilder<'_> {
             }
             if entry.profile > 0 && here.iter().any(DivergenceEstimator::needs_solver) {
                 self.add_trial(ProfileWork(work(0, entry.profile.min(count))))?;
+            }
+            if let Some(mass) = &entry.mass {
+                self.add_trial(MassWork {
+                    model,
+                    data,
+                    solver: solver.clone(),
+                    estimators: here.clone(),
+                    draws: mass.samples,
+                })?;
             }
             match entry.budget.as_ref().map(ErrorBudgetSetting::samples) {
                 Some(Some(samples)) => {
@@ -797,7 +824,7 @@ impl PlanBuilder<'_> {
     ///
     /// # Errors
     /// Fails if a parameter is invalid or the card lacks what the sampler needs.
-    fn check_sampler(&self, model: usize, sampler: &Sampler) -> Result<()> {
+    pub(super) fn check_sampler(&self, model: usize, sampler: &Sampler) -> Result<()> {
         let on = SamplerContext::for_model(&self.prepared.models[model]);
         sampler
             .check(&on)
@@ -839,6 +866,7 @@ impl PlanBuilder<'_> {
                     model,
                     sampler: sampler.clone(),
                     noise,
+                    density: None,
                     first,
                     count,
                 })?);

@@ -93,6 +93,7 @@ mod tests {
             model: 0,
             sampler: sampler(),
             noise: None,
+            density: None,
             first,
             count: 1,
         };

@@ -33,6 +33,15 @@ pub(crate) fn build_report(tables: &Tables, facts: &Facts) -> anyhow::Result<Rep
     Ok(Report { figures, html })
 }
 
+/// Draws the figures of the rows of `weights.csv` in some tables.
+///
+/// # Errors
+/// Fails if a figure cannot be drawn or encoded.
+pub(crate) fn draw_weight_figures(tables: &Tables) -> anyhow::Result<Vec<Figure>> {
+    let facts = Facts::default();
+    figures::render_weight_figures(&view::ReportView::new(tables, &facts))
+}
+
 /// What the page says about one model besides its numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ModelFacts {

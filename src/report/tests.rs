@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::rows::{
-    BoundKind, BudgetRow, ConventionRow, DensityRow, EstimateKind, FrontierRow, Gallery, MetricRow,
-    PairRow, ProfileRow, SampleLikelihoodRow, Status, SteinRow, StepRow, SummaryRow,
+    BoundKind, BudgetRow, ConventionRow, DensityRow, EstimateKind, FrontierRow, Gallery, MassRow,
+    MetricRow, PairRow, ProfileRow, ReweightRow, SampleLikelihoodRow, Status, SteinRow, StepRow,
+    SummaryRow, WeightRow,
 };
 
 const ESTIMATORS: [(&str, EstimateKind); 3] = [
@@ -67,8 +68,60 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
             log_density: (i != 7).then_some(-f64::from(i) / 3.0 - shift),
         }));
     }
+    let weight = |i: usize| WeightRow {
+        model: name("moons"),
+        sampler: name("heun"),
+        estimator: name("exact"),
+        target: name("energy.onnx"),
+        sample: i,
+        status: Status::Ok,
+        log_likelihood: Some(-2.0 - 0.1 * i as f64),
+        stderr: None,
+        energy: Some(1.5 * i as f64),
+        log_weight: Some(2.0 - 1.4 * i as f64),
+        observables: String::new(),
+        evaluations: 18,
+        jvps: 36,
+    };
+    tables.weights.extend((0..samples).map(weight));
+    tables.reweight.extend(
+        [
+            ("ess", 0.4),
+            ("log_z", -1.2),
+            ("khat", 0.8),
+            ("mean_radius", 1.1),
+        ]
+        .map(|(quantity, value)| ReweightRow {
+            model: name("moons"),
+            sampler: name("heun"),
+            estimator: name("exact"),
+            target: name("energy.onnx"),
+            quantity: quantity.into(),
+            value,
+            stderr: Some(0.1),
+            low: None,
+            high: Some(value + 0.2),
+            n: samples,
+            failed: 1,
+        }),
+    );
     for (estimator, kind) in ESTIMATORS {
         let (model, dataset, solver) = key();
+        tables.mass.push(MassRow {
+            model: model.clone(),
+            dataset: dataset.clone(),
+            estimator: name(estimator),
+            solver: solver.clone(),
+            mass: 1.3,
+            stderr: Some(0.02),
+            low: Some(1.26),
+            high: Some(1.35),
+            khat: Some(0.2),
+            ess: 0.3,
+            noise_variance: None,
+            n: samples,
+            failed: 0,
+        });
         tables
             .conventions
             .extend([None, Some("presumes 256 levels")].map(|reason| {
@@ -352,6 +405,7 @@ fn every_kind_of_row_has_its_figure() {
         "gallery-moons-heun",
         "gamma-moons-heun-clipped",
         "metrics-moons",
+        "weights-moons",
     ];
     assert_eq!(names(&report), all);
     for figure in &report.figures {
@@ -367,7 +421,7 @@ fn every_kind_of_row_has_its_figure() {
 #[test]
 fn figure_is_omitted_without_its_columns() {
     let full = || tables(6, plain);
-    let cases: [(&str, Tables); 8] = [
+    let cases: [(&str, Tables); 9] = [
         (
             "scatter-moons histogram-moons",
             Tables {
@@ -411,6 +465,13 @@ fn figure_is_omitted_without_its_columns() {
             },
         ),
         (
+            "weights-moons",
+            Tables {
+                weights: vec![],
+                ..full()
+            },
+        ),
+        (
             "gamma-moons-heun-clipped",
             Tables {
                 steps: vec![],
@@ -431,7 +492,7 @@ fn figure_is_omitted_without_its_columns() {
             gone.split(' ').all(|name| !names.contains(&name)),
             "{gone}: {names:?}"
         );
-        assert_eq!(names.len(), 10 - gone.split(' ').count());
+        assert_eq!(names.len(), 11 - gone.split(' ').count());
     }
 }
 
@@ -507,7 +568,8 @@ fn names_with_equal_slugs_keep_separate_files() {
     });
     tables.metrics.extend(others);
     let report = build_report(&tables, &facts(plain)).unwrap();
-    assert!(names(&report).ends_with(&["metrics-moons", "metrics-moons-2"]));
+    let last = ["metrics-moons", "metrics-moons-2", "weights-moons"];
+    assert!(names(&report).ends_with(&last));
 }
 
 #[test]
@@ -667,6 +729,15 @@ fn one_sample_and_non_finite_numbers_never_panic() {
         }
         for row in tables.density.iter_mut().step_by(3) {
             row.log_density = Some(value);
+        }
+        for row in tables.weights.iter_mut().skip(i % 2) {
+            (row.log_weight, row.energy) = (Some(value), Some(value));
+        }
+        for row in &mut tables.reweight {
+            (row.value, row.stderr, row.low) = (value, Some(value), Some(value));
+        }
+        for row in &mut tables.mass {
+            (row.mass, row.ess, row.khat) = (value, value, Some(value));
         }
         tables.density[4].x = value;
         tables.pairs[0].difference_stderr = value;

@@ -226,6 +226,9 @@ fn models_in_order<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
         .chain(facts.models.iter().map(|model| model.name.as_str()))
         .chain(tables.metrics.iter().map(|row| row.model.as_str()))
         .chain(tables.maps.iter().map(|row| row.model.as_str()))
+        .chain(tables.mass.iter().map(|row| row.model.as_str()))
+        .chain(tables.reweight.iter().map(|row| row.model.as_str()))
+        .chain(tables.weights.iter().map(|row| row.model.as_str()))
         .chain(
             tables
                 .galleries

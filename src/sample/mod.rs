@@ -67,6 +67,7 @@ pub mod euler_ancestral;
 pub mod flow_map;
 pub mod heun;
 mod multistep;
+pub mod ode;
 mod sampler_schedule;
 pub mod sampler_step;
 pub mod steindiff;
@@ -94,6 +95,7 @@ registry! {
         "dpmpp-2m-sde" | "dpm++-2m-sde" | "sde-dpmsolver++" | "dpmpp2m-sde" => Dpmpp2mSde(dpmpp2m_sde::Dpmpp2mSde),
         "dpmpp-sde" | "dpm++-sde" | "dpmsolver-sde" => DpmppSde(dpmpp_sde::DpmppSde),
         "unipc" | "uni-pc" => UniPc(unipc::UniPc),
+        "ode" => Ode(ode::Ode),
         "flow-map" | "flowmap" => FlowMap(flow_map::FlowMapSampler),
         "steindiff" | "stein-diff" => SteinDiff(steindiff::SteinDiff),
     }
@@ -242,8 +244,12 @@ pub struct DrawnSamples {
     pub evaluations: Vec<u64>,
     /// Jacobian products for each row.
     pub products: Vec<u64>,
-    /// The log-density of each row in nats. `None` if the sampler does not compute it.
+    /// The log-density of each row in nats. `None` if the sampler does not compute it. NaN if the
+    /// path of the row has failed.
     pub log_density: Option<Vec<f64>>,
+    /// The standard error of each log-density over probes, in nats. NaN if it has none; empty if
+    /// none has.
+    pub log_density_stderrs: Vec<f64>,
     /// One entry for each step of each population. Only SteinDiff writes entries.
     pub step_logs: Vec<SteinDiffStepLog>,
 }
@@ -268,6 +274,7 @@ impl DrawnSamples {
             evaluations,
             products,
             log_density: None,
+            log_density_stderrs: Vec::new(),
             step_logs: log,
         }
     }
@@ -284,6 +291,7 @@ impl DrawnSamples {
         if let (Some(ours), Some(theirs)) = (&mut self.log_density, other.log_density) {
             ours.extend(theirs);
         }
+        self.log_density_stderrs.extend(other.log_density_stderrs);
         self.evaluations.extend(other.evaluations);
         self.products.extend(other.products);
         self.step_logs.extend(other.step_logs);

@@ -92,8 +92,14 @@ pub(super) fn sampler_from_yaml(spec: &str) -> Sampler {
 /// Every sampler with every schedule, with and without lower final orders and final denoising.
 fn all_sampler_variants() -> Vec<Sampler> {
     let mut out = Vec::new();
-    // A flow map has no such schedule and no velocity. Its tests are in its own file.
-    for name in Sampler::NAMES.iter().filter(|n| **n != "flow-map") {
+    // A flow map has no such schedule and no velocity, and an ODE solver has a grid of its own.
+    // Their tests are in their own files.
+    let without_schedule = ["flow-map", "ode"];
+    out.extend(
+        ["euler", "midpoint", "heun", "rk4"]
+            .map(|solver| sampler_from_yaml(&format!("{{ode: {{solver: {solver}}}}}"))),
+    );
+    for name in (Sampler::NAMES.iter()).filter(|n| !without_schedule.contains(n)) {
         for schedule in ["karras", "log-snr", "uniform"] {
             for (lower, denoise) in [(true, false), (false, false), (true, true)] {
                 let common = format!(
@@ -129,7 +135,7 @@ pub(super) fn weighted_sampler_names() -> impl Iterator<Item = &'static str> {
     Sampler::NAMES
         .iter()
         .copied()
-        .filter(|name| !["flow-map", "steindiff"].contains(name))
+        .filter(|name| !["flow-map", "steindiff", "ode"].contains(name))
 }
 
 /// The names of the samplers whose steps draw no noise by default. SteinDiff corrects only these.

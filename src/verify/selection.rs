@@ -116,6 +116,7 @@ mod tests {
             model: 0,
             sampler: serde_json::from_str(sampler).expect("a sampler"),
             noise: None,
+            density: None,
             first,
             count: 50,
         };

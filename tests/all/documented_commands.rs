@@ -40,6 +40,14 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "a conditional network of another project",
     ),
     (
+        "flowgauge sample --model card.yaml --sampler {ode: {solver: dopri5}} --count 10000 --density exact --out X.npy",
+        "a model of the user",
+    ),
+    (
+        "flowgauge reweight --samples X.npy --log-density X.csv --model card.yaml --observable radius.onnx --out out.csv",
+        "an energy and an observable of the user",
+    ),
+    (
         "flowgauge run configs/steindiff.yaml",
         "2,048 samples of each of 28 samplers, with and without SteinDiff",
     ),

@@ -36,6 +36,7 @@ mod products;
 mod properties;
 mod readings;
 mod resume;
+mod reweight;
 mod samplers;
 mod schema;
 mod shapes;

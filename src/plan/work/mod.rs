@@ -20,9 +20,11 @@ mod contrast;
 mod density;
 mod likelihood;
 mod maps;
+mod mass;
 mod metrics;
 mod paths;
 mod profile;
+mod reweight;
 mod sample;
 mod statistics;
 mod stein;
@@ -32,9 +34,11 @@ pub use contrast::ContrastWork;
 pub use density::DensityWork;
 pub use likelihood::{LikelihoodWork, ReferenceEstimate};
 pub use maps::FlowMapWork;
+pub use mass::{MAX_MASS_DIM, MassWork};
 pub use metrics::MetricsWork;
 pub use profile::ProfileWork;
-pub use sample::SampleWork;
+pub use reweight::ReweightWork;
+pub use sample::{SampleWork, sample_density_solver};
 pub use stein::SteinWork;
 
 /// One unit of work: a killed run loses at most one.
@@ -200,8 +204,12 @@ work_kinds! { $;
     "maps" => Maps(FlowMapWork);
     /// Stein tests of one divergence head.
     "stein" => Stein(SteinWork);
+    /// The integral of the density, by importance sampling.
+    "mass" => Mass(MassWork);
     /// A range of samples of one sampler.
     "sample" => Sample(SampleWork);
+    /// A range of samples of one sampler with their weights for a target.
+    "reweight" => Reweight(ReweightWork);
     /// The statistics of samples, or of floor data, against reference data.
     "metrics" => Metrics(MetricsWork);
 }

@@ -2,17 +2,20 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::WorkKind;
-use super::paths::{check_sample_end, network_workload};
+use super::paths::{check_sample_end, network_workload, path_cost};
+use crate::divergence::DivergenceEstimator;
+use crate::model::loaded::Model;
 use crate::num::key::SampleId;
-use crate::plan::capabilities::check_sampler_supported;
+use crate::plan::capabilities::{check_estimator_supported, check_sampler_supported};
 use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost};
 use crate::progress::Workload;
 use crate::registry::prefix_with_name;
 use crate::sample::{Sampler, SamplerContext};
+use crate::solve::Solver;
 
 /// The samples number `first` to `first + count` of one sampler.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,8 +25,47 @@ pub struct SampleWork {
     /// The data that hold the initial states. Without them, the states are drawn by sample number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<usize>,
+    /// The estimator of the samples' log-densities, which are computed in the same pass. `None` if
+    /// they are not computed, or if the sampler computes them itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub density: Option<DivergenceEstimator>,
     pub first: usize,
     pub count: usize,
+}
+
+/// Checks that log-densities of a sampler's samples can be computed by an estimator, and returns the
+/// solver that does it. `None` for a flow map, whose own divergence is meant.
+///
+/// # Errors
+/// Fails if the sampler's steps are not those of an ODE solver, or if the model does not support the
+/// estimator.
+pub fn sample_density_solver(
+    model: &Model,
+    sampler: &Sampler,
+    density: &DivergenceEstimator,
+) -> Result<Option<Solver>> {
+    if let Sampler::FlowMap(_) = sampler {
+        if sampler.label() != density.label() {
+            bail!(
+                "`{}` is not the log-density of the samples of `{}`; expected `{1}` as the density \
+                 too",
+                density.label(),
+                sampler.label()
+            );
+        }
+        return Ok(None);
+    }
+    check_estimator_supported(model, density)?;
+    if !density.needs_solver() {
+        bail!(
+            "`{}` has steps of its own, and not those of the sampler `{}`; expected an estimator of \
+             the divergence, such as `exact`",
+            density.label(),
+            sampler.label()
+        );
+    }
+    let solver = sampler.density_solver(&SamplerContext::for_model(model));
+    solver.map(Some).map_err(|e| anyhow!(e))
 }
 
 impl WorkKind for SampleWork {
@@ -46,7 +88,13 @@ impl WorkKind for SampleWork {
     }
 
     fn cost(&self, prepared: &PreparedPlan) -> TrialCost {
-        let context = SamplerContext::for_model(&prepared.models[self.model]);
+        let model = &prepared.models[self.model];
+        if let Some(density) = &self.density
+            && let Ok(Some(solver)) = sample_density_solver(model, &self.sampler, density)
+        {
+            return path_cost(model, &solver, std::slice::from_ref(density), self.count);
+        }
+        let context = SamplerContext::for_model(model);
         let (each, rows) = (self.sampler.cost(&context), self.count as u64);
         let calls = prepared.models[self.model].most_calls();
         TrialCost {
@@ -70,6 +118,9 @@ impl WorkKind for SampleWork {
             .check(&SamplerContext::for_model(model))
             .map_err(|e| anyhow!(prefix_with_name(self.sampler.name(), e)))?;
         check_sampler_supported(model, &self.sampler)?;
+        if let Some(density) = &self.density {
+            sample_density_solver(model, &self.sampler, density)?;
+        }
         self.noise.map_or(Ok(()), |noise| {
             check_sample_end(prepared, noise, self.first.checked_add(self.count))
         })
@@ -81,6 +132,10 @@ impl WorkKind for SampleWork {
 
     fn samples_per_unit(&self) -> usize {
         self.sampler.population().unwrap_or(1).max(1)
+    }
+
+    fn estimators(&self) -> Vec<DivergenceEstimator> {
+        self.density.iter().cloned().collect()
     }
 
     fn samplers(&self) -> Vec<Sampler> {

@@ -116,19 +116,19 @@ fn histogram_figure<'a>(
 }
 
 /// Bins of equal width.
-struct HistogramBins {
+pub(super) struct HistogramBins {
     /// The lower end of the first bin.
-    low: f64,
-    width: f64,
-    count: usize,
+    pub low: f64,
+    pub width: f64,
+    pub count: usize,
     /// Whether some values lie outside the bins.
-    clipped: bool,
+    pub clipped: bool,
 }
 
 impl HistogramBins {
     /// At most 80 bins over the values of all estimators, with the width of Freedman and Diaconis.
     /// Far outliers lie outside the bins. `None` without values.
-    fn from_values(sets: &[Vec<f64>]) -> Option<HistogramBins> {
+    pub(super) fn from_values(sets: &[Vec<f64>]) -> Option<HistogramBins> {
         let mut all: Vec<f64> = sets
             .iter()
             .flatten()
@@ -181,13 +181,30 @@ impl HistogramBins {
 
     /// The corners of the histogram's outline, from left to right.
     fn outline(&self, counts: &[usize]) -> Vec<(f64, f64)> {
+        let heights: Vec<f64> = counts.iter().map(|n| *n as f64).collect();
+        self.outline_of_heights(&heights)
+    }
+
+    /// The sum of the weights of the values in each bin, which count as in
+    /// [`HistogramBins::counts`].
+    pub(super) fn weight_sums(&self, pairs: impl Iterator<Item = (f64, f64)>) -> Vec<f64> {
+        let mut sums = vec![0.0; self.count];
+        for (value, weight) in pairs.filter(|(value, _)| !value.is_nan()) {
+            let bin = ((value - self.low) / self.width).clamp(0.0, self.count as f64 - 1.0);
+            sums[bin as usize] += weight;
+        }
+        sums
+    }
+
+    /// The corners of the outline of bins with these heights, from left to right.
+    pub(super) fn outline_of_heights(&self, heights: &[f64]) -> Vec<(f64, f64)> {
         let edge = |i: usize| self.low + self.width * i as f64;
-        let steps = counts.iter().enumerate();
-        let steps = steps.flat_map(|(i, &n)| [(edge(i), n as f64), (edge(i + 1), n as f64)]);
+        let steps = heights.iter().enumerate();
+        let steps = steps.flat_map(|(i, &n)| [(edge(i), n), (edge(i + 1), n)]);
         let ends = [(edge(0), 0.0)]
             .into_iter()
             .chain(steps)
-            .chain([(edge(counts.len()), 0.0)]);
+            .chain([(edge(heights.len()), 0.0)]);
         ends.collect()
     }
 }

@@ -13,6 +13,7 @@ mod gamma;
 mod histogram;
 mod metrics;
 mod scatter;
+mod weights;
 
 use anyhow::{Context, Result};
 
@@ -40,7 +41,7 @@ pub(super) struct CaptionedFigure<'a> {
 type FigureBuilder = for<'a> fn(&ReportView<'a>) -> Vec<CaptionedFigure<'a>>;
 
 /// All kinds of figures, in their order within a model's section of the page.
-const FIGURE_BUILDERS: [FigureBuilder; 10] = [
+const FIGURE_BUILDERS: [FigureBuilder; 11] = [
     bias::bias_figures,
     frontier::frontier_figures,
     budget::budget_figures,
@@ -51,15 +52,33 @@ const FIGURE_BUILDERS: [FigureBuilder; 10] = [
     gallery::gallery_figures,
     gamma::gamma_figures,
     metrics::metric_figures,
+    weights::weight_figures,
 ];
+
+/// Draws the figures of importance weights alone.
+///
+/// # Errors
+/// Fails if a figure cannot be drawn.
+pub(super) fn render_weight_figures(view: &ReportView) -> Result<Vec<Figure>> {
+    let drawn = render_with(view, &[weights::weight_figures])?;
+    Ok(drawn.into_iter().map(|(_, figure)| figure).collect())
+}
 
 /// Draws every figure of every model. Each figure comes with its model's name.
 ///
 /// # Errors
 /// Fails if a figure cannot be drawn.
 pub(super) fn render_figures<'a>(view: &ReportView<'a>) -> Result<Vec<(&'a str, Figure)>> {
+    render_with(view, &FIGURE_BUILDERS)
+}
+
+/// Draws the figures of some kinds, with unique names.
+fn render_with<'a>(
+    view: &ReportView<'a>,
+    builders: &[FigureBuilder],
+) -> Result<Vec<(&'a str, Figure)>> {
     let mut rendered: Vec<(&str, Figure)> = vec![];
-    for figure in FIGURE_BUILDERS.iter().flat_map(|describe| describe(view)) {
+    for figure in builders.iter().flat_map(|describe| describe(view)) {
         let name = unused_figure_name(&slug(&figure.stem), &rendered);
         let (svg, png) =
             plot::render_figure(&figure.spec).with_context(|| format!("figure {name}"))?;

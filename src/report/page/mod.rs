@@ -11,6 +11,7 @@ mod flow_maps;
 mod frontier;
 mod reading_guide;
 mod results;
+mod reweight;
 mod setup;
 mod stein;
 mod summary;
@@ -136,6 +137,8 @@ fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
                 }
                 (flow_maps::flow_map_tables(view, model))
                 (stein::stein_section(view, model))
+                (reweight::mass_section(view, model))
+                (reweight::reweight_section(view, model))
                 (results::metrics_table(view, model))
                 (results::contrasts_table(view, model))
             }
