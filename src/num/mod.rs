@@ -5,9 +5,11 @@ pub mod key;
 pub mod linalg;
 pub mod moments;
 pub mod npy;
+pub mod rank_tests;
 pub mod shape;
 pub mod source;
 pub mod stats;
+pub mod tails;
 
 /// `value` with `places` decimals and without a negative zero.
 pub fn format_decimals(value: f64, places: usize) -> String {
