@@ -43,10 +43,8 @@ impl RankStatistic for Sbc {
             .iter()
             .flat_map(|group| uniformity_statistics(group, self.bins))
             .collect();
-        if groups.len() > 1 {
-            let corrected = corrected_statistics(groups, &found);
-            found.extend(corrected);
-        }
+        let corrected = corrected_statistics(groups, &found);
+        found.extend(corrected);
         found
     }
 }

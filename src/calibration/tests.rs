@@ -340,8 +340,11 @@ fn draws_that_are_not_finite_give_no_rank() {
     for test in CalibrationTest::defaults() {
         let group = RankGroup::new(None, Vec::new(), 2, 3, Vec::new()).expect("no ranks");
         let rows = test.statistics(&[group], key);
-        assert_eq!(rows.len(), 1, "{}", test.name());
-        assert_eq!((rows[0].n, rows[0].failed, rows[0].value), (0, 3, None));
+        for row in &rows {
+            assert_eq!((row.n, row.failed, row.value, row.p), (0, 3, None, None));
+            assert_eq!(row.statistic, "ecdf", "{}", test.name());
+        }
+        assert!(!rows.is_empty(), "{}", test.name());
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod architecture;
 mod auto_steps;
+mod calibration;
 mod card_from;
 mod cards;
 mod cli;

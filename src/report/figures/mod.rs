@@ -5,6 +5,7 @@
 
 mod bias;
 mod budget;
+mod calibration;
 mod density;
 mod divergence;
 mod frontier;
@@ -40,7 +41,7 @@ pub(super) struct CaptionedFigure<'a> {
 type FigureBuilder = for<'a> fn(&ReportView<'a>) -> Vec<CaptionedFigure<'a>>;
 
 /// All kinds of figures, in their order within a model's section of the page.
-const FIGURE_BUILDERS: [FigureBuilder; 10] = [
+const FIGURE_BUILDERS: [FigureBuilder; 11] = [
     bias::bias_figures,
     frontier::frontier_figures,
     budget::budget_figures,
@@ -51,6 +52,7 @@ const FIGURE_BUILDERS: [FigureBuilder; 10] = [
     gallery::gallery_figures,
     gamma::gamma_figures,
     metrics::metric_figures,
+    calibration::calibration_figures,
 ];
 
 /// Draws every figure of every model. Each figure comes with its model's name.

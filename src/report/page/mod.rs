@@ -5,6 +5,7 @@
 //! are inserted unescaped.
 
 mod budget;
+mod calibration;
 mod comparison;
 mod conventions;
 mod flow_maps;
@@ -136,6 +137,7 @@ fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
                 }
                 (flow_maps::flow_map_tables(view, model))
                 (stein::stein_section(view, model))
+                (calibration::calibration_section(view, model))
                 (results::metrics_table(view, model))
                 (results::contrasts_table(view, model))
             }
