@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::calibration::CalibrationTest;
 use crate::dequantization::Dequantization;
 use crate::divergence::DivergenceEstimator;
 use crate::flow::grid::GridSpacing;
@@ -26,8 +27,9 @@ use crate::yaml::{Document, Fault, MapEntry, Node, Value};
 
 /// The config of a run: which log-likelihoods and which samples to measure, and how.
 ///
-/// At least one entry under `likelihood`, `samples`, `reweight` or `maps` is required. Paths are relative to
-/// the folder of the config; a path that does not exist there is relative to the current folder.
+/// At least one entry under `likelihood`, `samples`, `reweight`, `maps` or `calibration` is required.
+/// Paths are relative to the folder of the config; a path that does not exist there is relative to
+/// the current folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -71,6 +73,77 @@ pub struct Config {
     /// Flow maps to check: one entry per map.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub maps: Vec<MapsEntry>,
+    /// Posteriors to check: one entry per conditional model, with observations whose true parameters
+    /// are known.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    #[schemars(schema_with = "any_of_schema::<CalibrationEntry, Vec<CalibrationEntry>>")]
+    pub calibration: Vec<CalibrationEntry>,
+}
+
+/// A check of one conditional model as a posterior: the ranks of true parameters among draws under
+/// the observations that they gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationEntry {
+    /// The model card.
+    pub model: PathBuf,
+    /// The true parameters, one row per observation: parameters from the prior.
+    pub data: PathBuf,
+    /// The observations, as values of the card's conditions by name: a file with one observation for
+    /// each row of `data`, or any other value of a condition. Default: the card has no conditions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, Option<ConditionSource>>,
+    /// The scale of guidance, `{scale: 1.5, interval: [0.3, 5]}`, or a list of these, which makes an
+    /// entry of each. Default: the guidance of the card.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    #[schemars(schema_with = "any_of_schema::<GuidanceSetting, Vec<GuidanceSetting>>")]
+    pub guidance: Vec<GuidanceSetting>,
+    /// The order of the axes of the data if it differs from the card's, one letter per axis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<AxisLayout>,
+    /// The number of observations, taken from the beginning of the data. Default: all observations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// The number of draws per observation. Default: 1000.
+    #[serde(default = "default_draws_per_observation")]
+    pub draws: usize,
+    /// The sampler of the draws.
+    pub sampler: Sampler,
+    /// The estimator of the log-densities of draws and true parameters, which the test `coverage`
+    /// ranks. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub density: Option<DivergenceEstimator>,
+    /// The solver of the log-densities. Default: the first of `solvers` of the whole run, or `dopri5`
+    /// if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub solver: Option<Solver>,
+    /// The tests. Default: `sbc` and `tarp`, and `coverage` if `density` is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests: Option<Vec<CalibrationTest>>,
+}
+
+fn default_draws_per_observation() -> usize {
+    1000
+}
+
+/// The number of draws of a trial of calibration for each sample of `chunk`. Draws are cheaper than
+/// log-likelihoods with Jacobian products.
+const DRAWS_PER_CHUNK_SAMPLE: usize = 128;
+
+impl CalibrationEntry {
+    /// The number of observations of one trial, at least 1: so many that a trial has about 128 times
+    /// `chunk` draws.
+    pub fn observations_per_trial(&self, chunk: usize) -> usize {
+        (chunk.saturating_mul(DRAWS_PER_CHUNK_SAMPLE) / self.draws.max(1)).max(1)
+    }
 }
 
 /// A check of one flow map: the residuals, on data, of identities that hold for a true flow map.
@@ -564,17 +637,18 @@ impl ConfigFile {
         if let Err(message) = check_plain_name(&config.name) {
             fault("name".to_owned(), message);
         }
-        let lists = ["likelihood", "samples", "reweight", "maps"];
+        let lists = ["likelihood", "samples", "reweight", "maps", "calibration"];
         if config.likelihood.is_empty()
             && config.samples.is_empty()
             && config.reweight.is_empty()
             && config.maps.is_empty()
+            && config.calibration.is_empty()
             && !lists.iter().any(|key| self.has_fault_near(key))
         {
             fault(
                 String::new(),
                 "there is nothing to measure; \
-                 expected entries under `likelihood`, `samples`, `reweight` or `maps`"
+                 expected entries under `likelihood`, `samples`, `reweight`, `maps` or `calibration`"
                     .to_owned(),
             );
         }
@@ -682,6 +756,15 @@ impl ConfigFile {
                 fault(at("energy_scale"), message);
             }
         }
+        for (i, entry) in config.calibration.iter().enumerate() {
+            let at = |key: &str| format!("calibration.{i}.{key}");
+            if entry.samples == Some(0) {
+                fault(at("samples"), "0, expected at least 1".to_owned());
+            }
+            if entry.tests.as_ref().is_some_and(Vec::is_empty) {
+                fault(at("tests"), "none, expected at least one".to_owned());
+            }
+        }
         for (i, entry) in config.samples.iter().enumerate() {
             let at = |key: &str| format!("samples.{i}.{key}");
             if entry.samplers.is_empty() {
@@ -717,7 +800,10 @@ fn name_with_overrides(parts: impl Iterator<Item = String>) -> String {
 /// What a file is if it has the keys of another kind of file; `None` if it may be a config.
 fn explain_other_file(root: &Node) -> Option<String> {
     let has = |key: &str| root.get(key).is_some();
-    if has("likelihood") || has("samples") || has("reweight") || has("maps") {
+    if ["likelihood", "samples", "reweight", "maps", "calibration"]
+        .iter()
+        .any(|key| has(key))
+    {
         return None;
     }
     if has("network") || (has("shape") && has("path")) {

@@ -3,6 +3,7 @@
 
 mod auto_steps;
 mod budget;
+mod calibration;
 mod contrast;
 mod density;
 mod features;

@@ -46,6 +46,7 @@ macro_rules! errln {
 }
 
 mod budget;
+pub mod calibration;
 pub mod cli;
 mod config;
 mod convention;

@@ -19,6 +19,7 @@ use crate::solve::Solver;
 mod artifact_paths;
 mod auto_steps;
 mod builder;
+mod calibration;
 mod capabilities;
 mod conditions;
 mod cost;

@@ -12,7 +12,7 @@ use crate::num::format_decimals;
 use crate::output::{check_output_folder, write_atomic};
 use crate::plan::{Plan, PlanFile, PlannedModel};
 use crate::report::{self, DataFacts, Facts, ModelFacts};
-use crate::rows::{SummaryRow, Tables};
+use crate::rows::{CalibrationRow, SummaryRow, Tables};
 use crate::table;
 
 mod side_by_side;
@@ -27,9 +27,12 @@ pub(crate) struct RunResults {
 }
 
 impl RunResults {
-    /// The number of samples without a log-likelihood, added up over all estimators.
+    /// The number of samples without a log-likelihood, added up over all estimators, and of ranks that
+    /// are missing.
     pub(crate) fn failed_rows(&self) -> usize {
-        self.tables.summary.iter().map(|s| s.failed).sum()
+        let unranked = self.tables.ranks.iter().filter(|row| row.rank.is_none());
+        let failed: usize = self.tables.summary.iter().map(|s| s.failed).sum();
+        failed + unranked.count()
     }
 
     /// The summary as text for a terminal.
@@ -80,8 +83,26 @@ impl RunResults {
                 format_decimals(row.value, 4)
             );
         }
+        for row in self.tables.calibration.iter().filter(|row| is_overall(row)) {
+            let number = |value: Option<f64>| value.map_or("–".to_owned(), format_small);
+            out += &format!(
+                "\n{} {}: {} {} {}, p = {}",
+                row.model,
+                row.sampler,
+                row.test,
+                row.statistic,
+                number(row.value),
+                number(row.p)
+            );
+        }
         out + "\n"
     }
+}
+
+/// Whether a statistic of calibration is shown on the terminal: those that speak of all parameters.
+fn is_overall(row: &CalibrationRow) -> bool {
+    ["ecdf", "dispersion"].contains(&row.statistic.as_str())
+        && ["", "all"].contains(&row.parameter.as_str())
 }
 
 /// The headings of the columns of the summary on the terminal.

@@ -671,6 +671,80 @@ pub struct SteinRow {
     pub bits_per_dim_stderr: Option<f64>,
 }
 
+/// `calibration.csv`: one statistic of a test of calibration, over all observations.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationRow {
+    pub model: String,
+    /// The file with the true parameters.
+    pub dataset: String,
+    pub sampler: String,
+    /// The estimator of the log-densities; empty if the test needs none.
+    pub estimator: String,
+    /// The solver of the log-densities; empty if the test or the estimator needs none.
+    pub solver: String,
+    /// The test: `sbc`, `tarp` or `coverage`, with the parameters that are not its defaults.
+    pub test: String,
+    /// The index of the parameter, from 0; `all` for the smallest p-value over the parameters, times
+    /// their number; empty if the test is one of all parameters together.
+    pub parameter: String,
+    /// The statistic: `ecdf`, `chi-square`, `dispersion`, `location`, `ks`, `coverage`, `area` or
+    /// `log-density`.
+    pub statistic: String,
+    /// The credibility of a point of a curve, the statistic `coverage`.
+    pub level: Option<f64>,
+    /// The number of observations with a rank.
+    pub n: usize,
+    /// The number of observations without a rank; they are excluded.
+    pub failed: usize,
+    /// The number of draws per observation.
+    pub draws: usize,
+    pub value: Option<f64>,
+    /// The standard error of `value` over observations.
+    pub stderr: Option<f64>,
+    /// The lower end of the 95 % confidence interval of `value`.
+    pub low: Option<f64>,
+    /// The upper end of the 95 % confidence interval of `value`.
+    pub high: Option<f64>,
+    /// The p-value under a calibrated model.
+    pub p: Option<f64>,
+    /// The guidance of the velocity; see [`SummaryRow::guidance`]. The column is left out if no row
+    /// has one.
+    #[serde(default)]
+    pub guidance: String,
+}
+
+/// `ranks.csv`: the rank of one number of an observation's true parameters among the draws.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RankRow {
+    pub model: String,
+    pub dataset: String,
+    pub sampler: String,
+    /// The estimator of the log-densities; empty if the test needs none.
+    pub estimator: String,
+    /// The solver of the log-densities; empty if the test or the estimator needs none.
+    pub solver: String,
+    /// The test; see [`CalibrationRow::test`].
+    pub test: String,
+    /// The index of the parameter, from 0; absent if the rank is one of all parameters together.
+    pub parameter: Option<usize>,
+    /// The index of the observation, from 0.
+    pub sample: usize,
+    /// The number of draws.
+    pub draws: usize,
+    /// The number of draws below the true value, with a random place among equal ones. Absent if
+    /// `status` is not `ok`.
+    pub rank: Option<usize>,
+    /// The number of draws that are equal to the true value.
+    pub ties: usize,
+    /// The ranked number of the true parameters: the parameter, the log-density in nats, or the
+    /// distance from the reference point in widths of the parameters' box.
+    pub value: Option<f64>,
+    /// The standard error of a log-density over probes; absent if it is exact.
+    pub stderr: Option<f64>,
+    /// `ok`, or why a draw or a log-density is missing.
+    pub status: Status,
+}
+
 /// `profile.csv`: the divergence of dx/dt at one node of one sample's path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProfileRow {
@@ -871,6 +945,8 @@ tables! {
         profile: ProfileRow,
         density: DensityRow,
         steps: StepRow,
+        calibration: CalibrationRow,
+        ranks: RankRow,
     }
     shown: { galleries: Gallery, }
 }

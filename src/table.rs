@@ -18,6 +18,7 @@ use crate::rows::{LikelihoodRow, RefinedRow, StepRow, Tables};
 
 mod budget_rows;
 mod by_condition;
+mod calibration;
 mod contrast;
 mod conventions;
 mod density;
@@ -44,6 +45,8 @@ struct CollectedRows {
     /// What each estimator averages over, and how many of them.
     averaging: AveragingCounts,
     sampling_costs: sample::SamplingCosts,
+    /// The tests behind the ranks of calibration.
+    calibration_tests: calibration::TestsByLabel,
     /// The trajectory of a solver or of a few-step estimator, by its label.
     trajectories: BTreeMap<String, Option<String>>,
 }
@@ -109,6 +112,7 @@ pub(crate) fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<T
         references,
         refined,
         averaging,
+        calibration_tests,
         trajectories,
         ..
     } = collected;
@@ -127,6 +131,9 @@ pub(crate) fn load_tables(plan: &Plan, directories: &[RunDirectory]) -> Result<T
         };
         row.trajectory = trajectories.get(label).cloned().flatten();
     }
+    calibration::sort_ranks(&mut tables.ranks);
+    tables.calibration =
+        calibration::calibration_rows(&tables.ranks, &calibration_tests, plan.seed)?;
     set_guidance(plan, &mut tables);
     tables.reweight = reweight::reweight_rows(&tables.weights)?;
     tables.conditions = by_condition::condition_rows(plan, &likelihoods);
@@ -159,6 +166,9 @@ fn set_guidance(plan: &Plan, tables: &mut Tables) {
         row.guidance = label(&row.model);
     }
     for row in &mut tables.metrics {
+        row.guidance = label(&row.model);
+    }
+    for row in &mut tables.calibration {
         row.guidance = label(&row.model);
     }
 }

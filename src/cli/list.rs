@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde_json::Value as Json;
 
 use super::Exit;
+use crate::calibration::CalibrationTest;
 use crate::config::{DensityGrid, ErrorBudgetSetting};
 use crate::convention;
 use crate::dequantization::Dequantization;
@@ -40,6 +41,7 @@ impl ListArgs {
         print_kinds::<GridSpacing>("grids and schedules");
         print_kinds::<Sampler>("samplers");
         print_kinds::<Metric>("metrics");
+        print_kinds::<CalibrationTest>("calibration tests");
         print_kinds::<Dequantization>("dequantizations");
         outln!("conventions");
         convention::CONVENTIONS

@@ -51,16 +51,19 @@ pub fn states_of_samples(
 }
 
 impl Executor<'_> {
-    /// Compares each model of the likelihoods among `trials` with its data, and prints a line on
-    /// standard error for each card that disagrees, or that no reading makes sense of.
+    /// Compares each model of the likelihoods and of calibration among `trials` with its data, and
+    /// prints a line on standard error for each card that disagrees, or that no reading makes sense
+    /// of.
     ///
     /// A check that is not possible is left out: its reason is found by the trials themselves.
     pub fn warn_about_wrong_cards(&self, trials: &[&Trial]) {
         let mut pairs: BTreeSet<(usize, usize)> = BTreeSet::new();
         for trial in trials {
-            if let TrialWork::Likelihood(work) = &trial.work {
-                pairs.insert((work.model, work.data));
-            }
+            match &trial.work {
+                TrialWork::Likelihood(work) => pairs.insert((work.model, work.data)),
+                TrialWork::Calibration(work) => pairs.insert((work.model, work.data)),
+                _ => false,
+            };
         }
         for (model, data) in pairs {
             let (model, data) = (&self.prepared.models[model], &self.prepared.data[data]);

@@ -90,6 +90,12 @@ pub enum Purpose {
     Control = 51,
     /// The noise that is added to data to check what a card says of its network.
     Reading = 61,
+    /// The places of ranks among equal draws.
+    RankTie = 71,
+    /// The reference points of TARP.
+    ReferencePoint = 72,
+    /// Resamples of observations with replacement.
+    Resample = 73,
 }
 
 /// The distribution of a probe z. Every distribution satisfies `E[z zᵀ] = I`.

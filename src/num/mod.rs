@@ -8,9 +8,11 @@ pub mod linalg;
 pub mod moments;
 pub mod npy;
 pub mod pareto;
+pub mod rank_tests;
 pub mod shape;
 pub mod source;
 pub mod stats;
+pub mod tails;
 
 /// `value` with `places` decimals and without a negative zero.
 pub fn format_decimals(value: f64, places: usize) -> String {

@@ -110,6 +110,11 @@ fn build_plan<'a>(
     for (i, entry) in config.maps.iter().enumerate() {
         builder.add_maps_entry(&format!("maps.{i}"), entry);
     }
+    for (i, entry) in config.calibration.iter().enumerate() {
+        for setting in model_settings(&entry.conditions, &entry.guidance) {
+            builder.add_calibration_entry(&format!("calibration.{i}"), entry, &setting);
+        }
+    }
     let faults = std::mem::take(&mut builder.faults);
     written.reject_faults(faults)?;
     written.reject_faults(check_references(&builder.prepared.plan))?;
@@ -290,7 +295,7 @@ impl PlanBuilder<'_> {
     ///
     /// # Errors
     /// Fails if one has another number of values.
-    fn check_conditions(&self, model: usize, data: usize) -> Result<()> {
+    pub(super) fn check_conditions(&self, model: usize, data: usize) -> Result<()> {
         let (model, data) = (&self.prepared.models[model], &self.prepared.data[data]);
         check_condition_lengths(
             &model.conditions,

@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::rows::{
-    BoundKind, BudgetRow, ConventionRow, DensityRow, EstimateKind, FrontierRow, Gallery, MassRow,
-    MetricRow, PairRow, ProfileRow, ReweightRow, SampleLikelihoodRow, Status, SteinRow, StepRow,
-    SummaryRow, WeightRow,
+    BoundKind, BudgetRow, CalibrationRow, ConventionRow, DensityRow, EstimateKind, FrontierRow,
+    Gallery, MassRow, MetricRow, PairRow, ProfileRow, RankRow, ReweightRow, SampleLikelihoodRow,
+    Status, SteinRow, StepRow, SummaryRow, WeightRow,
 };
 
 const ESTIMATORS: [(&str, EstimateKind); 3] = [
@@ -252,6 +252,41 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         test("x[0]", Some(-5.0)),
         test("bias", None),
     ]);
+    let calibration = |test: &str, parameter: &str, statistic: &str, level| CalibrationRow {
+        model: name("moons"),
+        dataset: name("theta.npy"),
+        sampler: name("heun"),
+        test: name(test),
+        parameter: parameter.into(),
+        statistic: statistic.into(),
+        level,
+        n: samples,
+        draws: 9,
+        value: Some(0.4),
+        stderr: Some(0.05),
+        low: Some(0.3),
+        high: Some(0.5),
+        p: Some(0.01),
+        ..CalibrationRow::default()
+    };
+    tables.calibration.extend([
+        calibration("sbc", "0", "ecdf", None),
+        calibration("sbc", "all", "dispersion", None),
+        calibration("tarp", "", "coverage", Some(0.5)),
+        calibration("tarp", "", "area", None),
+    ]);
+    tables.ranks.extend((0..samples).map(|i| RankRow {
+        model: name("moons"),
+        dataset: name("theta.npy"),
+        sampler: name("heun"),
+        test: name("sbc"),
+        parameter: Some(0),
+        sample: i,
+        draws: 9,
+        rank: Some(i % 10),
+        value: Some(0.1),
+        ..RankRow::default()
+    }));
     let points = |n: usize| {
         (0..n)
             .map(|i| vec![(i as f64).sin(), (i as f64).cos()])
@@ -406,6 +441,7 @@ fn every_kind_of_row_has_its_figure() {
         "gamma-moons-heun-clipped",
         "metrics-moons",
         "weights-moons",
+        "calibration-moons",
     ];
     assert_eq!(names(&report), all);
     for figure in &report.figures {
@@ -421,7 +457,7 @@ fn every_kind_of_row_has_its_figure() {
 #[test]
 fn figure_is_omitted_without_its_columns() {
     let full = || tables(6, plain);
-    let cases: [(&str, Tables); 9] = [
+    let cases: [(&str, Tables); 10] = [
         (
             "scatter-moons histogram-moons",
             Tables {
@@ -454,6 +490,13 @@ fn figure_is_omitted_without_its_columns() {
             "gallery-moons-heun",
             Tables {
                 galleries: vec![],
+                ..full()
+            },
+        ),
+        (
+            "calibration-moons",
+            Tables {
+                calibration: vec![],
                 ..full()
             },
         ),
@@ -568,7 +611,12 @@ fn names_with_equal_slugs_keep_separate_files() {
     });
     tables.metrics.extend(others);
     let report = build_report(&tables, &facts(plain)).unwrap();
-    let last = ["metrics-moons", "metrics-moons-2", "weights-moons"];
+    let last = [
+        "metrics-moons",
+        "metrics-moons-2",
+        "weights-moons",
+        "calibration-moons",
+    ];
     assert!(names(&report).ends_with(&last));
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Facts;
 use super::palette::{self, MarkerStyle};
 use super::text::{sanitize_line, shorten};
-use crate::rows::{SampleLikelihoodRow, SummaryRow, Tables};
+use crate::rows::{CalibrationRow, RankRow, SampleLikelihoodRow, SummaryRow, Tables};
 
 /// The longest name of an estimator in a figure, in characters.
 const MAX_NAME_CHARS: usize = 32;
@@ -158,6 +158,62 @@ impl<'a> ReportView<'a> {
     }
 }
 
+/// The tests of calibration on one set of draws.
+pub(super) struct CalibrationGroup<'a> {
+    pub model: &'a str,
+    pub dataset: &'a str,
+    pub sampler: &'a str,
+    /// The number of draws per observation.
+    pub draws: usize,
+    /// The labels of the tests, in the order of the rows.
+    pub tests: Vec<&'a str>,
+}
+
+impl CalibrationGroup<'_> {
+    /// Whether a statistic belongs to this group.
+    pub(super) fn holds(&self, row: &CalibrationRow) -> bool {
+        let key = (
+            &row.model[..],
+            &row.dataset[..],
+            &row.sampler[..],
+            row.draws,
+        );
+        key == (self.model, self.dataset, self.sampler, self.draws)
+    }
+
+    /// Whether a rank belongs to this group.
+    pub(super) fn holds_ranks(&self, row: &RankRow) -> bool {
+        let key = (
+            &row.model[..],
+            &row.dataset[..],
+            &row.sampler[..],
+            row.draws,
+        );
+        key == (self.model, self.dataset, self.sampler, self.draws)
+    }
+}
+
+impl<'a> ReportView<'a> {
+    /// The groups of calibration in the order of their first appearance.
+    pub(super) fn calibration_groups(&self) -> Vec<CalibrationGroup<'a>> {
+        let mut groups: Vec<CalibrationGroup> = Vec::new();
+        for row in &self.tables.calibration {
+            match groups.iter_mut().find(|group| group.holds(row)) {
+                Some(group) if group.tests.contains(&row.test.as_str()) => {}
+                Some(group) => group.tests.push(&row.test),
+                None => groups.push(CalibrationGroup {
+                    model: &row.model,
+                    dataset: &row.dataset,
+                    sampler: &row.sampler,
+                    draws: row.draws,
+                    tests: vec![&row.test],
+                }),
+            }
+        }
+        groups
+    }
+}
+
 impl<'a> ComparisonGroup<'a> {
     /// The samples of one estimator that have a finite log-likelihood.
     pub(super) fn samples(
@@ -229,6 +285,7 @@ fn models_in_order<'a>(tables: &'a Tables, facts: &'a Facts) -> Vec<&'a str> {
         .chain(tables.mass.iter().map(|row| row.model.as_str()))
         .chain(tables.reweight.iter().map(|row| row.model.as_str()))
         .chain(tables.weights.iter().map(|row| row.model.as_str()))
+        .chain(tables.calibration.iter().map(|row| row.model.as_str()))
         .chain(
             tables
                 .galleries

@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["likelihood", "features", "stein"],
     &[
         "metric",
+        "calibration",
         "lattice",
         "convention",
         "dequantization",

@@ -11,6 +11,7 @@
 mod architecture;
 mod auto_steps;
 mod bounds;
+mod calibration;
 mod card_from;
 mod cards;
 mod centred;

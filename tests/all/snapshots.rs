@@ -109,6 +109,8 @@ fn headers_of_every_table() {
         ("profile", header(&tables.profile)),
         ("density", header(&tables.density)),
         ("steps", header(&tables.steps)),
+        ("calibration", header(&tables.calibration)),
+        ("ranks", header(&tables.ranks)),
     ];
     let files = tables.files().expect("no rows");
     let all: Vec<&str> = files.iter().map(|(name, _)| *name).collect();

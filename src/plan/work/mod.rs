@@ -16,6 +16,7 @@ use crate::progress::Workload;
 use crate::sample::Sampler;
 
 mod budget;
+mod calibration;
 mod contrast;
 mod density;
 mod likelihood;
@@ -30,6 +31,7 @@ mod statistics;
 mod stein;
 
 pub use budget::BudgetWork;
+pub use calibration::{CalibrationDensity, CalibrationWork, MAX_CALIBRATION_DRAWS};
 pub use contrast::ContrastWork;
 pub use density::DensityWork;
 pub use likelihood::{LikelihoodWork, ReferenceEstimate};
@@ -212,6 +214,8 @@ work_kinds! { $;
     "reweight" => Reweight(ReweightWork);
     /// The statistics of samples, or of floor data, against reference data.
     "metrics" => Metrics(MetricsWork);
+    /// The ranks of true parameters among draws under a range of observations.
+    "calibration" => Calibration(CalibrationWork);
 }
 
 /// The name of the extractor behind statistics, `raw` if they are of the numbers themselves.

@@ -5,6 +5,7 @@
 
 mod bias;
 mod budget;
+mod calibration;
 mod density;
 mod divergence;
 mod frontier;
@@ -41,7 +42,7 @@ pub(super) struct CaptionedFigure<'a> {
 type FigureBuilder = for<'a> fn(&ReportView<'a>) -> Vec<CaptionedFigure<'a>>;
 
 /// All kinds of figures, in their order within a model's section of the page.
-const FIGURE_BUILDERS: [FigureBuilder; 11] = [
+const FIGURE_BUILDERS: [FigureBuilder; 12] = [
     bias::bias_figures,
     frontier::frontier_figures,
     budget::budget_figures,
@@ -53,6 +54,7 @@ const FIGURE_BUILDERS: [FigureBuilder; 11] = [
     gamma::gamma_figures,
     metrics::metric_figures,
     weights::weight_figures,
+    calibration::calibration_figures,
 ];
 
 /// Draws the figures of importance weights alone.

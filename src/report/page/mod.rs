@@ -5,6 +5,7 @@
 //! are inserted unescaped.
 
 mod budget;
+mod calibration;
 mod comparison;
 mod conventions;
 mod flow_maps;
@@ -139,6 +140,7 @@ fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
                 (stein::stein_section(view, model))
                 (reweight::mass_section(view, model))
                 (reweight::reweight_section(view, model))
+                (calibration::calibration_section(view, model))
                 (results::metrics_table(view, model))
                 (results::contrasts_table(view, model))
             }

@@ -8,6 +8,7 @@ use crate::report::view::ReportView;
 /// The definitions, in the order in which a reader needs them.
 pub(super) fn reading_guide_section(view: &ReportView) -> Markup {
     let samples = !view.tables.metrics.is_empty();
+    let calibration = !view.tables.calibration.is_empty();
     html! {
         section #reading {
             h2 { "How to read these numbers" }
@@ -103,6 +104,16 @@ pub(super) fn reading_guide_section(view: &ReportView) -> Markup {
                         i { "data against data" } ". Features other than those of the usual "
                         "Inception network give numbers that are not comparable with published "
                         "FIDs."
+                    }
+                }
+                @if calibration {
+                    dt { "Calibration" }
+                    dd {
+                        "For each observation with known parameters, the true value is ranked among "
+                        "draws under that observation. Uniform ranks are necessary for a posterior, "
+                        "not sufficient: draws from the prior have uniform ranks of every parameter "
+                        "too. Brackets are 95 % intervals over observations: binomial for "
+                        i { "coverage" } ", and by resampled observations for " i { "tarp" } "."
                     }
                 }
                 dt { "Failed samples" }

@@ -1,0 +1,216 @@
+//! Calibration of posteriors: the tests of ranks, and the coverage at a few credibilities.
+
+use maud::{Markup, html};
+
+use crate::calibration::STATISTICS;
+use crate::report::number_format::{
+    ABSENT, format_count, format_fixed, format_significant, format_with_error,
+};
+use crate::report::text::sanitize_line;
+use crate::report::view::{CalibrationGroup, ReportView};
+use crate::rows::CalibrationRow;
+
+/// The largest number of parameters that the table of a test shows.
+const MAX_PARAMETERS: usize = 32;
+/// The statistics that the table shows with their p-values, in the order of its columns.
+const SHOWN_TESTS: [&str; 2] = ["ecdf", "chi-square"];
+/// The statistics that the table shows with their errors and p-values.
+const SHOWN_MOMENTS: [&str; 2] = ["dispersion", "location"];
+/// The credibilities of the table of coverage.
+const SHOWN_LEVELS: [f64; 4] = [0.5, 0.8, 0.9, 0.95];
+
+/// The tests of every dataset, sampler and number of draws of a model.
+pub(super) fn calibration_section(view: &ReportView, model: &str) -> Markup {
+    let groups = view.calibration_groups();
+    html! {
+        @for group in groups.iter().filter(|group| group.model == model) {
+            h4 {
+                "Calibration of the posterior"
+                span.solver {
+                    (sanitize_line(group.dataset)) ", " (sanitize_line(group.sampler)) ", "
+                    (format_count(group.draws as f64)) " draws each"
+                }
+            }
+            @let rows: Vec<&CalibrationRow> =
+                view.tables.calibration.iter().filter(|row| group.holds(row)).collect();
+            (uniformity_table(group, &rows))
+            (coverage_table(group, &rows))
+        }
+    }
+}
+
+/// The statistic of that name for one test and parameter.
+fn find_row<'a>(
+    rows: &[&'a CalibrationRow],
+    test: &str,
+    parameter: &str,
+    statistic: &str,
+) -> Option<&'a CalibrationRow> {
+    let is = |row: &&&CalibrationRow| {
+        (
+            row.test.as_str(),
+            row.parameter.as_str(),
+            row.statistic.as_str(),
+        ) == (test, parameter, statistic)
+    };
+    rows.iter().find(is).copied()
+}
+
+/// The parameters of a test in the order of the rows, each once; the corrected ones come first.
+fn distinct_parameters<'a>(rows: &[&'a CalibrationRow], test: &str) -> Vec<&'a str> {
+    let mut found: Vec<&str> = Vec::new();
+    for row in rows.iter().filter(|row| row.test == test) {
+        if !found.contains(&row.parameter.as_str()) {
+            found.push(&row.parameter);
+        }
+    }
+    found.sort_by_key(|parameter| *parameter != "all");
+    found
+}
+
+/// The tests of uniform ranks: a row for each test and parameter.
+fn uniformity_table(group: &CalibrationGroup, rows: &[&CalibrationRow]) -> Markup {
+    let mut hidden = 0;
+    let lines: Vec<(&str, &str)> = (group.tests.iter())
+        .flat_map(|test| {
+            let parameters = distinct_parameters(rows, test);
+            hidden += parameters.len().saturating_sub(MAX_PARAMETERS + 1);
+            let shown = parameters.into_iter().take(MAX_PARAMETERS + 1);
+            shown
+                .map(|parameter| (*test, parameter))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    html! {
+        div.scroll { table {
+            thead { tr {
+                th { "Test" } th { "parameter" } th.n { "n" } th.n { "failed" }
+                @for name in SHOWN_TESTS {
+                    th.n title=(statistic_meaning(name)) { (name) } th.n { "p" }
+                }
+                @for name in SHOWN_MOMENTS {
+                    th.n title=(statistic_meaning(name)) { (name) " ± SE" } th.n { "p" }
+                }
+            } }
+            tbody { @for (test, parameter) in lines { tr {
+                @let of = |name: &str| find_row(rows, test, parameter, name);
+                th scope="row" { (sanitize_line(test)) }
+                td { (parameter_name(parameter)) }
+                td.n { (of("ecdf").map_or(ABSENT.into(), |row| format_count(row.n as f64))) }
+                td.n { (of("ecdf").map_or(ABSENT.into(), |row| format_count(row.failed as f64))) }
+                @for name in SHOWN_TESTS {
+                    td.n { (value_of(of(name))) }
+                    (p_cell(of(name)))
+                }
+                @for name in SHOWN_MOMENTS {
+                    td.n { @match of(name) {
+                        Some(row) => (format_with_error(row.value, row.stderr)),
+                        None => (ABSENT),
+                    } }
+                    (p_cell(of(name)))
+                }
+            } } }
+        } }
+        p.note {
+            "If the model is the posterior, all ranks are equally likely. Bold p-values are below "
+            "5 %. For " i { "all" } " parameters, p is the smallest one times the number of "
+            "parameters (Bonferroni), with the value behind it. "
+            @for (i, name) in SHOWN_TESTS.iter().chain(&SHOWN_MOMENTS).enumerate() {
+                @if i > 0 { "; " }
+                b { (name) } ": " (statistic_meaning(name))
+            }
+            "."
+            @if hidden > 0 {
+                " " (format_count(f64::from(u32::try_from(hidden).unwrap_or(u32::MAX))))
+                " more parameters are in " code { "calibration.csv" } "."
+            }
+        }
+    }
+}
+
+/// The coverage at a few credibilities, and the log-density of the true parameters.
+fn coverage_table(group: &CalibrationGroup, rows: &[&CalibrationRow]) -> Markup {
+    let curve = |test: &str| -> Vec<&CalibrationRow> {
+        let points = rows.iter().filter(|row| row.test == test);
+        points.filter(|row| row.level.is_some()).copied().collect()
+    };
+    let tests: Vec<&str> = (group.tests.iter().copied())
+        .filter(|test| !curve(test).is_empty())
+        .collect();
+    let near = |test: &str, level: f64| {
+        let gap = |row: &CalibrationRow| (row.level.unwrap_or(f64::INFINITY) - level).abs();
+        let points = curve(test).into_iter();
+        let nearest = points.min_by(|a, b| gap(a).total_cmp(&gap(b)));
+        nearest.filter(|row| gap(row) < 0.03)
+    };
+    html! { @if !tests.is_empty() {
+        div.scroll { table {
+            thead { tr {
+                th { "Coverage at credibility" }
+                @for level in SHOWN_LEVELS { th.n { (format_fixed(100.0 * level, 0)) " %" } }
+                th.n title=(statistic_meaning("area")) { "area ± SE" }
+                th.n title=(statistic_meaning("log-density")) { "log-density ± SE" }
+            } }
+            tbody { @for test in tests { tr {
+                th scope="row" { (sanitize_line(test)) }
+                @for level in SHOWN_LEVELS { td.n { @match near(test, level) {
+                    Some(row) => (coverage_text(row)),
+                    None => (ABSENT),
+                } } }
+                @for name in ["area", "log-density"] { td.n {
+                    @match find_row(rows, test, "", name) {
+                        Some(row) => (format_with_error(row.value, row.stderr)),
+                        None => (ABSENT),
+                    }
+                } }
+            } } }
+        } }
+        p.note {
+            "The share of observations in percent with its 95 % interval. The region of a "
+            "credibility holds the draws of highest density (" code { "coverage" } ") or those "
+            "nearest to a random point (" code { "tarp" } ")."
+        }
+    } }
+}
+
+/// The share of a point of a curve in percent, with its interval.
+fn coverage_text(row: &CalibrationRow) -> String {
+    let percent = |value: Option<f64>| {
+        value.map_or(ABSENT.to_owned(), |value| format_fixed(100.0 * value, 1))
+    };
+    format!(
+        "{} [{}, {}]",
+        percent(row.value),
+        percent(row.low),
+        percent(row.high)
+    )
+}
+
+fn value_of(row: Option<&CalibrationRow>) -> String {
+    let value = row.and_then(|row| row.value);
+    value.map_or(ABSENT.to_owned(), |value| format_significant(value, 3))
+}
+
+/// A p-value, bold below 5 %.
+fn p_cell(row: Option<&CalibrationRow>) -> Markup {
+    html! { @match row.and_then(|row| row.p) {
+        Some(p) => td.n.off[p < 0.05] { (format_significant(p, 2)) },
+        None => td.n { (ABSENT) },
+    } }
+}
+
+/// A parameter in the table.
+fn parameter_name(parameter: &str) -> String {
+    match parameter {
+        "" => "together".to_owned(),
+        other => sanitize_line(other),
+    }
+}
+
+/// The meaning of a statistic in a few words.
+fn statistic_meaning(name: &str) -> &'static str {
+    let mut known = STATISTICS.iter();
+    known
+        .find(|(known, _)| *known == name)
+        .map_or("", |(_, meaning)| meaning)
+}
