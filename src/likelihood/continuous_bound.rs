@@ -48,7 +48,7 @@ pub fn evaluate_continuous_bounds(
             .zip(samples)
             .map(|(row, sample)| SampleBound::new(task, *sample, row.to_vec()))
             .collect();
-        measure(field, task, bound, &mut measured)?;
+        take_draws(field, task, bound, &mut measured)?;
         let seconds = began.elapsed().as_secs_f64() / samples.len().max(1) as f64;
         rows.extend(measured.into_iter().map(|sample| LikelihoodResult {
             estimator,
@@ -270,7 +270,7 @@ impl SampleBound {
 }
 
 /// Takes all draws of a bound for the samples of one batch.
-fn measure(
+fn take_draws(
     field: &mut dyn VectorField,
     task: &LikelihoodTask,
     bound: &ContinuousBound,

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pairwise_distance;
+use crate::num::adam::Adam;
 
 /// How the variances of a mixture are fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -210,11 +211,7 @@ impl LogVariances {
     /// a batch, and the fit stops early if the loss no longer changes.
     fn fit_by_adam(mut self, batches: &[PointBatch], dim: f64) -> LogVariances {
         let n = self.centres.len();
-        let mut adam = Adam {
-            steps: 0,
-            first_moment: Array1::zeros(n + 1),
-            second_moment: Array1::zeros(n + 1),
-        };
+        let mut adam = Adam::new(ndarray::Ix1(n + 1));
         let mut losses = Vec::new();
         for epoch in 0..MAX_EPOCHS {
             let mut loss = 0.0;
@@ -234,7 +231,8 @@ impl LogVariances {
                     )
                 };
                 let of_mean = slope(sums.mean_component[0], sums.mean_component[1], self.mean);
-                let step = adam.step((0..n).map(of_centre).chain([of_mean]).collect());
+                let slope: Array1<f64> = (0..n).map(of_centre).chain([of_mean]).collect();
+                let step = adam.direction(&slope) * -LEARNING_RATE;
                 self.centres.zip_mut_with(&step.slice(s![..n]), |s, step| {
                     *s = (*s + step).clamp(-MAX_ABS_LOG_VARIANCE, MAX_ABS_LOG_VARIANCE)
                 });
@@ -412,34 +410,6 @@ impl GaussianComponents {
             relative_sum: sum,
             mean_component: other,
         }
-    }
-}
-
-/// The optimizer Adam (Kingma & Ba 2015) with its usual constants.
-struct Adam {
-    /// The number of steps so far.
-    steps: i32,
-    /// The running mean of the gradient, before the bias correction.
-    first_moment: Array1<f64>,
-    /// The running mean of the squared gradient, before the bias correction.
-    second_moment: Array1<f64>,
-}
-
-impl Adam {
-    /// Takes the gradient of the loss and returns the increment of the parameters.
-    fn step(&mut self, slope: Array1<f64>) -> Array1<f64> {
-        const BETAS: [f64; 2] = [0.9, 0.999];
-        self.steps += 1;
-        self.first_moment
-            .zip_mut_with(&slope, |m, g| *m = BETAS[0] * *m + (1.0 - BETAS[0]) * g);
-        self.second_moment
-            .zip_mut_with(&slope, |v, g| *v = BETAS[1] * *v + (1.0 - BETAS[1]) * g * g);
-        let [first, second] = BETAS.map(|beta| 1.0 - beta.powi(self.steps));
-        let mut step = self.first_moment.clone();
-        step.zip_mut_with(&self.second_moment, |m, v| {
-            *m *= -LEARNING_RATE / first / ((v / second).sqrt() + 1e-8)
-        });
-        step
     }
 }
 

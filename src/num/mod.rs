@@ -1,6 +1,7 @@
 //! Numerics without knowledge of models: blocks of rows, addressed random draws, dense linear
 //! algebra, mergeable moments, estimates with standard errors, and shapes.
 
+pub mod adam;
 pub mod importance_weights;
 pub mod kernel_proposal;
 pub mod key;
