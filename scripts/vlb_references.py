@@ -121,6 +121,7 @@ network:
   inputs: {{x: x, time: t}}
   output: out
   prediction: denoised
+  time: {ignored: true}
   channels: [0, 1]
   variance_channels: [1, 2]
 path: {{kind: discrete, betas: {{linear: [{ENDS[0]}, {ENDS[1]}]}}, steps: {COUNT}}}

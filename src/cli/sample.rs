@@ -22,7 +22,7 @@ use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::output::{Output, OutputKind};
 use crate::plan::{
     PreparedPlan, SampleWork, check_sampler_supported, max_samples, sample_density_solver,
-    with_card_defaults,
+    with_card_defaults, with_own_density,
 };
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
@@ -158,8 +158,8 @@ impl SampleArgs {
         sampler
             .check(&SamplerContext::for_model(&model))
             .map_err(|e| anyhow!("{flag} {}", prefix_with_name(sampler.name(), e)))?;
-        if let (Sampler::FlowMap(map), Some(_)) = (&mut sampler, &density) {
-            map.density = true;
+        if let Some(density) = &density {
+            sampler = with_own_density(&sampler, density);
         }
         check_sampler_supported(&model, &sampler).context(flag)?;
         if let Some(density) = &density {

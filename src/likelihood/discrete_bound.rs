@@ -291,11 +291,11 @@ impl<'a> StepTerms<'a> {
             });
             let [first, second] = values;
             for ((sum, a), b) in sums.iter_mut().zip(first?).zip(second?) {
-                sum.add_pair([a, b], range.len());
+                sum.add_pair([a.value, b.value], range.len());
             }
         }
         let pairs: Vec<[f64; 2]> = (0..self.samples.len())
-            .map(|i| [last[0][i], last[1][i]])
+            .map(|i| [last[0][i].value, last[1][i].value])
             .collect();
         Ok(self.results(&pairs, &sums))
     }
@@ -308,7 +308,7 @@ impl<'a> StepTerms<'a> {
         sources: &mut ModelHandles,
         steps: &[usize],
         draw: u64,
-    ) -> Result<Vec<f64>, EvalError> {
+    ) -> Result<Vec<StepTerm>, EvalError> {
         let dim = self.clean.ncols();
         let mut states = Batch::zeros(self.clean.raw_dim());
         for (i, mut row) in states.rows_mut().into_iter().enumerate() {
@@ -333,7 +333,7 @@ impl<'a> StepTerms<'a> {
         sources: &mut ModelHandles,
         steps: &[usize],
         states: &Batch,
-    ) -> Result<Vec<f64>, EvalError> {
+    ) -> Result<Vec<StepTerm>, EvalError> {
         let schedule = &self.schedule;
         let dim = self.clean.ncols();
         let times: Vec<f64> = steps.iter().map(|step| schedule.times[*step]).collect();
@@ -360,7 +360,8 @@ impl<'a> StepTerms<'a> {
             let determinant = s.alpha * s.sigma_dot - s.alpha_dot * s.sigma;
             let [of_clean, of_state] = schedule.posterior_weights(step);
             let own = schedule.posteriors[step].ln();
-            let components = (0..dim).map(|j| {
+            let mut found = StepTerm::default();
+            for j in 0..dim {
                 let (state, clean) = (states[[i, j]], self.clean[[i, j]]);
                 let mut estimate = (s.sigma_dot * state - s.sigma * velocity[[i, j]]) / determinant;
                 if let Some([low, high]) = self.clip {
@@ -368,16 +369,19 @@ impl<'a> StepTerms<'a> {
                 }
                 let output = outputs.as_ref().map_or(0.0, |o| o[[i, j]]);
                 let log_variance = schedule.log_variance(step, self.bound.variance, output);
-                let mean = of_clean * estimate + of_state * state;
                 if step == 0 {
-                    return self.decoder_loss(clean, mean, log_variance);
+                    let mean = of_clean * estimate + of_state * state;
+                    found.value += self.decoder_loss(clean, mean, log_variance);
+                    continue;
                 }
-                let gap = of_clean * (estimate - clean);
-                0.5 * (log_variance - own - 1.0
-                    + (own - log_variance).exp()
-                    + gap * gap * (-log_variance).exp())
-            });
-            components.sum::<f64>()
+                let error = (estimate - clean).powi(2);
+                let of_error = 0.5 * of_clean * of_clean * error * (-log_variance).exp();
+                let of_width = 0.5 * (log_variance - own - 1.0 + (own - log_variance).exp());
+                found.value += of_width + of_error;
+                found.of_error += of_error;
+                found.squared_error += error;
+            }
+            found
         };
         let terms = (0..self.samples.len()).map(term).collect();
         for (sum, calls) in self.evaluations.iter_mut().zip(calls) {
@@ -439,24 +443,39 @@ impl<'a> StepTerms<'a> {
     }
 }
 
+/// The term of one step for one sample, in nats.
+#[derive(Debug, Clone, Copy, Default)]
+struct StepTerm {
+    /// The term.
+    value: f64,
+    /// The part of the term that is in proportion to the squared error of the estimate of x₀.
+    of_error: f64,
+    /// That squared error.
+    squared_error: f64,
+}
+
 /// The sum over the steps of one sample, with its variance.
 #[derive(Debug, Clone, Default)]
 struct StepSum {
     total: f64,
     /// Consecutive terms that are not yet part of a difference.
-    waiting: Vec<f64>,
+    waiting: Vec<StepTerm>,
     /// The variance of each part of the sum.
     variances: Vec<f64>,
 }
 
 impl StepSum {
     /// Adds the term of one step, in the order of the steps. The noise of three neighbouring terms
-    /// is that of their second difference, because their means lie nearly on a line.
-    fn add_step(&mut self, term: f64) {
-        self.total += term;
+    /// is that of the second difference of the logarithms of their squared errors, because these
+    /// lie nearly on a line, while the weights of the errors are known.
+    fn add_step(&mut self, term: StepTerm) {
+        self.total += term.value;
         self.waiting.push(term);
-        if let [a, b, c] = self.waiting[..] {
-            self.variances.push(0.5 * (a - 2.0 * b + c).powi(2));
+        if let [a, b, c] = &self.waiting[..] {
+            let log = |term: &StepTerm| term.squared_error.max(f64::MIN_POSITIVE).ln();
+            let relative = (log(a) - 2.0 * log(b) + log(c)).powi(2) / 6.0;
+            let squares: f64 = [a, b, c].map(|term| term.of_error.powi(2)).iter().sum();
+            self.variances.push(relative * squares);
             self.waiting.clear();
         }
     }
@@ -701,7 +720,9 @@ mod tests {
                             let found = terms
                                 .terms_of(&mut predictor(), &mut sources, &[step; 3], &states)
                                 .expect("terms");
-                            for (found, want) in found.iter().zip(want.row(step)) {
+                            for (found, want) in
+                                found.iter().map(|term| term.value).zip(want.row(step))
+                            {
                                 let gap = (found - want).abs() / (1.0 + want.abs());
                                 let allowed = if step == 0 { decoder } else { tolerance };
                                 assert!(gap <= allowed, "{name} {step}: {found} {want}");

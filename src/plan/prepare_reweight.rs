@@ -7,9 +7,8 @@ use anyhow::{Result, anyhow, bail};
 use super::builder::PlanBuilder;
 use super::capabilities::{max_samples, with_card_defaults};
 use super::conditions::{ModelSetting, check_condition_lengths};
-use super::{PlannedFile, ReweightWork, sample_density_solver};
+use super::{PlannedFile, ReweightWork, sample_density_solver, with_own_density};
 use crate::config::ReweightEntry;
-use crate::sample::Sampler;
 use crate::yaml::Fault;
 
 impl PlanBuilder<'_> {
@@ -64,12 +63,7 @@ impl PlanBuilder<'_> {
             }
             names.push(&file.name);
         }
-        // The log-density of a flow map comes from the map's own divergence.
-        let mut sampler = entry.sampler.clone();
-        if let Sampler::FlowMap(map) = &mut sampler {
-            map.density = true;
-        }
-        let checked = self.check_sampler(model, &sampler);
+        let checked = self.check_sampler(model, &entry.sampler);
         if self
             .ok_or_fault(&format!("{key}.sampler"), checked)
             .is_none()
@@ -79,7 +73,9 @@ impl PlanBuilder<'_> {
         for (i, density) in entry.density.iter().enumerate() {
             let opened = &self.prepared.models[model];
             let density = with_card_defaults(opened, density.clone());
+            let sampler = with_own_density(&entry.sampler, &density);
             let checked = sample_density_solver(opened, &sampler, &density).map(drop);
+            let checked = checked.and_then(|()| self.check_sampler(model, &sampler));
             self.ok_or_fault(&format!("{key}.density.{i}"), checked);
         }
         if self.faults.iter().any(|f| f.key.starts_with(key))
@@ -90,7 +86,6 @@ impl PlanBuilder<'_> {
         let planned = self.plan_reweight(
             entry,
             model,
-            &sampler,
             energy.flatten(),
             observables.into_iter().flatten().collect(),
         );
@@ -105,7 +100,6 @@ impl PlanBuilder<'_> {
         &mut self,
         entry: &ReweightEntry,
         model: usize,
-        sampler: &Sampler,
         energy: Option<PlannedFile>,
         observables: Vec<PlannedFile>,
     ) -> Result<()> {
@@ -115,7 +109,7 @@ impl PlanBuilder<'_> {
             for first in (0..entry.count).step_by(chunk) {
                 self.add_trial(ReweightWork {
                     model,
-                    sampler: sampler.clone(),
+                    sampler: with_own_density(&entry.sampler, &density),
                     density: density.clone(),
                     energy: energy.clone(),
                     energy_scale: entry.energy_scale,

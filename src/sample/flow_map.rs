@@ -125,6 +125,17 @@ impl FlowMapSampler {
         )
     }
 
+    /// Whether the sampler takes the steps of a few-step estimator, whose volume does not matter.
+    pub fn takes_steps_of(&self, few: &FewSteps) -> bool {
+        let steps = FewSteps {
+            rule: None,
+            volume: None,
+            ..few.clone()
+        };
+        let biased = few.rule == Some(FlowMapStepRule::ForwardAverage);
+        self.guidance.is_none() && !biased && self.few_steps() == steps
+    }
+
     /// Whether the density of samples takes exact log-determinants.
     fn takes_log_determinants(&self) -> bool {
         self.density && self.volume == Some(MapVolume::LogDet)

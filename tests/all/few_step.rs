@@ -362,8 +362,8 @@ fn what_a_map_cannot_do_is_refused_in_words() {
         (
             "outputs: {velocity: u, divergence: d}",
             "outputs: {velocity: u}",
-            "step",
-            &["no likelihood", "flow_maps.step"],
+            "step, volume: head",
+            &["no `divergence`", "flow_maps.step", "log-det"],
         ),
         (
             "outputs: {velocity: u, divergence: d}",

@@ -40,7 +40,7 @@ pub use mass::{MAX_MASS_DIM, MassWork};
 pub use metrics::MetricsWork;
 pub use profile::ProfileWork;
 pub use reweight::ReweightWork;
-pub use sample::{SampleWork, sample_density_solver};
+pub use sample::{SampleWork, sample_density_solver, with_own_density};
 pub use stein::SteinWork;
 
 /// One unit of work: a killed run loses at most one.

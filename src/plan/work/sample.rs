@@ -14,6 +14,7 @@ use crate::plan::capabilities::{check_estimator_supported, check_sampler_support
 use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost};
 use crate::progress::Workload;
 use crate::registry::prefix_with_name;
+use crate::sample::flow_map::FlowMapSampler;
 use crate::sample::{Sampler, SamplerContext};
 use crate::solve::Solver;
 
@@ -33,6 +34,21 @@ pub struct SampleWork {
     pub count: usize,
 }
 
+/// A sampler that computes the log-densities of its samples itself where it is a flow map, from the
+/// volume that the estimator names.
+pub fn with_own_density(sampler: &Sampler, density: &DivergenceEstimator) -> Sampler {
+    match (sampler, density) {
+        (Sampler::FlowMap(map), DivergenceEstimator::FlowMap(few)) => {
+            Sampler::FlowMap(FlowMapSampler {
+                density: true,
+                volume: few.volume,
+                ..map.clone()
+            })
+        }
+        _ => sampler.clone(),
+    }
+}
+
 /// Checks that log-densities of a sampler's samples can be computed by an estimator, and returns the
 /// solver that does it. `None` for a flow map, whose own divergence is meant.
 ///
@@ -44,8 +60,9 @@ pub fn sample_density_solver(
     sampler: &Sampler,
     density: &DivergenceEstimator,
 ) -> Result<Option<Solver>> {
-    if let Sampler::FlowMap(_) = sampler {
-        if sampler.label() != density.label() {
+    if let Sampler::FlowMap(map) = sampler {
+        let same = matches!(density, DivergenceEstimator::FlowMap(few) if map.takes_steps_of(few));
+        if !same {
             bail!(
                 "`{}` is not the log-density of the samples of `{}`; expected `{1}` as the density \
                  too",
