@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use ndarray::{ArrayView2, Axis};
 use serde::Serialize;
 
 use super::interrupt::stop_on_signal;
@@ -121,28 +122,9 @@ impl ReweightArgs {
         };
         let kept = table.kept_samples();
         let shape = samples.sample_shape();
-        let x = samples
-            .first_rows(samples.len())
-            .select(ndarray::Axis(0), &kept);
+        let x = samples.first_rows(samples.len()).select(Axis(0), &kept);
         stop_on_signal(None);
-        let evaluated = || -> Result<ReweightedSamples> {
-            let energies = energy.evaluate(x.view(), shape).context("--energy")?;
-            let observables = names
-                .iter()
-                .zip(&self.observables)
-                .map(|(name, file)| {
-                    let mut network = open(file, 1.0).context("--observable")?;
-                    let values = network.evaluate(x.view(), shape).context("--observable")?;
-                    Ok((name.clone(), values))
-                })
-                .collect::<Result<_>>()?;
-            Ok(ReweightedSamples {
-                log_densities: kept.iter().map(|i| table.rows[i].value).collect(),
-                stderrs: kept.iter().map(|i| table.rows[i].stderr).collect(),
-                energies,
-                observables,
-            })
-        }();
+        let evaluated = self.evaluate(&mut energy, &names, &table, x.view(), shape, &open);
         let weighted = match evaluated {
             Err(_) if stop::requested() => {
                 errln!("flowgauge: stopped; the same command starts again");
@@ -195,6 +177,34 @@ impl ReweightArgs {
             errln!("flowgauge: {remark}");
         }
         Ok(Exit::Success)
+    }
+
+    /// Evaluates the energy and the observables on the samples `x` that have a log-density.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be opened, or if a network cannot be evaluated.
+    fn evaluate(
+        &self,
+        energy: &mut StateFunction,
+        names: &[String],
+        table: &LogDensityTable,
+        x: ArrayView2<f64>,
+        shape: &[usize],
+        open: &dyn Fn(&Path, f64) -> Result<StateFunction>,
+    ) -> Result<ReweightedSamples> {
+        let energies = energy.evaluate(x, shape).context("--energy")?;
+        let mut observables = Vec::new();
+        for (name, file) in names.iter().zip(&self.observables) {
+            let mut network = open(file, 1.0).context("--observable")?;
+            let values = network.evaluate(x, shape).context("--observable")?;
+            observables.push((name.clone(), values));
+        }
+        Ok(ReweightedSamples {
+            log_densities: table.rows.values().map(|row| row.value).collect(),
+            stderrs: table.rows.values().map(|row| row.stderr).collect(),
+            energies,
+            observables,
+        })
     }
 
     /// Reads the samples in the order of axes that the user names.

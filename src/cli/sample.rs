@@ -49,13 +49,9 @@ pub(super) struct SampleArgs {
         requires = "steps"
     )]
     scheduler: Option<PathBuf>,
-    /// The divergence estimator of the log-density of each sample, such as `exact` or `"{hutchinson:
-    /// {probes: 8}}"`
-    ///
-    /// The log-densities are computed along the paths of the samples, in the same pass, and written
-    /// beside --out with the suffix `.csv`: `sample`, `log_likelihood` in nats, and `stderr` over
-    /// probes. The sampler must be `ode`, plain `euler` or `heun`, or a flow map, for which the
-    /// estimator is the same flow map.
+    /// The divergence estimator of each sample's log-density, such as `exact`: it is computed along
+    /// the sample's path, and written beside --out with the suffix `.csv`. The sampler must be
+    /// `ode`, plain `euler` or `heun`, or the same flow map
     #[arg(long, value_name = "SPEC", conflicts_with = "scheduler")]
     density: Option<String>,
     /// The number of steps; overrides the sampler's `steps`
