@@ -1,9 +1,9 @@
 """Prints the figures of models/dw4 in float64 and writes tests/data/dw4/truth.npz.
 
-    python scripts/evaluate_dw4.py --data FOLDER [--samples 4000] [--map-samples 10000] [--bgflow CLONE] [--skip-truth]
+    python scripts/evaluate_dw4.py --data FOLDER [--samples 4000] [--map-samples 10000] [--bgflow CLONE] [truth] [samples] [points]
 
 FOLDER has dem_test_split_DW4.npy. The weights are those of the ONNX files, the arithmetic is double, and nothing is
-shared with the scripts that trained them. Log-densities are densities on the subspace of zero centre of mass, in an
+shared with the scripts that trained them. Without parts it does all three; with `--samples 0` no samples of the flow. Log-densities are densities on the subspace of zero centre of mass, in an
 orthonormal basis of it. With a clone of noegroup/bgflow its energy is compared too. One thread; about 20 minutes.
 """
 
@@ -162,10 +162,10 @@ def main():
     parser.add_argument("--points", type=int, default=500)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--bgflow", type=Path)
-    parser.add_argument("--skip-truth", action="store_true")
-    parser.add_argument("--only-map", action="store_true")
+    parser.add_argument("parts", nargs="*")
     options = parser.parse_args()
-    began = time.time()
+    parts = options.parts or ["truth", "samples", "points"]
+    began = time.process_time()
     velocity, flow_map, graph = (Graph(HERE / f) for f in ("velocity.onnx", "falcon.onnx", "energy.onnx"))
     test = centred(torch.from_numpy(np.load(options.data / "dem_test_split_DW4.npy").astype(np.float64)))
     compare_energies(test, graph, options.bgflow)
@@ -178,49 +178,51 @@ def main():
     print(f"largest |mean over particles| of v {mean(velocity(states, times)):.1e}, "
           f"of u {mean(flow_map(states, times, times.flip(0))):.1e} (float64)")
 
-    if not options.skip_truth:
+    if "truth" in parts:
         write_truth(velocity, flow_map)
+    if "samples" in parts:
+        evaluate_samples(velocity, flow_map, test, noise, options)
+    if "points" in parts:
+        evaluate_points(velocity, flow_map, test[:options.points], noise[:100], options.steps)
+    print(f"{time.process_time() - began:.0f} CPU s")
 
+
+def evaluate_samples(velocity, flow_map, test, noise, options):
     print(f"samples, from t = 0 to t = 1: {options.samples} of the flow, RK4 with {options.steps} uniform steps; "
           f"{len(noise)} of the map")
     print("energies, kT")
     spread("test data", energy(test))
     kept = {}
-    if not options.only_map:
+    if options.samples:
         kept["flow"] = density_of_samples(noise[:options.samples], follow_ode, velocity, 0.0, 1.0, options.steps)
         spread("flow", energy(kept["flow"][0]))
     for steps in STEPS_OF_MAP:
         x, log_q, flipped = density_of_samples(noise, follow_map, flow_map, 0.0, 1.0, steps)
         kept[f"map, {steps}"] = x, log_q
         spread(f"map, {steps}", energy(x))
-        if flipped.any():
-            print(f"    {int((flipped > 0).sum())} samples at which a step's determinant is not positive")
+        print(f"    {int((flipped > 0).sum())} samples at which a step's determinant is not positive")
     print("reweighting to exp(-energy)")
     for name, (x, log_q) in kept.items():
         reweighting(name, log_q, energy(x))
-    print(f"  {time.time() - began:.0f} s", flush=True)
-    if options.only_map:
-        return
 
-    few = noise[:100]
-    coarse = density_of_samples(few, follow_ode, velocity, 0.0, 1.0, options.steps)
-    fine = density_of_samples(few, follow_ode, velocity, 0.0, 1.0, 2 * options.steps)
-    print(f"error of the solver, from twice the steps, 100 samples: states {float((coarse[0] - fine[0]).abs().max()):.1e}, "
-          f"log-densities {float((coarse[1] - fine[1]).abs().max()):.1e} nats")
 
-    points = test[:options.points]
-    z, exact = density_of_points(points, follow_ode, velocity, 1.0, 0.0, options.steps)
+def evaluate_points(velocity, flow_map, points, noise, steps_of_ode):
+    coarse, fine = (density_of_samples(noise, follow_ode, velocity, 0.0, 1.0, k * steps_of_ode) for k in (1, 2))
+    print(f"error of the solver, from twice the steps, {len(noise)} samples: states "
+          f"{float((coarse[0] - fine[0]).abs().max()):.1e}, log-densities "
+          f"{float((coarse[1] - fine[1]).abs().max()):.1e} nats")
+    z, exact = density_of_points(points, follow_ode, velocity, 1.0, 0.0, steps_of_ode)
     print(f"log-densities of {len(points)} test points, nats")
     print(f"  flow: mean -log p {-exact.mean():.4f} +- {exact.std() / len(exact) ** 0.5:.4f}")
     for steps in STEPS_OF_MAP:
         end, log_p, flipped = density_of_points(points, follow_map, flow_map, 1.0, 0.0, steps)
         gap = log_p - exact
         back = chunked(follow_map, end, flow_map, 0.0, 1.0, steps)[0]
-        print(f"  map, {steps}: mean -log p {-log_p.mean():.4f}, bias {-gap.mean():+.4f} +- {gap.std() / len(gap) ** 0.5:.4f}, rmse "
-              f"{gap.square().mean().sqrt():.3f}, median |error| {gap.abs().median():.3f}, correlation "
-              f"{np.corrcoef(exact, log_p)[0, 1]:.4f}; noise off by rms {(end - z).square().mean().sqrt():.4f}; there and back rms "
-              f"{(back - points).square().mean().sqrt():.4f}; not positive {int((flipped > 0).sum())}", flush=True)
-    print(f"  {time.time() - began:.0f} s", flush=True)
+        print(f"  map, {steps}: mean -log p {-log_p.mean():.4f}, bias {-gap.mean():+.4f} +- "
+              f"{gap.std() / len(gap) ** 0.5:.4f}, rmse {gap.square().mean().sqrt():.3f}, median |error| "
+              f"{gap.abs().median():.3f}, correlation {np.corrcoef(exact, log_p)[0, 1]:.4f}; noise off by rms "
+              f"{(end - z).square().mean().sqrt():.4f}; there and back rms {(back - points).square().mean().sqrt():.4f}; "
+              f"not positive {int((flipped > 0).sum())}", flush=True)
 
 
 def write_truth(velocity, flow_map, count=32, steps=200):
@@ -230,18 +232,20 @@ def write_truth(velocity, flow_map, count=32, steps=200):
     noise = draw()
     samples, log_q = density_of_samples(noise, follow_ode, velocity, 0.0, 1.0, steps)
     # Networks get states in f32, so let these be exact in f32.
-    points = torch.cat([samples, centred(samples + 0.3 * draw())]).float().double()
+    points = torch.cat([samples, centred(samples + 0.15 * draw())]).float().double()
     arrays = {"noise": noise, "samples": samples, "samples_log_density": log_q, "points": points,
               "energy": energy(points)}
     z, log_p = density_of_points(points, follow_ode, velocity, 1.0, 0.0, steps)
     _, coarse = density_of_points(points, follow_ode, velocity, 1.0, 0.0, steps // 2)
-    print(f"truth: largest difference of log-densities with {steps // 2} and {steps} steps {float((log_p - coarse).abs().max()):.1e}")
+    print(f"truth: energies up to {float(energy(points).max()):.2f}; largest difference of log-densities with "
+          f"{steps // 2} and {steps} steps {float((log_p - coarse).abs().max()):.1e}")
     arrays |= {"points_noise": z, "points_log_density": log_p}
     for k in STEPS_OF_MAP:
         x, log_q, _ = density_of_samples(noise, follow_map, flow_map, 0.0, 1.0, k)
         end, log_p, _ = density_of_points(points, follow_map, flow_map, 1.0, 0.0, k)
         arrays |= {f"map{k}_samples": x, f"map{k}_samples_log_density": log_q,
                    f"map{k}_points_noise": end, f"map{k}_points_log_density": log_p}
+    assert all(array.isfinite().all() for array in arrays.values())
     folder = ROOT / "tests" / "data" / "dw4"
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "truth.npz", **{name: array.numpy() for name, array in arrays.items()})
