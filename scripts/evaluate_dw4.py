@@ -141,6 +141,32 @@ def spread(name, u):
           f"75, 95 %: {q.round(2)}  least {u.min():.3f}  largest {u.max():.2f}", flush=True)
 
 
+def metropolis(x, sweeps=6000, burn=1000):
+    """The mean energy and its standard error by chains from the given states, which know no network.
+
+    Moves are of all particles or of one, near or across the wells; a chain's mean after `burn` counts once.
+    """
+    rng = np.random.default_rng(6)
+    noise = lambda size: torch.from_numpy(rng.standard_normal(size))
+    u, means, kept = energy(x), torch.zeros(len(x), dtype=x.dtype), 0
+    for k in range(sweeps):
+        kind = rng.random()
+        if kind < 0.5:
+            y = x + 0.3 * noise(x.shape)
+        else:
+            particle, reach = rng.integers(4), 0.5 if kind < 0.7 else 2.5
+            y = x.clone()
+            y[:, 2 * particle:2 * particle + 2] += reach * noise((len(x), 2))
+        proposed = energy(y)
+        accept = torch.from_numpy(np.log(rng.random(len(x)))) < u - proposed
+        x, u = torch.where(accept[:, None], y, x), torch.where(accept, proposed, u)
+        if k >= burn and k % 10 == 0:
+            means, kept = means + u, kept + 1
+    means = means / kept
+    print(f"  Metropolis, {len(x)} chains of {sweeps} moves: mean energy {means.mean():.3f} +- "
+          f"{means.std() / len(means) ** 0.5:.3f}", flush=True)
+
+
 def compare_energies(x, graph, clone):
     own = energy(x)
     print(f"energy on {len(x)} test points: largest difference of energy.onnx {float((graph(x) - own).abs().max()):.1e}")
@@ -204,6 +230,7 @@ def evaluate_samples(velocity, flow_map, test, noise, options):
     print("reweighting to exp(-energy)")
     for name, (x, log_q) in kept.items():
         reweighting(name, log_q, energy(x))
+    metropolis(test[:4000])
 
 
 def evaluate_points(velocity, flow_map, points, noise, steps_of_ode):
