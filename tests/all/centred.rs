@@ -163,3 +163,57 @@ fn states_off_the_subspace_and_wrong_systems_are_refused() {
         refused(at, &args, &[words]);
     }
 }
+
+/// DW4, a trained flow of four particles: densities of the ODE and of the map equal an integration in float64 by torch
+/// (`scripts/evaluate_dw4.py`).
+#[test]
+fn a_trained_flow_of_particles_has_the_densities_of_torch() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let truth = std::fs::File::open(root.join("tests/data/dw4/truth.npz")).expect("truth.npz");
+    let mut truth = NpzReader::new(truth).expect("an archive");
+    let points: Array2<f64> = truth.by_name("points").expect("points");
+    ndarray_npy::write_npy(at.join("points.npy"), &points).expect("written");
+    let card = root.join("models/dw4/card.yaml");
+    for (spec, name, tolerance) in [
+        ("exact", "points_log_density", 2e-3),
+        (
+            "{flow-map: {map: falcon, steps: 1}}",
+            "map1_points_log_density",
+            1e-4,
+        ),
+        (
+            "{flow-map: {map: falcon, steps: 4}}",
+            "map4_points_log_density",
+            1e-4,
+        ),
+    ] {
+        let want: Array1<f64> = truth.by_name(name).expect(name);
+        let args = [
+            "likelihood",
+            "--model",
+            card.to_str().expect("UTF-8"),
+            "--data",
+            "points.npy",
+            "--divergence",
+            spec,
+            "--solver",
+            "{dopri5: {rtol: 1e-6, atol: 1e-6}}",
+            "--out",
+            "out.csv",
+        ];
+        // A map that turns its orientation at a point has no density there.
+        let done = flowgauge(at, &args);
+        assert!(done.code == Some(0) || done.code == Some(1), "{spec}");
+        let rows = numbers(&at.join("out.csv"), &["log_likelihood"]);
+        let lost = rows.iter().filter(|row| row[0].is_nan()).count();
+        assert!(
+            lost <= 6 && (lost == 0 || spec != "exact"),
+            "{spec}: {lost}"
+        );
+        for (row, want) in rows.iter().zip(&want).filter(|(row, _)| !row[0].is_nan()) {
+            assert!((row[0] - want).abs() < tolerance, "{spec}: {row:?} {want}");
+        }
+    }
+}

@@ -28,6 +28,14 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "a quarter of an hour, and networks and images of other projects",
     ),
     (
+        "flowgauge run configs/mnist-bounds.yaml",
+        "half an hour, and networks and images of other projects",
+    ),
+    (
+        "flowgauge run configs/dw4.yaml",
+        "12,000 samples with their densities",
+    ),
+    (
         "flowgauge sample --model card.yaml --scheduler scheduler_config.json --steps 20 --noise x_T.npy --out x.npy",
         "a network and a scheduler of other projects",
     ),
