@@ -116,10 +116,20 @@ fn parameters_of(view: &ReportView, group: &CalibrationGroup) -> Vec<usize> {
     found
 }
 
+/// The distribution function of one parameter's ranks.
+struct RankLine {
+    /// The index of the parameter.
+    parameter: usize,
+    /// The number of ranks.
+    n: usize,
+    /// Fractions of the ranks, and by how much the share of ranks below exceeds them.
+    points: Vec<(f64, f64)>,
+}
+
 /// The distribution functions of the first parameters' ranks minus the uniform one.
 fn rank_panel(view: &ReportView, group: &CalibrationGroup, parameters: &[usize]) -> Option<Panel> {
     let all = group.draws + 1;
-    let lines: Vec<(usize, usize, Vec<(f64, f64)>)> = (parameters.iter().take(MAX_LINES))
+    let lines: Vec<RankLine> = (parameters.iter().take(MAX_LINES))
         .filter_map(|parameter| {
             let mut ranks: Vec<usize> = parameter_ranks(view, group)
                 .filter(|(p, _)| p == parameter)
@@ -134,11 +144,16 @@ fn rank_panel(view: &ReportView, group: &CalibrationGroup, parameters: &[usize])
             };
             let step = all.div_ceil(MAX_POINTS);
             let points = (0..all).step_by(step).chain([all]).map(point).collect();
-            (n > 0).then_some((*parameter, n, points))
+            let parameter = *parameter;
+            (n > 0).then_some(RankLine {
+                parameter,
+                n,
+                points,
+            })
         })
         .collect();
     // A band for fewer ranks is wider.
-    let n = lines.iter().map(|(_, n, _)| *n).min()?;
+    let n = lines.iter().map(|line| line.n).min()?;
     let band = RankBand::simultaneous(n, group.draws, 0.95);
     let edge = |side: usize| {
         let bounds = band.thresholds.iter().zip(&band.bounds);
@@ -152,7 +167,7 @@ fn rank_panel(view: &ReportView, group: &CalibrationGroup, parameters: &[usize])
     let mut upper: Vec<(f64, f64)> = edge(1).collect();
     upper.reverse();
     polygon.extend(upper);
-    let heights = lines.iter().flat_map(|(_, _, points)| points);
+    let heights = lines.iter().flat_map(|line| &line.points);
     let heights = heights.chain(&polygon).map(|point| point.1);
     let x = Axis::with_range("rank as a fraction", [0.0, 1.0], 5);
     let y = Axis::linear("share of observations minus fraction", heights, 5);
@@ -168,7 +183,7 @@ fn rank_panel(view: &ReportView, group: &CalibrationGroup, parameters: &[usize])
         stroke: Stroke::Dashed,
     });
     let lines = lines.into_iter();
-    let lines = lines.map(|(p, _, points)| PlotMark::line(points, colour_of(p), 1.6));
+    let lines = lines.map(|line| PlotMark::line(line.points, colour_of(line.parameter), 1.6));
     panel.marks.extend(lines);
     Some(panel)
 }
