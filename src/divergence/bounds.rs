@@ -104,7 +104,7 @@ pub enum BoundDecoder {
 ///
 /// With a discretized decoder it bounds the log-probability of the integers themselves, so that
 /// bits per dimension have no offset. The path must be `discrete`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiscreteBound {
     /// The variance of the reverse steps. Default: `fixed-small`.
@@ -119,17 +119,6 @@ pub struct DiscreteBound {
     /// Default: true where the card says a range.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<bool>,
-}
-
-impl Default for DiscreteBound {
-    fn default() -> Self {
-        DiscreteBound {
-            variance: ReverseVariance::default(),
-            decoder: BoundDecoder::default(),
-            steps: None,
-            clip: None,
-        }
-    }
 }
 
 impl DiscreteBound {

@@ -317,7 +317,7 @@ fn pairs_of_stratum(
     position: impl Fn(usize, f64) -> (f64, f64),
 ) -> Result<Vec<[f64; 2]>, EvalError> {
     let mut values = vec![[0.0; 2]; measured.len()];
-    for pair in 0..2 {
+    for pair in [0, 1] {
         let number = (2 * stratum + pair) as u64;
         let placed: Vec<PlacedPair> = measured
             .iter()

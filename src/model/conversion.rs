@@ -21,11 +21,10 @@ impl Model {
         if self.precision == Some(precision) {
             return Ok(self);
         }
-        for beside in [&mut self.weak_model, &mut self.variance_model] {
-            if let Some(model) = beside {
-                let copy = model.variant(&model.conditions);
-                *model = Arc::new(copy.with_precision(precision)?);
-            }
+        let beside = [&mut self.weak_model, &mut self.variance_model];
+        for model in beside.into_iter().flatten() {
+            let copy = model.variant(&model.conditions);
+            *model = Arc::new(copy.with_precision(precision)?);
         }
         let keys: Vec<String> = self
             .files

@@ -108,7 +108,7 @@ fn check_discrete_bound(model: &Model, bound: &DiscreteBound) -> Result<(), Stri
             card.path.kind()
         ));
     };
-    bound.check_steps(*steps as usize)?;
+    bound.check_steps(*steps)?;
     if bound.variance == ReverseVariance::Learned {
         if card.network.variance_channels.is_none() {
             return Err(
