@@ -265,7 +265,7 @@ impl RankBand {
     /// with at least this probability, with one pointwise level for all thresholds (Säilynoja,
     /// Bürkner and Vehtari 2022).
     pub fn simultaneous(n: usize, draws: usize, confidence: f64) -> RankBand {
-        let thresholds = draws.min(MAX_THRESHOLDS).max(1) as f64;
+        let thresholds = draws.clamp(1, MAX_THRESHOLDS) as f64;
         let all = 1.0 - confidence;
         // The union of all thresholds is more probable than one and less than the sum.
         let (mut low, mut high) = ((all / thresholds).ln(), all.ln());
