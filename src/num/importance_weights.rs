@@ -117,7 +117,10 @@ impl WeightStatistics {
                 log_weights.len()
             ));
         }
-        if let Some(bad) = log_weights.iter().find(|l| !(**l < f64::INFINITY)) {
+        if let Some(bad) = log_weights
+            .iter()
+            .find(|l| l.is_nan() || **l == f64::INFINITY)
+        {
             return Err(format!("a log-weight is {bad}, expected a number"));
         }
         if log_weights.iter().all(|l| *l == f64::NEG_INFINITY) {
@@ -485,7 +488,13 @@ mod tests {
         let share = gaussian_share(dim, s);
         let exact = gaussian_log_weights(9, n, dim, s);
         for (v, varies) in [(0.05, false), (0.1, false), (0.5, false), (0.5, true)] {
-            let variance = |i: usize| if varies && i % 2 == 0 { 0.2 * v } else { v };
+            let variance = |i: usize| {
+                if varies && i.is_multiple_of(2) {
+                    0.2 * v
+                } else {
+                    v
+                }
+            };
             let noise: Vec<f64> = (0..n).map(variance).collect();
             let draw = RngKey { seed: 4 }.normal(Purpose::Check, 1, 1, n);
             let noisy: Vec<f64> = (0..n)

@@ -1,6 +1,6 @@
 //! Trials of entries under `reweight`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 
@@ -21,7 +21,7 @@ impl PlanBuilder<'_> {
         setting: &ModelSetting,
     ) {
         let model = self.add_model(&entry.model, setting);
-        let mut add = |name: &str, path: &PathBuf| {
+        let mut add = |name: &str, path: &Path| {
             let file = self.add_state_function(path);
             self.ok_or_fault(&format!("{key}.{name}"), file)
         };
@@ -132,7 +132,7 @@ impl PlanBuilder<'_> {
     ///
     /// # Errors
     /// Fails if it cannot be read or is not an ONNX file.
-    fn add_state_function(&mut self, path: &PathBuf) -> Result<PlannedFile> {
+    fn add_state_function(&mut self, path: &Path) -> Result<PlannedFile> {
         let path = self.config_file.resolve(path);
         if !path
             .extension()

@@ -678,3 +678,43 @@ fn the_mass_of_an_exact_density_is_one() {
     );
     refusal("mixture", "{draws: 300}", &["likelihood.0.mass", "draws"]);
 }
+
+/// A flow map gives the log-density of its own samples, which is that of its steps back.
+#[test]
+fn flow_maps_give_the_log_density_of_their_samples() {
+    let folder = folder();
+    let folder = folder.path();
+    let card = file("../gaussian_map/card.yaml");
+    let map = "{flow-map: {map: two-time, steps: 2}}";
+    let along = log_densities(&draw(folder, &card, map, map, &[]));
+    let args = [
+        "likelihood",
+        "--model",
+        &card,
+        "--data=x.npy",
+        "--divergence",
+        map,
+        "--out=l.csv",
+        "--quiet",
+        "--no-check",
+    ];
+    flowgauge(folder, &args).is(0);
+    let table = std::fs::read_to_string(folder.join("l.csv")).expect("a table");
+    for ((a, _), (b, _)) in along.iter().zip(log_densities(&table)) {
+        assert!((a - b).abs() < 1e-4, "{a} {b}");
+    }
+    let args = [
+        "sample",
+        "--model",
+        &card,
+        "--count=4",
+        "--out=y.npy",
+        "--sampler",
+        map,
+    ];
+    refused(
+        folder,
+        &[&args[..], &["--density=exact"]].concat(),
+        &["not the log-density of the samples", "two-time"],
+    );
+}
