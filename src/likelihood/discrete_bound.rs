@@ -454,6 +454,17 @@ struct StepTerm {
     squared_error: f64,
 }
 
+impl StepTerm {
+    /// The factor of the squared error.
+    fn weight(&self) -> f64 {
+        if self.squared_error > 0.0 {
+            self.of_error / self.squared_error
+        } else {
+            0.0
+        }
+    }
+}
+
 /// The sum over the steps of one sample, with its variance.
 #[derive(Debug, Clone, Default)]
 struct StepSum {
@@ -465,17 +476,16 @@ struct StepSum {
 }
 
 impl StepSum {
-    /// Adds the term of one step, in the order of the steps. The noise of three neighbouring terms
-    /// is that of the second difference of the logarithms of their squared errors, because these
-    /// lie nearly on a line, while the weights of the errors are known.
+    /// Adds the term of one step, in the order of the steps. The noise of three neighbouring squared
+    /// errors is that of their second difference, because they lie nearly on a line. The weights of
+    /// the errors are known.
     fn add_step(&mut self, term: StepTerm) {
         self.total += term.value;
         self.waiting.push(term);
-        if let [a, b, c] = &self.waiting[..] {
-            let log = |term: &StepTerm| term.squared_error.max(f64::MIN_POSITIVE).ln();
-            let relative = (log(a) - 2.0 * log(b) + log(c)).powi(2) / 6.0;
-            let squares: f64 = [a, b, c].map(|term| term.of_error.powi(2)).iter().sum();
-            self.variances.push(relative * squares);
+        if let [a, b, c] = self.waiting[..] {
+            let second = a.squared_error - 2.0 * b.squared_error + c.squared_error;
+            let weights: f64 = [a, b, c].iter().map(|term| term.weight().powi(2)).sum();
+            self.variances.push(second * second / 6.0 * weights);
             self.waiting.clear();
         }
     }

@@ -51,6 +51,7 @@ pub mod mmd_rbf;
 mod nearest_neighbours;
 pub mod notes;
 mod optimal_transport;
+pub mod pair_distances;
 pub mod paired;
 mod pairwise_distance;
 mod permutation;
@@ -77,6 +78,7 @@ registry! {
         "energy" | "energy-distance" => Energy(energy::Energy),
         "mmd-rbf" | "mmd" | "rbf-mmd" => MmdRbf(mmd_rbf::MmdRbf),
         "sliced-wasserstein" | "swd" | "sliced-wasserstein-distance" => SlicedWasserstein(sliced_wasserstein::SlicedWasserstein),
+        "pair-distances" | "interatomic-distances" => PairDistances(pair_distances::PairDistances),
         "c2st" => C2st(c2st::C2st),
         "cmmd" => Cmmd(cmmd::Cmmd),
         "inception-score" | "is" | "isc" => InceptionScore(inception_score::InceptionScore),

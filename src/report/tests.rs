@@ -539,6 +539,27 @@ fn figure_is_omitted_without_its_columns() {
     }
 }
 
+/// Bounds and densities are never in one column.
+#[test]
+fn variational_bounds_have_a_table_of_their_own() {
+    let count = |tables: &Tables| {
+        let html = build_report(tables, &facts(plain)).unwrap().html;
+        (
+            html.matches("table class=\"summary\"").count(),
+            html.contains("Variational bounds"),
+        )
+    };
+    let mut tables = tables(6, plain);
+    let (before, named) = count(&tables);
+    assert!(before > 0 && !named);
+    let other = tables
+        .summary
+        .iter_mut()
+        .find(|row| row.estimator != "exact");
+    other.expect("an estimator").kind = EstimateKind::Elbo;
+    assert_eq!(count(&tables), (before + 1, true));
+}
+
 #[test]
 fn report_is_deterministic() {
     let twice = [(); 2].map(|()| build_report(&tables(6, plain), &facts(plain)).unwrap());

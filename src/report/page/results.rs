@@ -11,7 +11,9 @@ use crate::report::number_format::{
 };
 use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
-use crate::rows::{BoundKind, ConditionRow, ContrastRow, GapRow, MetricRow, PairRow, SummaryRow};
+use crate::rows::{
+    BoundKind, ConditionRow, ContrastRow, EstimateKind, GapRow, MetricRow, PairRow, SummaryRow,
+};
 
 /// The tables of each comparison group of the model whose reference has the same solver.
 pub(super) fn result_tables(view: &ReportView, model: &str) -> Markup {
@@ -136,19 +138,40 @@ fn bound_suffix(row: &SummaryRow) -> String {
     }
 }
 
-/// The table of the estimators of one group, the reference first.
+/// The tables of the estimators of one group, the reference first. Variational bounds have a table of
+/// their own, so that no column holds bounds and densities.
 fn summary_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
-    let columns: Vec<&SummaryColumn> = (SUMMARY_COLUMNS.iter())
-        .filter(|column| {
-            group
-                .rows
-                .iter()
-                .any(|row| (column.cell)(group, row) != ABSENT)
-        })
-        .collect();
-    let failures = group.rows.iter().any(|row| row.failed > 0);
     let mut rows = group.rows.clone();
     rows.sort_by_key(|row| !is_reference(group, row));
+    let (bounds, densities): (Vec<_>, Vec<_>) = rows
+        .into_iter()
+        .partition(|row| row.kind == EstimateKind::Elbo);
+    html! {
+        @if !densities.is_empty() { (summary_table_of(view, group, &densities)) }
+        @if !bounds.is_empty() {
+            h4 { "Variational bounds" }
+            (summary_table_of(view, group, &bounds))
+            p.note {
+                "These are lower bounds: of the density of the reverse stochastic process, or of the "
+                "probability of integers where the decoder is discretized. The density of the ODE may "
+                "lie on either side of them. Their bias is the gap to the reference, and no error."
+            }
+        }
+        p.note {
+            "± is one standard error of the mean over the data. Bias, RMSE and r compare each "
+            "estimator with " (view.short_name(group.reference)) ", paired per sample. Brackets "
+            "are 95 % intervals. Cost is per sample, in evaluations of the network. "
+            (ABSENT) " means that the number is not defined."
+        }
+    }
+}
+
+/// The table of some rows of a group.
+fn summary_table_of(view: &ReportView, group: &ComparisonGroup, rows: &[&SummaryRow]) -> Markup {
+    let columns: Vec<&SummaryColumn> = (SUMMARY_COLUMNS.iter())
+        .filter(|column| rows.iter().any(|row| (column.cell)(group, row) != ABSENT))
+        .collect();
+    let failures = rows.iter().any(|row| row.failed > 0);
     html! {
         div.scroll { table.summary {
             thead { tr {
@@ -179,12 +202,6 @@ fn summary_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
                 @for column in &columns { td.n { ((column.cell)(group, row)) } }
             } } }
         } }
-        p.note {
-            "± is one standard error of the mean over the data. Bias, RMSE and r compare each "
-            "estimator with " (view.short_name(group.reference)) ", paired per sample. Brackets "
-            "are 95 % intervals. Cost is per sample, in evaluations of the network. "
-            (ABSENT) " means that the number is not defined."
-        }
     }
 }
 
