@@ -7,6 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
 use sha2::{Digest, Sha256};
 
+use crate::dequantization::CellNoise;
 use crate::host::hex;
 use crate::lattice::{self, DataMismatch, LatticePolicy};
 use crate::model::card::Card;
@@ -475,6 +476,29 @@ impl Dataset {
             }
         }
         out
+    }
+
+    /// The states of the given samples with truncated normal noise in place of uniform noise, and
+    /// what is added to the log-density of each; see [`CellNoise`].
+    pub fn states_with_cell_noise(
+        &self,
+        card: &Card,
+        key: RngKey,
+        samples: &[SampleId],
+        noise: &CellNoise,
+    ) -> (Batch, Vec<f64>) {
+        let whole: Vec<SampleId> = samples.iter().map(|s| unpack_draw(*s).0).collect();
+        let mut states = self.scaled_rows(card, &whole);
+        let mut corrections = Vec::with_capacity(samples.len());
+        for (mut row, sample) in states.rows_mut().into_iter().zip(samples) {
+            let (sample, draw) = unpack_draw(*sample);
+            let u = key.uniform(Purpose::Dequantization, sample, draw, row.len());
+            let drawn = u.mapv(|u| noise.from_uniform(u));
+            corrections.push(noise.correction(&drawn));
+            row += &drawn;
+            row *= noise.alpha();
+        }
+        (states, corrections)
     }
 
     /// The values of the given samples in the card's range, rows × numbers, as an encoder takes them:

@@ -58,8 +58,8 @@ pub(super) struct LikelihoodArgs {
     /// another of `flowgauge list`; not needed for a flow map
     #[arg(long, value_name = "SPEC")]
     solver: Option<String>,
-    /// The dequantization of integer data: `"{uniform: {repeats: 5}}"` or `"{importance: {draws:
-    /// 20}}"`; adds the columns `bound`, `draws` and `dequantization_stderr` [default: one uniform
+    /// The dequantization of integer data: `"{uniform: {repeats: 5}}"`, `truncated-normal` or
+    /// `"{importance: {draws: 20}}"`; adds the columns `bound`, `draws` and `dequantization_stderr` [default: one uniform
     /// draw]
     #[arg(long, value_name = "SPEC")]
     dequantization: Option<String>,
@@ -237,6 +237,7 @@ impl LikelihoodArgs {
                 .context("--dequantization")?;
             dequantization
                 .check(&estimators)
+                .and_then(|()| dequantization.cell_noise(&model.curve, model.card.data))
                 .map_err(|e| anyhow!("--dequantization: {e}"))?;
         }
         let (runtime, machine) = (self.runtime_args.runtime()?, self.runtime_args.machine());

@@ -1,6 +1,6 @@
 //! Log-likelihoods, as rows.
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::likelihood::{self, LikelihoodResult};
@@ -99,11 +99,23 @@ impl Executor<'_> {
             &self.prepared.models[work.model],
             self.state_data(work.data)?,
         );
+        let noise = match &work.dequantization {
+            Some(dequantization) if data.is_quantized(&model.card) => dequantization
+                .cell_noise(&model.curve, model.card.data)
+                .map_err(|e| anyhow!("dequantization: {e}"))?,
+            _ => None,
+        };
         self.pools[work.model].for_each_dequantized_log_likelihood(
             &self.likelihood_task(work),
             work.dequantization.as_ref(),
             samples,
-            |batch| data.states(&model.card, self.key(), batch),
+            |batch| match &noise {
+                Some(noise) => data.states_with_cell_noise(&model.card, self.key(), batch, noise),
+                None => {
+                    let states = data.states(&model.card, self.key(), batch);
+                    (states, vec![0.0; batch.len()])
+                }
+            },
             take,
         )
     }

@@ -591,7 +591,7 @@ impl<'a> WorkerPool<'a> {
         task: &LikelihoodTask,
         dequantization: Option<&Dequantization>,
         samples: &[SampleId],
-        states: impl Fn(&[SampleId]) -> Batch + Sync,
+        states: impl Fn(&[SampleId]) -> (Batch, Vec<f64>) + Sync,
         mut take: impl FnMut(Vec<LikelihoodResult>) -> Result<()> + Send,
     ) -> Result<()> {
         let needs = WorkerSpec {
@@ -602,10 +602,14 @@ impl<'a> WorkerPool<'a> {
         let addresses =
             dequantization.map_or_else(|| samples.to_vec(), |d| d.draw_addresses(samples));
         let work = |worker: &mut Worker, batch: &[SampleId]| {
-            Ok((
-                batch.len(),
-                evaluate_batch(worker, task, batch, states(batch), false)?.0,
-            ))
+            let (states, corrections) = states(batch);
+            let (mut rows, _) = evaluate_batch(worker, task, batch, states, false)?;
+            for row in &mut rows {
+                let place = batch.iter().position(|sample| *sample == row.sample);
+                let correction = place.map_or(0.0, |i| corrections[i]);
+                row.log_likelihood = row.log_likelihood.map(|value| value + correction);
+            }
+            Ok((batch.len(), rows))
         };
         let (mut arrived, mut finished) = (0, 0);
         let mut waiting: Vec<LikelihoodResult> = Vec::new();

@@ -246,6 +246,12 @@ impl PlanBuilder<'_> {
             // The suffix keeps the rows of another dequantization in a dataset of their own: their
             // numbers are bounds of another kind.
             short = format!("{short} {}", dequantization.dataset_suffix());
+            if let Dequantization::TruncatedNormal(_) = dequantization {
+                treatment = treatment.replace(
+                    "uniformly dequantized",
+                    "dequantized by truncated normal noise in their cells",
+                );
+            }
             treatment = format!(
                 "{treatment}, {} draws each, combined as {}",
                 dequantization.draw_count(),

@@ -367,6 +367,7 @@ impl PlanBuilder<'_> {
         if let Some(dequantization) = &entry.dequantization {
             dequantization
                 .check(estimators)
+                .and_then(|()| dequantization.cell_noise(&opened.curve, opened.card.data))
                 .map_err(|e| anyhow!("dequantization: {e}"))?;
         }
         let available = self.prepared.data[data].len();
