@@ -28,8 +28,8 @@ registry! {
     /// The dequantizations, under the names that `dequantization:` and `--dequantization` accept.
     pub enum Dequantization: DequantizationMethod {
         "uniform" => Uniform(Uniform),
-        "truncated-normal" => TruncatedNormal(TruncatedNormal),
         "importance" | "iwae" | "importance-weighted" => Importance(Importance),
+        "truncated-normal" => TruncatedNormal(TruncatedNormal),
     }
 }
 
@@ -759,7 +759,7 @@ mod tests {
             let alpha = noise.alpha();
             assert!((alpha - curve.at(curve.data_end()).alpha).abs() < 1e-15 && alpha < 1.0);
             let center = 0.25;
-            let (n, mut mass) = (20_000, 0.0);
+            let (n, mut mass) = (100_000, 0.0);
             for k in 0..n {
                 let e = noise.from_uniform((f64::from(k) + 0.5) / f64::from(n));
                 assert!(e.abs() <= 0.125);

@@ -321,7 +321,11 @@ impl LikelihoodArgs {
             );
         }
         written.finish()?;
-        let sentence = tally.summary(card, began.elapsed().as_secs_f64());
+        let mut sentence = tally.summary(card, began.elapsed().as_secs_f64());
+        if extra.bound_terms {
+            // A bound is not said to be a likelihood.
+            sentence = sentence.replacen("log-likelihood", "lower bound of the log-likelihood", 1);
+        }
         print_summary(Some(&out), format_args!("{sentence}"));
         if tally.failed > 0 {
             errln!(

@@ -426,7 +426,7 @@ impl<'a> StepTerms<'a> {
             let ok = value.is_finite();
             let of_last = 0.25 * (last[i][0] - last[i][1]).powi(2);
             let stderr = (sums[i].variance() + of_last).sqrt();
-            let freedom = sums[i].freedom();
+            let freedom = sums[i].freedom(of_last);
             let quantile = stats::student_t_quantile(0.95, freedom);
             LikelihoodResult {
                 sample: self.samples[i],
@@ -477,15 +477,23 @@ struct StepSum {
 
 impl StepSum {
     /// Adds the term of one step, in the order of the steps. The noise of three neighbouring squared
-    /// errors is that of their second difference, because they lie nearly on a line. The weights of
-    /// the errors are known.
+    /// errors is that of the second difference of their logarithms, because these lie nearly on a
+    /// line. The weights of the errors are known.
     fn add_step(&mut self, term: StepTerm) {
         self.total += term.value;
         self.waiting.push(term);
         if let [a, b, c] = self.waiting[..] {
-            let second = a.squared_error - 2.0 * b.squared_error + c.squared_error;
-            let weights: f64 = [a, b, c].iter().map(|term| term.weight().powi(2)).sum();
-            self.variances.push(second * second / 6.0 * weights);
+            let logs = [a, b, c].map(|term| term.squared_error.ln());
+            let mut variance = 0.0;
+            if logs.iter().all(|log| log.is_finite()) {
+                let relative = (logs[0] - 2.0 * logs[1] + logs[2]).powi(2) / 6.0;
+                let (middle, slope) = (logs.iter().sum::<f64>() / 3.0, 0.5 * (logs[2] - logs[0]));
+                for (term, place) in [a, b, c].iter().zip([-1.0, 0.0, 1.0]) {
+                    let level = (middle + slope * place).exp();
+                    variance += relative * (term.weight() * level).powi(2);
+                }
+            }
+            self.variances.push(variance);
             self.waiting.clear();
         }
     }
@@ -510,10 +518,11 @@ impl StepSum {
         sum * (1.0 + waiting / parts)
     }
 
-    /// The degrees of freedom of the variance by Welch and Satterthwaite, at least 1.
-    fn freedom(&self) -> usize {
-        let sum: f64 = self.variances.iter().sum();
-        let squares: f64 = self.variances.iter().map(|v| v * v).sum();
+    /// The degrees of freedom of the variance and another one with one degree, by Welch and
+    /// Satterthwaite; at least 1.
+    fn freedom(&self, other: f64) -> usize {
+        let sum: f64 = self.variances.iter().sum::<f64>() + other;
+        let squares: f64 = self.variances.iter().map(|v| v * v).sum::<f64>() + other * other;
         match squares > 0.0 {
             true => ((sum * sum / squares).floor() as usize).max(1),
             false => self.variances.len().max(1),
@@ -840,27 +849,26 @@ mod tests {
         }
     }
 
-    fn mixture(steps: usize) -> AnalyticMixture {
-        analytic::example_mixture(
-            discrete(
-                Betas::Linear([0.1 / steps as f64, 20.0 / steps as f64]),
-                steps,
-            ),
-            3,
-        )
+    fn mixture(steps: usize, dim: usize) -> AnalyticMixture {
+        let betas = Betas::Linear([0.1, 20.0].map(|beta| beta / steps as f64));
+        analytic::example_mixture(discrete(betas, steps), dim)
     }
 
     /// The bounds of one point over seeds.
-    fn over_seeds(model: &AnalyticMixture, spec: &str, seeds: u64) -> Vec<LikelihoodResult> {
+    fn over_seeds(
+        model: &AnalyticMixture,
+        spec: &str,
+        x: &Batch,
+        seeds: u64,
+    ) -> Vec<LikelihoodResult> {
         let estimators = [estimator(spec)];
         let solver = Solver::defaults().remove(0);
-        let x = ndarray::array![[0.4, -0.3, 0.2]];
         let mut rows = Vec::new();
         for seed in 0..seeds {
             let task = task(&model.curve, &solver, &estimators, seed);
             let mut sources = ModelHandles::default();
             rows.extend(
-                evaluate_discrete_bounds(&mut model.clone(), &mut sources, &task, &[0], &x)
+                evaluate_discrete_bounds(&mut model.clone(), &mut sources, &task, &[0], x)
                     .expect("bounds"),
             );
         }
@@ -870,13 +878,16 @@ mod tests {
     /// A subset of the steps estimates the same sum, and both report their errors.
     #[test]
     fn subsets_are_unbiased_and_errors_are_those_over_seeds() {
-        let model = mixture(100);
+        let (model, dim) = (mixture(100, 24), 24);
+        let x = Batch::from_shape_fn((1, dim), |(_, j)| {
+            model.means[[1, j]] + 0.3 * (1.7 * j as f64).cos()
+        });
         let mut means = Vec::new();
         for spec in [
             "{vlb: {decoder: continuous}}",
             "{vlb: {decoder: continuous, steps: 22}}",
         ] {
-            let rows = over_seeds(&model, spec, 400);
+            let rows = over_seeds(&model, spec, &x, 400);
             let values: Vec<f64> = rows.iter().filter_map(|r| r.log_likelihood).collect();
             let mean = stats::mean_estimate(&values).expect("rows");
             let spread = mean.stderr.expect("rows") * (values.len() as f64).sqrt();
@@ -906,13 +917,14 @@ mod tests {
     #[test]
     fn the_bound_of_a_normal_distribution_is_known() {
         let point = [0.4, -0.3, 0.2];
+        let x = ndarray::array![point];
         let square: f64 = point.iter().map(|x| x * x).sum();
         let spread = 0.3;
         let density = -0.5 * square / spread - 1.5 * (std::f64::consts::TAU * spread).ln();
         for (name, large) in [("fixed-small", false), ("fixed-large", true)] {
             let mut gaps = Vec::new();
             for steps in [40, 160, 640] {
-                let mut model = mixture(steps);
+                let mut model = mixture(steps, 3);
                 model.weights = vec![1.0];
                 model.means = Array2::zeros((1, 3));
                 model.variances = vec![spread];
@@ -940,7 +952,7 @@ mod tests {
                 let last = schedule.alphas[steps - 1].powi(2);
                 want += 0.5 * (-3.0 * last - 3.0 * (1.0 - last).ln() + last * square);
                 let spec = format!("{{vlb: {{decoder: continuous, variance: {name}}}}}");
-                let rows = over_seeds(&model, &spec, 60);
+                let rows = over_seeds(&model, &spec, &x, 60);
                 let values: Vec<f64> = rows.iter().filter_map(|r| r.log_likelihood).collect();
                 let mean = stats::mean_estimate(&values).expect("rows");
                 let error = mean.stderr.expect("rows");

@@ -481,7 +481,7 @@ mod tests {
             // another way.
             let power = match metric.name() {
                 "frechet" | "frechet-infinity" => Some(2),
-                "energy" | "sliced-wasserstein" => Some(1),
+                "energy" | "sliced-wasserstein" | "pair-distances" => Some(1),
                 "kernel" | "inception-score" => None,
                 _ => Some(0),
             };
