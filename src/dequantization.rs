@@ -253,7 +253,10 @@ impl Dequantization {
                     "truncated-normal: std is {std}, expected a number above 0"
                 ));
             }
-            let whole = |e: &&DivergenceEstimator| matches!(e, DivergenceEstimator::DiscreteBound(bound) if bound.is_discretized());
+            let whole = |e: &&DivergenceEstimator| match e {
+                DivergenceEstimator::DiscreteBound(bound) => bound.is_discretized(),
+                _ => false,
+            };
             if let Some(bound) = estimators.iter().find(whole) {
                 return Err(format!(
                     "truncated-normal: `{}` bounds the probability of the integers themselves; \

@@ -36,8 +36,9 @@ mod workload;
 pub use artifact_paths::{ArtifactPaths, reopen_run};
 pub use auto_steps::{AutoStepsRequest, ChosenSteps, StepsChooser};
 pub use capabilities::{
-    check_centred_states, check_difference_step, check_encodable, check_estimator_supported,
-    check_sampler_supported, initial_states, likelihood_bound, max_samples, with_card_defaults,
+    check_centred_states, check_difference_step, check_discretized_data, check_encodable,
+    check_estimator_supported, check_sampler_supported, initial_states, likelihood_bound,
+    max_samples, with_card_defaults,
 };
 pub use conditions::{ModelSetting, check_condition_lengths};
 pub use cost::TrialCost;

@@ -29,8 +29,8 @@ use crate::num::{format_decimals, format_with_stderr, stats};
 use crate::output::{Output, OutputKind, Writer};
 use crate::plan::{
     AutoStepsRequest, LikelihoodWork, PreparedPlan, Trial, check_centred_states,
-    check_difference_step, check_encodable, check_estimator_supported, likelihood_bound,
-    with_card_defaults,
+    check_difference_step, check_discretized_data, check_encodable, check_estimator_supported,
+    likelihood_bound, with_card_defaults,
 };
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
@@ -202,6 +202,7 @@ impl LikelihoodArgs {
         }
         SettingArgs::check_lengths(&model, data.len(), &format!("{} holds", data.name))?;
         check_difference_step(&model, &divergence, &data).context("--divergence")?;
+        check_discretized_data(&model, &divergence, &data).context("--divergence")?;
         check_centred_states(&model, &data)?;
         let bound = likelihood_bound(&model, &data, self.lattice)?;
         data.notes.extend(bound.reason);

@@ -186,6 +186,29 @@ pub fn check_difference_step(
     Ok(())
 }
 
+/// Checks that data are integers where an estimator bounds the probability of integers.
+///
+/// # Errors
+/// Fails if they are floats: these would be rounded to levels in silence.
+pub fn check_discretized_data(
+    model: &Model,
+    estimator: &DivergenceEstimator,
+    data: &Dataset,
+) -> Result<()> {
+    match estimator {
+        DivergenceEstimator::DiscreteBound(bound)
+            if bound.is_discretized() && !data.is_quantized(&model.card) =>
+        {
+            Err(anyhow!(
+                "vlb: {} holds floats, but a discretized decoder gives the probability of integers; \
+                 expected integers, or `decoder: continuous`, which bounds a density",
+                data.name
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The largest distance of a state's centre of mass from zero, relative to the length of the state:
 /// the rounding of float32.
 const MAX_CENTRE_OFFSET: f64 = 1e-5;

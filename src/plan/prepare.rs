@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::builder::PlanBuilder;
 use super::capabilities::{
-    check_centred_states, check_difference_step, check_estimator_supported,
+    check_centred_states, check_difference_step, check_discretized_data, check_estimator_supported,
     check_sampler_supported, likelihood_bound, max_samples, with_card_defaults,
 };
 use super::conditions::{ModelSetting, check_condition_lengths};
@@ -361,9 +361,10 @@ impl PlanBuilder<'_> {
             );
         }
         check_centred_states(opened, &self.prepared.data[data])?;
-        estimators
-            .iter()
-            .try_for_each(|e| check_difference_step(opened, e, &self.prepared.data[data]))?;
+        estimators.iter().try_for_each(|e| {
+            check_difference_step(opened, e, &self.prepared.data[data])?;
+            check_discretized_data(opened, e, &self.prepared.data[data])
+        })?;
         if let Some(dequantization) = &entry.dequantization {
             dequantization
                 .check(estimators)

@@ -228,4 +228,23 @@ fn what_a_bound_lacks_is_named() {
         refused(folder.path(), &args, &[words]);
         assert!(!folder.path().join("out.csv").exists());
     }
+    // Floats would be rounded to levels in silence.
+    write(folder.path(), "card.yaml", &constant);
+    let floats = Array2::from_shape_fn((3, 4), |(i, j)| 0.137 * (i + 2 * j) as f64 - 0.4);
+    let floats = floats
+        .into_shape_with_order((3, 1, 2, 2))
+        .expect("four values");
+    ndarray_npy::write_npy(folder.path().join("floats.npy"), &floats).expect("written");
+    let args = [
+        "likelihood",
+        "--model",
+        "card.yaml",
+        "--data",
+        "floats.npy",
+        "--divergence",
+        "vlb",
+        "--out",
+        "out.csv",
+    ];
+    refused(folder.path(), &args, &["floats", "decoder: continuous"]);
 }

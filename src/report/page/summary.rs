@@ -222,10 +222,15 @@ fn known_truth_sentence(view: &ReportView, group: &ComparisonGroup, row: &Summar
 
 /// A sentence about the gap between a variational bound and the reference.
 fn bound_gap_sentence(view: &ReportView, group: &ComparisonGroup, row: &SummaryRow) -> Markup {
+    let side = if row.bias.is_some_and(|bias| bias > 0.0) {
+        "above"
+    } else {
+        "below"
+    };
     html! {
         b { "Variational bound: " (view.short_name(&row.estimator)) } " lies "
-        (non_breaking(&format_with_error(row.bias.map(|bias| -bias), row.bias_stderr)))
-        " nats below " (view.short_name(group.reference)) " in the mean. It bounds the density of "
+        (non_breaking(&format_with_error(row.bias.map(f64::abs), row.bias_stderr)))
+        " nats " (side) " " (view.short_name(group.reference)) " in the mean. It bounds the density of "
         "the reverse stochastic process, which is that of the ODE only for an exact score."
     }
 }
