@@ -657,28 +657,6 @@ impl ConfigFile {
         }
         for (i, entry) in config.likelihood.iter().enumerate() {
             let at = |key: &str| format!("likelihood.{i}.{key}");
-            for (key, missing) in [
-                (
-                    "estimators",
-                    entry
-                        .estimators
-                        .as_ref()
-                        .unwrap_or(&config.estimators)
-                        .is_empty(),
-                ),
-                (
-                    "solvers",
-                    entry.solvers.as_ref().unwrap_or(&config.solvers).is_empty(),
-                ),
-            ] {
-                if missing && !self.has_fault_near(key) {
-                    fault(
-                        at(key),
-                        "none in this entry and none for the whole run; expected at least one"
-                            .to_owned(),
-                    );
-                }
-            }
             if let Some(few) = entry
                 .budget
                 .as_ref()

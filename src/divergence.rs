@@ -11,7 +11,9 @@ use ndarray::{Array2, Axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::flow::field::{EvalError, FlowMap, JacobianOperator, ScalarField, VectorField};
+use crate::flow::field::{
+    EvalError, FlowMap, JacobianOperator, OneCallDensity, ScalarField, VectorField,
+};
 use crate::flow::flow_map::{FewSteps, FlowMapStepRule};
 use crate::flow::network_velocity::ForwardNetwork;
 use crate::flow::path::PathCurve;
@@ -58,6 +60,8 @@ pub enum DivergenceEstimator {
     ContinuousBound(ContinuousBound),
     /// The discrete variational bound of DDPM, over the steps of a discrete path.
     DiscreteBound(DiscreteBound),
+    /// The log-density that a normalizing flow, or a graph of the density, gives in one call.
+    OneCall(OneCallLikelihood),
 }
 
 /// Hutchinson's estimator with central differences zᵀ(v(x + hz) − v(x − hz))/2h instead of Jacobian
@@ -132,8 +136,14 @@ impl Default for Learned {
 #[serde(deny_unknown_fields)]
 pub struct ClosedForm {}
 
+/// The log-density of a model that gives it in one call, of a card of `kind: flow` or
+/// `kind: density`. There are no parameters.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OneCallLikelihood {}
+
 /// The names and aliases of the estimators that are not trace estimators.
-const NON_TRACE_NAMES: [registry::Names; 7] = [
+const NON_TRACE_NAMES: [registry::Names; 8] = [
     ("learned", &["head", "learned-head"]),
     ("debiased", &["debiased-head"]),
     ("closed-form", &["analytic", "closedform"]),
@@ -141,6 +151,7 @@ const NON_TRACE_NAMES: [registry::Names; 7] = [
     ("flow-map", &["flowmap", "few-step"]),
     ("nelbo", &["elbo", "variational-bound", "continuous-bound"]),
     ("vlb", &["discrete-bound"]),
+    ("one-call", &["onecall", "normalizing-flow"]),
 ];
 
 impl DivergenceEstimator {
@@ -175,6 +186,7 @@ impl DivergenceEstimator {
                 &DivergenceEstimator::Debiased(Default::default()),
             ),
             DivergenceEstimator::ClosedForm(_) => "closed-form".to_owned(),
+            DivergenceEstimator::OneCall(_) => "one-call".to_owned(),
             DivergenceEstimator::FiniteDifference(_) => registry::kind_label(
                 "finite-difference",
                 self,
@@ -202,6 +214,7 @@ impl DivergenceEstimator {
             DivergenceEstimator::Learned(_) => EstimateKind::Learned,
             DivergenceEstimator::Debiased(_) => EstimateKind::OdeStochastic,
             DivergenceEstimator::ClosedForm(_) => EstimateKind::ClosedForm,
+            DivergenceEstimator::OneCall(_) => EstimateKind::OneCall,
             DivergenceEstimator::FiniteDifference(_) => EstimateKind::FiniteDifference,
             DivergenceEstimator::FlowMap(f) if f.rule == Some(FlowMapStepRule::ForwardAverage) => {
                 EstimateKind::FewStepForwardAverage
@@ -217,9 +230,12 @@ impl DivergenceEstimator {
     }
 
     /// Whether the estimator is evaluated on the nodes of a solver's path. A flow map has its own
-    /// path, and a variational bound has none.
+    /// path, and variational bounds and one-call models have none.
     pub fn needs_solver(&self) -> bool {
-        !matches!(self, DivergenceEstimator::FlowMap(_)) && !self.is_variational_bound()
+        !matches!(
+            self,
+            DivergenceEstimator::FlowMap(_) | DivergenceEstimator::OneCall(_)
+        ) && !self.is_variational_bound()
     }
 
     /// Whether the estimator is a lower bound of the log-density from denoising errors.
@@ -239,6 +255,7 @@ impl DivergenceEstimator {
             DivergenceEstimator::FlowMap(f) => f.steps as u64,
             DivergenceEstimator::ContinuousBound(bound) => bound.draws as u64,
             DivergenceEstimator::DiscreteBound(bound) => bound.evaluations(curve),
+            DivergenceEstimator::OneCall(_) => 1,
             _ => 0,
         }
     }
@@ -269,7 +286,8 @@ impl DivergenceEstimator {
         match self {
             DivergenceEstimator::FlowMap(_)
             | DivergenceEstimator::ContinuousBound(_)
-            | DivergenceEstimator::DiscreteBound(_) => None,
+            | DivergenceEstimator::DiscreteBound(_)
+            | DivergenceEstimator::OneCall(_) => None,
             DivergenceEstimator::Debiased(d) => Some(DivergenceEstimator::Learned(Learned {
                 head: d.head.clone(),
             })),
@@ -297,7 +315,8 @@ impl DivergenceEstimator {
             | DivergenceEstimator::ClosedForm(_)
             | DivergenceEstimator::FlowMap(_)
             | DivergenceEstimator::ContinuousBound(_)
-            | DivergenceEstimator::DiscreteBound(_) => false,
+            | DivergenceEstimator::DiscreteBound(_)
+            | DivergenceEstimator::OneCall(_) => false,
         }
     }
 
@@ -410,6 +429,7 @@ impl Serialize for DivergenceEstimator {
             DivergenceEstimator::FlowMap(f) => map.serialize_entry("flow-map", f)?,
             DivergenceEstimator::ContinuousBound(b) => map.serialize_entry("nelbo", b)?,
             DivergenceEstimator::DiscreteBound(b) => map.serialize_entry("vlb", b)?,
+            DivergenceEstimator::OneCall(o) => map.serialize_entry("one-call", o)?,
             _ => map.serialize_entry("closed-form", &ClosedForm {})?,
         }
         map.end()
@@ -434,6 +454,7 @@ impl JsonSchema for DivergenceEstimator {
             ("flow-map", generator.subschema_for::<FewSteps>()),
             ("nelbo", generator.subschema_for::<ContinuousBound>()),
             ("vlb", generator.subschema_for::<DiscreteBound>()),
+            ("one-call", generator.subschema_for::<OneCallLikelihood>()),
         ]);
         registry::schema(&DivergenceEstimator::aliases(), entries)
     }
@@ -462,6 +483,7 @@ impl<'de> Deserialize<'de> for DivergenceEstimator {
                     Some("flow-map") => Ok(DivergenceEstimator::FlowMap(FewSteps::default())),
                     Some("nelbo") => Ok(DivergenceEstimator::ContinuousBound(Default::default())),
                     Some("vlb") => Ok(DivergenceEstimator::DiscreteBound(Default::default())),
+                    Some("one-call") => Ok(DivergenceEstimator::OneCall(OneCallLikelihood {})),
                     _ => Estimator::from_name(name)
                         .map(DivergenceEstimator::Trace)
                         .ok_or_else(|| registry::unknown(name, &DivergenceEstimator::names())),
@@ -482,6 +504,7 @@ impl<'de> Deserialize<'de> for DivergenceEstimator {
                     Some("flow-map") => DivergenceEstimator::FlowMap(map.next_value()?),
                     Some("nelbo") => DivergenceEstimator::ContinuousBound(map.next_value()?),
                     Some("vlb") => DivergenceEstimator::DiscreteBound(map.next_value()?),
+                    Some("one-call") => DivergenceEstimator::OneCall(map.next_value()?),
                     Some(known) => {
                         DivergenceEstimator::Trace(Estimator::from_entry(known, &mut map)?)
                     }
@@ -504,6 +527,8 @@ pub struct ModelHandles {
     pub heads: BTreeMap<String, Box<dyn ScalarField>>,
     /// The true log-density of an analytic model.
     pub closed_form: Option<Box<dyn ScalarField>>,
+    /// The log-density of a one-call model.
+    pub one_call: Option<Box<dyn OneCallDensity>>,
     /// A second velocity for finite differences, with its path.
     pub difference_velocity: Option<(Box<dyn VectorField>, PathCurve)>,
     /// The probability path of the model.
@@ -790,9 +815,8 @@ impl<'a> DivergenceIntegrator<'a> {
             DivergenceEstimator::ClosedForm(_)
             | DivergenceEstimator::FlowMap(_)
             | DivergenceEstimator::ContinuousBound(_)
-            | DivergenceEstimator::DiscreteBound(_) => {
-                Ok(Array2::zeros((1, nodes.batch_index.len())))
-            }
+            | DivergenceEstimator::DiscreteBound(_)
+            | DivergenceEstimator::OneCall(_) => Ok(Array2::zeros((1, nodes.batch_index.len()))),
         }
     }
 

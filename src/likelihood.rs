@@ -36,6 +36,7 @@ pub mod continuous_bound;
 pub mod discrete_bound;
 pub mod few_step;
 pub mod flow_map_checks;
+pub mod one_call;
 
 use std::sync::Mutex;
 use std::time::Instant;

@@ -10,12 +10,13 @@ use sha2::{Digest, Sha256};
 use super::readings::{print_reading_check, read_checked_data};
 use super::setting::SettingArgs;
 use super::{Exit, RuntimeArgs};
-use crate::flow::field::{JacobianOperator, Points, VectorField};
+use crate::flow::field::{EvalError, JacobianOperator, OneCallDensity, Points, VectorField};
 use crate::flow::truncation::Truncation;
 use crate::graph::{self, Mode};
 use crate::host::hex;
 use crate::model::flow_map::FlowMapDerivatives;
 use crate::model::loaded::{JacobianOptions, Model, SessionOptions, Velocity};
+use crate::model::one_call::OneCall;
 use crate::num::key::{Purpose, RngKey};
 use crate::num::shape::AxisLayout;
 use crate::num::{Batch, TangentBatch};
@@ -91,31 +92,21 @@ impl InspectArgs {
             data.print_notes();
         }
         let card = &model.card;
-        outln!(
-            "card {}: {}, shape {:?}, {} prediction",
-            self.file.display(),
-            card.name,
-            card.shape,
-            serde_json::to_value(card.network.prediction)?
-                .as_str()
-                .unwrap_or_default()
-        );
-        outln!("path {}", serde_json::to_string(&card.path)?);
-        outln!(
-            "prior N(0, {}^2 I) at time {}, data at time {}",
-            model.prior.std,
-            model.curve.prior_end(),
-            model.curve.data_end()
-        );
-        outln!(
-            "cut off {}",
-            Truncation::new(&model.curve, model.prior).describe(card.network.prediction)
-        );
-        if let Some(preconditioning) = card.network.preconditioning {
-            outln!(
-                "preconditioning outside the graph {}",
-                serde_json::to_string(&preconditioning)?
-            );
+        match &card.one_call {
+            None => self.print_path(&model)?,
+            Some(one_call) => {
+                outln!(
+                    "card {}: {}, shape {:?}, kind {}",
+                    self.file.display(),
+                    card.name,
+                    card.shape,
+                    one_call.kind()
+                );
+                outln!("{}", one_call.describe());
+                if let OneCall::Flow { .. } = one_call {
+                    outln!("latents N(0, {}^2 I)", model.prior.std);
+                }
+            }
         }
         let given = model
             .describe_constants()?
@@ -126,6 +117,7 @@ impl InspectArgs {
         given.for_each(|(input, value)| outln!("{input}: {value}"));
         if let Some(terms) = model
             .trace_terms()
+            .filter(|_| card.one_call.is_none())
             .filter(|terms| *terms < model.dim() as u64)
         {
             outln!(
@@ -160,7 +152,10 @@ impl InspectArgs {
                 &graph_differentiability(&model, &file.key, &at)?,
             );
         }
-        let findings = self.check_network(&model)?;
+        let findings = match card.one_call {
+            None => self.check_network(&model)?,
+            Some(_) => self.check_one_call(&model)?,
+        };
         outln!("\nthe network as it runs");
         findings.iter().for_each(|(what, fine)| {
             outln!("  {} {what}", if *fine { "ok    " } else { "FAILED" })
@@ -173,10 +168,107 @@ impl InspectArgs {
             );
         }
         let mut fine = findings.iter().all(|f| f.1);
-        if let Some(data) = &data {
+        if card.one_call.is_some() {
+            outln!(
+                "whether a density integrates to one is estimated by `mass: {{samples: 4096}}` in a \
+                 config"
+            );
+        } else if let Some(data) = &data {
             fine &= !print_reading_check(&model, data, &self.runtime_args)?;
         }
         Ok(if fine { Exit::Success } else { Exit::Failed })
+    }
+
+    /// Prints how the network of a model with a velocity is read, and its path.
+    ///
+    /// # Errors
+    /// Fails if a part of the card cannot be written as JSON.
+    fn print_path(&self, model: &Model) -> Result<()> {
+        let card = &model.card;
+        outln!(
+            "card {}: {}, shape {:?}, {} prediction",
+            self.file.display(),
+            card.name,
+            card.shape,
+            serde_json::to_value(card.network.prediction)?
+                .as_str()
+                .unwrap_or_default()
+        );
+        outln!("path {}", serde_json::to_string(&card.path)?);
+        outln!(
+            "prior N(0, {}^2 I) at time {}, data at time {}",
+            model.prior.std,
+            model.curve.prior_end(),
+            model.curve.data_end()
+        );
+        outln!(
+            "cut off {}",
+            Truncation::new(&model.curve, model.prior).describe(card.network.prediction)
+        );
+        if let Some(preconditioning) = card.network.preconditioning {
+            outln!(
+                "preconditioning outside the graph {}",
+                serde_json::to_string(&preconditioning)?
+            );
+        }
+        Ok(())
+    }
+
+    /// Calls a one-call model with batches of 1 and 3 samples. Each finding is a sentence, and whether
+    /// the check passed.
+    ///
+    /// # Errors
+    /// Fails if the graph cannot be opened.
+    fn check_one_call(&self, model: &Model) -> Result<Vec<(String, bool)>> {
+        let options = SessionOptions {
+            provider: self.runtime_args.machine().provider,
+            threads: 1,
+        };
+        let mut density = model.one_call(self.runtime_args.runtime()?, options)?;
+        let (key, dim) = (RngKey { seed: 0 }, model.dim());
+        let mut x = Batch::zeros((3, dim));
+        for (i, mut row) in x.rows_mut().into_iter().enumerate() {
+            row.assign(&key.normal(Purpose::Check, i as u64, 0, dim));
+        }
+        let (samples, t) = ([0, 1, 2], [model.curve.data_end(); 3]);
+        let at = Points::new(&samples, &t, &x);
+        let all = match density.log_density(at) {
+            Ok(all) => all,
+            Err(error) => return Ok(vec![(format!("batch of 3: {error}"), false)]),
+        };
+        let what = "the log-determinants";
+        let volume =
+            model.check_one_call_volume(self.runtime_args.runtime()?, options, &samples, &x);
+        let volume = match volume {
+            Ok(Some(check)) => Some((check.sentence(), check.agrees())),
+            Ok(None) if matches!(model.card.one_call, Some(OneCall::Flow { .. })) => {
+                let why = "not checked: too many dimensions, or another shape of the latent";
+                Some((format!("{what} were {why}"), true))
+            }
+            Ok(None) => None,
+            Err(error) => Some((format!("{what} were not checked: {error:#}"), true)),
+        };
+        let finite = all.iter().all(|terms| terms.log_density.is_finite());
+        let mut found = vec![("log-densities of 3 samples are finite".to_owned(), finite)];
+        let scale = all
+            .iter()
+            .fold(1.0f64, |most, terms| most.max(terms.log_density.abs()));
+        let what = "every sample alone agrees with a batch of 3".to_owned();
+        let alone: Result<Vec<f64>, _> = (0..3)
+            .map(|i| Ok(density.log_density(at.select(&[i]).points())?[0].log_density))
+            .collect::<Result<_, EvalError>>();
+        found.push(match alone {
+            Ok(alone) => {
+                let gaps = alone
+                    .iter()
+                    .zip(&all)
+                    .map(|(a, b)| (a - b.log_density).abs());
+                agreement_finding(what, gaps.fold(0.0, f64::max) / scale)
+            }
+            Err(error) => (format!("{what}: {error}"), false),
+        });
+        found.extend(volume);
+        Ok(found)
     }
 
     /// Runs the velocity with batches of 1, 2 and 3 samples, with permuted samples, and at both

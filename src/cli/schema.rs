@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use super::Exit;
 use crate::config::Config;
 use crate::gate::claims::Claims;
-use crate::model::card::Card;
+use crate::model::card::AnyCard;
 use crate::yaml;
 
 /// The arguments of `flowgauge schema`.
@@ -36,7 +36,7 @@ impl SchemaArgs {
     pub(super) fn execute(self) -> Result<Exit> {
         let schema = match self.file {
             SchemaFile::Config => yaml::standard_schema::<Config>(),
-            SchemaFile::Card => yaml::standard_schema::<Card>(),
+            SchemaFile::Card => yaml::standard_schema::<AnyCard>(),
             SchemaFile::Claims => yaml::standard_schema::<Claims>(),
         };
         outln!("{}", serde_json::to_string_pretty(&schema)?);

@@ -300,6 +300,10 @@ impl<'a> WorkerPool<'a> {
                     let network = self.model.learned_variances(self.runtime, options)?;
                     worker.sources.variances = Some(Box::new(network));
                 }
+                DivergenceEstimator::OneCall(_) if worker.sources.one_call.is_none() => {
+                    worker.sources.one_call =
+                        Some(Box::new(self.model.one_call(self.runtime, options)?));
+                }
                 DivergenceEstimator::ClosedForm(_) if worker.sources.closed_form.is_none() => {
                     worker.sources.closed_form =
                         Some(Box::new(self.model.closed_form(self.runtime, options)?));
@@ -429,6 +433,9 @@ impl<'a> WorkerPool<'a> {
         }
         if let Some(density) = &mut worker.sources.closed_form {
             density.eval(at).with_context(first)?;
+        }
+        if let Some(density) = &mut worker.sources.one_call {
+            density.log_density(at).with_context(first)?;
         }
         let far = vec![end; two.nrows()];
         for (name, map) in &mut worker.sources.flow_maps {
@@ -652,6 +659,12 @@ fn evaluate_batch(
     let recorder = record.then_some(&mut nodes);
     let mut rows =
         likelihood::few_step::evaluate_few_step_likelihoods(&mut worker.sources, task, batch, &x)?;
+    rows.extend(likelihood::one_call::evaluate_one_call_densities(
+        &mut worker.sources,
+        task,
+        batch,
+        &x,
+    )?);
     if let Worker {
         velocity: Some(velocity),
         sources,

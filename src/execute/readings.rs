@@ -22,6 +22,10 @@ const SAMPLES_PER_CHECKED: usize = 32;
 /// A check uses so many samples that they have this many components, since the errors of samples of
 /// few dimensions scatter more.
 const COMPONENTS: usize = 2048;
+/// The most dimensions in which the log-determinants of a normalizing flow are checked before a run.
+const MAX_VOLUME_DIM: usize = 64;
+/// The number of samples at which they are.
+const VOLUME_SAMPLES: usize = 4;
 
 /// Returns the indices of at most `most` of `count` samples, at equal distances.
 pub fn checked_samples(count: usize, most: usize) -> Vec<SampleId> {
@@ -67,13 +71,42 @@ impl Executor<'_> {
         }
         for (model, data) in pairs {
             let (model, data) = (&self.prepared.models[model], &self.prepared.data[data]);
-            if let Some(sentence) = self.find_disagreement(model, data) {
+            let found = match model.card.one_call {
+                None => self.find_disagreement(model, data),
+                Some(_) => self.find_wrong_volume(model, data),
+            };
+            if let Some(sentence) = found {
+                let more = match model.card.one_call {
+                    None => "`flowgauge inspect` with `--data` shows all readings, and ",
+                    Some(_) => "",
+                };
                 errln!(
-                    "flowgauge: {}: {sentence} on {}; `flowgauge inspect` with `--data` shows all \
-                     readings, and `--no-check` leaves this out",
+                    "flowgauge: {}: {sentence} on {}; {more}`--no-check` leaves this out",
                     model.path.display(),
                     data.name
                 );
+            }
+        }
+    }
+
+    /// What is wrong with the log-determinants of a normalizing flow at a few samples.
+    fn find_wrong_volume(&self, model: &Model, data: &Dataset) -> Option<String> {
+        if model.dim() > MAX_VOLUME_DIM {
+            return None;
+        }
+        let options = SessionOptions {
+            provider: self.machine.provider,
+            threads: self.machine.threads,
+        };
+        let samples = checked_samples(data.len(), VOLUME_SAMPLES);
+        let states = data.states(&model.card, RngKey { seed: 0 }, &samples);
+        match model.check_one_call_volume(self.runtime, options, &samples, &states) {
+            Ok(check) => check
+                .filter(|check| !check.agrees())
+                .map(|check| check.sentence()),
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "a card was not checked");
+                None
             }
         }
     }

@@ -375,6 +375,25 @@ pub trait ScalarField: Send {
     }
 }
 
+/// The log-density of one sample under a one-call model, in nats.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogDensityTerms {
+    /// log p(x).
+    pub log_density: f64,
+    /// The log-density of the sample's latent, and the log-determinant of the map to it. Their sum is
+    /// `log_density`. `None` if the model gives the log-density itself.
+    pub prior_and_log_det: Option<[f64; 2]>,
+}
+
+/// A model that gives log-densities in one call and has no velocity, such as a normalizing flow.
+pub trait OneCallDensity: Send {
+    /// Returns the log-density of each row. The times of the points are not read.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated.
+    fn log_density(&mut self, at: Points) -> Result<Vec<LogDensityTerms>, EvalError>;
+}
+
 /// The averages over \[from, to\] of dx/dt and of its divergence along the flow's own path, per row
 /// and in the card's own time.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,6 +12,7 @@ use super::constants::Constant;
 use super::defaults::{is_zero, unit_scale};
 use super::energy::EnergySpec;
 use super::latent::LatentSpec;
+use super::one_call::{OneCall, OneCallCard};
 use crate::flow::centred::CentredSystem;
 use crate::flow::flow_map::FlowMapStepRule;
 use crate::flow::guidance::Guidance;
@@ -26,6 +27,15 @@ use crate::yaml::{Document, Fault, Node};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
+    /// The kind of the model (default: `diffusion`). Cards of the kinds `flow` and `density` have
+    /// other keys: see [`OneCallCard`].
+    #[serde(default, skip_serializing_if = "DiffusionKind::is_default")]
+    pub kind: DiffusionKind,
+    /// The outputs of a model that gives its log-density in one call. Such a model has no velocity,
+    /// and `path` and `network.prediction` say nothing.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schemars(skip)]
+    pub one_call: Option<OneCall>,
     /// The model's name: letters, digits, spaces and any of `_-.,()[]+`, beginning with a letter, a
     /// digit or `_`, at most 100 bytes.
     pub name: String,
@@ -64,6 +74,33 @@ pub struct Card {
     /// Free notes on the origin of the files. If a file is missing, the message quotes `source`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub provenance: BTreeMap<String, serde_json::Value>,
+}
+
+/// The kind of a model with a velocity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[]))]
+pub enum DiffusionKind {
+    /// A diffusion or flow model in continuous time.
+    #[default]
+    Diffusion,
+}
+
+impl DiffusionKind {
+    /// Always true: the only kind is the default, which is not written.
+    fn is_default(&self) -> bool {
+        *self == DiffusionKind::default()
+    }
+}
+
+/// A card of any kind, for the schema that editors and validators use.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+pub enum AnyCard {
+    /// A model with a velocity.
+    Diffusion(Box<Card>),
+    /// A model that gives its log-density in one call.
+    OneCall(Box<OneCallCard>),
 }
 
 /// The network from which the velocity is computed.
@@ -583,6 +620,19 @@ pub struct ClosedFormSpec {
     pub time: Option<TimeInputSpec>,
 }
 
+/// Whether the card says that it describes a one-call model.
+///
+/// # Errors
+/// Fails if the card names a kind that does not exist.
+fn is_one_call(root: &Node) -> Result<bool, Fault> {
+    match root.get("kind").map(String::deserialize) {
+        None => Ok(false),
+        Some(Ok(kind)) if kind == "diffusion" => Ok(false),
+        Some(Ok(kind)) if kind == "flow" || kind == "density" => Ok(true),
+        Some(_) => Err(Fault::new("kind", "expected diffusion, flow or density")),
+    }
+}
+
 /// Explains why the file is not a card, if its keys are those of another kind of file.
 fn not_a_card_reason(root: &Node) -> Option<String> {
     let has = |key: &str| root.get(key).is_some();
@@ -621,7 +671,15 @@ impl Card {
         if let Some(other) = not_a_card_reason(&document.root) {
             bail!("{other}");
         }
-        let (card, faults) = document.read_partly::<Card>();
+        let (card, faults) = match is_one_call(&document.root) {
+            Err(fault) => (None, vec![fault]),
+            Ok(false) => document.read_partly::<Card>(),
+            Ok(true) => {
+                let (card, mut faults) = document.read_partly::<OneCallCard>();
+                let card = card.and_then(|card| card.into_card().map_err(|f| faults.push(f)).ok());
+                (card, faults)
+            }
+        };
         let mut faults = document.locate(faults);
         let Some(card) = card else {
             return Err(document.report_faults(faults).into());

@@ -21,6 +21,7 @@ use super::files::{
 use super::jacobian::{CORE_CACHE_VALUES, DerivedNetworks};
 use super::joint::JointHead;
 use super::network::Network;
+use super::one_call::OneCallNetwork;
 use super::onnx::{Provider, Runtime, Session};
 use super::output_cache::OutputCache;
 use super::ports::{find_port, is_scalar_port};
@@ -641,12 +642,29 @@ impl Model {
         Ok(self.network_graph()?.parameters())
     }
 
+    /// Checks that the model has a velocity, and is not one of one call.
+    ///
+    /// # Errors
+    /// Fails with the name of the card if it has none.
+    pub fn check_has_velocity(&self) -> Result<()> {
+        match &self.card.one_call {
+            None => Ok(()),
+            Some(one_call) => bail!(
+                "{}: a card of `kind: {}` has no velocity: {}",
+                self.path.display(),
+                one_call.kind(),
+                one_call.describe()
+            ),
+        }
+    }
+
     /// Opens the network as the velocity dx/dt.
     ///
     /// # Errors
     /// Fails if the network cannot be opened, or if its inputs and outputs are not those that the
     /// card declares.
     pub fn velocity(&self, runtime: &Runtime, options: SessionOptions) -> Result<Velocity> {
+        self.check_has_velocity()?;
         let open = |model: &Model| -> Result<NetworkVelocity<Network>> {
             Ok(NetworkVelocity {
                 network: model.open_network("network.file", runtime, options, None)?,
@@ -978,6 +996,25 @@ impl Model {
         })
     }
 
+    /// Opens the graph of a one-call model.
+    ///
+    /// # Errors
+    /// Fails if the card has a velocity instead, or if the file's inputs and outputs are not those
+    /// that the card declares.
+    pub fn one_call(&self, runtime: &Runtime, options: SessionOptions) -> Result<OneCallNetwork> {
+        let Some(outputs) = &self.card.one_call else {
+            bail!(
+                "{}: the card is one of `kind: diffusion`, expected `flow` or `density`",
+                self.path.display()
+            );
+        };
+        Ok(OneCallNetwork {
+            network: self.open_network("network.file", runtime, options, None)?,
+            outputs: outputs.clone(),
+            prior: self.prior,
+        })
+    }
+
     /// Returns the file at `key`.
     ///
     /// # Errors
@@ -1096,11 +1133,11 @@ impl Model {
             .collect();
         let constants = self.constant_inputs(key, constants, &taken, &session, &name)?;
         let conditions = self.condition_inputs(key, conditions, &taken, &session, &name)?;
-        let scalar = key != "network.file";
+        let is_network = key == "network.file";
         let of = key.strip_suffix(".file").unwrap_or(key);
         let mut network = Network {
             max_activation_size: self.max_activation_size(),
-            fixed_batch: self.card.network.batch.filter(|_| !scalar),
+            fixed_batch: self.card.network.batch.filter(|_| is_network),
             batch_invariant: false,
             smooth: derived.is_none() && self.kink(of)?.is_none(),
             scalar_time: match &roles.time {
@@ -1127,14 +1164,20 @@ impl Model {
             graph::Mode::Vjp => Some(format!("{}_cotangent", network.output_name)),
             graph::Mode::Trace => None,
         });
-        network.check(&name, scalar, seed.as_deref())?;
+        let numbers: Vec<&str> = match (is_network, &self.card.one_call) {
+            (true, None) => Vec::new(),
+            (true, Some(one_call)) => vec![one_call.number_output()],
+            (false, _) => vec![output],
+        };
+        let gives_states = is_network && self.card.one_call.is_none();
+        network.check(&name, gives_states, &numbers, seed.as_deref())?;
         if let Some(port) = network.time_port() {
             network
                 .time_input
                 .check(&port.name, port.format, &self.curve, of)
                 .with_context(|| name.clone())?;
         }
-        if !scalar && self.is_large() && network.fixed_batch.is_none() {
+        if gives_states && self.is_large() && network.fixed_batch.is_none() {
             let mode = derived.map(|(mode, _)| mode);
             let mut known = self
                 .caches
@@ -1358,6 +1401,7 @@ impl Model {
 /// Fails if it cannot be read, or if its states or its times are not those of `card`.
 fn read_weak_model(card: &Card, path: &Path) -> Result<Model> {
     let weak = Model::read(path)?;
+    weak.check_has_velocity()?;
     if weak.weak_model.is_some() {
         bail!(
             "{}: it is guided by a third card; expected one that is not",

@@ -19,6 +19,7 @@ pub mod latent;
 pub mod library;
 pub mod loaded;
 pub mod network;
+pub mod one_call;
 pub mod onnx;
 mod output_cache;
 pub mod placement;

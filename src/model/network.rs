@@ -70,27 +70,34 @@ pub struct Network {
 }
 
 impl Network {
-    /// Checks that the graph's inputs and outputs are those that the card declares. `scalar`
-    /// networks have one output value per sample; `seed` names the additional input of a
-    /// differentiated graph.
+    /// Checks that the graph's inputs and outputs are those that the card declares. The network
+    /// `gives_states`, or something else; `numbers` names the outputs with one number per sample, and
+    /// `seed` the additional input of a differentiated graph.
     ///
     /// # Errors
     /// Fails if an input or output is missing, has another shape, or has no role.
-    pub(super) fn check(&self, file: &str, scalar: bool, seed: Option<&str>) -> Result<()> {
+    pub(super) fn check(
+        &self,
+        file: &str,
+        gives_states: bool,
+        numbers: &[&str],
+        seed: Option<&str>,
+    ) -> Result<()> {
         let x = find_port(&self.session.inputs, &self.x_name, file, "input")?;
         check_state_shape(x, &self.shape, self.fixed_batch, file, "input")?;
         let output = find_port(&self.session.outputs, &self.output_name, file, "output")?;
-        if scalar {
-            let fits = matches!(output.shape[..], [_] | [_, 1] | [_, -1]);
-            if !fits {
+        if gives_states {
+            check_state_shape(output, &self.shape, self.fixed_batch, file, "output")?;
+        }
+        for name in numbers {
+            let output = find_port(&self.session.outputs, name, file, "output")?;
+            if !matches!(output.shape[..], [_] | [_, 1] | [_, -1]) {
                 bail!(
                     "{file}: output `{}` has shape {:?}, expected one number per sample: [N]",
                     output.name,
                     output.shape
                 );
             }
-        } else {
-            check_state_shape(output, &self.shape, self.fixed_batch, file, "output")?;
         }
         let known = |name: &str| {
             let role = name == self.x_name || self.time_name.as_deref() == Some(name);

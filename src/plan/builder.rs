@@ -422,13 +422,22 @@ pub(super) fn planned_model(model: &Model) -> Result<PlannedModel> {
         precision: model.precision,
         shape: card.shape.clone(),
         decoded_shape: Some(model.sample_shape()).filter(|shape| *shape != card.shape),
-        path: serde_json::to_value(&card.path)?,
-        prediction: serde_json::to_value(card.network.prediction)?
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
+        path: match &card.one_call {
+            None => serde_json::to_value(&card.path)?,
+            Some(one_call) => serde_json::json!({"kind": one_call.kind()}),
+        },
+        prediction: match &card.one_call {
+            None => serde_json::to_value(card.network.prediction)?
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+            Some(one_call) => one_call.describe(),
+        },
         prior_std: model.prior.std,
-        truncation: Truncation::new(&model.curve, model.prior).describe(card.network.prediction),
+        truncation: match &card.one_call {
+            None => Truncation::new(&model.curve, model.prior).describe(card.network.prediction),
+            Some(_) => String::new(),
+        },
         parameters: model.parameter_count()?,
         range: card.data.map(|d| d.range),
         levels: card.data.and_then(|d| d.levels),

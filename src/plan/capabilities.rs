@@ -22,6 +22,24 @@ use crate::trace::Estimator;
 pub fn check_estimator_supported(model: &Model, estimator: &DivergenceEstimator) -> Result<()> {
     estimator.check(model.dim()).map_err(|e| anyhow!(e))?;
     let unknown = |head: &&str| !model.card.divergence_heads.contains_key(*head);
+    match (&model.card.one_call, estimator) {
+        (Some(_), DivergenceEstimator::OneCall(_)) if model.guidance.is_some() => {
+            return model
+                .check_has_velocity()
+                .map_err(|e| anyhow!("{e}; there is nothing to guide, expected no `guidance`"));
+        }
+        (Some(_), DivergenceEstimator::OneCall(_)) => return Ok(()),
+        (Some(_), _) => {
+            return model
+                .check_has_velocity()
+                .map_err(|e| anyhow!("{e}; expected `one-call`, not `{}`", estimator.label()));
+        }
+        (None, DivergenceEstimator::OneCall(_)) => bail!(
+            "{}: `one-call` needs a card of `kind: flow` or `kind: density`",
+            model.path.display()
+        ),
+        (None, _) => {}
+    }
     match estimator {
         DivergenceEstimator::DiscreteBound(_) | DivergenceEstimator::FiniteDifference(_)
             if model.prior.centred.is_some() =>
@@ -240,6 +258,7 @@ pub fn check_centred_states(model: &Model, data: &Dataset) -> Result<()> {
 /// # Errors
 /// Fails if it does not. The message names the card and what it lacks.
 pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
+    model.check_has_velocity()?;
     let Some(used) = sampler.flow_map() else {
         return Ok(());
     };

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::config::{ConfigFile, ErrorBudgetSetting, LikelihoodEntry, MapsEntry, SamplesEntry};
 use crate::data::LikelihoodBound;
-use crate::divergence::{DivergenceEstimator, Learned};
+use crate::divergence::{DivergenceEstimator, Learned, OneCallLikelihood};
 use crate::flow::flow_map;
 use crate::flow::guidance::GuidanceSetting;
 use crate::metric::{Metric, SampleRole, SampleSets, paired};
@@ -226,7 +226,13 @@ impl PlanBuilder<'_> {
             }
         }
         let opened = &self.prepared.models[model];
-        let written = entry.estimators.as_ref().unwrap_or(&config.estimators);
+        // A one-call model has one estimator, whatever the run's other models are measured by.
+        let one_call = [DivergenceEstimator::OneCall(OneCallLikelihood {})];
+        let general = match &opened.card.one_call {
+            Some(_) => &one_call[..],
+            None => &config.estimators,
+        };
+        let written = entry.estimators.as_deref().unwrap_or(general);
         let estimators: Vec<DivergenceEstimator> = written
             .iter()
             .map(|e| with_card_defaults(opened, e.clone()))
@@ -243,7 +249,22 @@ impl PlanBuilder<'_> {
             &listed(entry.estimators.is_some(), "estimators"),
             &estimators,
         );
-        let solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
+        let mut solvers = entry.solvers.as_ref().unwrap_or(&config.solvers).clone();
+        let followed = estimators.iter().any(DivergenceEstimator::needs_solver);
+        if solvers.is_empty() && !estimators.is_empty() && !followed {
+            // No estimator follows a path, so that any solver will do.
+            solvers.push(Solver::Euler(Default::default()));
+        }
+        for (list, missing) in [
+            ("estimators", estimators.is_empty()),
+            ("solvers", solvers.is_empty()),
+        ] {
+            if missing && !self.config_file.has_fault_near(list) {
+                let message =
+                    "none in this entry and none for the whole run; expected at least one";
+                self.add_fault(Fault::new(format!("{key}.{list}"), message));
+            }
+        }
         self.check_solvers(model, &listed(entry.solvers.is_some(), "solvers"), &solvers);
         for (i, stein) in entry.stein.iter().enumerate() {
             let checked = self.check_stein(model, stein);
@@ -330,15 +351,14 @@ impl PlanBuilder<'_> {
     ) -> Result<()> {
         let config = &self.config_file.config;
         let opened = &self.prepared.models[model];
-        let wanted = entry.reference.as_ref().or(config.reference.as_ref());
+        let general = (config.reference.as_ref()).filter(|_| opened.card.one_call.is_none());
+        let wanted = entry.reference.as_ref().or(general);
         let wanted = wanted.map_or_else(
             || estimators[0].clone(),
             |w| with_card_defaults(opened, w.clone()),
         );
-        let elsewhere = entry
-            .reference_solver
-            .as_ref()
-            .or(config.reference_solver.as_ref());
+        let general = (config.reference_solver.as_ref()).filter(|_| opened.card.one_call.is_none());
+        let elsewhere = entry.reference_solver.as_ref().or(general);
         let reference = match (estimators.iter().position(|e| *e == wanted), elsewhere) {
             (Some(place), _) => place,
             // The reference has a solver of its own and can be in any entry. `check_references`

@@ -52,6 +52,8 @@ names! {
         "few-step-forward-average" => FewStepForwardAverage,
         /// A variational lower bound, from denoising errors.
         "elbo" => Elbo,
+        /// The log-density that a normalizing flow, or a graph of the density, gives in one call.
+        "one-call" => OneCall,
         /// Like `ode-exact`, for the flow of a guided velocity.
         "ode-exact-guided" => OdeExactGuided,
         /// Like `ode-stochastic`, for the flow of a guided velocity.
@@ -87,10 +89,10 @@ impl EstimateKind {
         }
     }
 
-    /// Whether the number belongs to a solver's path. Flow maps have steps of their own, and a
-    /// variational bound has none.
+    /// Whether the number belongs to a solver's path. Flow maps have steps of their own, and
+    /// variational bounds and one-call models have none.
     pub fn follows_path(self) -> bool {
-        !self.is_few_step() && self != EstimateKind::Elbo
+        !self.is_few_step() && !matches!(self, EstimateKind::Elbo | EstimateKind::OneCall)
     }
 
     /// Whether the number comes from a few steps of a flow map, under whichever rule.

@@ -29,6 +29,7 @@ mod messages;
 mod metrics;
 mod networks;
 mod old_runs;
+mod one_call;
 mod oracle;
 mod outputs;
 mod passes;

@@ -71,6 +71,8 @@ pub(super) fn reading_guide_section(view: &ReportView) -> Markup {
                     li { b { "elbo" } ": a variational lower bound of the log-density under the "
                     "reverse stochastic process, from denoising errors. It equals the density of "
                     "the ODE only for an exact score, and takes no Jacobian." }
+                    li { b { "one-call" } ": the log-density that a normalizing flow gives in one call, "
+                    "or a graph of the density itself. It is exact for that model." }
                     li { b { "closed-form" } ": the known density of an analytic model, without a "
                     "solver." }
                 } }
