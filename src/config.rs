@@ -12,6 +12,7 @@ use crate::dequantization::Dequantization;
 use crate::divergence::DivergenceEstimator;
 use crate::flow::grid::GridSpacing;
 use crate::flow::guidance::GuidanceSetting;
+use crate::hub;
 use crate::lattice::LatticePolicy;
 use crate::metric::Metric;
 use crate::model::card::check_plain_name;
@@ -531,6 +532,7 @@ impl ConfigFile {
     /// Fails if the file cannot be read, or if its faults leave no config. The message names the
     /// file and every fault.
     pub fn read(path: &Path, changes: &[String]) -> Result<ConfigFile> {
+        let path = &hub::local_path(path)?;
         let named = std::iter::once(path.display().to_string())
             .chain(changes.iter().map(|c| format!("--set {c}")));
         let name = if changes.is_empty() {
@@ -572,19 +574,30 @@ impl ConfigFile {
     }
 
     /// Resolves a path of the config. It is relative to the folder of the config, or to the current
-    /// folder if nothing exists there.
-    pub fn resolve(&self, path: &Path) -> PathBuf {
+    /// folder if nothing exists there. A file on the Hub is fetched.
+    ///
+    /// # Errors
+    /// Fails if a file on the Hub cannot be fetched.
+    pub fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        if hub::is_hub_name(path) {
+            return hub::local_path(path);
+        }
         let beside = self.folder.join(path);
         // `file.npz:name` is an array in a file, so that the part before the colon decides.
         let text = beside.to_string_lossy().into_owned();
         let file = text
             .rsplit_once(':')
             .map_or(text.as_str(), |(file, _)| file);
-        if beside.exists() || Path::new(file).exists() {
-            beside
-        } else {
-            path.to_owned()
-        }
+        let here = path.exists();
+        Ok(match beside.exists() || Path::new(file).exists() {
+            true => beside,
+            false if here => path.to_owned(),
+            // A config on the Hub names files of its own repository.
+            false => match hub::local_path(&beside) {
+                Ok(fetched) if fetched.exists() => fetched,
+                _ => path.to_owned(),
+            },
+        })
     }
 
     /// Whether there is a fault at `key`, below it or above it already. A new fault at `key` may be

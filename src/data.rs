@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::dequantization::CellNoise;
 use crate::host::hex;
+use crate::hub;
 use crate::lattice::{self, DataMismatch, LatticePolicy};
 use crate::model::card::Card;
 use crate::num::Batch;
@@ -124,6 +125,7 @@ impl LoadedData {
     /// # Errors
     /// Fails if the file cannot be read or does not contain valid data. The message names the file.
     pub fn read(spec: &Path) -> Result<LoadedData> {
+        let spec = &hub::local_path(spec)?;
         let name = spec.display().to_string();
         let (file, member) = split_member(spec);
         let (content, sha256) = if file.is_dir() {

@@ -61,6 +61,7 @@ mod frontier;
 mod gate;
 pub mod graph;
 mod host;
+mod hub;
 pub mod journal;
 mod lattice;
 pub mod likelihood;

@@ -8,6 +8,7 @@ use clap::Args;
 use super::{Exit, print_summary};
 use crate::gate::claims::Claims;
 use crate::gate::{ClaimResult, ClaimVerdict, check_claims};
+use crate::hub;
 use crate::journal;
 use crate::num::format_decimals;
 use crate::output::{Output, OutputKind};
@@ -48,7 +49,7 @@ impl GateArgs {
             .as_deref()
             .map(|out| Output::new(OutputKind::Table, "--out", out, &inputs))
             .transpose()?;
-        let claims = Claims::read(&self.claims)?;
+        let claims = Claims::read(&hub::local_path(&self.claims)?)?;
         let run = publish::read_results(&self.dirs)?;
         let results = check_claims(&run.tables, &claims)
             .with_context(|| self.claims.display().to_string())?;

@@ -14,6 +14,7 @@ use crate::flow::field::{EvalError, JacobianOperator, OneCallDensity, Points, Ve
 use crate::flow::truncation::Truncation;
 use crate::graph::{self, Mode};
 use crate::host::hex;
+use crate::hub;
 use crate::model::flow_map::FlowMapDerivatives;
 use crate::model::loaded::{JacobianOptions, Model, SessionOptions, Velocity};
 use crate::model::one_call::OneCall;
@@ -59,7 +60,8 @@ impl InspectArgs {
     ///
     /// # Errors
     /// Fails if the file cannot be read, or if the networks of a card cannot be opened.
-    pub(super) fn execute(self) -> Result<Exit> {
+    pub(super) fn execute(mut self) -> Result<Exit> {
+        self.file = hub::local_path(&self.file)?;
         let extension = self
             .file
             .extension()
@@ -139,7 +141,7 @@ impl InspectArgs {
             );
         }
         for file in &model.files {
-            let at = self.file.parent().unwrap_or(Path::new("")).join(&file.name);
+            let at = &file.path;
             outln!("\n{}", file.key);
             if !file.is_network() {
                 outln!("{}\n  sha256 {}", at.display(), file.sha256);
@@ -147,9 +149,9 @@ impl InspectArgs {
             }
             print_graph(
                 &at.display().to_string(),
-                &load_or_skim(&at)?,
+                &load_or_skim(at)?,
                 &file.sha256,
-                &graph_differentiability(&model, &file.key, &at)?,
+                &graph_differentiability(&model, &file.key, at)?,
             );
         }
         let findings = match card.one_call {

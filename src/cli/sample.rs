@@ -14,6 +14,7 @@ use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::data::{Dataset, encode_npy_f32, encode_npy_f64, path_without_member, png_grid};
 use crate::divergence::DivergenceEstimator;
 use crate::execute::Executor;
+use crate::hub;
 use crate::model::loaded::Model;
 use crate::num::format_decimals;
 use crate::num::key::SampleId;
@@ -290,7 +291,7 @@ impl SampleArgs {
     /// the card has another path or prediction.
     fn sampler_of_scheduler(&self, file: &Path, model: &Model) -> Result<Sampler> {
         let named = || format!("--scheduler {}", file.display());
-        let text = std::fs::read_to_string(file).with_context(named)?;
+        let text = std::fs::read_to_string(hub::local_path(file)?).with_context(named)?;
         let scheduler = diffusers::parse_scheduler_config(&text)
             .and_then(|json| diffusers::from_scheduler_config(&json))
             .and_then(|s| s.check_card(&model.card, &model.curve).map(|()| s))

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::parse_spec;
 use crate::data::path_without_member;
+use crate::hub;
 use crate::model::conditions::ConditionSource;
 use crate::model::loaded::Model;
 use crate::plan::{ModelSetting, check_condition_lengths};
@@ -74,7 +75,7 @@ impl SettingArgs {
     pub(super) fn apply(&self, model: &Model, seed: u64) -> Result<Model> {
         let setting = self.setting()?;
         let conditions = setting
-            .read_conditions(&model.card, seed, Path::to_owned)
+            .read_conditions(&model.card, seed, hub::local_path)
             .with_context(|| format!("--condition: {}", model.path.display()))?;
         let guidance = setting.guidance_for(&model.card);
         if let Some(guidance) = guidance {
@@ -101,7 +102,7 @@ impl SettingArgs {
             }
         }
         let conditions = setting
-            .read_conditions(&model.card, 0, Path::to_owned)
+            .read_conditions(&model.card, 0, hub::local_path)
             .with_context(|| format!("--condition: {}", model.path.display()))?;
         Ok(model.with_conditions(conditions, setting.guidance_for(&model.card)))
     }

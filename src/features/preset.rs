@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::resize::Resize;
 use crate::host::{hex, user_cache_folder};
+use crate::hub;
 use crate::signature::{self, ExpectedFile};
 
 /// A preset file: the conventions of a feature extractor. They are part of the definition of every
@@ -159,6 +160,7 @@ impl ResolvedExtractor {
     /// Fails if no extractor has this name or the preset is invalid. Also fails if the preset's
     /// ONNX file is missing or is not the file that the preset describes.
     pub fn resolve(spec: &Path) -> Result<ResolvedExtractor> {
+        let spec = &hub::local_path(spec)?;
         let name = spec.display().to_string();
         if let Some((_, text)) = BUILT_IN_PRESETS.iter().find(|(known, _)| *known == name) {
             let folders = [
@@ -192,7 +194,10 @@ impl ResolvedExtractor {
             .map_err(|e| anyhow!("{name}: {e}"))?;
         let preset = Preset::parse(&name, &text)?;
         ResolvedExtractor::with_verified_file(
-            spec.parent().unwrap_or(Path::new("")).join(&preset.file),
+            hub::local_path(&hub::beside(
+                spec.parent().unwrap_or(Path::new("")),
+                &preset.file,
+            ))?,
             preset,
         )
     }

@@ -9,16 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use super::conditions::ConditionSpec;
 use super::constants::Constant;
+pub use super::data_spec::DataSpec;
 use super::defaults::{is_zero, unit_scale};
 use super::energy::EnergySpec;
 use super::latent::LatentSpec;
-use super::one_call::{OneCall, OneCallCard};
+use super::one_call::{OneCall, OneCallCard, OneCallKind, OneCallOutputs};
 use crate::flow::centred::CentredSystem;
 use crate::flow::flow_map::FlowMapStepRule;
 use crate::flow::guidance::Guidance;
 use crate::flow::path::ProbabilityPath;
 use crate::flow::preconditioning::Preconditioning;
 use crate::flow::prediction::Prediction;
+use crate::hub;
 use crate::signature::{self, ExpectedFile};
 use crate::yaml::{Document, Fault, Node};
 
@@ -266,19 +268,6 @@ pub struct PriorSpec {
     /// then those on the subspace of such states. Default: the whole space.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub centred: Option<CentredSystem>,
-}
-
-/// The range of the data in the model's coordinates, and the number of levels that they were
-/// quantized to.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DataSpec {
-    /// The lowest and the highest value of the data.
-    pub range: [f64; 2],
-    /// The number of levels that the data were quantized to, such as 256 for bytes; at least 2.
-    /// Default: the data are continuous, and bits/dim are not defined.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub levels: Option<u32>,
 }
 
 /// A learned divergence head. Its scaled output is the divergence of dx/dt in the card's own time,
@@ -676,7 +665,8 @@ impl Card {
             Ok(false) => document.read_partly::<Card>(),
             Ok(true) => {
                 let (card, mut faults) = document.read_partly::<OneCallCard>();
-                let card = card.and_then(|card| card.into_card().map_err(|f| faults.push(f)).ok());
+                let card =
+                    card.and_then(|card| Card::of_one_call(card).map_err(|f| faults.push(f)).ok());
                 (card, faults)
             }
         };
@@ -702,6 +692,84 @@ impl Card {
         } else {
             Err(document.report_faults(faults).into())
         }
+    }
+
+    /// Returns the card of a one-call model in the form that all models share. It has no velocity:
+    /// its path and its prediction are placeholders that nothing reads, because [`Card::one_call`] is
+    /// set.
+    ///
+    /// # Errors
+    /// Fails if the outputs are not those that the kind needs.
+    fn of_one_call(one: OneCallCard) -> Result<Card, Fault> {
+        let OneCallOutputs {
+            latent,
+            log_det,
+            log_density,
+        } = one.network.outputs;
+        let (one_call, output) = match (one.kind, latent, log_det, log_density) {
+            (OneCallKind::Flow, Some(latent), Some(log_det), None) => {
+                let output = latent.clone();
+                (OneCall::Flow { latent, log_det }, output)
+            }
+            (OneCallKind::Density, None, None, Some(log_density)) => {
+                let output = log_density.clone();
+                (OneCall::Density { log_density }, output)
+            }
+            (OneCallKind::Flow, ..) => {
+                let message = "expected `latent` and `log_det`, which a card of `kind: flow` needs, \
+                               and nothing else";
+                return Err(Fault::new("network.outputs", message.to_owned()));
+            }
+            (OneCallKind::Density, ..) => {
+                let message = "expected `log_density`, which a card of `kind: density` needs, and \
+                               nothing else";
+                return Err(Fault::new("network.outputs", message.to_owned()));
+            }
+        };
+        if let (OneCallKind::Density, Some(_)) = (one.kind, one.prior) {
+            let message = "a card of `kind: density` has no prior: its graph gives the log-density";
+            return Err(Fault::new("prior", message.to_owned()));
+        }
+        Ok(Card {
+            kind: Default::default(),
+            one_call: Some(one_call),
+            name: one.name,
+            shape: one.shape,
+            network: NetworkSpec {
+                file: one.network.file,
+                sha256: one.network.sha256,
+                inputs: NetworkInputs {
+                    x: one.network.inputs.x,
+                    time: None,
+                },
+                constants: one.network.constants,
+                conditions: one.network.conditions,
+                output,
+                channels: None,
+                variance_channels: None,
+                batch: one.network.batch,
+                prediction: Prediction::Velocity,
+                preconditioning: None,
+                time: None,
+            },
+            path: ProbabilityPath::FlowMatching {
+                data_at: 1,
+                t_min: 0.0,
+                t_max: 1.0,
+            },
+            prior: Some(PriorSpec {
+                std: one.prior.map_or(1.0, |prior| prior.std),
+                centred: None,
+            }),
+            data: one.data,
+            guidance: None,
+            latent: None,
+            divergence_heads: BTreeMap::new(),
+            flow_maps: BTreeMap::new(),
+            closed_form: None,
+            energy: None,
+            provenance: one.provenance,
+        })
     }
 
     /// Returns the card of the decoded data of a latent model: its shape is that of the data. For
@@ -1083,6 +1151,9 @@ pub fn check_plain_name(name: &str) -> Result<(), String> {
 
 /// Checks that a path is relative and stays inside the card's folder.
 fn check_inside_card_folder(file: &FilePath) -> Result<(), String> {
+    if hub::is_hub_name(file) {
+        return Ok(());
+    }
     let plain = file
         .components()
         .all(|c| matches!(c, Component::Normal(_) | Component::CurDir));

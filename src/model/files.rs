@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::card::Card;
 use crate::graph;
 use crate::host::hex;
+use crate::hub;
 
 /// A file that belongs to a card.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,8 @@ pub struct ModelFile {
     pub key: String,
     /// The file's path in the card, relative to the card's folder.
     pub name: PathBuf,
+    /// The file's path.
+    pub path: PathBuf,
     /// The SHA-256 hash of the file in hexadecimal digits.
     pub sha256: String,
     /// The content that the model computes with.
@@ -86,7 +89,7 @@ pub(super) fn external_data_files(
     let folder = |path: &Path| path.parent().unwrap_or(Path::new("")).to_owned();
     let mut found = Vec::new();
     for location in graph::external_files(&at.display().to_string(), bytes)? {
-        let file = folder(at).join(&location);
+        let file = hub::local_path(&folder(at).join(&location))?;
         let refused = || format!("{}: the model's external data", file.display());
         if !file.metadata().with_context(refused)?.is_file() {
             bail!("{}: it is not a regular file", refused());
@@ -101,6 +104,7 @@ pub(super) fn external_data_files(
         found.push(ModelFile {
             key,
             name,
+            path: file,
             sha256: hex(&hash.finalize()),
             content: FileContent::ExternalData,
             original_content: None,

@@ -1,12 +1,13 @@
 //! Finds the shared library of ONNX Runtime, and fetches it once if there is none.
 //!
-//! The order of the search is: `--ort-lib`, `ORT_DYLIB_PATH`, the active Python environment, this
-//! user's cache, the system, and at last `pip download` of the pinned official wheel into the
+//! The order of the search is: `--ort-lib`, `ORT_DYLIB_PATH`, the Python environment that the program
+//! was installed into, the active Python environment, this user's cache, the system, and at last `pip download` of the pinned official wheel into the
 //! cache. A library that the user names must work. A library that the search finds is skipped with
 //! a line on standard error if it does not work, and silently if it lacks the requested execution
 //! provider. Every candidate is opened here and its version is read, because the binding panics or
 //! hangs on libraries that are missing, broken or too old.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -167,9 +168,16 @@ pub fn find_library_with_provider(
 
 /// Returns the libraries that exist, in the order of the search, with the step that found each.
 fn library_candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
-    let found = python_libraries()
+    let beside = std::env::current_exe()
+        .and_then(|program| program.canonicalize())
+        .map(|program| libraries_beside(&program))
+        .unwrap_or_default()
+        .into_iter()
+        .map(|p| (p, "the Python environment of the program"));
+    let active = python_libraries()
         .into_iter()
         .map(|p| (p, "the active Python environment"));
+    let found = beside.chain(active);
     let package = RuntimePackage::for_provider(provider).unwrap_or(&ONNXRUNTIME_PACKAGE);
     let cached = package
         .cache_folder()
@@ -178,7 +186,9 @@ fn library_candidates(provider: Provider) -> Vec<(PathBuf, &'static str)> {
         .into_iter()
         .map(|p| (p, "the user's cache"));
     let system = system_libraries().into_iter().map(|p| (p, "the system"));
-    found.chain(cached).chain(system).collect()
+    let mut known = BTreeSet::new();
+    let all = found.chain(cached).chain(system);
+    all.filter(|(path, _)| known.insert(path.clone())).collect()
 }
 
 /// Opens a library and checks its version.
@@ -211,6 +221,29 @@ fn probe_library(path: &Path, origin: &'static str) -> Result<RuntimeLibrary> {
     }
 }
 
+/// Returns the libraries of the Python environment whose folder of programs holds `program`, as when
+/// it was installed by pip.
+fn libraries_beside(program: &Path) -> Vec<PathBuf> {
+    let root = program.parent().and_then(Path::parent);
+    root.map(libraries_of_environment).unwrap_or_default()
+}
+
+/// Returns the libraries of the Python environment in the folder `root`: below `lib/python3.*/`, or
+/// `Lib/` on Windows.
+fn libraries_of_environment(root: &Path) -> Vec<PathBuf> {
+    let versions = sorted_entries(&root.join("lib"))
+        .into_iter()
+        .filter(|folder| {
+            let name = folder.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with("python3")
+        });
+    versions
+        .flat_map(|folder| ["site-packages", "dist-packages"].map(|kind| folder.join(kind)))
+        .chain([root.join("Lib/site-packages")])
+        .flat_map(|packages| libraries_in(&packages.join("onnxruntime/capi")))
+        .collect()
+}
+
 /// Returns the libraries of the Python environment that `python3` would use, without importing
 /// anything from it.
 fn python_libraries() -> Vec<PathBuf> {
@@ -218,8 +251,7 @@ fn python_libraries() -> Vec<PathBuf> {
         .iter()
         .filter_map(std::env::var_os);
     let mut found: Vec<PathBuf> = roots
-        .flat_map(|root| sorted_entries(&Path::new(&root).join("lib")))
-        .flat_map(|lib| libraries_in(&lib.join("site-packages/onnxruntime/capi")))
+        .flat_map(|root| libraries_of_environment(Path::new(&root)))
         .collect();
     if found.is_empty() {
         let find = "import importlib.util as u, os; s = u.find_spec('onnxruntime'); \
@@ -437,6 +469,28 @@ mod tests {
             format!("{broken:#}").contains("cannot be opened"),
             "{broken:#}"
         );
+    }
+
+    #[test]
+    fn libraries_lie_beside_an_installed_program() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path();
+        for (packages, library) in [
+            ("lib/python3.12/site-packages", "libonnxruntime.so.1.31.1"),
+            ("lib/python3/dist-packages", "libonnxruntime.1.31.1.dylib"),
+            ("Lib/site-packages", "onnxruntime.dll"),
+        ] {
+            let capi = root.join(packages).join("onnxruntime/capi");
+            std::fs::create_dir_all(&capi).expect("a folder");
+            std::fs::write(capi.join(library), b"").expect("a file");
+            std::fs::write(capi.join("onnxruntime_pybind11_state.so"), b"").expect("a file");
+            for program in ["bin/flowgauge", "Scripts/flowgauge.exe"] {
+                let found = libraries_beside(&root.join(program));
+                assert_eq!(found, [capi.join(library)], "{packages}");
+            }
+            std::fs::remove_dir_all(root.join(packages)).expect("it is there");
+        }
+        assert!(libraries_beside(Path::new("flowgauge")).is_empty());
     }
 
     #[test]

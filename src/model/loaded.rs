@@ -21,7 +21,7 @@ use super::files::{
 use super::jacobian::{CORE_CACHE_VALUES, DerivedNetworks};
 use super::joint::JointHead;
 use super::network::Network;
-use super::one_call::OneCallNetwork;
+use super::one_call_network::OneCallNetwork;
 use super::onnx::{Provider, Runtime, Session};
 use super::output_cache::OutputCache;
 use super::ports::{find_port, is_scalar_port};
@@ -36,6 +36,7 @@ use crate::flow::prediction::Prediction;
 use crate::flow::prior::Prior;
 use crate::graph;
 use crate::host::hex;
+use crate::hub;
 use crate::signature::{self, ExpectedFile};
 
 /// The graphs derived from a card's files, by the file's key and the kind of derivative. They are
@@ -165,13 +166,15 @@ impl Model {
 
     /// Reads a card and its files without a change of precision.
     fn read(path: &Path) -> Result<Model> {
+        let path = &hub::local_path(path)?;
         let card = Card::read(path)?;
         let mut betas = None;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut files = Vec::new();
         let mut variances = None;
         for (key, name) in card.files() {
-            let at = folder.join(name);
+            let at = hub::local_path(&hub::beside(&folder, name))
+                .with_context(|| format!("{}: {key}", path.display()))?;
             let named = || format!("{}: {key}: {}", path.display(), at.display());
             if at.exists() && !at.is_file() {
                 bail!("{}: it is not a regular file", named());
@@ -204,6 +207,7 @@ impl Model {
                 files.push(ModelFile {
                     key,
                     name: name.to_owned(),
+                    path: at,
                     sha256,
                     content: FileContent::ConstantArray(bytes),
                     original_content: None,
@@ -232,6 +236,7 @@ impl Model {
             files.push(ModelFile {
                 key,
                 name: name.to_owned(),
+                path: at,
                 sha256,
                 content,
                 original_content: None,
@@ -250,7 +255,7 @@ impl Model {
         let card_sha256 = hex(&Sha256::digest(std::fs::read(path)?));
         let weak_model = match card.guidance.as_ref().and_then(|g| g.with.as_ref()) {
             Some(with) => Some(Arc::new(
-                read_weak_model(&card, &folder.join(with))
+                read_weak_model(&card, &hub::beside(&folder, with))
                     .with_context(|| format!("{}: guidance.with", path.display()))?,
             )),
             None => None,
@@ -1068,12 +1073,7 @@ impl Model {
 
     /// Returns the path of a file as messages show it.
     fn display_path(&self, file: &ModelFile) -> String {
-        self.path
-            .parent()
-            .unwrap_or(Path::new(""))
-            .join(&file.name)
-            .display()
-            .to_string()
+        file.path.display().to_string()
     }
 
     /// Opens the file at `key`, or a graph derived from it, and checks its inputs and outputs

@@ -9,6 +9,7 @@ use ndarray::{ArrayView2, Axis, IxDyn};
 use super::loaded::{Model, SessionOptions};
 use super::onnx::{Runtime, Session};
 use super::ports::find_port;
+use crate::hub;
 use crate::num::shape::{self, ShapeMismatch};
 use crate::signature::{self, ExpectedFile};
 
@@ -43,6 +44,7 @@ impl StateFunction {
         runtime: &Runtime,
         options: SessionOptions,
     ) -> Result<StateFunction> {
+        let file = &hub::local_path(file)?;
         let name = file.display().to_string();
         if let Some(why) = signature::explain_missing(file) {
             bail!("{name}: {why}");

@@ -13,6 +13,7 @@ use crate::data::Dataset;
 use crate::features::preset;
 use crate::flow::guidance::Guidance;
 use crate::host::with_resolved_folder;
+use crate::hub;
 use crate::model::conditions::PlannedCondition;
 use crate::model::loaded::Model;
 use crate::num::shape::RequestedLayout;
@@ -156,7 +157,7 @@ pub fn reopen_run(dir: &Path, file: &PlanFile) -> Result<PreparedPlan> {
             guidance: None,
         };
         let conditions = setting
-            .read_conditions(&model.card, plan.seed, Path::to_owned)
+            .read_conditions(&model.card, plan.seed, hub::local_path)
             .with_context(|| model.path.display().to_string())?;
         let unguided = Guidance {
             scale: 1.0,

@@ -66,7 +66,8 @@ impl PlanBuilder<'_> {
     /// Adds a fault if a data file cannot be read. This is the only check of data whose model is
     /// not known.
     pub(super) fn check_readable(&mut self, key: &str, path: &Path) {
-        let read = Dataset::read(&self.config_file.resolve(path)).map(drop);
+        let path = self.config_file.resolve(path);
+        let read = path.and_then(|path| Dataset::read(&path)).map(drop);
         self.ok_or_fault(key, read);
     }
 
@@ -138,7 +139,7 @@ impl PlanBuilder<'_> {
     /// Fails if the model cannot be opened, if a condition is at fault, or if another card has the
     /// same name.
     pub(super) fn add_model(&mut self, path: &Path, setting: &ModelSetting) -> Result<usize> {
-        let path = self.config_file.resolve(path);
+        let path = self.config_file.resolve(path)?;
         let models = &self.prepared.models;
         let same_card = models.iter().find(|m| same_file(&m.path, &path));
         let model = match same_card {
@@ -202,7 +203,7 @@ impl PlanBuilder<'_> {
         layout: Option<RequestedLayout>,
         states: Option<LatentEncoding>,
     ) -> Result<usize> {
-        let path = self.config_file.resolve(path);
+        let path = self.config_file.resolve(path)?;
         let opened = &self.prepared.models[model];
         let known = self
             .prepared
@@ -276,7 +277,7 @@ impl PlanBuilder<'_> {
         count: usize,
         layout: Option<RequestedLayout>,
     ) -> Result<usize> {
-        let path = self.config_file.resolve(path);
+        let path = self.config_file.resolve(path)?;
         let data =
             Dataset::read(&path)?.with_layout(layout, &self.prepared.models[model].card.shape)?;
         let states = initial_states(&data, &self.prepared.models[model])?;
@@ -344,7 +345,7 @@ impl PlanBuilder<'_> {
         let path = if preset::is_built_in_preset(path) {
             path.to_owned()
         } else {
-            self.config_file.resolve(path)
+            self.config_file.resolve(path)?
         };
         let file = planned_extractor(&path)?;
         let named = ResolvedExtractor::resolve(&path)?;

@@ -42,7 +42,7 @@ impl ModelSetting {
         &self,
         card: &Card,
         seed: u64,
-        resolve: impl Fn(&Path) -> PathBuf,
+        resolve: impl Fn(&Path) -> Result<PathBuf>,
     ) -> Result<Conditions> {
         let names = card.condition_names();
         if let Some(unknown) = self.conditions.keys().find(|n| !names.contains(n.as_str())) {
@@ -75,7 +75,7 @@ impl ModelSetting {
 /// Reads one condition; `None` stands for the null value.
 fn read_condition(
     source: Option<&ConditionSource>,
-    resolve: impl Fn(&Path) -> PathBuf,
+    resolve: impl Fn(&Path) -> Result<PathBuf>,
 ) -> Result<Condition> {
     let number = |value: f64| ConditionValues::Constant(ArrayD::from_elem(IxDyn(&[]), value));
     let (mut sha256, mut path) = (None, None);
@@ -96,13 +96,13 @@ fn read_condition(
                     classes: class_count(text, classes)?,
                 },
                 Some(("all", file)) => {
-                    let data = Dataset::read(&resolve(Path::new(file)))?;
+                    let data = Dataset::read(&resolve(Path::new(file))?)?;
                     sha256 = Some(data.sha256);
                     path = Some(PathBuf::from(data.name));
                     ConditionValues::Constant(data.values)
                 }
                 _ => {
-                    let data = Dataset::read(&resolve(Path::new(text)))?;
+                    let data = Dataset::read(&resolve(Path::new(text))?)?;
                     if data.is_empty() {
                         bail!("{} holds no values", data.name);
                     }
@@ -180,12 +180,13 @@ mod tests {
             "balanced:3",
             "null",
         ] {
-            let condition =
-                read_condition(ConditionSource::parse(text).as_ref(), Path::to_owned).expect(text);
-            let again = read_condition(
-                planned_source(&condition.source, None).as_ref(),
-                Path::to_owned,
-            );
+            let condition = read_condition(ConditionSource::parse(text).as_ref(), |path| {
+                Ok(path.to_owned())
+            })
+            .expect(text);
+            let again = read_condition(planned_source(&condition.source, None).as_ref(), |path| {
+                Ok(path.to_owned())
+            });
             assert_eq!(again.expect(text), condition, "{text}");
         }
         for (text, words) in [
@@ -193,7 +194,9 @@ mod tests {
             ("balanced:many", "number of classes"),
             ("labels.npy", "labels.npy"),
         ] {
-            let refused = read_condition(ConditionSource::parse(text).as_ref(), Path::to_owned);
+            let refused = read_condition(ConditionSource::parse(text).as_ref(), |path| {
+                Ok(path.to_owned())
+            });
             let message = format!("{:#}", refused.expect_err(text));
             assert!(message.contains(words), "{message}");
         }

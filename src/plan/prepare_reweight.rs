@@ -127,7 +127,7 @@ impl PlanBuilder<'_> {
     /// # Errors
     /// Fails if it cannot be read or is not an ONNX file.
     fn add_state_function(&mut self, path: &Path) -> Result<PlannedFile> {
-        let path = self.config_file.resolve(path);
+        let path = self.config_file.resolve(path)?;
         if !path
             .extension()
             .is_some_and(|e| e.eq_ignore_ascii_case("onnx"))

@@ -9,6 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["stop"],
     &[
         "host",
+        "hub",
         "num",
         "progress",
         "registry",
@@ -59,6 +60,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 
 /// Crates with one home: the paths that may name them.
 const HOMES: &[(&str, &[&str])] = &[
+    ("hf_hub", &["hub.rs"]),
     ("ort", &["model/onnx.rs", "model/provider.rs"]),
     ("libloading", &["model/shared_library.rs"]),
     ("onnx_autodiff", &["graph.rs"]),

@@ -24,6 +24,7 @@ mod edges;
 mod few_step;
 mod graph;
 mod habits;
+mod hub;
 mod inputs;
 mod messages;
 mod metrics;

@@ -8,6 +8,7 @@ use ndarray::{Array1, Array2};
 
 use crate::data::{Dataset, FeatureStatistics, LoadedData, NpyRows};
 use crate::features::ExtractedFeatures;
+use crate::hub;
 use crate::metric::feature_set::FeatureSet;
 use crate::metric::frechet;
 use crate::num::shape::{self, AxisLayout, AxisLayouts, RequestedLayout, ShapeMismatch};
@@ -55,6 +56,7 @@ impl SetFile {
     /// # Errors
     /// Fails if the file cannot be read.
     pub(super) fn open(path: &Path, whole: bool) -> Result<SetFile> {
+        let path = &hub::local_path(path)?;
         if !whole && let Some(stored) = NpyRows::open(path)? {
             return Ok(SetFile::Stored(path.display().to_string(), stored));
         }
