@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::calibration::CalibrationTest;
 use crate::dequantization::Dequantization;
 use crate::divergence::DivergenceEstimator;
+use crate::features::images::ByteRounding;
 use crate::flow::grid::GridSpacing;
 use crate::flow::guidance::GuidanceSetting;
 use crate::hub;
@@ -384,6 +385,10 @@ pub struct SamplesEntry {
     /// the raw numbers are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extractor: Option<PathBuf>,
+    /// How floats become bytes for the extractor: `nearest`, or `floor` as several published
+    /// evaluations truncate. Default: `nearest`.
+    #[serde(default, skip_serializing_if = "ByteRounding::is_default")]
+    pub bytes: ByteRounding,
     /// The statistics to compute.
     pub metrics: Vec<Metric>,
 }

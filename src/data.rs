@@ -38,6 +38,8 @@ pub struct Dataset {
     pub values: ArrayD<f64>,
     /// The kind of the file's numbers.
     pub number_kind: NumberKind,
+    /// Whether the file says by an array's name that these are features, and not samples.
+    pub are_features: bool,
     /// The order of the file's axes, if the user gave one and it was applied.
     pub layout: Option<AxisLayout>,
     /// What the reader left out or assumed. Each note continues a sentence that begins with the
@@ -83,6 +85,8 @@ pub enum LoadedData {
 struct ParsedArray {
     values: ArrayD<f64>,
     number_kind: NumberKind,
+    /// Whether the array is one of features, by its name.
+    are_features: bool,
     notes: Vec<String>,
 }
 
@@ -158,10 +162,12 @@ impl LoadedData {
             ParsedContent::Samples(ParsedArray {
                 values,
                 number_kind: numbers,
+                are_features,
                 notes,
             }) => {
                 let data = Dataset {
                     notes,
+                    are_features,
                     ..Dataset::new(name, sha256, values, numbers)
                 };
                 data.check_values()?;
@@ -197,6 +203,7 @@ impl Dataset {
             sha256,
             values,
             number_kind: numbers,
+            are_features: false,
             layout: None,
             notes: Vec::new(),
         }
@@ -205,7 +212,7 @@ impl Dataset {
     /// Reads samples from a file or a folder.
     ///
     /// The formats are `.npy`, `.npz` and `.safetensors` (also `file.npz:name`), `.csv`, `.tsv`,
-    /// `.parquet`, IDX, `.gz` of these, and a folder of PNG or JPEG images.
+    /// `.parquet`, IDX, `.gz` of these, and a folder of images.
     ///
     /// # Errors
     /// Fails if the file cannot be read or does not contain valid samples. The message names the
@@ -629,6 +636,7 @@ fn array_from_npy(bytes: &[u8]) -> Result<ParsedArray> {
     Ok(ParsedArray {
         values,
         number_kind: numbers,
+        are_features: false,
         notes: Vec::from_iter((format == npy::NpyFormat::Void2).then_some(note)),
     })
 }
@@ -666,6 +674,7 @@ fn array_from_idx(bytes: &[u8]) -> Result<ParsedArray> {
     Ok(ParsedArray {
         values,
         number_kind: NumberKind::Uint8,
+        are_features: false,
         notes: Vec::new(),
     })
 }

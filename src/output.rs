@@ -20,6 +20,8 @@ pub(crate) enum OutputKind {
     Card,
     /// A NumPy array.
     Array,
+    /// A NumPy archive of several arrays.
+    Archive,
     /// An ONNX model.
     Onnx,
     /// A PNG picture.
@@ -29,7 +31,8 @@ pub(crate) enum OutputKind {
 impl OutputKind {
     /// Every kind.
     #[cfg(test)]
-    const ALL: [OutputKind; 5] = [
+    const ALL: [OutputKind; 6] = [
+        OutputKind::Archive,
         OutputKind::Table,
         OutputKind::Card,
         OutputKind::Array,
@@ -43,6 +46,7 @@ impl OutputKind {
             OutputKind::Table => "csv",
             OutputKind::Card => "yaml",
             OutputKind::Array => "npy",
+            OutputKind::Archive => "npz",
             OutputKind::Onnx => "onnx",
             OutputKind::Picture => "png",
         }
@@ -54,6 +58,7 @@ impl OutputKind {
             OutputKind::Table => "a table is written as CSV",
             OutputKind::Card => "a card is written as YAML",
             OutputKind::Array => "samples are written as a NumPy array",
+            OutputKind::Archive => "statistics are written as a NumPy archive",
             OutputKind::Onnx => "a model is written as ONNX",
             OutputKind::Picture => "a picture is written as PNG",
         }

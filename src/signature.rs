@@ -35,7 +35,7 @@ impl ExpectedFile {
             ExpectedFile::Array => {
                 "an array: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images"
             }
-            ExpectedFile::Image => "an image, .png or .jpg",
+            ExpectedFile::Image => "an image, such as .png or .jpg",
         }
     }
 

@@ -144,7 +144,13 @@ fn strip_extension_keywords(schema: &mut serde_json::Value) {
     match schema {
         serde_json::Value::Object(keywords) => {
             keywords.retain(|key, _| !key.starts_with("x-"));
-            keywords.values_mut().for_each(strip_extension_keywords);
+            for (keyword, value) in keywords.iter_mut() {
+                // The names of properties are the users', and may begin like an extension's.
+                match value.as_object_mut().filter(|_| keyword == "properties") {
+                    Some(named) => named.values_mut().for_each(strip_extension_keywords),
+                    None => strip_extension_keywords(value),
+                }
+            }
         }
         serde_json::Value::Array(parts) => parts.iter_mut().for_each(strip_extension_keywords),
         _ => {}

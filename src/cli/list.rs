@@ -161,7 +161,9 @@ fn describe_parameter(root: &Json, key: &str, schema: &Json, keys: &ObjectKeys) 
     let shape = SchemaType::from_schema(root, schema);
     let default = match schema.get("default") {
         Some(Json::Null) | None if keys.required.contains(&key) => "required".to_owned(),
-        None if matches!(shape.form, SchemaForm::Bool) => "false".to_owned(),
+        None if matches!(shape.form, SchemaForm::Bool) && schema["type"] == "boolean" => {
+            "false".to_owned()
+        }
         Some(Json::Null) | None => "unset".to_owned(),
         Some(Json::String(text)) => text.clone(),
         Some(other) => other

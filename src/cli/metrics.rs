@@ -15,14 +15,16 @@ use super::interrupt::{STOPPED_MESSAGE, stop_on_signal};
 use super::{Exit, RuntimeArgs, parse_spec, print_summary};
 use crate::data::{Dataset, ImageFolder, NumberKind, path_without_member};
 use crate::features::cache::{self, Provenance};
-use crate::features::images::PixelCoding;
+use crate::features::images::{ByteRounding, PixelCoding};
 use crate::features::{ExtractedFeatures, Extractor};
 use crate::host::user_cache_folder;
-use crate::metric::frechet::{self, Frechet};
+use crate::metric::frechet::{self, Frechet, FrechetInfluence};
 use crate::metric::measured::{FloorSamples, measure_with_notes};
 use crate::metric::{Metric, SampleSets, notes};
+use crate::model::card::check_plain_name;
 use crate::num::format_with_stderr;
 use crate::num::key::RngKey;
+use crate::num::stats::Estimate;
 use crate::output::{Output, OutputKind, Writer};
 use crate::progress::ProgressDisplay;
 use crate::registry;
@@ -62,9 +64,14 @@ pub(super) struct MetricsArgs {
     extractor: Option<PathBuf>,
     /// The values of black and white in floats, such as `-1,1`
     ///
-    /// Floats are rounded to the nearest of 256 levels, and integers are scaled to the range.
+    /// Floats are rounded to one of 256 levels, as --bytes says, and integers are scaled to the
+    /// range.
     #[arg(long, value_name = "LO,HI", value_parser = parse_range, allow_hyphen_values = true)]
     range: Option<ValueRange>,
+    /// How floats in --range become bytes: `nearest`, or `floor`, as several published evaluations
+    /// truncate
+    #[arg(long, value_name = "nearest|floor", default_value = "nearest", value_parser = parse_bytes)]
+    bytes: ByteRounding,
     /// The order of the axes of arrays that are not channels first, one letter per axis, such as
     /// NHWC
     ///
@@ -78,6 +85,12 @@ pub(super) struct MetricsArgs {
     /// repeated [default: all that the number of samples allows]
     #[arg(long, value_name = "SPEC")]
     metric: Vec<String>,
+    /// Write the statistics of the reference: an .npz with `mu`, `sigma` and `n`, as other programs
+    /// read it
+    ///
+    /// `FILE.npz:pool_3` writes the features themselves as an array of that name, in float32.
+    #[arg(long, value_name = "NPZ")]
+    save_reference: Option<PathBuf>,
     /// Neither read nor write the cache of the features of references
     #[arg(long)]
     no_cache: bool,
@@ -102,6 +115,11 @@ fn parse_range(text: &str) -> Result<ValueRange, String> {
         Some([lo, hi]) if lo < hi && (hi - lo).is_finite() => Ok(ValueRange([*lo, *hi])),
         _ => Err("expected two numbers, the smaller first, such as -1,1".to_owned()),
     }
+}
+
+/// Parses `nearest` or `floor`.
+fn parse_bytes(text: &str) -> Result<ByteRounding, String> {
+    parse_spec("--bytes", text).map_err(|_| "expected nearest or floor".to_owned())
 }
 
 /// One row of the table: one statistic.
@@ -211,6 +229,10 @@ impl MetricsArgs {
                 &self.input_files(),
             )
         };
+        if !self.bytes.is_default() && self.range.is_none() {
+            bail!("--bytes: floats become bytes only in a --range, which is absent");
+        }
+        let saved = self.reference_output()?;
         let floor_out = self.floor.as_ref().map(|_| beside()).transpose()?;
         let named: Vec<Metric> = self
             .metric
@@ -245,6 +267,9 @@ impl MetricsArgs {
             bail!("no samples")
         };
         let (floor, train, test) = (side("floor"), side("train"), side("test"));
+        if let Some((file, member)) = &saved {
+            file.write(&reference.archive(member.as_deref())?)?;
+        }
         let samples = generated.count().is_some() && reference.count().is_some();
         if samples && generated.is_integer != reference.is_integer && self.range.is_none() {
             errln!(
@@ -331,6 +356,30 @@ impl MetricsArgs {
         Ok(sides)
     }
 
+    /// Where the statistics of the reference go, and the name of the array if its features do.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written, or is one that is read.
+    fn reference_output(&self) -> Result<Option<(Output, Option<String>)>> {
+        let Some(spec) = &self.save_reference else {
+            return Ok(None);
+        };
+        let text = spec.to_string_lossy();
+        let (file, member) = match text.rsplit_once(".npz:") {
+            Some((file, member)) => (PathBuf::from(format!("{file}.npz")), Some(member)),
+            None => (spec.clone(), None),
+        };
+        if let Some(member) = member.filter(|name| check_plain_name(name).is_err()) {
+            bail!("--save-reference: `{member}` is no name of an array, expected such as `pool_3`");
+        }
+        let inputs = self.input_files();
+        let out = Output::new(OutputKind::Archive, "--save-reference", &file, &inputs)?;
+        if file == self.out {
+            bail!("--save-reference and --out name the same file");
+        }
+        Ok(Some((out, member.map(str::to_owned))))
+    }
+
     /// All files that are read, which the table must not overwrite.
     fn input_files(&self) -> Vec<PathBuf> {
         let given = [
@@ -371,12 +420,22 @@ impl MetricsArgs {
         };
         self.unless_quiet(|| data.print_notes());
         let mut rows = data.first_rows(data.len());
+        if data.are_features && extractor.is_some() {
+            self.unless_quiet(|| {
+                errln!(
+                    "flowgauge: {}: it holds features, which are compared as they are; it cannot be \
+                     checked that --extractor gives the same",
+                    data.name
+                );
+            });
+            return Ok(SampleSet::from_rows(data.name, Box::new(rows), false));
+        }
         let bytes = extractor.as_ref().is_some_and(|e| e.takes_bytes());
         let integer = matches!(data.number_kind, NumberKind::Integers | NumberKind::Uint8);
         let coding = match (integer, self.range) {
             (true, Some(_)) => Some(PixelCoding::Levels(self.levels)),
             (true, None) if bytes => Some(PixelCoding::Levels(self.levels)),
-            (false, Some(ValueRange(range))) => Some(PixelCoding::Range(range)),
+            (false, Some(ValueRange(range))) => Some(PixelCoding::of_range(range, self.bytes)),
             (_, None) => None,
         };
         if let (Some(PixelCoding::Levels(levels)), Some(above)) = (
@@ -629,7 +688,7 @@ impl MetricsArgs {
                 stderr: measured.estimate.stderr,
                 n_generated: Some(measured.n_generated),
                 n_reference: Some(measured.n_reference),
-                note: measured.notes.join("; "),
+                note: self.joined_notes(measured.notes.into_iter()),
             })?;
         }
         table.finish()
@@ -677,29 +736,75 @@ impl MetricsArgs {
             .check(n(generated), n(reference))
             .map_err(|e| anyhow!("--metric {e}"))?;
         let machine = self.runtime_args.machine();
-        let value = machine.with_threads(|| -> Result<f64> {
-            frechet::frechet_distance(&generated.gaussian()?, &reference.gaussian()?)
-                .map_err(|e| anyhow!("frechet: {e}"))
-        })??;
+        let estimate =
+            machine.with_threads(|| self.distance_of_statistics(generated, reference))??;
+        let (known, missing) = match (generated.count(), reference.count()) {
+            (Some(_), None) => ("generated samples", "the reference"),
+            (None, Some(_)) => ("reference", "the generated samples"),
+            _ => ("", "both sets"),
+        };
+        let lacks = match estimate.stderr {
+            Some(_) => format!("the standard error is that of the {known} alone, not of {missing}"),
+            None => "there is no standard error".to_owned(),
+        };
         self.unless_quiet(|| {
             errln!(
-                "flowgauge: {}: it holds statistics without samples: the distance has no standard \
-                 error, and it cannot be checked that the features are the same",
+                "flowgauge: {}: it holds statistics without samples: {lacks}, and it cannot be \
+                 checked that the features are the same",
                 law.name
             );
         });
         let (n_generated, n_reference) = (generated.count(), reference.count());
         let note = notes::too_few_for_covariance(generated.dim(), n_generated, n_reference);
         self.print_notes(generated, &distance, note.as_slice());
-        let note = note.unwrap_or_default();
+        let notes = note.into_iter().chain([lacks]);
         table.write_row(&MetricCsvRow {
             metric: distance.name(),
-            value,
-            stderr: None,
+            value: estimate.value,
+            stderr: estimate.stderr,
             n_generated,
             n_reference,
-            note,
+            note: self.joined_notes(notes),
         })?;
         table.finish()
+    }
+
+    /// The Fréchet distance of two sets of which at least one is known only by its statistics. The
+    /// standard error is that of the other one.
+    fn distance_of_statistics(
+        &self,
+        generated: &SampleSet,
+        reference: &SampleSet,
+    ) -> Result<Estimate> {
+        let named = |e: String| anyhow!("frechet: {e}");
+        let fits = [generated.gaussian()?, reference.gaussian()?];
+        let sampled = [generated, reference]
+            .into_iter()
+            .position(|set| set.count().is_some());
+        let Some(number) = sampled else {
+            let value = frechet::frechet_distance(&fits[0], &fits[1]).map_err(named)?;
+            return Ok(Estimate {
+                value,
+                stderr: None,
+                n: 0,
+            });
+        };
+        let coupling = FrechetInfluence::between_fits(&fits[0], &fits[1]).map_err(named)?;
+        let set = [generated, reference][number].sorted_sample()?;
+        let key = RngKey { seed: self.seed };
+        let variance = coupling
+            .variance(&set, &fits[number], number, key)
+            .map_err(named)?;
+        Ok(Estimate {
+            value: coupling.distance,
+            stderr: Some(variance.sqrt()),
+            n: set.len(),
+        })
+    }
+
+    /// The notes of a row, with what --bytes did.
+    fn joined_notes(&self, notes: impl Iterator<Item = String>) -> String {
+        let bytes = self.bytes.note().map(str::to_owned);
+        notes.chain(bytes).collect::<Vec<_>>().join("; ")
     }
 }

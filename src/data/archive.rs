@@ -22,6 +22,10 @@ const MAX_HEADER_BYTES: u64 = 1 << 16;
 /// that keep their place in the image.
 const STATISTICS_NAMES: [(&str, &str); 2] = [("mu", "sigma"), ("mu_s", "sigma_s")];
 
+/// The names under which programs store the features of samples: score_sde, torch-fidelity's
+/// scripts and clean-fid.
+const FEATURE_NAMES: [&str; 3] = ["pool_3", "features", "feats"];
+
 /// One array of a file, before its values are read.
 pub(super) struct ArchiveMember {
     name: String,
@@ -58,17 +62,34 @@ pub(super) fn archive_content(
         }
         return match pair(name) {
             Some((mu, sigma)) => read_mean_and_covariance(&mut archive, mu, sigma),
-            None => Ok(ParsedContent::Samples(archive.read_array(name)?)),
+            None => Ok(ParsedContent::Samples(read_samples(&mut archive, name)?)),
         };
+    }
+    // Logits and the like may lie beside features.
+    let features = members
+        .iter()
+        .find(|m| FEATURE_NAMES.contains(&&m.name[..]) && m.shape.len() == 2);
+    if let Some(features) = features {
+        let mut array = read_samples(&mut archive, &features.name)?;
+        if members.len() > 1 {
+            array.notes.push(format!(
+                "its array `{}` is used, and no other of {}",
+                features.name,
+                list_members(&members)
+            ));
+        }
+        return Ok(ParsedContent::Samples(array));
     }
     let statistics_pairs: Vec<&(&str, &str)> = STATISTICS_NAMES
         .iter()
         .filter(|(mu, sigma)| is_mean_and_covariance(&members, mu, sigma))
         .collect();
+    // A number beside statistics counts their samples.
     let is_statistic = |m: &&ArchiveMember| {
-        statistics_pairs
-            .iter()
-            .any(|(mu, sigma)| m.name == *mu || m.name == *sigma)
+        m.shape.is_empty() && !statistics_pairs.is_empty()
+            || statistics_pairs
+                .iter()
+                .any(|(mu, sigma)| m.name == *mu || m.name == *sigma)
     };
     let (statistics, others): (Vec<&ArchiveMember>, Vec<&ArchiveMember>) =
         members.iter().partition(is_statistic);
@@ -118,6 +139,13 @@ pub(super) fn archive_content(
     }
     array.notes.push(note);
     Ok(ParsedContent::Samples(array))
+}
+
+/// Reads an array of samples, or of features if its name says so.
+fn read_samples(archive: &mut impl ArrayArchive, name: &str) -> Result<ParsedArray> {
+    let mut array = archive.read_array(name)?;
+    array.are_features = FEATURE_NAMES.contains(&name) && array.values.ndim() == 2;
+    Ok(array)
 }
 
 /// Whether two arrays exist and have the shapes of a mean and a covariance.
@@ -331,6 +359,7 @@ impl ArrayArchive for SafetensorsArchive<'_> {
         Ok(ParsedArray {
             values,
             number_kind: numbers,
+            are_features: false,
             notes: Vec::new(),
         })
     }

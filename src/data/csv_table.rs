@@ -297,6 +297,7 @@ impl CsvCells {
         Ok(ParsedArray {
             values: ArrayD::from_shape_vec(IxDyn(&[self.rows.len(), numeric.len()]), values)?,
             number_kind: numbers,
+            are_features: false,
             notes,
         })
     }

@@ -13,6 +13,11 @@ use crate::host::hex;
 use crate::num::Batch;
 use crate::signature::{self, ExpectedFile};
 
+/// The extensions of files that are read as images.
+const IMAGE_EXTENSIONS: [&str; 13] = [
+    "png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif", "ppm", "pgm", "pnm", "tga", "qoi",
+];
+
 /// The images of a folder in the order of their names. They are read one at a time.
 pub struct ImageFolder {
     /// The image files.
@@ -45,7 +50,7 @@ impl ImageFolder {
                 // These files come from file managers and hold no data.
                 () if name.starts_with('.') || ["Thumbs.db", "desktop.ini"].contains(&&*name) => {}
                 () if path.is_dir() => folders.push(name),
-                () if ["png", "jpg", "jpeg"].contains(&&*extension) => files.push(path),
+                () if IMAGE_EXTENSIONS.contains(&&*extension) => files.push(path),
                 () => others.push(name),
             }
         }
@@ -57,11 +62,11 @@ impl ImageFolder {
             ));
         }
         if let Some(some) = describe_ignored_entries(others, "file") {
-            notes.push(format!("{some} in it: no .png or .jpg, so not read"));
+            notes.push(format!("{some} in it: no image (.png, .jpg, .webp, .bmp, .tif, .gif, .ppm, .tga, .qoi), so not read"));
         }
         if files.is_empty() {
             bail!(
-                "the folder holds no .png or .jpg image{}",
+                "the folder holds no image (.png, .jpg, .webp, .bmp, .tif, .gif, .ppm, .tga, .qoi){}",
                 notes.iter().map(|n| format!("; {n}")).collect::<String>()
             );
         }
@@ -152,8 +157,16 @@ impl DecodedImage {
         if let Some(why) = signature::explain_mismatch(&bytes, ExpectedFile::Image) {
             bail!("{}: {why}", name());
         }
-        let image = image::load_from_memory(&bytes)
-            .with_context(|| format!("{}: it cannot be decoded", name()))?;
+        // A Targa file has no signature, so that its name decides.
+        let format = match image::guess_format(&bytes) {
+            Err(_) => image::ImageFormat::from_path(file).ok(),
+            Ok(format) => Some(format),
+        };
+        let image = match format {
+            Some(format) => image::load_from_memory_with_format(&bytes, format),
+            None => image::load_from_memory(&bytes),
+        };
+        let image = image.with_context(|| format!("{}: it cannot be decoded", name()))?;
         let (opaque, is_16_bit) = match &image {
             D::ImageLuma8(_) | D::ImageRgb8(_) => (true, false),
             D::ImageLuma16(_) | D::ImageRgb16(_) => (true, true),
@@ -271,6 +284,7 @@ pub(super) fn array_from_image_folder(folder: &Path) -> Result<(ParsedArray, Str
         ParsedArray {
             values: ArrayD::from_shape_vec(IxDyn(&shape), values)?,
             number_kind: numbers,
+            are_features: false,
             notes,
         },
         sha256,

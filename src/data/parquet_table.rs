@@ -111,6 +111,7 @@ fn read_parquet_columns(bytes: &[u8]) -> Result<ParsedArray> {
     Ok(ParsedArray {
         values: ArrayD::from_shape_vec(IxDyn(&[values.len() / width, width]), values)?,
         number_kind: numbers,
+        are_features: false,
         notes,
     })
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow};
 use ndarray::Axis;
 
+use super::features::FeatureSetting;
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::features::ExtractedFeatures;
 use crate::metric::paired::{self, FeatureRows};
@@ -21,11 +22,14 @@ impl ExecuteWork for ContrastWork {
         let keep: Vec<usize> = (0..samples.nrows())
             .filter(|i| is_finite(&samples, *i) && is_finite(&baseline, *i))
             .collect();
-        let extractor = self.extractor.as_ref();
+        let setting = FeatureSetting {
+            extractor: self.extractor.as_ref(),
+            bytes: self.bytes,
+        };
         let features =
-            |x: Batch| executor.extract_features(self.model, x.select(Axis(0), &keep), extractor);
+            |x: Batch| executor.extract_features(self.model, x.select(Axis(0), &keep), setting);
         let (samples, baseline) = (features(samples)?, features(baseline)?);
-        let reference = executor.reference_features(self.model, self.reference, extractor)?;
+        let reference = executor.reference_features(self.model, self.reference, setting)?;
         let (pair, reference) = (
             [feature_rows(&samples), feature_rows(&baseline)],
             feature_rows(&reference),
@@ -52,7 +56,7 @@ impl ExecuteWork for ContrastWork {
                 low: value - half,
                 high: value + half,
                 method: method.as_str().to_owned(),
-                features: features_name(extractor),
+                features: features_name(setting.extractor),
             });
         }
         write_rows(rows.into_iter())

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 
 use super::Executor;
 use crate::features::cache::{self, Provenance};
-use crate::features::images::PixelCoding;
+use crate::features::images::{ByteRounding, PixelCoding};
 use crate::features::{ExtractedFeatures, Extractor, MICRO_BATCH};
 use crate::host::user_cache_folder;
 use crate::model::card::Card;
@@ -19,7 +19,17 @@ pub(super) struct CachedFeatures {
     /// The position of the data in the plan.
     reference: usize,
     extractor: Option<PlannedFile>,
+    bytes: ByteRounding,
     features: Arc<ExtractedFeatures>,
+}
+
+/// How features are made of samples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct FeatureSetting<'a> {
+    /// The extractor. `None` for the numbers themselves.
+    pub extractor: Option<&'a PlannedFile>,
+    /// How floats become bytes for the extractor.
+    pub bytes: ByteRounding,
 }
 
 impl Executor<'_> {
@@ -63,22 +73,27 @@ impl Executor<'_> {
         &self,
         model: usize,
         reference: usize,
-        extractor: Option<&PlannedFile>,
+        setting: FeatureSetting,
     ) -> Result<Arc<ExtractedFeatures>> {
         let mut last = self
             .cached_reference
             .lock()
             .unwrap_or_else(|e| e.into_inner());
         let same = |kept: &&CachedFeatures| {
-            kept.reference == reference && kept.extractor.as_ref() == extractor
+            let known = FeatureSetting {
+                extractor: kept.extractor.as_ref(),
+                bytes: kept.bytes,
+            };
+            kept.reference == reference && known == setting
         };
         if let Some(kept) = last.as_ref().filter(same) {
             return Ok(kept.features.clone());
         }
-        let features = Arc::new(self.data_features(model, reference, extractor)?);
+        let features = Arc::new(self.data_features(model, reference, setting)?);
         *last = Some(CachedFeatures {
             reference,
-            extractor: extractor.cloned(),
+            extractor: setting.extractor.cloned(),
+            bytes: setting.bytes,
             features: features.clone(),
         });
         Ok(features)
@@ -93,13 +108,15 @@ impl Executor<'_> {
         &self,
         model: usize,
         x: Batch,
-        extractor: Option<&PlannedFile>,
+        setting: FeatureSetting,
     ) -> Result<ExtractedFeatures> {
-        let Some(file) = extractor else {
+        let Some(file) = setting.extractor else {
             return Ok(ExtractedFeatures::from_rows(x));
         };
         let card = &self.prepared.models[model].data_card;
-        let coding = card.data.map(|d| PixelCoding::Range(d.range));
+        let coding = card
+            .data
+            .map(|d| PixelCoding::of_range(d.range, setting.bytes));
         self.with_extractor(file, |extractor| {
             let shape = extractor_input_shape(extractor, card);
             extractor.extract(x.view(), &shape, coding)
@@ -144,14 +161,14 @@ impl Executor<'_> {
         &self,
         model: usize,
         data: usize,
-        extractor: Option<&PlannedFile>,
+        setting: FeatureSetting,
     ) -> Result<ExtractedFeatures> {
         let (card, data) = (
             &self.prepared.models[model].data_card,
             &self.prepared.data[data],
         );
         let states = || data.states(card, self.key(), &Executor::sample_ids(0, data.len()));
-        let Some(file) = extractor else {
+        let Some(file) = setting.extractor else {
             return Ok(ExtractedFeatures::from_rows(states()));
         };
         self.with_extractor(file, |extractor| {
@@ -161,7 +178,9 @@ impl Executor<'_> {
                 }
                 _ => None,
             };
-            let range = card.data.map(|d| PixelCoding::Range(d.range));
+            let range = card
+                .data
+                .map(|d| PixelCoding::of_range(d.range, setting.bytes));
             let shape = extractor_input_shape(extractor, card);
             let coding = match exact {
                 None if data.is_quantized(card) => {

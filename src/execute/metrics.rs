@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow, bail};
 use ndarray::Axis;
 
+use super::features::FeatureSetting;
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, metric_sample, write_rows};
 use crate::data::encode_npy_f32;
 use crate::features::ExtractedFeatures;
@@ -42,13 +43,16 @@ impl ExecuteWork for MetricsWork {
     }
 
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
-        let extractor = self.extractor.as_ref();
-        let features = |data: usize| executor.data_features(self.model, data, extractor);
+        let setting = FeatureSetting {
+            extractor: self.extractor.as_ref(),
+            bytes: self.bytes,
+        };
+        let features = |data: usize| executor.data_features(self.model, data, setting);
         let generated = match self.floor {
             Some(floor) => features(floor)?,
             None => self.generated_features(executor, task)?,
         };
-        let reference = executor.reference_features(self.model, self.reference, extractor)?;
+        let reference = executor.reference_features(self.model, self.reference, setting)?;
         let train = self.train.map(features).transpose()?;
         let test = self.test.map(features).transpose()?;
         let sets = SampleSets {
@@ -90,7 +94,11 @@ impl MetricsWork {
         task: &TrialTask,
     ) -> Result<ExtractedFeatures> {
         let samples = select_finite_rows(&task.required_samples(&self.parts)?);
-        executor.extract_features(self.model, samples, self.extractor.as_ref())
+        let setting = FeatureSetting {
+            extractor: self.extractor.as_ref(),
+            bytes: self.bytes,
+        };
+        executor.extract_features(self.model, samples, setting)
     }
 
     /// A statistic as a row.
@@ -122,7 +130,10 @@ impl MetricsWork {
             jvps: cost.products as f64,
             cost: cost.evaluations as f64,
             features: features_name(self.extractor.as_ref()),
-            note: measured.notes.join("; "),
+            note: (measured.notes.iter().map(String::as_str))
+                .chain(self.bytes.note())
+                .collect::<Vec<_>>()
+                .join("; "),
             trajectory: self.sampler.as_ref().and_then(|s| s.trajectory()),
             guidance: String::new(),
         }

@@ -2,32 +2,75 @@
 
 use anyhow::{Result, anyhow, bail};
 use ndarray::{Array1, ArrayView1};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::preset::{PresetInput, TensorLayout};
 use super::resize::Plane;
+
+/// How a real number becomes a byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(transform = crate::registry::Aliases(&[("nearest", &["round"]), ("floor", &["truncate"])]))]
+pub enum ByteRounding {
+    /// The nearest byte, with halves rounded up.
+    #[default]
+    Nearest,
+    /// The byte below, as a conversion of 255·x to an integer truncates. On average it darkens by half
+    /// a level. Several published evaluations do this.
+    Floor,
+}
+
+impl ByteRounding {
+    /// Whether it is the default, which is not written.
+    pub fn is_default(&self) -> bool {
+        *self == ByteRounding::default()
+    }
+
+    /// What a reader of a statistic must know about its bytes; `None` for the default.
+    pub fn note(self) -> Option<&'static str> {
+        match self {
+            ByteRounding::Nearest => None,
+            ByteRounding::Floor => Some("floats became the byte below, not the nearest one"),
+        }
+    }
+}
 
 /// The meaning of the numbers of a sample: how they map to pixel values from black to white.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PixelCoding {
     /// Integers from 0 (black) to levels − 1 (white).
     Levels(u32),
-    /// Real numbers between the values of black and white.
+    /// Real numbers between the values of black and white, which become the nearest byte.
     Range([f64; 2]),
+    /// Real numbers between the values of black and white, which become the byte below.
+    FlooredRange([f64; 2]),
 }
 
 impl PixelCoding {
     /// Converts a number to a byte, from 0 for black to 255 for white. All conversions to bytes use
     /// this function.
     ///
-    /// The number is rounded to the nearest byte, and halves are rounded up. A number outside the
-    /// range becomes 0 or 255. For the range [−1, 1], the result is the integer part of 127.5 x +
+    /// The number is rounded to the nearest byte, and halves are rounded up, unless the coding says
+    /// that it becomes the byte below. A number outside the range becomes 0 or 255. For the range [−1, 1], the result is the integer part of 127.5 x +
     /// 128, clamped to 0 to 255.
     pub fn to_byte(self, value: f64) -> f64 {
-        let share = match self {
-            PixelCoding::Levels(levels) => value / f64::from(levels.max(2) - 1),
-            PixelCoding::Range([lo, hi]) => (value - lo) / (hi - lo),
+        let (share, up) = match self {
+            PixelCoding::Levels(levels) => (value / f64::from(levels.max(2) - 1), 0.5),
+            PixelCoding::Range([lo, hi]) => ((value - lo) / (hi - lo), 0.5),
+            PixelCoding::FlooredRange([lo, hi]) => ((value - lo) / (hi - lo), 0.0),
         };
-        (255.0 * share + 0.5).floor().clamp(0.0, 255.0)
+        // A whole byte stays that byte, although the division above is rounded.
+        let tolerance = if up == 0.0 { 1e-9 } else { 0.0 };
+        (255.0 * share + up + tolerance).floor().clamp(0.0, 255.0)
+    }
+
+    /// The coding of real numbers in a range.
+    pub fn of_range(range: [f64; 2], rounding: ByteRounding) -> PixelCoding {
+        match rounding {
+            ByteRounding::Nearest => PixelCoding::Range(range),
+            ByteRounding::Floor => PixelCoding::FlooredRange(range),
+        }
     }
 }
 

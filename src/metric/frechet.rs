@@ -208,6 +208,16 @@ impl GaussianFit {
         })
     }
 
+    /// The mean, with D numbers.
+    pub fn mean(&self) -> &Array1<f64> {
+        &self.mean
+    }
+
+    /// The covariance, D × D, of divisor n − 1.
+    pub fn covariance(&self) -> Array2<f64> {
+        linalg::matmul(self.covariance_factor.t(), self.covariance_factor.view())
+    }
+
     /// The trace of the covariance.
     fn covariance_trace(&self) -> f64 {
         self.covariance_factor.iter().map(|v| v * v).sum()
@@ -340,10 +350,37 @@ impl FrechetInfluence {
             (0..n).collect()
         };
         order.truncate(ERROR_ROWS);
-        let values = self.influences(sample, side, number, &order)?;
+        Ok(self.influence_variance(sample, side, number, &order)? / n as f64)
+    }
+
+    /// The contribution of the rows at the given positions to the variance of the distance, like
+    /// [`FrechetInfluence::variance`] if `side` is the fit to these rows alone.
+    ///
+    /// # Errors
+    /// Fails if rows cannot be read.
+    pub fn variance_at(
+        &self,
+        sample: &FeatureSet,
+        side: &GaussianFit,
+        number: usize,
+        positions: &[usize],
+    ) -> Result<f64, String> {
+        let some = &positions[..positions.len().min(ERROR_ROWS)];
+        Ok(self.influence_variance(sample, side, number, some)? / positions.len() as f64)
+    }
+
+    /// The variance of the influences of the rows at the given positions.
+    fn influence_variance(
+        &self,
+        sample: &FeatureSet,
+        side: &GaussianFit,
+        number: usize,
+        positions: &[usize],
+    ) -> Result<f64, String> {
+        let values = self.influences(sample, side, number, positions)?;
         let count = values.len() as f64;
         let mean = values.iter().sum::<f64>() / count;
-        Ok(values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0) / n as f64)
+        Ok(values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0))
     }
 
     /// The influences of the rows at the given positions, up to a common constant: (x −

@@ -40,6 +40,7 @@ pub mod feature_set;
 pub mod fld;
 pub mod frechet;
 pub mod frechet_infinity;
+pub mod frechet_min;
 pub mod inception_score;
 pub mod kernel;
 mod knn_balls;
@@ -70,6 +71,7 @@ registry! {
     pub enum Metric: Statistic {
         "frechet" | "fid" | "frechet-distance" => Frechet(frechet::Frechet),
         "frechet-infinity" | "fid-infinity" => FrechetInfinity(frechet_infinity::FrechetInfinity),
+        "frechet-min" | "fid-min" | "min-of" => FrechetMin(frechet_min::FrechetMin),
         "kernel" | "kid" | "kernel-distance" => Kernel(kernel::KernelDistance),
         "precision" => Precision(prdc::Precision),
         "recall" => Recall(prdc::Recall),

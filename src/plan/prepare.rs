@@ -20,6 +20,7 @@ use super::{
 use crate::config::{ConfigFile, ErrorBudgetSetting, LikelihoodEntry, MapsEntry, SamplesEntry};
 use crate::data::LikelihoodBound;
 use crate::divergence::{DivergenceEstimator, Learned, OneCallLikelihood};
+use crate::features::images::ByteRounding;
 use crate::flow::flow_map;
 use crate::flow::guidance::GuidanceSetting;
 use crate::metric::{Metric, SampleRole, SampleSets, paired};
@@ -762,6 +763,10 @@ impl PlanBuilder<'_> {
         let extractor = self
             .ok_or_fault(&format!("{key}.extractor"), extractor)
             .flatten();
+        if entry.bytes != ByteRounding::default() && entry.extractor.is_none() {
+            let message = "it needs an `extractor`: without one no number becomes a byte";
+            self.add_fault(Fault::new(format!("{key}.bytes"), message));
+        }
         let files = [
             ("reference", Some(&entry.reference)),
             ("floor", entry.floor.as_ref()),
@@ -910,6 +915,7 @@ impl PlanBuilder<'_> {
                 train,
                 test,
                 extractor,
+                bytes: entry.bytes,
                 metrics,
             })?;
         }
@@ -943,6 +949,7 @@ impl PlanBuilder<'_> {
                 baseline_parts,
                 reference,
                 extractor,
+                bytes: entry.bytes,
                 metrics,
             })?;
         }
@@ -959,6 +966,7 @@ impl PlanBuilder<'_> {
                 train,
                 test,
                 extractor,
+                bytes: entry.bytes,
                 metrics,
             })?;
         }

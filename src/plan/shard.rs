@@ -107,6 +107,7 @@ mod tests {
             train: None,
             test: None,
             extractor: None,
+            bytes: Default::default(),
             metrics: vec![],
         };
         let mut trials: Vec<Trial> = ["0a", "0b", "0c", "0d"]
@@ -130,6 +131,7 @@ mod tests {
             baseline_parts: vec!["0d".into()],
             reference: 0,
             extractor: None,
+            bytes: Default::default(),
             metrics: vec![],
         };
         trials.push(Trial {

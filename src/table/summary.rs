@@ -8,6 +8,9 @@ use polars::prelude::*;
 use crate::num::stats;
 use crate::rows::{EstimateKind, LikelihoodRow, PairRow, Status, SummaryRow, Tables};
 
+/// A standard error below this part of the usual one is rounding, of probes that all agree.
+const ROUNDING_ERROR: f64 = 1e-9;
+
 /// Adds the summary of every estimator and the paired differences between estimators, for each
 /// group of rows with the same model, dataset and solver.
 ///
@@ -191,10 +194,13 @@ fn summarize_estimator(
     let gaps = paired.differences();
     let bias = stats::mean_estimate(&gaps).filter(|_| !base.matches(first));
     let [reference, solver] = base.labels();
+    // Where all probes of a sample agree, its error is rounding and says nothing.
+    let errors: Vec<f64> = paired.stderr.iter().copied().flatten().collect();
+    let rounding = stats::rms(&errors).map_or(0.0, |size| ROUNDING_ERROR * size);
     let scaled: Vec<f64> = gaps
         .iter()
         .zip(&paired.stderr)
-        .filter_map(|(g, s)| s.filter(|s| *s > 0.0).map(|s| g / s))
+        .filter_map(|(g, s)| s.filter(|s| *s > rounding).map(|s| g / s))
         .collect();
     let (path, own) = (
         mean_of(|r| r.path_seconds),

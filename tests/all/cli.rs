@@ -654,7 +654,7 @@ fn arrays_at_fault_are_refused_in_words() {
     refused(
         at,
         &strs(&likelihood(&[("--data", "folder.npy")])),
-        &["folder.npy", "no .png or .jpg"],
+        &["folder.npy", "no image (.png, .jpg"],
     );
     write(at, "pictures/a.png", b"\x89PNG\r\n\x1a\nxxxx");
     refused(

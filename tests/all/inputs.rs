@@ -154,7 +154,10 @@ fn odd(at: &Path) -> Vec<(&'static str, Result<Words, Words>)> {
         ),
         ("depths", Err(&["b.png", "16 bits", "a.png", "8"])),
         ("seen", Err(&["b.png", "transparent"])),
-        ("sorted", Err(&["no .png or .jpg", "1 folder (`cats`)"])),
+        (
+            "sorted",
+            Err(&["no image (.png, .jpg", "1 folder (`cats`)"]),
+        ),
     ]
 }
 

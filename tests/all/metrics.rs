@@ -615,3 +615,164 @@ fn samples_can_be_looked_at() {
         &["no/"],
     );
 }
+
+/// The value and the standard error of a table's only row.
+fn estimate(at: &Path, args: &[&str]) -> (f64, f64, String) {
+    let usual = ["--metric=frechet", "--out=o.csv"];
+    let done = call(at, &[args, &usual].concat());
+    done.is(0);
+    let row = table(at.join("o.csv")).remove(0);
+    let number = |i: usize| row[i].parse().expect("a number");
+    (number(1), number(2), row[5..].join(","))
+}
+
+/// What `--save-reference` writes is read by the names of pytorch-fid and score_sde, and stands for the
+/// samples.
+#[test]
+fn saved_references_stand_for_their_samples() {
+    let folder = folder();
+    let at = folder.path();
+    write(at, "x.npy", samples(90, 64));
+    write_npy(at.join("y.npy"), &{
+        let rows: Array2<f32> = read_npy(at.join("x.npy")).expect("rows");
+        rows.slice(s![..80, ..]).mapv(|v| 0.8 * f64::from(v) + 0.1)
+    })
+    .expect("written");
+    let extractor = digits("features.onnx").display().to_string();
+    for extractor in [&[][..], &["--extractor", &extractor]] {
+        let against = |reference: &str, more: &[&str]| {
+            let sets = ["--generated=x.npy", "--reference", reference];
+            estimate(at, &[&sets[..], extractor, more].concat())
+        };
+        let (want, whole, _) = against("y.npy", &["--save-reference=stats.npz"]);
+        against("y.npy", &["--save-reference=features.npz:pool_3"]);
+        let (of_statistics, part, note) = against("stats.npz", &[]);
+        assert!(
+            (of_statistics - want).abs() < 1e-6 * want,
+            "{of_statistics} {want}"
+        );
+        assert!(
+            part < whole && note.contains("not of the reference"),
+            "{part} {whole} {note}"
+        );
+        let (of_features, same, _) = against("features.npz", &[]);
+        assert!(
+            (of_features - want).abs() < 1e-4 * want,
+            "{of_features} {want}"
+        );
+        assert!((same - whole).abs() < 1e-3 * whole, "{same} {whole}");
+
+        let file = std::fs::File::open(at.join("stats.npz")).expect("an archive");
+        let mut archive = ndarray_npy::NpzReader::new(file).expect("an archive");
+        let mu: Array1<f64> = archive.by_name("mu.npy").expect("a mean");
+        let sigma: Array2<f64> = archive.by_name("sigma.npy").expect("a covariance");
+        assert_eq!(sigma.dim(), (mu.len(), mu.len()));
+        if extractor.is_empty() {
+            let y: Array2<f64> = read_npy(at.join("y.npy")).expect("rows");
+            let centred = &y - &y.mean_axis(Axis(0)).expect("rows");
+            let covariance = centred.t().dot(&centred) / 79.0;
+            assert!((&sigma - &covariance).iter().all(|gap| gap.abs() < 1e-10));
+        }
+    }
+    for (more, words) in [
+        (
+            &["--save-reference=x.npy"][..],
+            &["--save-reference", ".npz"][..],
+        ),
+        (&["--save-reference=s.npz:a/b"], &["`a/b`"]),
+        (&["--bytes=floor"], &["--bytes", "--range"]),
+        (&["--bytes=half", "--range=-1,1"], &["nearest or floor"]),
+    ] {
+        let usual = [
+            "metrics",
+            "--generated=x.npy",
+            "--reference=y.npy",
+            "--out=p.csv",
+        ];
+        refused(at, &[&usual[..], more].concat(), words);
+    }
+}
+
+/// `--bytes floor` is what a conversion of 255·x to an integer does.
+#[test]
+fn floats_become_the_nearest_byte_or_the_one_below() {
+    let folder = folder();
+    let at = folder.path();
+    let x = Array2::from_shape_fn((300, 3), |(i, j)| {
+        ((i * 37 + j * 101) % 1009) as f64 / 504.0 - 1.0
+    });
+    write_npy(at.join("x.npy"), &x).expect("written");
+    for (name, up) in [("nearest", 0.5), ("floor", 0.0)] {
+        let bytes = x.mapv(|v| (127.5 * (v + 1.0) + up).floor().clamp(0.0, 255.0) as u8);
+        write_npy(at.join("bytes.npy"), &bytes).expect("written");
+        let option = format!("--bytes={name}");
+        let sets = ["--generated=x.npy", "--reference=bytes.npy", "--range=-1,1"];
+        let (value, _, note) = estimate(at, &[&sets[..], &[&option]].concat());
+        assert!(value.abs() < 1e-12, "{name}: {value}");
+        assert_eq!(note.contains("byte below"), name == "floor", "{note}");
+        let other = if name == "floor" {
+            "--bytes=nearest"
+        } else {
+            "--bytes=floor"
+        };
+        // Half a level darker in each of three channels, on average.
+        let (value, _, _) = estimate(at, &[&sets[..], &[other]].concat());
+        let expected = 3.0 * (0.5f64 / 127.5).powi(2);
+        assert!(
+            (value / expected - 1.0).abs() < 0.2,
+            "{name}: {value} {expected}"
+        );
+    }
+}
+
+/// One picture in every format that is read has the same features.
+#[test]
+fn folders_hold_images_of_every_format() {
+    let folder = folder();
+    let at = folder.path();
+    let picture = |n: u32| {
+        image::RgbImage::from_fn(6, 4, |x, y| {
+            image::Rgb([
+                (x * 40 + n) as u8,
+                (y * 50) as u8,
+                ((x + y * n) % 2 * 255) as u8,
+            ])
+        })
+    };
+    for extension in ["png", "bmp", "webp", "tif", "tiff", "ppm", "tga", "qoi"] {
+        let of = at.join(extension);
+        std::fs::create_dir(&of).expect("a folder");
+        for n in 0..12 {
+            let file = of.join(format!("{n:02}.{extension}"));
+            picture(n)
+                .save(&file)
+                .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        }
+        let args = [
+            "--generated",
+            extension,
+            "--reference=png",
+            "--metric=energy",
+            "--out=o.csv",
+        ];
+        call(at, &args).is(0);
+        assert_eq!(table(at.join("o.csv"))[0][1], "0.0", "{extension}");
+    }
+    // A GIF has 256 colours, which these few pixels do not exceed.
+    std::fs::create_dir(at.join("gif")).expect("a folder");
+    for n in 0..12 {
+        let image = image::DynamicImage::ImageRgb8(picture(n)).to_rgba8();
+        image
+            .save(at.join(format!("gif/{n:02}.gif")))
+            .expect("written");
+    }
+    let args = [
+        "--generated=gif",
+        "--reference=png",
+        "--metric=energy",
+        "--out=o.csv",
+    ];
+    call(at, &args).is(0);
+    let energy: f64 = table(at.join("o.csv"))[0][1].parse().expect("a number");
+    assert!(energy < 1.0, "{energy}");
+}

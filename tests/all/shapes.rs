@@ -277,10 +277,11 @@ fn every_place_takes_what_fits_and_nothing_else() {
 }
 
 /// Flags and keys that name a file which is no array of samples.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 14] = [
     "--ort-lib",
     "--png",
     "--claims",
+    "--save-reference",
     "--model",
     "--extractor",
     "likelihood.model",
@@ -673,23 +674,45 @@ fn statistics_stand_for_their_samples_in_a_frechet_distance_alone() {
             done.stderr,
         )
     };
-    let (_, want, _) = measured("a.npy", "b.npy");
-    for (a, b, counts) in [
-        ("a_stats.npz", "b_stats.npz", ",,"),
-        ("a_turned.npz", "b_adm.npz", ",,"),
-        ("a.npy", "b_stats.npz", ",80,"),
-        ("a_stats.npz", "b.npy", ",,60"),
+    let cells = |table: &str| -> Vec<String> {
+        let row = table.lines().nth(1).expect("a row");
+        row.split(',').map(str::to_owned).collect()
+    };
+    let stderr = |table: &str| cells(table)[2].parse::<f64>().expect("a standard error");
+    let (table, want, _) = measured("a.npy", "b.npy");
+    let whole = stderr(&table);
+    for (a, b, counts, lacks) in [
+        ("a_stats.npz", "b_stats.npz", ",", "no standard error"),
+        ("a_turned.npz", "b_adm.npz", ",", "no standard error"),
+        (
+            "a.npy",
+            "b_stats.npz",
+            "80,",
+            "of the generated samples alone, not of the reference",
+        ),
+        (
+            "a_stats.npz",
+            "b.npy",
+            ",60",
+            "of the reference alone, not of the generated samples",
+        ),
     ] {
         let (table, value, said) = measured(a, b);
         assert!(
             (value - want).abs() < 1e-9 * want,
             "{a} {b}: {value} {want}"
         );
-        let row = table.lines().nth(1).expect("a row");
-        let cells: Vec<&str> = row.split(',').collect();
-        assert_eq!(cells[2..5].join(","), *counts, "{row}");
-        assert!(said.contains("no standard error"), "{said}");
+        assert_eq!(cells(&table)[3..5].join(","), *counts, "{table}");
+        assert!(
+            said.contains(lacks) && table.contains(lacks),
+            "{said} {table}"
+        );
     }
+    // The errors of both sides add up to that of the samples.
+    let sides = [("a.npy", "b_stats.npz"), ("a_stats.npz", "b.npy")];
+    let sides = sides.map(|(a, b)| stderr(&measured(a, b).0).powi(2));
+    let sum = (sides[0] + sides[1]).sqrt();
+    assert!((sum - whole).abs() < 1e-6 * whole, "{sides:?} {whole}");
     // Twice as far in every direction.
     let (_, value, _) = measured("a_adm.npz:mu_s", "b_adm.npz:mu_s");
     assert!((value - 4.0 * want).abs() < 1e-9 * want, "{value} {want}");

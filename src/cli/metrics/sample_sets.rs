@@ -1,10 +1,12 @@
 //! The sets of samples of `flowgauge metrics`: they are read, put into one order of axes, and their
 //! shapes are compared.
 
+use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, s};
+use ndarray_npy::NpzWriter;
 
 use crate::data::{Dataset, FeatureStatistics, LoadedData, NpyRows};
 use crate::features::ExtractedFeatures;
@@ -39,6 +41,9 @@ pub(super) fn parse_layouts(values: &[String]) -> Result<Option<AxisLayouts>> {
     layouts.check(&SET_NAMES).map_err(|e| anyhow!("--{e}"))?;
     Ok(Some(layouts))
 }
+
+/// The number of rows that are read at a time when features are written.
+const ARCHIVE_BLOCK_ROWS: usize = 1024;
 
 /// The content of a file, before features are extracted.
 pub(super) enum SetFile {
@@ -298,6 +303,45 @@ impl SampleSet {
             SetContents::Samples(rows, _) => rows.shape().1,
             SetContents::Statistics(mean, _) => mean.len(),
         }
+    }
+
+    /// The bytes of an `.npz` archive of the set: its features as an array called `member`, or their
+    /// mean, covariance and number without a name.
+    ///
+    /// # Errors
+    /// Fails if samples cannot be read, or if features are wanted of which only statistics are known.
+    pub(super) fn archive(&self, member: Option<&str>) -> Result<Vec<u8>> {
+        let mut bytes = Cursor::new(Vec::new());
+        let mut archive = NpzWriter::new_compressed(&mut bytes);
+        match (member, &self.contents) {
+            (Some(name), SetContents::Samples(rows, _)) => {
+                let (count, width) = rows.shape();
+                let mut features = Array2::<f32>::zeros((count, width));
+                let positions: Vec<usize> = (0..count).collect();
+                for part in positions.chunks(ARCHIVE_BLOCK_ROWS) {
+                    let block = rows
+                        .read_rows(part)
+                        .map_err(|e| anyhow!("{}: {e}", self.name))?;
+                    let mut target = features.slice_mut(s![part[0]..part[0] + part.len(), ..]);
+                    target.assign(&block.mapv(|v| v as f32));
+                }
+                archive.add_array(name, &features)?;
+            }
+            (Some(name), SetContents::Statistics(..)) => bail!(
+                "--save-reference: {} holds statistics, and no features to write as `{name}`",
+                self.name
+            ),
+            (None, _) => {
+                let law = self.gaussian()?;
+                archive.add_array("mu", law.mean())?;
+                archive.add_array("sigma", &law.covariance())?;
+                if let Some(count) = self.count() {
+                    archive.add_array("n", &ndarray::arr0(count as i64))?;
+                }
+            }
+        }
+        archive.finish()?;
+        Ok(bytes.into_inner())
     }
 
     /// The normal distribution with the mean and covariance of the set.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WorkKind;
 use super::statistics::statistics_workload;
+use crate::features::images::ByteRounding;
 use crate::metric::Metric;
 use crate::plan::{Plan, PlannedFile, PreparedPlan, SecondsPerRow};
 use crate::progress::Workload;
@@ -20,6 +21,9 @@ pub struct ContrastWork {
     pub baseline_parts: Vec<String>,
     pub reference: usize,
     pub extractor: Option<PlannedFile>,
+    /// How floats become bytes for the extractor.
+    #[serde(default, skip_serializing_if = "ByteRounding::is_default")]
+    pub bytes: ByteRounding,
     pub metrics: Vec<Metric>,
 }
 

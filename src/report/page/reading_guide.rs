@@ -52,7 +52,8 @@ pub(super) fn reading_guide_section(view: &ReportView) -> Markup {
                     "They compare an estimator with the run's reference estimator, paired per "
                     "sample: the mean difference, the root mean square difference, and Pearson's "
                     "correlation. Calibration is the root mean square of the difference divided by "
-                    "the reported standard error. It is near 1 if the reported errors are right, "
+                    "the reported standard error, over the samples whose probes differ. It is near 1 if "
+                    "the reported errors are right, "
                     "and above 1 if they are too small."
                 }
                 dt { "Kinds of numbers" }
