@@ -228,8 +228,8 @@ fn libraries_beside(program: &Path) -> Vec<PathBuf> {
     root.map(libraries_of_environment).unwrap_or_default()
 }
 
-/// Returns the libraries of the Python environment in the folder `root`: below `lib/python3.*/`, or
-/// `Lib/` on Windows.
+/// Returns the libraries of the environment in the folder `root`: of its Python packages, below
+/// `lib/python3.*/`, or `Lib/` on Windows, and those in `lib/` itself, as conda installs them.
 fn libraries_of_environment(root: &Path) -> Vec<PathBuf> {
     let versions = sorted_entries(&root.join("lib"))
         .into_iter()
@@ -240,7 +240,9 @@ fn libraries_of_environment(root: &Path) -> Vec<PathBuf> {
     versions
         .flat_map(|folder| ["site-packages", "dist-packages"].map(|kind| folder.join(kind)))
         .chain([root.join("Lib/site-packages")])
-        .flat_map(|packages| libraries_in(&packages.join("onnxruntime/capi")))
+        .map(|packages| packages.join("onnxruntime/capi"))
+        .chain([root.join("lib"), root.join("Library/bin")])
+        .flat_map(|folder| libraries_in(&folder))
         .collect()
 }
 
