@@ -10,6 +10,7 @@ other functions are the verbs of the program `flowgauge`.
     print(result)
 """
 
+from ._card import Card
 from ._errors import (
     ExportError,
     FlowgaugeError,
@@ -18,6 +19,7 @@ from ._errors import (
     Interrupted,
     ProgramNotFound,
 )
+from ._export import export
 from ._results import Figure, RunResult
 from ._verbs import (
     gate,
@@ -33,6 +35,7 @@ from ._verbs import (
 )
 
 __all__ = [
+    "Card",
     "ExportError",
     "Figure",
     "FlowgaugeError",
@@ -41,6 +44,7 @@ __all__ = [
     "Interrupted",
     "ProgramNotFound",
     "RunResult",
+    "export",
     "gate",
     "inspect",
     "likelihood",
