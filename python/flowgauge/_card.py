@@ -97,11 +97,19 @@ def wrapped(text: str) -> list[str]:
 
 
 def with_keys(text: str, keys: Mapping[str, Any]) -> str:
-    """A card that the program drafted, with these top-level keys in the place of its own."""
-    kept, keep = [], True
+    """A card that the program drafted, with these top-level keys in the place of its own.
+
+    >>> print(with_keys("name: a\\nshape: [2]\\n", {"name": "b", "guidance": {"scale": 4.0}}))
+    name: b
+    shape: [2]
+    guidance: {scale: 4.0}
+    <BLANKLINE>
+    """
+    kept, keep = block({"name": keys["name"]}, ""), True
     for line in text.splitlines():
         if line[:1] not in ("", " ", "#"):
             keep = line.partition(":")[0] not in keys
         if keep:
             kept.append(line)
-    return "\n".join([*kept, *block(keys, "")]) + "\n"
+    more = {key: value for key, value in keys.items() if key != "name"}
+    return "\n".join([*kept, *block(more, "")]) + "\n"

@@ -8,14 +8,15 @@ import importlib.util
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ._arguments import plain_value, to_array
-from ._card import FIRST_LINE, Card, card_text, with_keys
+from ._card import FIRST_LINE, Card, card_text, with_keys, wrapped
 from ._double import double_copy, in_double
 from ._errors import ExportError, FlowgaugeError, GuessWarning
 from ._process import call as call_program
@@ -178,7 +179,8 @@ def _override(reading: Reading, keys: Mapping[str, Any]) -> None:
             setattr(reading, key, keys[key])
     if keys["time"] is not None:
         reading.time_keys = dict(keys["time"])
-    for name, value in (keys["conditions"] or {}).items():
+    conditions = {} if reading.configs is not None else keys["conditions"] or {}
+    for name, value in conditions.items():
         condition = Condition(value) if isinstance(value, str) else Condition(**value)
         same = [n for n, c in reading.conditions.items() if c.input == condition.input]
         if not same:
@@ -237,7 +239,7 @@ def _write_onnx(graph: Graph, file: Path, opset: int) -> None:
     kept = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), graph.within(), torch.no_grad():
+        with warnings.catch_warnings(), graph.within(), torch.no_grad(), exact_squeezes():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -263,6 +265,29 @@ def _write_onnx(graph: Graph, file: Path, opset: int) -> None:
     for old in (file, file.with_name(file.name + ".data")):
         old.unlink(missing_ok=True)
     program.save(str(file), external_data=size > EXTERNAL_FROM)  # type: ignore[union-attr]
+
+
+@contextmanager
+def exact_squeezes() -> Iterator[None]:
+    """Leaves out `squeeze` of an axis that is longer than 1.
+
+    It changes nothing in torch, but is exported as an operator that fails.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Exact(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func in (torch.Tensor.squeeze, torch.squeeze) and len(args) == 2 and not kwargs:
+                size = args[0].shape[args[1]] if isinstance(args[1], int) else 1
+                if isinstance(size, int) and size != 1:
+                    return args[0]
+            return func(*args, **(kwargs or {}))
+
+    with Exact():
+        yield
 
 
 def _owners(model: Any) -> list[Any]:
@@ -296,7 +321,14 @@ def _compare(
     gaps: dict[str, float | None] = {"float32": 0.0, "float64": None if double is None else 0.0}
     for i, case in enumerate(cases):
         feeds = {name: value for name, value in case.items() if name in used}
-        got = session.run(None, feeds)[0]
+        try:
+            got = session.run(None, feeds)[0]
+        except Exception as error:
+            raise ExportError(
+                f"{file}: the ONNX file does not run on a batch of {BATCHES[i]}. Where the network "
+                "takes the batch size as a number, such as by len(x), it is fixed in the graph: "
+                f"expected x.shape[0]. ONNX Runtime says: {error}"
+            ) from error
         if got.shape != single[i].shape:
             raise ExportError(f"{file}: the output has shape {got.shape}, expected {single[i].shape}")
         if graph is reading.graph:
@@ -497,7 +529,13 @@ def _draft_card(
     """Lets the program draft the card of a folder of diffusers, and adds what the caller said."""
     write_configs: Callable[[Path], None] | None = reading.configs
     assert write_configs is not None
-    unused = [k for k in ("time", "channels", "preconditioning", "conditions") if keys[k] is not None]
+    # The program takes the null value of a text from the file null.npy beside the configs.
+    conditions = dict(keys["conditions"] or {})
+    context = conditions.pop("context", {})
+    null = to_array(context.get("null")) if isinstance(context, Mapping) else None
+    unused = [k for k in ("time", "channels", "preconditioning") if keys[k] is not None]
+    unused += [f"conditions.{name}" for name in conditions]
+    unused += ["conditions.context"] if context and null is None else []
     if unused:
         raise ExportError(
             f"{', '.join(unused)}: the card of a network with a scheduler is drafted from the "
@@ -506,6 +544,9 @@ def _draft_card(
             2,
         )
     write_configs(card.parent)
+    (card.parent / "null.npy").unlink(missing_ok=True)
+    if null is not None:
+        np.save(card.parent / "null.npy", null)
     draft = ["card", "--from=diffusers", f"--out={card}", "--force", "--quiet", str(card.parent)]
     try:
         call_program(draft)
@@ -513,5 +554,5 @@ def _draft_card(
         raise ExportError(f"{card}: {error}", error.returncode) from error
     added = {k: keys[k] for k in ("prior", "data", "guidance", "provenance") if keys[k] is not None}
     text = with_keys(card.read_text("utf-8"), plain_value({"name": name, **added}))
-    head = "".join(f"# {line}\n" for comment in comments for line in [comment])
+    head = "".join(f"# {line}\n" for comment in comments for line in wrapped(comment))
     card.write_text(f"{FIRST_LINE}\n{head}{text}", encoding="utf-8")
