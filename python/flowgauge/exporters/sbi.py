@@ -75,6 +75,7 @@ def t_min(of: Any) -> float:
 
 def score_keys(of: Any) -> dict[str, Any]:
     """The path of an estimator of scores whose base is centred and has equal deviations."""
+    prior = {"std": float(of.std_base.flatten()[0])}
     if is_a(of, "sbi.", "VEScoreEstimator"):
         growth = of.sigma_max / of.sigma_min
         first, span = t_min(of), float(of.t_max) - t_min(of)
@@ -85,7 +86,7 @@ def score_keys(of: Any) -> dict[str, Any]:
         }
         # The card's ve path begins at its time 0.
         time = {"feed": "t", "scale": span, "offset": first}
-        return {"path": path, "time_keys": time, "prior": {"std": float(of._std_base.flatten()[0])}}
+        return {"path": path, "time_keys": time, "prior": prior}
     kind = "vp" if is_a(of, "sbi.", "VPScoreEstimator") else "sub-vp"
     path = {
         "kind": kind,
@@ -93,7 +94,7 @@ def score_keys(of: Any) -> dict[str, Any]:
         "beta_max": float(of.beta_max),
         "t_min": t_min(of),
     }
-    return {"path": path, "time_keys": {"feed": "t"}}
+    return {"path": path, "time_keys": {"feed": "t"}, "prior": prior}
 
 
 class MappedVelocity:
