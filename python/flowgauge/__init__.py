@@ -19,6 +19,7 @@ from ._errors import (
     Interrupted,
     ProgramNotFound,
 )
+from ._evaluate import evaluate
 from ._export import export
 from ._results import Figure, RunResult
 from ._verbs import (
@@ -44,6 +45,7 @@ __all__ = [
     "Interrupted",
     "ProgramNotFound",
     "RunResult",
+    "evaluate",
     "export",
     "gate",
     "inspect",

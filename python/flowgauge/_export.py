@@ -330,7 +330,9 @@ def _compare(
                 f"expected x.shape[0]. ONNX Runtime says: {error}"
             ) from error
         if got.shape != single[i].shape:
-            raise ExportError(f"{file}: the output has shape {got.shape}, expected {single[i].shape}")
+            raise ExportError(
+                f"{file}: the output has shape {got.shape}, expected {single[i].shape}"
+            )
         if graph is reading.graph:
             _check_shape(file, got.shape, case[reading.x].shape, reading.channels)
         gaps["float32"] = max(gaps["float32"] or 0.0, difference(got, single[i]))

@@ -23,6 +23,17 @@ def plain(text: str) -> str:
     return ESCAPES.sub("", text).strip("\r\n")
 
 
+def _is_progress(text: str) -> bool:
+    """Whether the beginning of a line can neither be a message nor ends inside an escape.
+
+    >>> [_is_progress(text) for text in ("\\x1b[2Kdigits", "\\x1b[2Kflowg", "\\x1b[2")]
+    [True, False, False]
+    """
+    shown = plain(text)
+    message = any(p.startswith(shown) or shown.startswith(p) for p in PREFIXES)
+    return not message and re.search(r"\x1b(\[[0-9;?]*)?$", text) is None
+
+
 class Display(Protocol):
     """Where standard error is shown."""
 
@@ -106,7 +117,7 @@ class Messages:
         *lines, self.rest = re.split(r"(?<=[\r\n])", (self.rest + text).replace("\r\n", "\n"))
         for line in lines:
             self._line(line)
-        if plain(self.rest) and not plain(self.rest).startswith(PREFIXES) and "\x1b" in self.rest:
+        if "\x1b" in self.rest and _is_progress(self.rest):
             self._line(self.rest)
             self.rest = ""
 

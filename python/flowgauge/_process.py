@@ -91,7 +91,9 @@ def call(
     assert stderr is not None and child.stdout is not None
     pieces: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
     streams = [(child.stdout, "out"), (stderr, "err")]
-    threads = [threading.Thread(target=_pump, args=(*pair, pieces), daemon=True) for pair in streams]
+    threads = [
+        threading.Thread(target=_pump, args=(*pair, pieces), daemon=True) for pair in streams
+    ]
     for thread in threads:
         thread.start()
 

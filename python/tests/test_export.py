@@ -205,7 +205,13 @@ def test_pixart(tmp_path):
     assert read(card)["network"]["channels"] == [0, 4]
     added = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
     follows_ddim(
-        card, net, scheduler, (4, 8, 8), {"context": context}, encoder_hidden_states=context, **added
+        card,
+        net,
+        scheduler,
+        (4, 8, 8),
+        {"context": context},
+        encoder_hidden_states=context,
+        **added,
     )
 
 
@@ -282,9 +288,7 @@ def test_edm_preconditioning(tmp_path, kind, levels):
     assert (path["sigma_min"], path["sigma_max"]) == pytest.approx(levels, rel=0.03)
     x = noise(3, 1, 8, 8) * path["sigma_max"]
     want = edm_sampler(net, x, 6, path["sigma_min"], path["sigma_max"])
-    got = flowgauge.sample(
-        card, noise=x, sampler={"heun": sigma_path(6)}, float64=True, quiet=True
-    )
+    got = flowgauge.sample(card, noise=x, sampler={"heun": sigma_path(6)}, float64=True, quiet=True)
     assert gap(got, want) < 1e-5
 
 

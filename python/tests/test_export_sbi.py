@@ -49,7 +49,10 @@ def make_posterior(options):
 
 def log_densities(posterior, theta, x):
     """sbi's own, by its ODE in double precision, one observation for each θ."""
-    estimator, ode = posterior.potential_fn.vector_field_estimator, posterior.potential_fn.neural_ode
+    estimator, ode = (
+        posterior.potential_fn.vector_field_estimator,
+        posterior.potential_fn.neural_ode,
+    )
     ode.mean_base, ode.std_base = ode.mean_base.double(), ode.std_base.double()
     theta, x, kept = theta.double(), x.double(), torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -6,7 +6,7 @@ file and its name in `FAMILIES`. Libraries are told by the names of classes and 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from . import (
     denoising_diffusion,
@@ -19,7 +19,18 @@ from . import (
 )
 from .reading import Given, Reading
 
-FAMILIES = [denoising_diffusion, diffusers, edm, flow_matching, sbi, torchcfm]
+
+class Family(Protocol):
+    """The networks of one library."""
+
+    def matches(self, net: Any) -> bool:
+        """Whether `net` is one of them."""
+
+    def read(self, net: Any, given: Given) -> Reading:
+        """Reads it."""
+
+
+FAMILIES: list[Family] = [denoising_diffusion, diffusers, edm, flow_matching, sbi, torchcfm]
 
 
 def read_network(net: Any, given: Given) -> Reading:

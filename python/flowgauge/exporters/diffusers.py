@@ -28,8 +28,12 @@ from .reading import (
 )
 
 PACKAGE = "diffusers."
-NETWORKS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel")
-NETWORKS += ("PixArtTransformer2DModel",)
+NETWORKS = (
+    "DiTTransformer2DModel",
+    "PixArtTransformer2DModel",
+    "UNet2DConditionModel",
+    "UNet2DModel",
+)
 # The schedules with which these networks are mostly trained, where no scheduler says it.
 USUAL = {
     "UNet2DConditionModel": {
@@ -122,9 +126,7 @@ def network_inputs(net: Any, given: Given) -> tuple[dict[str, Any], Callable[...
     if x is None:
         size = config.sample_size
         if size is None:
-            raise ExportError(
-                "the config has no sample_size; give `example`, a batch of states", 2
-            )
+            raise ExportError("the config has no sample_size; give `example`, a batch of states", 2)
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         x = torch.randn(3, config.in_channels, height, width)
     inputs = {state: batch_of(x), "timestep": torch.tensor([10.0, 500.0, 990.0])}

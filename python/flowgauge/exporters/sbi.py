@@ -7,8 +7,12 @@ from typing import Any
 from .._errors import ExportError
 from .reading import Condition, Given, Graph, Reading, is_a
 
-ESTIMATORS = ("FlowMatchingEstimator", "VPScoreEstimator", "SubVPScoreEstimator")
-ESTIMATORS += ("VEScoreEstimator",)
+ESTIMATORS = (
+    "FlowMatchingEstimator",
+    "SubVPScoreEstimator",
+    "VEScoreEstimator",
+    "VPScoreEstimator",
+)
 
 
 def matches(net: Any) -> bool:
