@@ -88,7 +88,8 @@ def call(
     if ours >= 0:
         os.close(theirs)
     stderr = os.fdopen(ours, "rb", buffering=0) if ours >= 0 else child.stderr
-    assert stderr is not None and child.stdout is not None
+    assert stderr is not None
+    assert child.stdout is not None
     pieces: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
     streams = [(child.stdout, "out"), (stderr, "err")]
     threads = [

@@ -1,4 +1,6 @@
-"""The verbs of the program as functions. Keyword names are the command line's options, with `_` for `-`.
+"""The verbs of the program as functions.
+
+Keyword names are the command line's options, with `_` for `-`.
 
 Every function runs the program, hands over its files and returns an object that reads them. All of
 them take
@@ -10,8 +12,8 @@ them take
 - `quiet`: whether progress and fewer notes are left out on standard error.
 
 Arrays may be of NumPy or torch, data frames, or files. An estimator, a solver, a sampler or a
-metric is its name or a dictionary, such as `{"hutchinson": {"probes": 8}}`. Without `out` the result
-lies in a temporary folder that lives as long as the object.
+metric is its name or a dictionary, such as `{"hutchinson": {"probes": 8}}`. Without `out` the
+result lies in a temporary folder that lives as long as the object.
 
 They raise `InputRefused` where an input is at fault, `Interrupted` where the program was stopped,
 and `FlowgaugeError` where something measured failed.
@@ -288,7 +290,7 @@ def plan(
     ort_lib: PathLike | None = None,
     quiet: bool = False,
 ) -> TextResult:
-    """Lists the trials that `run` would carry out, with their cost in evaluations of the network."""
+    """Lists the trials that `run` would carry out, with their cost in network evaluations."""
     values = dict(locals())
     config = values.pop("config")
     with tempfile.TemporaryDirectory(prefix="flowgauge-") as folder:

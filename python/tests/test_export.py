@@ -48,7 +48,8 @@ def agrees(card):
     """The ONNX files compute what the modules compute, in both precisions."""
     for gaps in card.differences.values():
         assert gaps["float32"] <= 1e-5
-        assert gaps["float64"] is not None and gaps["float64"] <= 1e-5
+        assert gaps["float64"] is not None
+        assert gaps["float64"] <= 1e-5
     # Batches of one, two and three agree in the program too.
     assert card.inspection.count("  ok     batch of") == 2
 
@@ -124,7 +125,8 @@ def test_unet2d_with_classes_and_other_betas(tmp_path):
 def test_what_a_bare_unet2d_does_not_say_is_guessed_aloud(tmp_path):
     with pytest.warns(flowgauge.GuessWarning, match="the scheduler is not given"):
         card = flowgauge.export(networks.unet2d(), out=tmp_path / "m")
-    assert card.guesses and "# Guessed: the scheduler is not given" in card.text
+    assert card.guesses
+    assert "# Guessed: the scheduler is not given" in card.text
     assert read(card)["path"]["betas"] == {"linear": [0.0001, 0.02]}
 
 
@@ -146,7 +148,8 @@ def test_unet2d_condition_with_its_autoencoder(tmp_path):
     keys = read(card)
     assert keys["network"]["conditions"]["context"]["null"] == "null.npy"
     assert keys["path"]["betas"] == {"scaled-linear": [0.00085, 0.012]}
-    assert keys["latent"]["scale"] == 0.18215 and keys["latent"]["shape"] == [3, 8, 12]
+    assert keys["latent"]["scale"] == 0.18215
+    assert keys["latent"]["shape"] == [3, 8, 12]
 
     def guided(x, timestep, return_dict):
         weak = net(x, timestep, null.expand(3, 5, 8), return_dict=False)[0]
@@ -191,7 +194,8 @@ def test_dit_pipeline(tmp_path):
     labels = torch.tensor([3, 0, 9])
     follows_ddim(card, net, scheduler, (3, 4, 4), {"label": labels}, class_labels=labels)
     # The pipeline of the caller is as it was.
-    assert pipeline.transformer is net and next(net.parameters()).requires_grad
+    assert pipeline.transformer is net
+    assert next(net.parameters()).requires_grad
 
 
 @pytest.mark.needs("diffusers")
@@ -423,4 +427,5 @@ def test_a_unet_without_its_diffusion(tmp_path):
     path = {"kind": "discrete", "betas": "squaredcos", "steps": 200}
     card = flowgauge.export(unet, x, path=path, prediction="noise", out=tmp_path / "m")
     agrees(card)
-    assert read(card)["path"] == path and not card.guesses
+    assert read(card)["path"] == path
+    assert not card.guesses

@@ -57,7 +57,7 @@ def test_what_the_verb_needs_is_what_the_function_needs(verb):
 
 
 def test_a_help_text_is_read():
-    text = "Usage: x\n\nArguments:\n  <DIRS>...  Folders\n\nOptions:\n      --ort-lib <FILE>\n  -h, --help\n"
+    text = "Arguments:\n  <DIRS>...  Folders\n\nOptions:\n      --ort-lib <FILE>\n  -h, --help\n"
     assert options_of(text) == {"dirs", "ort_lib"}
 
 

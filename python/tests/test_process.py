@@ -175,7 +175,8 @@ def test_ctrl_c_ends_the_run_in_good_order_and_the_same_call_resumes(models, tmp
     journal = out / "journal.jsonl"
     deadline = time.monotonic() + 60
     while not (journal.exists() and journal.read_text()):
-        assert python.poll() is None and time.monotonic() < deadline
+        assert python.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     python.send_signal(signal.SIGINT)
     _, stderr = python.communicate(timeout=60)
@@ -187,7 +188,8 @@ def test_ctrl_c_ends_the_run_in_good_order_and_the_same_call_resumes(models, tmp
     # The child has gone, so that the directory is free, and what is finished stays.
     again = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while len(journal.read_text().splitlines()) <= len(finished):
-        assert again.poll() is None and time.monotonic() < deadline
+        assert again.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     again.send_signal(signal.SIGINT)
     again.communicate(timeout=60)

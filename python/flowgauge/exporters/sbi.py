@@ -66,8 +66,8 @@ def read(net: Any, given: Given) -> Reading:
         {"kind": "flow-matching", "data_at": 0, "t_min": t_min(of), "t_max": float(of.t_max)},
         time_keys={"feed": "t"},
         remarks=[
-            "The velocity is that of θ in coordinates in which the base of sbi's ODE is N(0, I). Only "
-            "its ODE has a meaning: samplers that need the noise or the denoised data do not.",
+            "The velocity is that of θ in coordinates in which the base of sbi's ODE is N(0, I). "
+            "Only its ODE has a meaning: samplers that need the noise or the denoised data do not.",
         ],
     )
 
