@@ -12,6 +12,8 @@ import flowgauge
 from flowgauge._binary import find_program
 
 ROOT = Path(__file__).resolve().parents[2]
+# The networks need torch, and have no examples.
+collect_ignore = ["networks.py"]
 # One thread: the networks are tiny.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
