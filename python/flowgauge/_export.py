@@ -18,6 +18,7 @@ from ._onnx import write_onnx
 from ._verbs import inspect
 from ._write_card import write_card
 from .exporters import read_network
+from .exporters.functions import as_module
 from .exporters.jax import is_jax, read_jax, write_jax
 from .exporters.reading import PREDICTIONS, Condition, Given, Reading, path_of
 
@@ -136,8 +137,7 @@ def _need(*packages: str) -> None:
 def _ready(net: Any) -> Any:
     """A copy of a module on the CPU, in single precision and in evaluation mode.
 
-    The modules inside a pipeline or a posterior are copied in their places, and anything else is
-    left as it is.
+    The modules inside a pipeline, a posterior or a function are copied in their places.
     """
     import torch
 
@@ -146,7 +146,7 @@ def _ready(net: Any) -> Any:
     if hasattr(net, "components"):
         return _with_copies(net)
     inside = getattr(getattr(net, "potential_fn", None), "vector_field_estimator", None)
-    return net if inside is None else _ready(inside)
+    return _ready(as_module(net) if inside is None else inside)
 
 
 def _with_copies(pipeline: Any) -> Any:

@@ -111,12 +111,19 @@ def test_a_function_and_a_half_precision_module(tmp_path):
     got = flowgauge.sample(card, noise=x, sampler={"euler": {"steps": 2}}, quiet=True).array
     assert np.abs(got - euler(single, x, 2).numpy()).max() < 1e-5
 
-    def function(x, t):
-        return single(x, t)
+    # A function owns copies of the modules around it, without their dropout.
+    drop = nn.Dropout(0.9).train()
 
-    card = flowgauge.export(function, example, out=tmp_path / "function", **FLOW)
-    again = flowgauge.sample(card, noise=x, sampler={"euler": {"steps": 2}}, quiet=True).array
-    assert np.abs(got - again).max() < 1e-5
+    def function(x, t, *, factor=1.0):
+        return factor * drop(single(x, t))
+
+    for name, call in {"function": function, "method": single.forward}.items():
+        card = flowgauge.export(call, example, out=tmp_path / name, **FLOW)
+        assert card.differences["network.onnx"]["float64"] < 1e-5
+        again = flowgauge.sample(card, noise=x, sampler={"euler": {"steps": 2}}, quiet=True).array
+        assert np.abs(got - again).max() < 1e-5
+    assert drop.training
+    assert next(single.parameters()).dtype == torch.float32
 
 
 def test_the_network_is_left_as_it_is(tmp_path):

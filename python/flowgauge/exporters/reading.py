@@ -130,7 +130,7 @@ def example_arguments(net: Any, example: Any) -> dict[str, Any]:
         return {str(name): as_tensor(value) for name, value in example.items()}
     if not isinstance(example, (tuple, list)):
         return {"": as_tensor(example)}
-    call = net.forward if hasattr(net, "forward") else net
+    call = getattr(net, "flowgauge_function", net.forward) if hasattr(net, "forward") else net
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         names = [p.name for p in inspect.signature(call).parameters.values() if p.kind in kinds]
