@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import ExportError
+from ._messages import plain
 from .exporters.reading import Graph
 
 # ONNX files hold at most 2 GiB; above this many bytes of weights these lie beside the graph.
@@ -47,6 +48,14 @@ def write_onnx(graph: Graph, file: Path, opset: int) -> None:
     module = module_of(graph)
     batch = torch.export.Dim("batch")
     axes = tuple({} if name in graph.scalar else {0: batch} for name in graph.inputs)
+    try:
+        with torch.no_grad(), graph.within():
+            module(*graph.inputs.values())
+    except Exception as error:
+        shapes = ", ".join(f"{n} {list(value.shape)}" for n, value in graph.inputs.items())
+        raise ExportError(
+            f"{file.name}: the network fails when it is called with {shapes}: {error}", 2
+        ) from error
     kept = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -63,8 +72,11 @@ def write_onnx(graph: Graph, file: Path, opset: int) -> None:
                 verbose=False,
             )
     except Exception as error:
-        reason = str(error).strip().split("\n\n")[0]
-        raise ExportError(f"{file.name}: the network cannot be traced: {reason}") from error
+        cause = error.__cause__ or error
+        reason = plain(str(cause)).strip().split("\n\n")[0]
+        raise ExportError(
+            f"{file.name}: the network cannot be traced by torch.export: {reason}"
+        ) from error
     finally:
         logging.disable(kept)
     model = program.model

@@ -74,16 +74,17 @@ def dit():
     )  # fmt: skip
 
 
-def pixart():
+def pixart(**more):
     from diffusers import PixArtTransformer2DModel
 
-    return awaken(
-        PixArtTransformer2DModel(
-            num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8,
-            num_layers=2, sample_size=8, patch_size=2, cross_attention_dim=16, caption_channels=12,
-            norm_num_groups=4,
-        )
-    )  # fmt: skip
+    sizes = {
+        "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8,
+        "num_layers": 2, "sample_size": 8, "patch_size": 2, "cross_attention_dim": 16,
+        "caption_channels": 12, "norm_num_groups": 4, **more,
+    }  # fmt: skip
+    if "attention_head_dim" in more:
+        sizes["cross_attention_dim"] = 2 * more["attention_head_dim"]
+    return awaken(PixArtTransformer2DModel(**sizes))
 
 
 def autoencoder(channels: int):

@@ -220,6 +220,48 @@ def test_pixart(tmp_path):
 
 
 @pytest.mark.needs("diffusers")
+def test_further_conditions_of_diffusers(tmp_path):
+    """SDXL's pooled embedding and sizes, and PixArt's resolution and aspect ratio."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(clip_sample=False)
+    net = networks.unet2d_condition(
+        addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=64,
+    )  # fmt: skip
+    values = {"context": noise(3, 77, 8), "text_embeds": noise(3, 16), "time_ids": noise(3, 6)}
+    card = flowgauge.export(net, scheduler=scheduler, out=tmp_path / "xl")
+    agrees(card)
+    added = {name: values[name] for name in ("text_embeds", "time_ids")}
+    follows_ddim(
+        card, net, scheduler, (4, 4, 6), values, encoder_hidden_states=values["context"],
+        added_cond_kwargs=added,
+    )  # fmt: skip
+
+    net = networks.pixart(attention_head_dim=12, use_additional_conditions=True)
+    sizes = {"resolution": 512 * (1 + noise(3, 2) ** 2), "aspect_ratio": 1 + noise(3, 1) ** 2}
+    context = noise(3, 77, 12)
+    card = flowgauge.export(net, scheduler=scheduler, out=tmp_path / "pixart")
+    agrees(card)
+    follows_ddim(
+        card, net, scheduler, (4, 8, 8), {"context": context, **sizes},
+        encoder_hidden_states=context, added_cond_kwargs=sizes,
+    )  # fmt: skip
+
+
+@pytest.mark.needs("diffusers")
+def test_a_table_of_times_takes_whole_numbers(tmp_path):
+    from diffusers import DDIMScheduler
+
+    net = networks.unet2d(time_embedding_type="learned", num_train_timesteps=50)
+    scheduler = DDIMScheduler(num_train_timesteps=50, clip_sample=False)
+    card = flowgauge.export(net, scheduler=scheduler, out=tmp_path / "m")
+    agrees(card)
+    assert read(card)["network"]["time"] == {"feed": "index", "interpolate": True}
+    follows_ddim(card, net, scheduler, (1, 8, 8))
+
+
+@pytest.mark.needs("diffusers")
 def test_flow_matching_scheduler(tmp_path):
     from diffusers import FlowMatchEulerDiscreteScheduler
 

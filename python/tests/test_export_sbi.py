@@ -19,10 +19,15 @@ ESTIMATORS = {
     "fmpe": ({}, "velocity", "flow-matching"),
     "fmpe-composed": ({"compose_standardization": True}, "velocity", "flow-matching"),
     "vp": ({"sde_type": "vp", "z_score_theta": "none"}, "score", "vp"),
-    "vp-scaled": ({"sde_type": "vp"}, "velocity", "flow-matching"),
+    "vp-scaled": ({"sde_type": "vp"}, "velocity", "vp"),
     "sub-vp": ({"sde_type": "subvp", "z_score_theta": "none"}, "score", "sub-vp"),
     "ve": ({"sde_type": "ve", "z_score_theta": "none"}, "score", "ve"),
-    "ve-composed": ({"sde_type": "ve", "compose_standardization": True}, "velocity", None),
+    "ve-scaled": ({"sde_type": "ve"}, "velocity", "ve"),
+    "ve-composed": (
+        {"sde_type": "ve", "compose_standardization": True},
+        "velocity",
+        "flow-matching",
+    ),
 }
 
 
@@ -80,7 +85,7 @@ def test_log_densities_are_those_of_sbi(tmp_path, monkeypatch, kind):
     card = flowgauge.export(posterior, out="m")
     keys = yaml.safe_load(card.text)
     assert keys["network"]["prediction"] == prediction
-    assert keys["path"]["kind"] == (path or "flow-matching")
+    assert keys["path"]["kind"] == path
     assert keys["network"]["conditions"] == {"x_o": {"input": "x_o"}}
     gaps = card.differences[keys["network"]["file"]]
     assert gaps["float32"] <= 1e-5

@@ -110,6 +110,8 @@ def read_model(net: Any, given: Given, scheduler: Any, vae: Any, pipeline: str) 
             f"{config['beta_start']} to {config['beta_end']} in 1000 steps and a prediction of the "
             "noise are guessed; give `scheduler`, or path and prediction"
         )
+    # The times of the check; the card's path is drafted.
+    reading.path = {"kind": "discrete", "steps": config.get("num_train_timesteps") or 1000}
     reading.configs = configs_writer(net, vae, config, folder, pipeline)
     return reading
 
@@ -129,7 +131,10 @@ def network_inputs(net: Any, given: Given) -> tuple[dict[str, Any], Callable[...
             raise ExportError("the config has no sample_size; give `example`, a batch of states", 2)
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         x = torch.randn(3, config.in_channels, height, width)
-    inputs = {state: batch_of(x), "timestep": torch.tensor([10.0, 500.0, 990.0])}
+    times = torch.tensor([10.0, 500.0, 990.0])
+    if config.get("time_embedding_type") == "learned":
+        times = (times / 1000 * config.num_train_timesteps).long()
+    inputs = {state: batch_of(x), "timestep": times}
 
     def add(name: str, default: Any) -> None:
         inputs[name] = example.get(name, default)
@@ -140,11 +145,11 @@ def network_inputs(net: Any, given: Given) -> tuple[dict[str, Any], Callable[...
         width = width[0] if isinstance(width, (list, tuple)) else width
         add("encoder_hidden_states", torch.randn(3, TOKENS, width))
         if config.addition_embed_type == "text_time":
-            times = 6
+            count = 6  # Original size, crop, target size.
             pooled = config.projection_class_embeddings_input_dim
-            pooled -= times * config.addition_time_embed_dim
+            pooled -= count * config.addition_time_embed_dim
             add("text_embeds", torch.randn(3, pooled))
-            add("time_ids", torch.rand(3, times) * 1000)
+            add("time_ids", torch.rand(3, count) * 1000)
             added = ["text_embeds", "time_ids"]
         elif config.addition_embed_type is not None:
             raise ExportError(f"addition_embed_type {config.addition_embed_type} is not known", 2)

@@ -29,9 +29,9 @@ def estimator_of(net: Any) -> Any:
 def read(net: Any, given: Given) -> Reading:
     """Reads an estimator so that the state at the data end is θ itself, in sbi's own units.
 
-    Where sbi's ODE is in other coordinates, or ends in a base that is not N(0, I), the graph is the
-    velocity of an affine map of its state that changes with time: the map is the identity at the
-    data end, and takes the base to N(0, I) at the prior end. This changes no log-density.
+    Where sbi's ODE is in other coordinates, or ends in a base that is not centred and round, the
+    graph is the velocity of an affine map of its state that changes with time: the map leads to θ
+    at the data end, and from the base to a prior of the card. This changes no log-density.
     """
     import torch
 
@@ -52,24 +52,28 @@ def read(net: Any, given: Given) -> Reading:
         graph = Graph(f"{prediction}.onnx", of, call, inputs, prediction)
         return Reading(graph, "theta", "t", prediction, path, conditions=conditions, **more)
 
-    standard = not of.compose_enabled
-    if is_a(of, "sbi.", "FlowMatchingEstimator") and standard:
+    flow = is_a(of, "sbi.", "FlowMatchingEstimator")
+    if flow and not of.compose_enabled:
         path = {"kind": "flow-matching", "data_at": 0}
         return reading(direct, "velocity", path, time_keys={"feed": "t"})
-    if not is_a(of, "sbi.", "FlowMatchingEstimator"):
-        unscaled = bool((of.mean_0 == 0).all() and (of.std_0 == 1).all())
-        if standard and unscaled and of.t_max == 1.0:
-            return reading(direct, "score", **score_keys(of))
-    return reading(
-        MappedVelocity(of),
-        "velocity",
-        {"kind": "flow-matching", "data_at": 0, "t_min": t_min(of), "t_max": float(of.t_max)},
-        time_keys={"feed": "t"},
-        remarks=[
-            "The velocity is that of θ in coordinates in which the base of sbi's ODE is N(0, I). "
-            "Only its ODE has a meaning: samplers that need the noise or the denoised data do not.",
-        ],
+    if of.compose_enabled:
+        path = {"kind": "flow-matching", "data_at": 0, "t_min": t_min(of), "t_max": t_max(of)}
+        remark = (
+            "θ is standardized inside, by its deviations as they are at the data end. The velocity "
+            "is right, and so are its ODE and log-densities; the path is not a straight one, so "
+            "that a check by data and samplers that need the noise do not apply."
+        )
+        velocity = MappedVelocity(of, 1.0)
+        return reading(velocity, "velocity", path, time_keys={"feed": "t"}, remarks=[remark])
+    if bool((of.mean_0 == 0).all() and (of.std_0 == 1).all()):
+        return reading(direct, "score", **score_keys(of, score=True))
+    keys = score_keys(of, score=False)
+    remark = (
+        "sbi's ODE ends in a base with the mean and the deviation of θ in it. The velocity is that "
+        "of a state that is θ at the data end, and whose base is the prior."
     )
+    velocity = MappedVelocity(of, keys["prior"]["std"], is_a(of, "sbi.", "VEScoreEstimator"))
+    return reading(velocity, "velocity", **keys, remarks=[remark])
 
 
 def t_min(of: Any) -> float:
@@ -77,59 +81,66 @@ def t_min(of: Any) -> float:
     return float(of.t_min)
 
 
-def score_keys(of: Any) -> dict[str, Any]:
-    """The path of an estimator of scores whose base is centred and has equal deviations."""
-    prior = {"std": float(of.std_base.flatten()[0])}
+def t_max(of: Any) -> float:
+    """The time at which sbi's ODE begins."""
+    return float(of.t_max)
+
+
+def score_keys(of: Any, score: bool) -> dict[str, Any]:
+    """The path of an estimator of scores, and the prior that its base is or is mapped to.
+
+    The card's ve path begins at its time 0. Its score is fed with sbi's time, and its mapped
+    velocity with the card's own.
+    """
+    std = float((of.std_base**2).mean().sqrt())
     if is_a(of, "sbi.", "VEScoreEstimator"):
         growth = of.sigma_max / of.sigma_min
-        first, span = t_min(of), float(of.t_max) - t_min(of)
-        path = {
-            "kind": "ve",
-            "sigma_min": float(of.sigma_min * growth**first),
-            "sigma_max": float(of.sigma_max),
-        }
-        # The card's ve path begins at its time 0.
-        time = {"feed": "t", "scale": span, "offset": first}
-        return {"path": path, "time_keys": time, "prior": prior}
-    kind = "vp" if is_a(of, "sbi.", "VPScoreEstimator") else "sub-vp"
+        ends = [float(of.sigma_min * growth**time) for time in (t_min(of), t_max(of))]
+        path = {"kind": "ve", "sigma_min": ends[0], "sigma_max": ends[1]}
+        span = t_max(of) - t_min(of)
+        time = {"feed": "t", "scale": span, "offset": t_min(of)} if score else {"feed": "t"}
+        return {"path": path, "time_keys": time, "prior": {"std": std}}
+    if t_max(of) != 1.0:
+        raise ExportError(f"t_max is {t_max(of)}, and the path of a card ends at 1", 2)
     path = {
-        "kind": kind,
+        "kind": "vp" if is_a(of, "sbi.", "VPScoreEstimator") else "sub-vp",
         "beta_min": float(of.beta_min),
         "beta_max": float(of.beta_max),
         "t_min": t_min(of),
     }
-    return {"path": path, "time_keys": {"feed": "t"}, "prior": prior}
+    return {"path": path, "time_keys": {"feed": "t"}, "prior": {"std": std}}
 
 
 class MappedVelocity:
-    """The velocity of y = (u − a(t)) / b(t), for sbi's state u.
+    """The velocity of y = (u − a(s)) / b(s), for sbi's state u and s from 0 at the data end to 1.
 
-    With s from 0 at the data end to 1 at the prior end, a = (1 − s) a₀ + s a₁ and
-    b = b₀^(1 − s) b₁^s. a₁ and b₁ are the mean and the deviation of the base, and a₀ and b₀ lead
-    from θ to sbi's state at the data end.
+    a = (1 − s) a₀ + s a₁ and b = b₀^(1 − s) b₁^s, where θ = (u − a₀) / b₀ at the data end, and
+    N(0, std²) = (u − a₁) / b₁ at the prior end. With `unit_time` the velocity is that of a time
+    from 0 to 1, and not of sbi's.
     """
 
-    def __init__(self, of: Any) -> None:
+    def __init__(self, of: Any, std: float, unit_time: bool = False) -> None:
         import torch
 
         zero = torch.zeros(1, *of.input_shape)
-        self.first, self.last = t_min(of), float(of.t_max)
+        self.first, self.span, self.unit_time = t_min(of), t_max(of) - t_min(of), unit_time
         origin = of.to_z(zero) if of.compose_enabled else zero
-        self.names = {
+        self.values = {
             "flowgauge_a0": origin,
             "flowgauge_b0": (of.to_z(zero + 1) - origin) if of.compose_enabled else zero + 1,
             "flowgauge_a1": of.mean_base.reshape(1, -1) + zero,
-            "flowgauge_b1": of.std_base.reshape(1, -1) + zero,
+            "flowgauge_b1": of.std_base.reshape(1, -1) / std + zero,
         }
         # As buffers they follow the network to double precision.
-        for name, value in self.names.items():
+        for name, value in self.values.items():
             of.register_buffer(name, value.detach().clone(), persistent=False)
 
     def __call__(self, of: Any, y: Any, t: Any, x: Any) -> Any:
-        a0, b0, a1, b1 = (getattr(of, name) for name in self.names)
-        span = self.last - self.first
-        s = ((t - self.first) / span)[:, None]
-        rate = (b1.log() - b0.log()) / span
-        a = (1 - s) * a0 + s * a1
-        b = b0 * (span * s * rate).exp()
-        return (of.ode_fn(b * y + a, x, t) - (a1 - a0) / span) / b - rate * y
+        a0, b0, a1, b1 = (getattr(of, name) for name in self.values)
+        s = t if self.unit_time else (t - self.first) / self.span
+        rate = b1.log() - b0.log()
+        a = a0 + s[:, None] * (a1 - a0)
+        b = b0 * (s[:, None] * rate).exp()
+        slope = self.span * of.ode_fn(b * y + a, x, self.first + self.span * s)
+        velocity = (slope - (a1 - a0)) / b - rate * y
+        return velocity if self.unit_time else velocity / self.span
