@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from ._arguments import save_array, several, to_array
 from ._card import Card
 from ._export import export
-from ._results import RunResult
+from ._results import RunResult, Temporary
 from ._verbs import Array, PathLike, Spec, run
 
 # The exact divergence is affordable up to here (docs/choosing.md); beyond, it is estimated.
@@ -68,8 +67,8 @@ def evaluate(
     The run directory is `out`, with its inputs in `OUT.inputs`, or a temporary folder that lives as
     long as the result. Raises what `export` and `run` raise.
     """
-    keep = tempfile.TemporaryDirectory(prefix="flowgauge-") if out is None else None
-    directory = Path(keep.name) / "run" if keep is not None else Path(str(out))
+    keep = Temporary() if out is None else None
+    directory = keep.path / "run" if keep is not None else Path(str(out))
     inputs = directory.with_name(directory.name + ".inputs")
     exported = not isinstance(model, (str, os.PathLike))
     if exported:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ._binary import find_program
 from ._card import FIRST_LINE, Card
 from ._compare import compare
 from ._errors import ExportError, GuessWarning
@@ -93,6 +94,7 @@ def export(
         raise ExportError(f"prediction {prediction!r}: expected one of {', '.join(PREDICTIONS)}", 2)
     if scheduler is not None and (path is not None or prediction is not None):
         raise ExportError("scheduler: it says path and prediction; expected it or these", 2)
+    find_program()  # It is needed at the end, and should be missed at the beginning.
     folder = Path(out)
     card = folder / "card.yaml"
     if card.exists() and not force and not card.read_text("utf-8").startswith(FIRST_LINE):
@@ -121,7 +123,8 @@ def export(
     write_card(card, name, reading, keys)
     result = inspect(card, quiet=True)
     if not result.ok:
-        raise ExportError(f"{card}: {result.text}", 1, result)
+        faults = [line.strip() for line in result.text.splitlines() if "FAILED" in line]
+        raise ExportError(f"{card}: {'; '.join(faults) or result.text}", 1, result)
     shape = tuple(int(size) for size in reading.shape)
     return Card(card, name, shape, differences, tuple(reading.guesses), result.text)
 

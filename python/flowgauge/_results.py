@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
+import weakref
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,18 @@ SUMMARY += ["cost"]
 METRICS = ["model", "sampler", "metric", "value", "stderr", "n_generated", "n_reference", "note"]
 
 
+class Temporary:
+    """A folder that is removed when nothing refers to this object any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="flowgauge-"))
+        self._removal = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+    def leave(self) -> None:
+        """Lets the folder stay."""
+        self._removal.detach()
+
+
 class Result:
     """Something that the program wrote.
 
@@ -34,7 +48,7 @@ class Result:
         path: str | os.PathLike[str],
         text: str = "",
         returncode: int = 0,
-        keep: tempfile.TemporaryDirectory[str] | None = None,
+        keep: Temporary | None = None,
     ) -> None:
         self.path = Path(path)
         self.text = text.strip("\n")

@@ -41,6 +41,7 @@ from ._results import (
     ReweightResult,
     RunResult,
     SampleResult,
+    Temporary,
     TextResult,
     VerifyResult,
 )
@@ -63,16 +64,18 @@ def _write(
 ) -> R:
     """Calls a verb that writes one file, `out` or `file` in a temporary folder."""
     values = dict(arguments)
-    keep = tempfile.TemporaryDirectory(prefix="flowgauge-")
-    folder = Path(keep.name)
+    keep = Temporary()
     out = values.pop("out")
-    path = folder / file if out is None else Path(out)
-    given = options(values, folder)
+    path = keep.path / file if out is None else Path(out)
+    given = options(values, keep.path)
     try:
         done = _call(verb, [*given, f"--out={path}", *positional], values, accept)
     except FlowgaugeError as error:
         error.result = kind(path, "", error.returncode, keep) if path.exists() else None
         raise
+    finally:
+        if list(keep.path.glob("*.partial")):
+            keep.leave()  # A message names what was finished before a signal.
     return kind(path, done.stdout, done.returncode, keep)
 
 
@@ -256,8 +259,9 @@ def run(
     values = dict(locals())
     config = values.pop("config")
     fresh: Path | None = None
+    directory = Path(out) if out is not None else None
     if isinstance(config, Mapping):
-        directory = Path(out) if out is not None else Path("reports") / str(config.get("name"))
+        directory = directory or Path("reports") / str(config.get("name"))
         inputs = directory.with_name(directory.name + ".inputs")
         fresh = None if inputs.exists() else inputs
         config = write_config(config, inputs, "config.yaml")
@@ -267,8 +271,8 @@ def run(
     except FlowgaugeError as error:
         if error.returncode == 2 and fresh is not None:
             shutil.rmtree(fresh)
-        if error.returncode == 1 and out is not None and (Path(out) / "tables").exists():
-            error.result = RunResult(out, "", 1)
+        if error.returncode == 1 and directory is not None and (directory / "tables").exists():
+            error.result = RunResult(directory, "", 1)
         raise
     return RunResult(_directory(done.stdout, out), done.stdout)
 

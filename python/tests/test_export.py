@@ -403,6 +403,8 @@ def test_torchcfm_unet_with_classes(tmp_path):
 @pytest.mark.needs("torchcfm")
 def test_torchcfm_mlp(tmp_path):
     net = networks.torchcfm_mlp()
+    with pytest.raises(flowgauge.ExportError, match="inputs: it does not belong to a MLP"):
+        flowgauge.export(net, out=tmp_path / "m", inputs={"x": "x"})
     card = flowgauge.export(net, out=tmp_path / "m")
     agrees(card)
     flows(card, lambda x, t: net(torch.cat([x, t[:, None]], -1)), noise(6, 3))

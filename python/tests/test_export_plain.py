@@ -157,6 +157,7 @@ def test_dropout_is_off(tmp_path):
         ({"conditions": {"label": "y"}}, "no further argument y"),
         ({"path": {"kind": "edmm"}}, "edmm"),
         ({"scheduler": {}}, "it says path and prediction"),
+        ({"vae": object()}, "vae: it does not belong to a Mlp"),
     ],
 )
 def test_what_is_not_said_is_asked_for(tmp_path, change, words):
@@ -198,6 +199,47 @@ def test_an_output_of_another_shape_is_refused(tmp_path):
     assert read(card)["network"]["channels"] == [0, 2]
 
 
+def test_a_network_that_gives_nan_is_refused(tmp_path):
+    class Root(networks.Mlp):
+        def forward(self, x, t):
+            return torch.sqrt(super().forward(x, t))
+
+    with pytest.raises(flowgauge.ExportError, match="gives NaN"):
+        flowgauge.export(Root(), (torch.randn(4, 2), torch.rand(4)), out=tmp_path / "m", **FLOW)
+
+
+def test_one_time_for_all_samples(tmp_path):
+    torch.manual_seed(0)
+    net, x = networks.Mlp(), torch.randn(3, 2)
+    card = flowgauge.export(net, (x, torch.tensor(0.5)), out=tmp_path / "m", **FLOW)
+    got = flowgauge.sample(card, noise=x, sampler={"euler": {"steps": 4}}, quiet=True)
+    assert np.abs(got.array - euler(net, x, 4).numpy()).max() < 1e-5
+
+
+def test_the_check_goes_over_all_times():
+    """Times of the check are those that the card feeds, whatever the path."""
+    from flowgauge._compare import fed_times
+    from flowgauge.exporters.reading import Reading
+
+    def span(path, **time):
+        reading = Reading(None, "x", "t", "noise", path, time)
+        values = fed_times(reading, 2000, np.random.default_rng(0))
+        return values.min(), values.max()
+
+    near = {"rel": 0.01, "abs": 0.01}
+    edm = {"kind": "edm", "sigma_min": 0.01, "sigma_max": 10.0}
+    assert span(edm) == pytest.approx((0.01, 10), **near)
+    assert span(edm, feed="log-sigma-over-4") == pytest.approx(
+        (math.log(0.01) / 4, math.log(10) / 4), **near
+    )
+    discrete = {"kind": "discrete", "steps": 100}
+    assert span(discrete) == (0, 99)
+    assert span(discrete, scale=2, offset=1) == (1, 199)
+    assert span({"kind": "vp"}, scale=999) == pytest.approx((0, 999), abs=2)
+    assert span({"kind": "ve"}) == pytest.approx((0, 1), **near)
+    assert span({"kind": "ve"}, feed="sigma") == pytest.approx((0.01, 50), **near)
+
+
 def test_a_file_that_differs_is_refused(tmp_path, monkeypatch):
     """The check is against the module: a graph that was made of other weights fails it."""
     from flowgauge import _export
@@ -221,7 +263,7 @@ def test_a_graph_that_mixes_samples_is_refused_by_inspect(tmp_path):
         def forward(self, x, t):
             return super().forward(x - x.mean(0, keepdim=True), t)
 
-    with pytest.raises(flowgauge.ExportError, match="batch of 1"):
+    with pytest.raises(flowgauge.ExportError, match="FAILED batch of 1.*no sample depends"):
         flowgauge.export(Leaky(), (torch.randn(4, 2), torch.rand(4)), out=tmp_path / "m", **FLOW)
 
 

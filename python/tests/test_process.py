@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +196,23 @@ def test_ctrl_c_ends_the_run_in_good_order_and_the_same_call_resumes(models, tmp
     again.send_signal(signal.SIGINT)
     again.communicate(timeout=60)
     assert journal.read_text().splitlines()[: len(finished)] == finished
+
+
+@posix
+def test_what_was_finished_before_a_signal_is_not_removed(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script("""
+for option; do case "$option" in --out=*) out=${option#--out=} ;; esac; done
+echo rows > "$out.partial"
+echo "flowgauge: stopped; the finished rows are in $out.partial" >&2
+exit 130
+""")
+    with pytest.raises(flowgauge.Interrupted) as caught:
+        flowgauge.likelihood("card.yaml", "x.npy", divergence="exact")
+    partial = str(caught.value).rpartition(" ")[2]
+    assert caught.value.result is None
+    del caught
+    assert Path(partial).read_text() == "rows\n"
 
 
 def test_a_failed_row_keeps_the_others(models, tmp_path):

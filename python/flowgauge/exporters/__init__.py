@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from .._errors import ExportError
 from . import (
     denoising_diffusion,
     diffusers,
@@ -37,5 +38,18 @@ def read_network(net: Any, given: Given) -> Reading:
     """Reads a network by its family, or as any other callable."""
     for family in FAMILIES:
         if family.matches(net):
+            _refuse_unused(net, family, given)
             return family.read(net, given)
+    _refuse_unused(net, None, given)
     return plain.read(net, given)
+
+
+def _refuse_unused(net: Any, family: Family | None, given: Given) -> None:
+    """Refuses what the caller said and nothing would be done with."""
+    said = []
+    if family is not diffusers:
+        said += [name for name in ("scheduler", "vae") if getattr(given, name) is not None]
+    if family is not None:
+        said += [name for name in ("inputs", "output") if given.keys.get(name) is not None]
+    if said:
+        raise ExportError(f"{said[0]}: it does not belong to a {type(net).__name__}", 2)
