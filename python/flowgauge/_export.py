@@ -21,7 +21,7 @@ from ._write_card import write_card
 from .exporters import read_network
 from .exporters.functions import as_module
 from .exporters.jax import is_jax, read_jax, write_jax
-from .exporters.reading import PREDICTIONS, Condition, Given, Reading, path_of
+from .exporters.reading import PREDICTIONS, Condition, Given, Reading, is_a, path_of
 
 
 def export(
@@ -144,12 +144,25 @@ def _ready(net: Any) -> Any:
     """
     import torch
 
+    net = _unwrapped(net)
     if isinstance(net, torch.nn.Module):
         return copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
     if hasattr(net, "components"):
         return _with_copies(net)
     inside = getattr(getattr(net, "potential_fn", None), "vector_field_estimator", None)
     return _ready(as_module(net) if inside is None else inside)
+
+
+def _unwrapped(net: Any) -> Any:
+    """The module inside torch's wrappers: compiled, parallel, or averaged."""
+    wrappers = ("AveragedModel", "DataParallel", "DistributedDataParallel")
+    while True:
+        if hasattr(net, "_orig_mod"):
+            net = net._orig_mod
+        elif is_a(net, "torch.", *wrappers):
+            net = net.module
+        else:
+            return net
 
 
 def _with_copies(pipeline: Any) -> Any:

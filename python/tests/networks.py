@@ -102,6 +102,24 @@ def autoencoder(channels: int):
 # --- EDM, from the paper (Karras et al. 2022, table 1 and appendix F)
 
 
+class Weights(torch.autograd.Function):
+    """Attention weights with a derivative by hand, as networks of this kind have them."""
+
+    @staticmethod
+    def forward(ctx, q, k):
+        scaled = k.to(torch.float32) / math.sqrt(k.shape[1])
+        weights = torch.einsum("ncq,nck->nqk", q.to(torch.float32), scaled).softmax(2)
+        ctx.save_for_backward(q, k, weights)
+        return weights.to(q.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        q, k, weights = ctx.saved_tensors
+        inner = weights * (gradient - (gradient * weights).sum(2, keepdim=True))
+        inner = inner / math.sqrt(k.shape[1])
+        return torch.einsum("nck,nqk->ncq", k, inner), torch.einsum("ncq,nqk->nck", q, inner)
+
+
 class SongUNet(nn.Module):
     """Two resolutions with skips, group norms, and the noise level and the class in every block."""
 
@@ -112,6 +130,7 @@ class SongUNet(nn.Module):
         self.map_label = nn.Linear(label_dim, 4 * width) if label_dim else None
         self.first = nn.Conv2d(channels, width, 3, padding=1)
         self.blocks = nn.ModuleList(Block(c, width, 4 * width) for c in (width, width, 2 * width))
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.last = nn.Sequential(
             nn.GroupNorm(2, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)
         )
@@ -125,6 +144,9 @@ class SongUNet(nn.Module):
             emb = emb + self.map_label(class_labels * math.sqrt(class_labels.shape[1]))
         h = self.blocks[0](self.first(x), F.silu(emb))
         low = self.blocks[1](F.avg_pool2d(h, 2), F.silu(emb))
+        q, k, v = self.qkv(low).reshape(x.shape[0], 3, self.width, -1).unbind(1)
+        attended = torch.einsum("nqk,nck->ncq", Weights.apply(q, k), v)
+        low = low + attended.reshape(low.shape)
         up = F.interpolate(low, scale_factor=2.0, mode="nearest")
         return self.last(self.blocks[2](torch.cat([h, up], 1), F.silu(emb)))
 
@@ -219,8 +241,8 @@ class iDDPMPrecond(Precond):
         self.sigma_min, self.sigma_max = float(levels[steps - 1]), float(levels[0])
 
     def numbers(self, sigma):
-        distance = (sigma.reshape(-1, 1) - self.u.reshape(1, -1).to(torch.float32)).abs()
-        index = distance.argmin(1).reshape(sigma.shape)
+        levels = self.u.to(torch.float32).reshape(1, -1, 1)
+        index = torch.cdist(sigma.reshape(1, -1, 1), levels).argmin(2).reshape(sigma.shape)
         noise = (self.M - 1 - index).to(torch.float32)
         return 1, -sigma, 1 / (sigma**2 + 1).sqrt(), noise
 

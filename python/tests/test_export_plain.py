@@ -126,6 +126,15 @@ def test_a_function_and_a_half_precision_module(tmp_path):
     assert next(single.parameters()).dtype == torch.float32
 
 
+def test_wrappers_of_torch_are_taken_off(tmp_path):
+    torch.manual_seed(0)
+    net, x = networks.Mlp(), torch.randn(3, 2)
+    wrapped = torch.optim.swa_utils.AveragedModel(torch.nn.DataParallel(torch.compile(net)))
+    card = flowgauge.export(wrapped, (x, torch.rand(3)), out=tmp_path / "m", **FLOW)
+    got = flowgauge.sample(card, noise=x, sampler={"euler": {"steps": 2}}, quiet=True)
+    assert np.abs(got.array - euler(net, x, 2).numpy()).max() < 1e-5
+
+
 def test_the_network_is_left_as_it_is(tmp_path):
     net = networks.Mlp().train()
     state = {name: value.clone() for name, value in net.state_dict().items()}

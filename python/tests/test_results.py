@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 
 import numpy as np
@@ -151,6 +153,61 @@ def test_a_run_is_planned_resumed_reported_verified_and_gated(finished):
         gated = flowgauge.gate(result, claims=claims)
         assert gated.verdict == verdict
         assert list(gated.claims["verdict"]) == [verdict]
+
+
+def test_a_config_file_has_its_own_place_shards_and_changes(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"model": f"{models}/moons/card.yaml", "data": f"{models}/moons/heldout.npy"}
+    config = {
+        "name": "mine", "estimators": ["exact"], "solvers": [{"heun": {"steps": 4}}],
+        "likelihood": [{**entry, "samples": 16, "profile": 0, "budget": False}], "chunk": 8,
+    }  # fmt: skip
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    for shard in ("1/2", "2/2"):
+        result = flowgauge.run("config.yaml", shard=shard, quiet=True)
+    assert str(result.path) == os.path.join("reports", "mine")
+    assert list(result.summary["n"]) == [16]
+    other = flowgauge.run(
+        "config.yaml", out="other", set={"likelihood.0.samples": 8, "name": "other"}, quiet=True
+    )
+    assert list(other.summary["n"]) == [8]
+    both = flowgauge.report([result, other], out="both")
+    assert both.page.exists()
+    assert str(both.path) == "both"
+
+
+def test_values_become_options(tmp_path):
+    from flowgauge._arguments import options
+
+    given = {
+        "range": (-1, 1),
+        "layout": {"reference": "NHWC"},
+        "metric": ["frechet", {"kernel": {"subsets": np.int64(3)}}],
+        "no_cache": True,
+        "quiet": False,
+        "seed": None,
+        "levels": np.int64(17),
+        "guidance": 1.5,
+        "condition": {"label": 3, "context": None, "x": np.float32(0.5)},
+        "extractor": tmp_path / "e.onnx",
+    }
+    assert options(given, tmp_path) == [
+        "--range=-1,1",
+        "--layout=reference=NHWC",
+        "--metric=frechet",
+        '--metric={"kernel": {"subsets": 3}}',
+        "--no-cache",
+        "--levels=17",
+        "--guidance=1.5",
+        "--condition=label=3",
+        "--condition=context=null",
+        "--condition=x=0.5",
+        f"--extractor={tmp_path / 'e.onnx'}",
+    ]
+    assert list(tmp_path.iterdir()) == []
+    (option,) = options({"condition": {"label": np.array([1, 2])}}, tmp_path)
+    file = option.removeprefix("--condition=label=")
+    assert np.load(file).tolist() == [1, 2]
 
 
 def test_a_changed_row_is_a_mismatch(finished):
