@@ -231,8 +231,8 @@ pub struct LikelihoodEntry {
     /// The solver of the reference. Default: `reference_solver` of the whole run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference_solver: Option<Solver>,
-    /// The number of samples whose divergence is recorded along the path, for the figure. 0 records
-    /// none. Default: 8.
+    /// The number of samples whose divergence is recorded along the path, and whose denoising errors
+    /// are recorded over the noise levels for `nelbo`, for the figures. 0 records none. Default: 8.
     #[serde(default = "default_profile")]
     pub profile: usize,
     /// The dequantization of integer data. Default: one uniform draw per sample.

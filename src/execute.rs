@@ -2,6 +2,7 @@
 //! kinds share one pool of workers per model.
 
 mod auto_steps;
+mod bound_profile;
 mod budget;
 mod calibration;
 mod contrast;

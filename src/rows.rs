@@ -761,6 +761,22 @@ pub struct ProfileRow {
     pub divergence: f64,
 }
 
+/// `bound_profile.csv`: the integrand of a continuous bound at one pair of draws of one sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BoundProfileRow {
+    pub model: String,
+    pub dataset: String,
+    pub estimator: String,
+    pub sample: usize,
+    /// The log signal-to-noise ratio ln(α²/σ²).
+    pub log_snr: f64,
+    /// The rate at which the bound's diffusion term grows there, in nats per unit of `log_snr`: half
+    /// the squared error of the predicted noise.
+    pub rate: f64,
+    /// The rate for the denoiser of a normal distribution as large as the sample.
+    pub normal_rate: f64,
+}
+
 /// `mass.csv`: the integral of one estimator's density over all states, by importance sampling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MassRow {
@@ -943,6 +959,7 @@ tables! {
         reweight: ReweightRow,
         weights: WeightRow,
         profile: ProfileRow,
+        bound_profile: BoundProfileRow,
         density: DensityRow,
         steps: StepRow,
         calibration: CalibrationRow,

@@ -16,6 +16,7 @@ use crate::journal::{Outcome, RunDirectory, row_file, step_file};
 use crate::plan::{Plan, Trial, with_work_kind};
 use crate::rows::{LikelihoodRow, RefinedRow, StepRow, Tables};
 
+mod bound_profile;
 mod budget_rows;
 mod by_condition;
 mod calibration;

@@ -170,6 +170,14 @@ impl InspectArgs {
             );
         }
         let mut fine = findings.iter().all(|f| f.1);
+        if let Some((what, _)) = findings.iter().find(|(_, passed)| !passed) {
+            let failed = findings.iter().filter(|(_, passed)| !passed).count();
+            errln!(
+                "flowgauge: {}: {failed} of {} checks of the network failed, the first: {what}",
+                self.file.display(),
+                findings.len()
+            );
+        }
         if card.one_call.is_some() {
             outln!(
                 "whether a density integrates to one is estimated by `mass: {{samples: 4096}}` in a \

@@ -415,18 +415,31 @@ fn ddpm_graph(roles: &PortRoles) -> GraphReading {
 fn sbi_graph(roles: &PortRoles) -> GraphReading {
     if is_named(roles.output, SCORE_OUTPUTS) {
         let why = format!("the output is named `{}`", roles.output.name);
-        return GraphReading::new(
+        // sbi's times run from 0.001 to 1, and its noise levels are 0.0001·(10/0.0001)^t. The card's
+        // path begins at the first of them.
+        let time = vec![
+            ("feed", "t".to_owned()),
+            ("scale", "0.999".to_owned()),
+            ("offset", "0.001".to_owned()),
+        ];
+        let sde = "the default SDE of sbi's NPSE, which the graph does not say";
+        let mut reading = GraphReading::new(
             ("score", Origin::guessed(why)),
-            (Vec::new(), Origin::convention("the time itself")),
             (
-                "{kind: ve, sigma_min: 0.0001, sigma_max: 10}".to_owned(),
-                Origin::guessed("the default SDE of sbi's NPSE, which the graph does not say"),
+                time,
+                Origin::guessed(format!("{sde}: its times begin at 0.001")),
             ),
-        )
-        .with_remark(
-            "For NPSE with sde_type vp: path: {kind: vp, beta_min: 0.01, beta_max: 10, \
-             t_min: 0.001}. For subvp: path: {kind: sub-vp, beta_min: 0.01, beta_max: 10, \
-             t_min: 0.01}.",
+            (
+                "{kind: ve, sigma_min: 0.00010115794542598986, sigma_max: 10}".to_owned(),
+                Origin::guessed(sde),
+            ),
+        );
+        let std = Origin::guessed(format!("{sde}: its base has the variance 1 + sigma_max^2"));
+        reading.prior = Some(("{std: 10.04987562112089}".to_owned(), std));
+        return reading.with_remark(
+            "For NPSE with sde_type vp: path: {kind: vp, beta_min: 0.01, beta_max: 10, t_min: 0.001}, \
+             no time and no prior. For subvp: path: {kind: sub-vp, beta_min: 0.01, beta_max: 10, \
+             t_min: 0.01}, prior: {std: 0.99666}, and no time.",
         );
     }
     let mut reading = flow_graph("sbi (FMPE)", 0);

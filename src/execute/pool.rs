@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use crate::dequantization::Dequantization;
 use crate::divergence::{DivergenceEstimator, ModelHandles, ReverseVariance};
 use crate::flow::field::{EvalError, FlowMap, Points, ScalarField, VectorField};
+use crate::likelihood::continuous_bound::{BoundIntegrand, continuous_bound_integrands};
 use crate::likelihood::{self, LikelihoodResult, LikelihoodTask, NodeDivergence};
 use crate::model::card::FlowMapDirection;
 use crate::model::flow_map::FlowMapDerivatives;
@@ -585,6 +586,30 @@ impl<'a> WorkerPool<'a> {
         let mut nodes: Vec<NodeDivergence> = nodes.into_iter().flatten().collect();
         nodes.sort_by_key(|n| (n.estimator, n.sample));
         Ok((rows, nodes))
+    }
+
+    /// Computes the integrands of the continuous bounds among the estimators of the task. `states`
+    /// gives the states of a batch.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated.
+    pub fn bound_integrands(
+        &self,
+        task: &LikelihoodTask,
+        samples: &[SampleId],
+        states: impl Fn(&[SampleId]) -> Batch + Sync,
+    ) -> Result<Vec<BoundIntegrand>> {
+        let needs = WorkerSpec {
+            estimators: task.estimators,
+            ..WorkerSpec::default()
+        };
+        let parts = self.map_batches(samples, needs, |worker, batch| {
+            let velocity = worker.velocity_mut()?;
+            continuous_bound_integrands(velocity, task, batch, &states(batch))
+        })?;
+        let mut all: Vec<BoundIntegrand> = parts.into_iter().flatten().collect();
+        all.sort_by_key(|one| (one.estimator, one.sample));
+        Ok(all)
     }
 
     /// Computes log-likelihoods like [`WorkerPool::log_likelihoods`]. With `dequantization`, the

@@ -42,12 +42,7 @@ pub fn evaluate_continuous_bounds(
             continue;
         };
         let began = Instant::now();
-        let mut measured: Vec<SampleBound> = x
-            .rows()
-            .into_iter()
-            .zip(samples)
-            .map(|(row, sample)| SampleBound::new(task, *sample, row.to_vec()))
-            .collect();
+        let mut measured = SampleBound::for_batch(task, samples, x);
         take_draws(field, task, bound, &mut measured)?;
         let seconds = began.elapsed().as_secs_f64() / samples.len().max(1) as f64;
         rows.extend(measured.into_iter().map(|sample| LikelihoodResult {
@@ -58,6 +53,57 @@ pub fn evaluate_continuous_bounds(
         }));
     }
     Ok(rows)
+}
+
+/// The integrand of a bound at one pair of draws: the rate at which the diffusion term grows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BoundIntegrand {
+    /// The index of the estimator in the task.
+    pub estimator: usize,
+    /// The sample's number.
+    pub sample: SampleId,
+    /// The log-SNR λ = ln(α²/σ²).
+    pub log_snr: f64,
+    /// ½ e^λ ‖x̂ − x₀‖², which is ½ ‖ε̂ − ε‖², in nats per unit of λ: the mean of two draws of
+    /// opposite noise.
+    pub rate: f64,
+    /// What the rate would be for the denoiser of a normal distribution as large as the sample.
+    pub normal_rate: f64,
+}
+
+/// The integrands of the continuous bounds among the estimators of the task, at all their draws.
+///
+/// # Errors
+/// Fails if the model cannot be evaluated.
+pub fn continuous_bound_integrands(
+    field: &mut dyn VectorField,
+    task: &LikelihoodTask,
+    samples: &[SampleId],
+    x: &Batch,
+) -> Result<Vec<BoundIntegrand>, EvalError> {
+    let mut found = Vec::new();
+    for (estimator, spec) in task.estimators.iter().enumerate() {
+        let DivergenceEstimator::ContinuousBound(bound) = spec else {
+            continue;
+        };
+        let mut measured = SampleBound::for_batch(task, samples, x);
+        take_draws(field, task, bound, &mut measured)?;
+        for sample in measured {
+            let dim = task.prior.degrees_of_freedom(sample.clean.len()) as f64;
+            found.extend(sample.rates.iter().map(|[log_snr, difference]| {
+                let signal = sample.scale * log_snr.exp();
+                let normal_rate = 0.5 * dim * signal / (1.0 + signal);
+                BoundIntegrand {
+                    estimator,
+                    sample: sample.sample,
+                    log_snr: *log_snr,
+                    rate: difference + normal_rate,
+                    normal_rate,
+                }
+            }));
+        }
+    }
+    Ok(found)
 }
 
 /// The integrand of pairs of draws in one part of the log-SNR.
@@ -134,6 +180,9 @@ struct SampleBound {
     first: PairMean,
     /// The pairs whose times depend on the first ones.
     second: PairMean,
+    /// The log-SNR of every pair, and the difference of its integrand from that of the normal
+    /// distribution's denoiser, in nats per unit of the log-SNR.
+    rates: Vec<[f64; 2]>,
     evaluations: u64,
 }
 
@@ -161,6 +210,12 @@ impl TimeDensity {
 }
 
 impl SampleBound {
+    fn for_batch(task: &LikelihoodTask, samples: &[SampleId], x: &Batch) -> Vec<SampleBound> {
+        let rows = x.rows().into_iter().zip(samples);
+        rows.map(|(row, sample)| SampleBound::new(task, *sample, row.to_vec()))
+            .collect()
+    }
+
     fn new(task: &LikelihoodTask, sample: SampleId, clean: Vec<f64>) -> SampleBound {
         let curve = task.curve;
         let dim = task.prior.degrees_of_freedom(clean.len());
@@ -178,6 +233,7 @@ impl SampleBound {
             range: [low, high],
             first: PairMean::default(),
             second: PairMean::default(),
+            rates: Vec::new(),
             evaluations: 0,
         }
     }
@@ -337,8 +393,11 @@ fn pairs_of_stratum(
                 values[i][pair] += 0.5 * error;
             }
         }
-        for (sample, pair) in measured.iter_mut().zip(&placed) {
-            sample.evaluations += 2 * field.calls_at(pair.t);
+        for (i, (sample, placed)) in measured.iter_mut().zip(&placed).enumerate() {
+            sample.evaluations += 2 * field.calls_at(placed.t);
+            sample
+                .rates
+                .push([placed.log_snr, values[i][pair] / placed.weight]);
         }
     }
     Ok(values)
@@ -347,6 +406,7 @@ fn pairs_of_stratum(
 /// One pair of draws of a sample: a time, and noise with both signs.
 struct PlacedPair {
     t: f64,
+    log_snr: f64,
     noise: Vec<f64>,
     /// The length of the range of the log-SNR divided by the density.
     weight: f64,
@@ -366,6 +426,7 @@ impl PlacedPair {
         let noise = task.prior.project(noise.insert_axis(Axis(0)));
         PlacedPair {
             t: task.curve.time_of_ratio((-0.5 * log_snr).exp()),
+            log_snr,
             noise: noise.into_iter().collect(),
             weight: sample.length() / density,
         }
@@ -509,6 +570,62 @@ mod tests {
         }
         // The draws have heavy tails.
         assert!(100 * beyond <= checked, "{beyond} of {checked}");
+    }
+
+    /// The integrands add up to the diffusion term, and their mean over many draws is the known error of
+    /// the exact denoiser of a normal distribution.
+    #[test]
+    fn integrands_are_denoising_errors_and_add_up() {
+        let (samples, x) = points(3, 4);
+        let path = ProbabilityPath::defaults().remove(0);
+        let variance = 0.7;
+        let model = AnalyticMixture {
+            curve: path.curve().expect("a path"),
+            weights: vec![1.0],
+            means: ndarray::Array2::zeros((1, 4)),
+            variances: vec![variance],
+        };
+        let estimators: Vec<DivergenceEstimator> =
+            vec![serde_yaml::from_str("{nelbo: {draws: 8192}}").expect("a bound")];
+        let solver = Solver::defaults().remove(0);
+        let task = LikelihoodTask {
+            curve: &model.curve,
+            prior: Prior::isotropic(model.curve.prior_std()),
+            solver: &solver,
+            estimators: &estimators,
+            key: RngKey { seed: 2 },
+        };
+        let found =
+            continuous_bound_integrands(&mut model.clone(), &task, &samples, &x).expect("analytic");
+        let rows =
+            evaluate_continuous_bounds(&mut model.clone(), &task, &samples, &x).expect("analytic");
+        assert_eq!(found.len(), 3 * 4096);
+        for (row, x) in rows.iter().zip(x.rows()) {
+            let own: Vec<&BoundIntegrand> = found
+                .iter()
+                .filter(|one| one.sample == row.sample)
+                .collect();
+            let square = x.dot(&x);
+            let bound = SampleBound::new(&task, row.sample, x.to_vec());
+            let [low, high] = bound.range;
+            let known = |log_snr: f64| 2.0 * (bound.scale * log_snr.exp()).ln_1p();
+            let excess: f64 = own.iter().map(|one| one.rate - one.normal_rate).sum();
+            let diffusion = known(high) - known(low) + excess * (high - low) / own.len() as f64;
+            let terms = row.bound_terms.expect("a bound");
+            assert!((diffusion - terms.diffusion).abs() < 1e-9 * diffusion.abs());
+
+            let [mut sum, mut truth, mut squares] = [0.0; 3];
+            for one in &own {
+                let noise = (-one.log_snr).exp();
+                let gain = variance / (variance + noise);
+                let error = (gain - 1.0).powi(2) * square + gain * gain * noise * 4.0;
+                sum += one.rate;
+                truth += 0.5 * error / noise;
+                squares += (one.rate - 0.5 * error / noise).powi(2);
+            }
+            assert!((sum - truth).abs() < 5.0 * squares.sqrt(), "{sum} {truth}");
+            assert!(squares.sqrt() < 0.05 * truth, "{squares} {truth}");
+        }
     }
 
     /// The reported standard errors are those of the spread over seeds, and better draws have

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::feature_set::{FeatureSet, READ_BLOCK_ROWS};
 use super::{Influences, SampleSets, Statistic, max_keeping_nan, notes, permutation};
-use crate::num::key::RngKey;
+use crate::num::key::{Purpose, RngKey};
 use crate::num::linalg;
 use crate::num::moments::RowMoments;
 use crate::num::stats::Estimate;
@@ -208,6 +208,35 @@ impl GaussianFit {
         })
     }
 
+    /// A fit to `count` draws from this distribution, addressed by `number`: the mean and the
+    /// covariance of the draws, by Bartlett's decomposition of a Wishart matrix. Chi-squared numbers
+    /// are made of normal ones by Wilson and Hilferty's cube.
+    pub fn redrawn(&self, count: usize, key: RngKey, number: u64) -> GaussianFit {
+        let rank = self.covariance_factor.nrows();
+        let freedom = count.max(2) - 1;
+        let normal = key.normal(Purpose::Resample, number, 1, rank * (rank + 1));
+        let mut root = Array2::zeros((rank, rank));
+        for i in 0..rank {
+            for j in 0..i {
+                root[[j, i]] = normal[i * rank + j];
+            }
+            let k = freedom.saturating_sub(i) as f64;
+            let cube = 1.0 - 2.0 / (9.0 * k) + normal[i * rank + i] * (2.0 / (9.0 * k)).sqrt();
+            root[[i, i]] = if k > 0.0 {
+                (k * cube.max(0.0).powi(3)).sqrt()
+            } else {
+                0.0
+            };
+        }
+        root /= (freedom as f64).sqrt();
+        let shift = normal.slice(s![rank * rank..]);
+        let shift = self.covariance_factor.t().dot(&shift) / (count.max(1) as f64).sqrt();
+        GaussianFit {
+            mean: &self.mean + &shift,
+            covariance_factor: linalg::matmul(root.view(), self.covariance_factor.view()),
+        }
+    }
+
     /// The mean, with D numbers.
     pub fn mean(&self) -> &Array1<f64> {
         &self.mean
@@ -351,22 +380,6 @@ impl FrechetInfluence {
         };
         order.truncate(ERROR_ROWS);
         Ok(self.influence_variance(sample, side, number, &order)? / n as f64)
-    }
-
-    /// The contribution of the rows at the given positions to the variance of the distance, like
-    /// [`FrechetInfluence::variance`] if `side` is the fit to these rows alone.
-    ///
-    /// # Errors
-    /// Fails if rows cannot be read.
-    pub fn variance_at(
-        &self,
-        sample: &FeatureSet,
-        side: &GaussianFit,
-        number: usize,
-        positions: &[usize],
-    ) -> Result<f64, String> {
-        let some = &positions[..positions.len().min(ERROR_ROWS)];
-        Ok(self.influence_variance(sample, side, number, some)? / positions.len() as f64)
     }
 
     /// The variance of the influences of the rows at the given positions.

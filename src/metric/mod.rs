@@ -470,8 +470,14 @@ mod tests {
             // Scaled numbers have other hashes, so random parts drawn by the order of hashes
             // change. For statistics with such parts the test compares means over seeds, within
             // their standard errors.
-            let drawn =
-                ["frechet-infinity", "c2st", "fld", "fld-precision"].contains(&metric.name());
+            let drawn = [
+                "frechet-infinity",
+                "frechet-min",
+                "c2st",
+                "fld",
+                "fld-precision",
+            ]
+            .contains(&metric.name());
             let over_seeds = |scale: f64, unit: f64| {
                 let values: Vec<f64> = (0..16)
                     .map(|seed| by(scale, seed).expect("fine").value / unit)
@@ -482,7 +488,7 @@ mod tests {
             // The value scales with this power of the unit. `None`: it depends on the unit in
             // another way.
             let power = match metric.name() {
-                "frechet" | "frechet-infinity" => Some(2),
+                "frechet" | "frechet-infinity" | "frechet-min" => Some(2),
                 "energy" | "sliced-wasserstein" | "pair-distances" => Some(1),
                 "kernel" | "inception-score" => None,
                 _ => Some(0),

@@ -12,10 +12,10 @@ use super::capabilities::{
 };
 use super::conditions::{ModelSetting, check_condition_lengths};
 use super::{
-    AutoStepsRequest, BudgetWork, ContrastWork, DensityWork, FlowMapWork, LikelihoodWork,
-    MAX_MASS_DIM, MassWork, MetricsWork, PLAN_FORMAT, Plan, PlannedFile, PreparedPlan, ProfileWork,
-    ReferenceEstimate, SampleWork, SteinWork, StepsChooser, TrialWork, WorkKind, sampler_pairs,
-    solver_label,
+    AutoStepsRequest, BoundProfileWork, BudgetWork, ContrastWork, DensityWork, FlowMapWork,
+    LikelihoodWork, MAX_MASS_DIM, MassWork, MetricsWork, PLAN_FORMAT, Plan, PlannedFile,
+    PreparedPlan, ProfileWork, ReferenceEstimate, SampleWork, SteinWork, StepsChooser, TrialWork,
+    WorkKind, sampler_pairs, solver_label,
 };
 use crate::config::{ConfigFile, ErrorBudgetSetting, LikelihoodEntry, MapsEntry, SamplesEntry};
 use crate::data::LikelihoodBound;
@@ -434,6 +434,18 @@ impl PlanBuilder<'_> {
             }
             if entry.profile > 0 && here.iter().any(DivergenceEstimator::needs_solver) {
                 self.add_trial(ProfileWork(work(0, entry.profile.min(count))))?;
+            }
+            let bounds: Vec<DivergenceEstimator> = (here.iter())
+                .filter(|e| matches!(e, DivergenceEstimator::ContinuousBound(_)))
+                .cloned()
+                .collect();
+            if entry.profile > 0 && !bounds.is_empty() {
+                self.add_trial(BoundProfileWork(LikelihoodWork {
+                    estimators: bounds,
+                    reference: 0,
+                    against: None,
+                    ..work(0, entry.profile.min(count))
+                }))?;
             }
             if let Some(mass) = &entry.mass {
                 self.add_trial(MassWork {

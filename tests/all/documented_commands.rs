@@ -16,6 +16,14 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "a minute or two; scripts/check runs it and holds it against its claims",
     ),
     (
+        "flowgauge run compare.yaml",
+        "a config that the reader writes; scripts/check_outputs.py runs it",
+    ),
+    (
+        "flowgauge likelihood --model hf://org/repo/card.yaml --data hf://datasets/org/points/test.npy@v1 --divergence exact --solver dopri5 --out ll.csv",
+        "files on the Hub; hub.rs runs such names against a server of its own",
+    ),
+    (
         "flowgauge card --from diffusers exported-pipeline",
         "a pipeline that another program exported",
     ),

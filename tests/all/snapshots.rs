@@ -110,6 +110,7 @@ fn headers_of_every_table() {
         ("reweight", header(&tables.reweight)),
         ("weights", header(&tables.weights)),
         ("profile", header(&tables.profile)),
+        ("bound_profile", header(&tables.bound_profile)),
         ("density", header(&tables.density)),
         ("steps", header(&tables.steps)),
         ("calibration", header(&tables.calibration)),

@@ -15,6 +15,7 @@ use crate::num::key::SampleId;
 use crate::progress::Workload;
 use crate::sample::Sampler;
 
+mod bound_profile;
 mod budget;
 mod calibration;
 mod contrast;
@@ -30,6 +31,7 @@ mod sample;
 mod statistics;
 mod stein;
 
+pub use bound_profile::BoundProfileWork;
 pub use budget::BudgetWork;
 pub use calibration::{CalibrationDensity, CalibrationWork, MAX_CALIBRATION_DRAWS};
 pub use contrast::ContrastWork;
@@ -196,6 +198,7 @@ work_kinds! { $;
     "likelihood" => Likelihood(LikelihoodWork);
     /// The divergence at the nodes of the paths of the first samples.
     "profile" => Profile(ProfileWork);
+    "bound-profile" => BoundProfile(BoundProfileWork);
     /// The first samples again with other steps and in float64, for the error budget.
     "budget" => Budget(BudgetWork);
     /// The log-density by one estimator over a rectangle of the plane.

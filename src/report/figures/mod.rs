@@ -4,6 +4,7 @@
 //! A new figure is a file here, a `mod` line and a line in [`FIGURE_BUILDERS`].
 
 mod bias;
+mod bound_profile;
 mod budget;
 mod calibration;
 mod density;
@@ -42,12 +43,13 @@ pub(super) struct CaptionedFigure<'a> {
 type FigureBuilder = for<'a> fn(&ReportView<'a>) -> Vec<CaptionedFigure<'a>>;
 
 /// All kinds of figures, in their order within a model's section of the page.
-const FIGURE_BUILDERS: [FigureBuilder; 12] = [
+const FIGURE_BUILDERS: [FigureBuilder; 13] = [
     bias::bias_figures,
     frontier::frontier_figures,
     budget::budget_figures,
     scatter::scatter_figures,
     divergence::divergence_figures,
+    bound_profile::bound_profile_figures,
     histogram::histogram_figures,
     density::density_figures,
     gallery::gallery_figures,
