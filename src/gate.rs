@@ -9,10 +9,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, anyhow, bail};
-use serde::Serialize;
 
 use crate::num::stats;
-use crate::rows::{Tables, TextTable};
+use crate::rows::{ClaimResult, Tables, TextTable};
 
 pub(crate) mod claims;
 
@@ -38,37 +37,6 @@ impl ClaimVerdict {
             ClaimVerdict::Inconclusive => "inconclusive",
         }
     }
-}
-
-/// One claim with the measured value: a row of the table that `--out` writes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct ClaimResult {
-    /// `pass`, `fail` or `inconclusive`.
-    pub verdict: &'static str,
-    /// The name of the claim.
-    pub claim: String,
-    pub table: String,
-    pub column: String,
-    /// The measured value. Absent if the run has no number there.
-    pub measured: Option<f64>,
-    /// The standard error of the measured value.
-    pub stderr: Option<f64>,
-    /// The lower end of the confidence interval.
-    pub low: Option<f64>,
-    /// The upper end of the confidence interval.
-    pub high: Option<f64>,
-    /// The lower end of the claimed interval. Absent if there is no lower bound.
-    pub claimed_low: Option<f64>,
-    /// The upper end of the claimed interval. Absent if there is no upper bound.
-    pub claimed_high: Option<f64>,
-    /// The confidence level of the interval.
-    pub confidence: f64,
-    /// `interval`, or `value` if the measured value has no standard error.
-    pub decided_by: &'static str,
-    /// Remarks on the measured value, often empty.
-    pub note: String,
-    /// Where the number was published, from the claims file.
-    pub source: String,
 }
 
 /// Compares tables with claims, in the order of the claims.

@@ -35,6 +35,33 @@ pub(crate) fn user_cache_folder() -> Result<PathBuf> {
     })
 }
 
+/// Returns the day in UTC, as `2026-11-30`.
+pub(crate) fn today() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    day_of(since.map_or(0, |since| since.as_secs()))
+}
+
+/// Returns the day of a number of seconds since the beginning of 1970, in the Gregorian calendar.
+fn day_of(seconds: u64) -> String {
+    let is_leap =
+        |year: u64| year.is_multiple_of(4) && !year.is_multiple_of(100) || year.is_multiple_of(400);
+    let (mut day, mut year) = (seconds / 86_400, 1970);
+    while day >= 365 + u64::from(is_leap(year)) {
+        day -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    format!("{year}-{month:02}-{:02}", day + 1)
+}
+
 /// Returns the processor's name, or `unknown` if the system does not report it.
 pub(crate) fn processor_name() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -62,6 +89,20 @@ pub(crate) fn with_resolved_folder(path: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (seconds, day) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (951_868_800, "2000-03-01"),
+            (1_735_689_599, "2024-12-31"),
+            (1_735_689_600, "2025-01-01"),
+            (4_107_542_400, "2100-03-01"),
+        ] {
+            assert_eq!(day_of(seconds), day);
+        }
+    }
 
     #[test]
     fn folders_are_resolved_and_names_kept() {

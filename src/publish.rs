@@ -187,6 +187,21 @@ pub(crate) fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
     })
 }
 
+/// The tables and the facts of runs, side by side if there are several. Nothing is written.
+///
+/// # Errors
+/// Fails if a directory is not a run's directory, or if one of its files was changed or removed.
+pub(crate) fn read_tables_and_facts(dirs: &[PathBuf]) -> Result<(Tables, Facts)> {
+    let mut runs = CombinedRun::read(dirs.to_vec())?
+        .iter()
+        .map(CombinedRun::labelled)
+        .collect::<Result<Vec<LabelledRun>>>()?;
+    Ok(match runs.len() {
+        1 => runs.remove(0).into_tables_and_facts(),
+        _ => side_by_side::join_runs(runs),
+    })
+}
+
 /// Rebuilds the tables, plots and page of one run directory from its journal. This needs no ONNX
 /// Runtime.
 ///
@@ -228,22 +243,7 @@ pub(crate) fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<P
     };
     check_output_folder(out)?;
     check_report_folder(out, &runs)?;
-    let labelled = |run: &CombinedRun| -> Result<LabelledRun> {
-        let (tables, facts) = run.tables_and_facts()?;
-        Ok(LabelledRun {
-            label: facts.name.clone(),
-            tables,
-            facts,
-        })
-    };
-    let mut runs = runs
-        .iter()
-        .map(labelled)
-        .collect::<Result<Vec<LabelledRun>>>()?;
-    let (tables, facts) = match runs.len() {
-        1 => runs.remove(0).into_tables_and_facts(),
-        _ => side_by_side::join_runs(runs),
-    };
+    let (tables, facts) = read_tables_and_facts(dirs)?;
     write_report(out, &tables, &facts)?;
     Ok(vec![out.to_owned()])
 }
@@ -335,7 +335,20 @@ impl CombinedRun {
         Ok(runs)
     }
 
-    /// The tables and facts of the run, from all its directories.
+    /// The tables and facts of the run, with its name as its label.
+    fn labelled(&self) -> Result<LabelledRun> {
+        let (tables, facts) = self.tables_and_facts()?;
+        Ok(LabelledRun {
+            label: facts.name.clone(),
+            tables,
+            facts,
+        })
+    }
+
+    /// The tables and the facts of the run.
+    ///
+    /// # Errors
+    /// Fails if a file of the run cannot be read.
     fn tables_and_facts(&self) -> Result<(Tables, Facts)> {
         let plan = &self.plan_files[0].plan;
         let tables = table::load_tables(plan, &self.directories)?;

@@ -777,6 +777,37 @@ pub struct BoundProfileRow {
     pub normal_rate: f64,
 }
 
+/// One claim with the measured value: a row of the table that `--out` writes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ClaimResult {
+    /// `pass`, `fail` or `inconclusive`.
+    pub verdict: &'static str,
+    /// The name of the claim.
+    pub claim: String,
+    pub table: String,
+    pub column: String,
+    /// The measured value. Absent if the run has no number there.
+    pub measured: Option<f64>,
+    /// The standard error of the measured value.
+    pub stderr: Option<f64>,
+    /// The lower end of the confidence interval.
+    pub low: Option<f64>,
+    /// The upper end of the confidence interval.
+    pub high: Option<f64>,
+    /// The lower end of the claimed interval. Absent if there is no lower bound.
+    pub claimed_low: Option<f64>,
+    /// The upper end of the claimed interval. Absent if there is no upper bound.
+    pub claimed_high: Option<f64>,
+    /// The confidence level of the interval.
+    pub confidence: f64,
+    /// `interval`, or `value` if the measured value has no standard error.
+    pub decided_by: &'static str,
+    /// Remarks on the measured value, often empty.
+    pub note: String,
+    /// Where the number was published, from the claims file.
+    pub source: String,
+}
+
 /// `mass.csv`: the integral of one estimator's density over all states, by importance sampling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MassRow {
@@ -936,6 +967,14 @@ macro_rules! tables {
             /// Fails if a row cannot be written as CSV.
             pub fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, csv::Error> {
                 Ok(vec![$((stringify!($file), rows_to_csv(&self.$file)?),)*])
+            }
+
+            /// The name of every table that is written as a file, with its rows as JSON objects.
+            ///
+            /// # Errors
+            /// Fails if a row cannot be written as JSON.
+            pub fn to_json(&self) -> serde_json::Result<Vec<(&'static str, serde_json::Value)>> {
+                Ok(vec![$((stringify!($file), serde_json::to_value(&self.$file)?),)*])
             }
         }
     };

@@ -22,7 +22,7 @@ TABLES = {"log_density"}
 # Options that take a YAML file, and may be given a dictionary.
 FILES = {"config", "claims"}
 # Options of the form NAME=VALUE, which take a dictionary.
-NAMED = {"condition", "set", "layout"}
+NAMED = {"condition", "hub_dataset", "layout", "set"}
 # Keys of configs whose values are files.
 CONFIG_FILES = {"model", "data", "noise", "reference", "floor", "train", "test", "extractor"}
 CONFIG_FILES |= {"energy", "observables", "sigmas", "conditions"}

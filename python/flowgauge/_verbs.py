@@ -27,7 +27,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from ._arguments import options, several, write_config
 from ._errors import FlowgaugeError
@@ -161,9 +161,11 @@ def metrics(
     test: Array | PathLike | None = None,
     extractor: PathLike | None = None,
     range: Range | None = None,
+    bytes: str | None = None,
     layout: str | Mapping[str, str] | Sequence[str] | None = None,
     levels: int | None = None,
     metric: Spec | Sequence[Spec] | None = None,
+    save_reference: PathLike | None = None,
     no_cache: bool = False,
     seed: int | None = None,
     out: PathLike | None = None,
@@ -176,7 +178,8 @@ def metrics(
     """Compares generated samples with reference samples by statistics.
 
     Without `metric` these are all that the number of samples allows. `range` holds the values of
-    black and white in floats, such as `(-1, 1)`.
+    black and white in floats, such as `(-1, 1)`, and `bytes` says how they are rounded: `"nearest"`
+    or `"floor"`. `save_reference` is an `.npz` for the mean and the covariance of the reference.
     """
     return _write("metrics", MetricsResult, "metrics.csv", dict(locals()))
 
@@ -305,17 +308,64 @@ def plan(
     return TextResult(config, done.stdout)
 
 
+@overload
 def report(
-    dirs: PathLike | Sequence[PathLike], *, out: PathLike | None = None, quiet: bool = False
-) -> RunResult:
-    """Rebuilds the tables, the figures and the page of run directories.
+    dirs: PathLike | Sequence[PathLike],
+    *,
+    out: PathLike | None = None,
+    export: None = None,
+    columns: str | Sequence[str] | None = None,
+    claims: PathLike | None = None,
+    hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    quiet: bool = False,
+) -> RunResult: ...
+
+
+@overload
+def report(
+    dirs: PathLike | Sequence[PathLike],
+    *,
+    export: str,
+    out: PathLike | None = None,
+    columns: str | Sequence[str] | None = None,
+    claims: PathLike | None = None,
+    hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    quiet: bool = False,
+) -> str: ...
+
+
+def report(
+    dirs: PathLike | Sequence[PathLike],
+    *,
+    out: PathLike | None = None,
+    export: str | None = None,
+    columns: str | Sequence[str] | None = None,
+    claims: PathLike | None = None,
+    hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    quiet: bool = False,
+) -> RunResult | str:
+    """Rebuilds the tables, the figures and the page of run directories, or exports what they say.
 
     With several directories and `out` there is one report of all of them in that folder. Without
     `out` every run gets its own; the last of them is returned.
+
+    With `export`, such as `"latex"`, `"markdown"` or `"json"`, the text is returned; with `out` it
+    is written there, and the paths of the files are returned. `columns` chooses the columns of
+    tables, and `claims` is the file of published numbers whose verdicts are exported too.
     """
-    given = options({"out": out, "quiet": quiet}, Path())
+    values = {
+        "out": out,
+        "export": export,
+        "columns": columns if columns is None else ",".join(several(columns)),
+        "claims": claims,
+        "hub_dataset": hub_dataset,
+        "quiet": quiet,
+    }
+    given = options(values, Path())
     folders = [os.fspath(folder) for folder in several(dirs)]
     done = _call("report", [*given, *folders], {})
+    if export is not None:
+        return done.stdout
     return RunResult(_directory(done.stdout, out) or folders[-1], done.stdout)
 
 

@@ -143,6 +143,9 @@ def test_a_run_is_planned_resumed_reported_verified_and_gated(finished):
     again = flowgauge.run(config, out=result.path, quiet=True)
     assert (again.path / "journal.jsonl").read_bytes() == journal
     assert flowgauge.report(result).page == result.page
+    assert "\\toprule" in flowgauge.report(result, export="latex")
+    chosen = flowgauge.report(result, export="markdown", columns=["estimator", "nats"])
+    assert "| estimator | nats |" in chosen
     verified = flowgauge.verify(result, fraction=1.0)
     assert verified.ok
     assert set(verified.table["verdict"]) == {"match"}

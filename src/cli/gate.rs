@@ -7,12 +7,13 @@ use clap::Args;
 
 use super::{Exit, print_summary};
 use crate::gate::claims::Claims;
-use crate::gate::{ClaimResult, ClaimVerdict, check_claims};
+use crate::gate::{ClaimVerdict, check_claims};
 use crate::hub;
 use crate::journal;
 use crate::num::format_decimals;
 use crate::output::{Output, OutputKind};
 use crate::publish;
+use crate::rows::ClaimResult;
 use crate::rows::rows_to_csv;
 
 /// The arguments of `flowgauge gate`.

@@ -19,6 +19,7 @@ macro_rules! outln {
 }
 
 mod card;
+mod completions;
 mod differentiate;
 mod doctor;
 mod gate;
@@ -26,6 +27,7 @@ mod inspect;
 mod interrupt;
 mod likelihood;
 mod list;
+mod man;
 mod metrics;
 mod plan;
 mod readings;
@@ -96,6 +98,10 @@ enum Verb {
     List(list::ListArgs),
     /// Print the JSON Schema of the files that users write, for editors and validators
     Schema(schema::SchemaArgs),
+    /// Print the completions of a shell: `flowgauge completions bash > ~/.local/share/bash-completion/completions/flowgauge`
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write that of every verb
+    Man(man::ManArgs),
 }
 
 /// How a verb ended if its input was right. A wrong input is an error instead.
@@ -284,5 +290,7 @@ pub fn execute(cli: Cli) -> Result<Exit> {
         Verb::Doctor(verb) => verb.execute(),
         Verb::List(verb) => verb.execute(),
         Verb::Schema(verb) => verb.execute(),
+        Verb::Completions(verb) => verb.execute(),
+        Verb::Man(verb) => verb.execute(),
     }
 }

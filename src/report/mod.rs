@@ -5,6 +5,7 @@
 
 mod axis;
 mod curves;
+pub(crate) mod export;
 mod figure_spec;
 mod figures;
 mod number_format;

@@ -39,6 +39,11 @@ pub(super) fn format_with_error(value: Option<f64>, error: Option<f64>) -> Strin
     format!("{value} ± {error}")
 }
 
+/// `value ± error` like [`format_with_error`], with a sign that programs read as one.
+pub(super) fn format_with_error_ascii(value: Option<f64>, error: Option<f64>) -> String {
+    format_with_error(value, error).replace('−', "-")
+}
+
 /// The value with the decimals that its error suggests, without the error.
 pub(super) fn format_to_error_digits(value: f64, error: f64) -> String {
     let top = value.abs().max(error.abs());

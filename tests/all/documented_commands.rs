@@ -16,6 +16,14 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "a minute or two; scripts/check runs it and holds it against its claims",
     ),
     (
+        "flowgauge report reports/quickstart --export latex --out tables.tex",
+        "the run of the quickstart; exports.rs runs every form on a smaller one",
+    ),
+    (
+        "flowgauge report reports/quickstart --export model-index --out model-index.yaml",
+        "the run of the quickstart; exports.rs runs every form on a smaller one",
+    ),
+    (
         "flowgauge run compare.yaml",
         "a config that the reader writes; scripts/check_outputs.py runs it",
     ),

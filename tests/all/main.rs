@@ -21,6 +21,7 @@ mod conditional;
 mod conventions;
 mod documented_commands;
 mod edges;
+mod exports;
 mod few_step;
 mod graph;
 mod habits;
