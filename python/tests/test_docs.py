@@ -30,11 +30,10 @@ def blocks() -> list[Any]:
         text = page.read_text(encoding="utf-8")
         for block in BLOCK.finditer(text):
             line = text.count("\n", 0, block.start()) + 1
-            marks = (
-                [pytest.mark.torch, pytest.mark.needs("torch", "onnx", "onnxscript")]
-                if "import torch" in block.group(1)
-                else []
-            )
+            imported = re.findall(r"^import (pandas|polars|wandb|mlflow)", block.group(1), re.M)
+            marks = [pytest.mark.needs(*imported)] if imported else []
+            if "import torch" in block.group(1):
+                marks = [pytest.mark.torch, pytest.mark.needs("torch", "onnx", "onnxscript")]
             name = f"{page.relative_to(ROOT)}:{line}"
             found.append(pytest.param(block.group(1), id=name, marks=marks))
     return found
@@ -54,5 +53,10 @@ def test_block_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         shutil.copy(file, tmp_path)
     monkeypatch.chdir(tmp_path)
     data = np.load("heldout.npy")[:64]
+    if '"run/tables' in code:
+        entry = {"model": "card.yaml", "data": data[:16]}
+        settings = {"estimators": ["exact"], "solvers": [{"heun": {"steps": 4}}]}
+        config = {"name": "run", **settings, "likelihood": [entry]}
+        flowgauge.run(config, out="run", quiet=True)
     names = {"flowgauge": flowgauge, "card": "card.yaml", "X": data, "data": data}
     exec(compiled, names)

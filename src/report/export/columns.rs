@@ -80,12 +80,16 @@ pub(super) fn export_tables(source: &ExportSource) -> Result<Vec<ExportTable>> {
     if !densities.is_empty() {
         let caption = "Log-likelihoods, mean ± standard error over the samples. Bias and correlation are \
                        paired by sample with the reference.";
-        tables.push(likelihood_table(caption, "likelihood", &densities));
+        tables.push(likelihood_table(caption, "likelihood", &densities, |_| {
+            true
+        }));
     }
     if !bounds.is_empty() {
         let caption = "Variational bounds of the log-likelihood, mean ± standard error over the samples. \
                        They are not densities and are not compared with them.";
-        tables.push(likelihood_table(caption, "bounds", &bounds));
+        // A bound's difference from a density is a gap, which `tables/pairs.csv` has.
+        let own = |name: &str| !["bias", "correlation"].contains(&name);
+        tables.push(likelihood_table(caption, "bounds", &bounds, own));
     }
     if !source.tables.metrics.is_empty() {
         tables.push(metric_table(
@@ -117,17 +121,41 @@ pub(super) fn export_tables(source: &ExportSource) -> Result<Vec<ExportTable>> {
     }
     Ok(tables
         .into_iter()
-        .map(|table| table.with_columns(source.columns))
+        .map(|table| match source.columns {
+            [] => table.without_constant_columns(),
+            names => table.with_columns(names),
+        })
         .filter(|table| !table.headings.is_empty())
         .collect())
 }
 
 impl ExportTable {
-    /// The table with the columns of these names alone; all if there are none.
-    fn with_columns(self, names: &[String]) -> ExportTable {
-        if names.is_empty() {
-            return self;
+    /// The table without the columns whose value all rows share, which the caption says instead.
+    fn without_constant_columns(mut self) -> ExportTable {
+        let mut shared = Vec::new();
+        for name in ["model", "dataset", "solver", "features"] {
+            let Some(place) = self
+                .headings
+                .iter()
+                .position(|heading| heading.name == name)
+            else {
+                continue;
+            };
+            let first = self.rows[0][place].clone();
+            if self.rows.iter().all(|row| row[place] == first) {
+                shared.push(format!("{}: {}", self.headings[place].text, first.text()));
+                self.headings.remove(place);
+                self.rows.iter_mut().for_each(|row| drop(row.remove(place)));
+            }
         }
+        if !shared.is_empty() {
+            self.caption += &format!(" In all rows {}.", shared.join(", "));
+        }
+        self
+    }
+
+    /// The table with the columns of these names alone, in their order.
+    fn with_columns(self, names: &[String]) -> ExportTable {
         let places: Vec<usize> = (names.iter())
             .filter_map(|name| {
                 self.headings
@@ -189,7 +217,10 @@ const LIKELIHOOD_COLUMNS: [Column; 11] = [
         "correlation",
         "r",
         |r| r.correlation.is_some(),
-        |r| number(r.correlation, None),
+        |r| match r.correlation {
+            Some(r) => text(&number_format::format_fixed(r, 4)),
+            None => text("–"),
+        },
     ),
     numbers(
         "cost",
@@ -228,9 +259,15 @@ const fn numbers(
     }
 }
 
-fn likelihood_table(caption: &str, label: &'static str, rows: &[&SummaryRow]) -> ExportTable {
+fn likelihood_table(
+    caption: &str,
+    label: &'static str,
+    rows: &[&SummaryRow],
+    is_shown: impl Fn(&str) -> bool,
+) -> ExportTable {
     let shown: Vec<&Column> = LIKELIHOOD_COLUMNS
         .iter()
+        .filter(|column| is_shown(column.name))
         .filter(|column| rows.iter().any(|row| (column.is_there)(row)))
         .collect();
     let heading = |column: &&Column| Heading {
@@ -337,9 +374,13 @@ fn metric_table(rows: &[MetricRow], contrasts: &[ContrastRow]) -> ExportTable {
         caption: format!(
             "Statistics of {} samples against {} reference samples, value ± standard error. A value is \
              marked as the best where the 95 % interval of its difference from every other sampler \
-             excludes zero. The row `data` compares data with data.",
+             excludes zero.{}",
             counts(|row| row.n_generated),
-            counts(|row| row.n_reference)
+            counts(|row| row.n_reference),
+            match rows.iter().any(|row| row.sampler == FLOOR) {
+                true => " The row of the sampler data compares data with data.",
+                false => "",
+            }
         ),
         label: "samples",
         headings,
