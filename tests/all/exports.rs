@@ -111,11 +111,13 @@ fn every_form_is_written() {
     );
 
     export(at, &["parquet", "--out=tables"]);
-    let summary = at.join("tables/summary.parquet");
-    let read = Dataset::read(&summary).expect("a table of numbers");
+    let profile = at.join("tables/bound_profile.parquet");
+    let read = Dataset::read(&profile).expect("a table of numbers");
     assert_eq!(
         read.len(),
-        json["tables"]["summary"].as_array().map_or(0, Vec::len)
+        json["tables"]["bound_profile"]
+            .as_array()
+            .map_or(0, Vec::len)
     );
 
     let index = export(at, &["model-index"]).stdout;

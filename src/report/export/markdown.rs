@@ -17,6 +17,7 @@ pub(super) fn markdown_document(source: &ExportSource) -> Result<Vec<ExportedFil
     Ok(vec![ExportedFile::text("tables.md", parts.join("\n"))])
 }
 
+/// One table below its caption.
 pub(super) fn markdown_table(table: &ExportTable) -> String {
     let row = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut out = format!("{}\n\n", markdown_text(&table.caption));
