@@ -49,6 +49,10 @@ impl Hub {
         ] {
             call.env_remove(name);
         }
+        // The server is on this machine, which a proxy would not find.
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            call.env_remove(name).env_remove(name.to_lowercase());
+        }
         call.env("HF_ENDPOINT", &self.endpoint).env("HF_HOME", home);
         for (name, value) in variables {
             call.env(name, value);
