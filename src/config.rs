@@ -593,15 +593,17 @@ impl ConfigFile {
         let file = text
             .rsplit_once(':')
             .map_or(text.as_str(), |(file, _)| file);
-        let here = path.exists();
-        Ok(match beside.exists() || Path::new(file).exists() {
-            true => beside,
-            false if here => path.to_owned(),
-            // A config on the Hub names files of its own repository.
-            false => match hub::local_path(&beside) {
-                Ok(fetched) if fetched.exists() => fetched,
-                _ => path.to_owned(),
-            },
+        if beside.exists() || Path::new(file).exists() {
+            return Ok(beside);
+        }
+        if path.exists() {
+            return Ok(path.to_owned());
+        }
+        // A config on the Hub names files of its own repository, which are fetched here.
+        let fetched = hub::local_path(&beside)?;
+        Ok(match fetched.exists() {
+            true => fetched,
+            false => path.to_owned(),
         })
     }
 

@@ -5,13 +5,19 @@
 //! `HF_HUB_OFFLINE` mean what they mean to the Hub's own library.
 
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
+use crate::stop;
+
 /// What a name of a file on the Hub begins with.
 const SCHEME: &str = "hf://";
+
+/// The pause between two looks at a file that another process fetches.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
 /// The kinds of repositories, by the first part of their names, which may be absent for models.
 const REPOSITORY_KINDS: [(&str, RepoType); 3] = [
@@ -196,8 +202,19 @@ impl HubFile {
             .with_progress(false)
             .with_user_agent("flowgauge", env!("CARGO_PKG_VERSION"))
             .build()?;
-        let fetched = interface.repo(self.repository.clone()).download(&self.file);
-        fetched.map_err(|error| self.explain(&error, endpoint))
+        let repository = interface.repo(self.repository.clone());
+        loop {
+            match repository.download(&self.file) {
+                // Another process, such as another shard of a run, fetches the same file.
+                Err(ApiError::LockAcquisition(_)) if !stop::requested() => {
+                    std::thread::sleep(LOCK_PAUSE);
+                    if let Some(path) = known.get(&self.file) {
+                        return Ok(path);
+                    }
+                }
+                fetched => return fetched.map_err(|error| self.explain(&error, endpoint)),
+            }
+        }
     }
 
     /// The error of a file that could not be fetched, with what would help.

@@ -5,11 +5,16 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::cli::{Done, command, finish, folder, listing, write};
 
 /// The commit of every revision of the server.
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// How long the server takes for a file of `lab/slow`: longer than the Hub's library waits for another
+/// process.
+const SLOW: Duration = Duration::from_secs(8);
 
 /// A server of repositories, which writes down the paths that were asked for.
 struct Hub {
@@ -24,10 +29,12 @@ impl Hub {
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = asked.clone();
+        let files = Arc::new(files);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                let (files, log) = (files.clone(), log.clone());
                 // A client that hangs up ends its own request alone.
-                let _ = answer(stream, &files, &log);
+                std::thread::spawn(move || drop(answer(stream, &files, &log)));
             }
         });
         Hub { endpoint, asked }
@@ -79,6 +86,9 @@ fn answer(
         }
     }
     log.lock().expect("no panic").push(path.clone());
+    if path.starts_with("/lab/slow/") && !first_byte_only {
+        std::thread::sleep(SLOW);
+    }
     let mut stream = stream;
     let status = match files.get(&path) {
         _ if path.starts_with("/lab/private/") && !known => "401 Unauthorized",
@@ -116,6 +126,7 @@ fn repositories() -> Hub {
         let bytes = std::fs::read(moons().join(name)).expect("a model of the project");
         files.insert(format!("/lab/moons/resolve/main/{name}"), bytes.clone());
         files.insert(format!("/lab/moons/resolve/{COMMIT}/{name}"), bytes.clone());
+        files.insert(format!("/lab/slow/resolve/main/{name}"), bytes.clone());
         files.insert(format!("/lab/private/resolve/main/{name}"), bytes.clone());
         files.insert(format!("/lab/private/resolve/{COMMIT}/{name}"), bytes);
     }
@@ -238,6 +249,21 @@ fn a_token_opens_private_repositories() {
     std::fs::create_dir(&other).expect("a folder");
     write(&other, "token", "secret\n");
     hub.run(at, &other, &[], &args).is(0);
+}
+
+/// Processes that need the same file at once wait for the one that fetches it.
+#[test]
+fn processes_wait_for_one_another() {
+    let hub = repositories();
+    let folder = folder();
+    let (at, home) = (folder.path(), folder.path().join("home"));
+    let inspect = || hub.run(at, &home, &[], &["inspect", "hf://lab/slow/velocity.onnx"]);
+    std::thread::scope(|scope| {
+        let both = [scope.spawn(inspect), scope.spawn(inspect)];
+        for one in both {
+            one.join().expect("no panic").is(0);
+        }
+    });
 }
 
 #[test]
