@@ -244,6 +244,18 @@ def check_page(page, schemas, write):
     return faults
 
 
+def undefined_metrics(program):
+    """The statistics that `flowgauge list` names and docs/metrics-reference.md does not define."""
+    listed = subprocess.run([program, "list"], check=True, capture_output=True, text=True).stdout
+    metrics = re.search(r"^metrics\n((?:  .*\n)+)", listed, re.MULTILINE).group(1)
+    text = (ROOT / "docs/metrics-reference.md").read_text(encoding="utf-8")
+    names = re.findall(r"^  (\S+)", metrics, re.MULTILINE)
+    defined = set()
+    for cell in re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE):
+        defined.update(re.findall(r"`([^`]+)`", cell))
+    return [f"docs/metrics-reference.md: no `{name}`" for name in names if name not in defined]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("program", help="the program flowgauge")
@@ -252,6 +264,7 @@ def main():
     faults = []
     for page, kinds in PAGES.items():
         faults += check_page(page, {kind: Schema(given.program, kind) for kind in kinds}, given.write)
+    faults += undefined_metrics(given.program)
     print("\n".join(faults), file=sys.stderr, end="\n" if faults else "")
     sys.exit(1 if faults else 0)
 
