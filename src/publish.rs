@@ -289,6 +289,10 @@ fn write_report(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
             &dir.join("plots").join(format!("{}.png", figure.name)),
             &figure.png,
         )?;
+        write_atomic(
+            &dir.join("plots").join(format!("{}.csv", figure.name)),
+            figure.data.as_bytes(),
+        )?;
     }
     write_atomic(&dir.join("index.html"), report.html.as_bytes()).map(drop)
 }

@@ -14,6 +14,7 @@ use crate::journal;
 use crate::output::{check_output_folder, write_atomic};
 use crate::publish;
 use crate::report::export::{EXPORT_FORMS, ExportForm, ExportSource};
+use crate::report::paper::{FigureFont, FigureWidth, FontSize, PaperStyle, draw_paper_figures};
 use crate::rows::ClaimResult;
 
 /// The arguments of `flowgauge report`.
@@ -40,6 +41,20 @@ pub(super) struct ReportArgs {
     /// The dataset of the Hub that a dataset of the run is; may be repeated
     #[arg(long, value_name = "NAME=ORG/REPO[:TASK]", value_parser = parse_dataset, requires = "export")]
     hub_dataset: Vec<(String, String)>,
+    /// Write the figures for a paper to this folder instead: each as SVG and PDF without title, with
+    /// its data as CSV and its caption
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["export", "out"])]
+    figures: Option<PathBuf>,
+    /// The width of these figures: `column` (3.25in), `text` (5.5in), `page` (6.75in), or a length in
+    /// mm, cm, in or pt [default: column]
+    #[arg(long, value_name = "WIDTH", requires = "figures")]
+    width: Option<FigureWidth>,
+    /// The TrueType or OpenType file of their letters [default: DejaVu Sans]
+    #[arg(long, value_name = "FILE", requires = "figures")]
+    font: Option<PathBuf>,
+    /// The size of their letters [default: 8pt]
+    #[arg(long, value_name = "SIZE", requires = "figures")]
+    font_size: Option<FontSize>,
     /// Print nothing
     #[arg(long)]
     quiet: bool,
@@ -74,10 +89,47 @@ impl ReportArgs {
         if let Some(form) = self.export {
             return self.export(form);
         }
+        if let Some(folder) = &self.figures {
+            return self.draw_figures(folder);
+        }
         for dir in publish::publish_runs(&self.dirs, self.out.as_deref())? {
             if !self.quiet {
                 outln!("{}", dir.join("index.html").display());
             }
+        }
+        Ok(Exit::Success)
+    }
+
+    /// Writes the figures for a paper.
+    ///
+    /// # Errors
+    /// Fails if the runs or the font cannot be read, if there is no figure, or if a file cannot be
+    /// written.
+    fn draw_figures(&self, folder: &Path) -> Result<Exit> {
+        let font = match &self.font {
+            Some(file) => FigureFont::from_file(file).context("--font")?,
+            None => FigureFont::default(),
+        };
+        let style = PaperStyle {
+            width: self.width.unwrap_or_default(),
+            font_size: self.font_size.unwrap_or_default(),
+            font,
+        };
+        check_output_folder(folder).context("--figures")?;
+        let (tables, facts) = publish::read_tables_and_facts(&self.dirs)?;
+        let figures = draw_paper_figures(&tables, &facts, &style)?;
+        if figures.is_empty() {
+            bail!("the run has no figures: no trial has finished that one could be drawn of");
+        }
+        for figure in &figures {
+            let file = |ending: &str| folder.join(format!("{}.{ending}", figure.name));
+            write_atomic(&file("svg"), figure.svg.as_bytes())?;
+            write_atomic(&file("pdf"), &figure.pdf)?;
+            write_atomic(&file("csv"), figure.data.as_bytes())?;
+            write_atomic(&file("txt"), format!("{}\n", figure.caption).as_bytes())?;
+        }
+        if !self.quiet {
+            outln!("{} figures in {}", figures.len(), folder.display());
         }
         Ok(Exit::Success)
     }

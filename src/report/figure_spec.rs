@@ -142,9 +142,21 @@ pub(super) enum PlotMark {
     Labels(Vec<(f64, f64, String, Colour)>),
     /// Lines of text in the upper left corner of the frame.
     CornerText(Vec<String>),
+    /// Points with the texts that a page shows when the pointer is near: x, y and text. They are not
+    /// drawn.
+    Values(Vec<(f64, f64, String)>),
+    /// The marks of what a name stands for, such as an estimator. The data of a figure are the marks
+    /// of its series; marks outside of them only help to read it.
+    Series { name: String, marks: Vec<PlotMark> },
 }
 
 impl PlotMark {
+    /// The marks of what `name` stands for.
+    pub(super) fn series(name: impl Into<String>, marks: Vec<PlotMark>) -> PlotMark {
+        let name = name.into();
+        PlotMark::Series { name, marks }
+    }
+
     /// A solid line through the points. The width is in pixels.
     pub(super) fn line(points: Vec<(f64, f64)>, colour: Colour, width: f64) -> PlotMark {
         PlotMark::Line {

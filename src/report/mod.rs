@@ -6,11 +6,13 @@
 mod axis;
 mod curves;
 pub(crate) mod export;
+mod figure_data;
 mod figure_spec;
 mod figures;
 mod number_format;
 mod page;
 mod palette;
+pub(crate) mod paper;
 mod plot;
 mod text;
 mod view;
@@ -109,7 +111,7 @@ pub(crate) struct Facts {
     pub config: String,
 }
 
-/// One figure, as SVG and as PNG.
+/// One figure, as SVG and as PNG, with its data.
 #[derive(Debug, Clone)]
 pub(crate) struct Figure {
     /// The file stem under `plots/`.
@@ -120,6 +122,8 @@ pub(crate) struct Figure {
     pub svg: String,
     /// The figure as PNG bytes.
     pub png: Vec<u8>,
+    /// The values of the figure's marks as CSV.
+    pub data: String,
 }
 
 /// The derived files of a run directory, in memory: `plots/*` and `index.html`.

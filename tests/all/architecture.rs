@@ -71,6 +71,7 @@ const HOMES: &[(&str, &[&str])] = &[
         &["data/parquet_table.rs", "report/export/parquet_tables.rs"],
     ),
     ("plotters", &["report/plot/"]),
+    ("pdf_writer", &["report/plot/pdf.rs"]),
     ("clap", &["cli/", "main.rs"]),
     ("indicatif", &["progress/display.rs"]),
     ("signal_hook", &["stop.rs"]),

@@ -6,7 +6,7 @@ use crate::report::axis::Axis;
 use crate::report::figure_spec::{
     FigureSpec, Fill, Panel, PlotMark, RightMargin, Stroke, TextColumn,
 };
-use crate::report::number_format::{format_with_error, half_width_95, if_finite};
+use crate::report::number_format::{format_interval, format_with_error, half_width_95, if_finite};
 use crate::report::palette::INK;
 use crate::report::view::{ComparisonGroup, ReportView, figure_title};
 use crate::rows::SummaryRow;
@@ -54,20 +54,28 @@ fn bias_figure<'a>(
     for (i, row) in rows.iter().enumerate() {
         let y = (rows.len() - 1 - i) as f64;
         let style = view.style(&row.estimator);
-        panel.marks.push(PlotMark::line(
-            vec![(bias_lower(row), y), (bias_upper(row), y)],
-            style.colour,
-            2.6,
-        ));
-        let points = vec![(bias_value(row), y)];
-        panel.marks.push(PlotMark::Dots {
-            points,
+        let interval = vec![(bias_lower(row), y), (bias_upper(row), y)];
+        let mean = PlotMark::Dots {
+            points: vec![(bias_value(row), y)],
             style,
             fill: Fill::Full,
             radius: 5.0,
             opacity: 1.0,
-        });
-        nats.push((y, format_with_error(row.bias, row.bias_stderr)));
+        };
+        let name = view.short_name(&row.estimator);
+        let text = match format_interval(row.bias, row.bias_stderr, row.bias_n) {
+            Some(interval) => format!("{name}: {} nats, 95 % {interval}", format_bias(row)),
+            None => format!("{name}: {} nats", format_bias(row)),
+        };
+        panel.marks.push(PlotMark::series(
+            name,
+            vec![
+                PlotMark::line(interval, style.colour, 2.6),
+                mean,
+                PlotMark::Values(vec![(bias_value(row), y, text)]),
+            ],
+        ));
+        nats.push((y, format_bias(row)));
         bits.extend(
             group
                 .bits_per_nat()
@@ -108,6 +116,10 @@ fn bias_lower(row: &SummaryRow) -> f64 {
 
 fn bias_upper(row: &SummaryRow) -> f64 {
     bias_value(row) + half_width_95(row.bias_stderr, row.bias_n)
+}
+
+fn format_bias(row: &SummaryRow) -> String {
+    format_with_error(row.bias, row.bias_stderr)
 }
 
 fn format_bias_in_bits(row: &SummaryRow, factor: f64) -> String {

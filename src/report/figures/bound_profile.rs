@@ -118,17 +118,19 @@ fn bound_profile_figure<'a>(
         };
         let mut band: Vec<(f64, f64)> = bins.iter().filter_map(side(1.0)).collect();
         band.extend(bins.iter().rev().filter_map(side(-1.0)));
+        let line = bins.iter().map(|bin| (bin.log_snr, bin.rate)).collect();
+        let mut marks = vec![PlotMark::line(line, colour, 1.7)];
         if band.len() > 3 {
-            panel.marks.push(PlotMark::Area {
+            marks.push(PlotMark::Area {
                 points: band,
                 colour,
                 opacity: 0.15,
             });
         }
-        let line = bins.iter().map(|bin| (bin.log_snr, bin.rate)).collect();
-        panel.marks.push(PlotMark::line(line, colour, 1.7));
+        let name = view.short_name(estimator);
+        panel.marks.push(PlotMark::series(&name, marks));
         legend.push(LegendEntry {
-            text: view.short_name(estimator).to_string(),
+            text: name,
             colour,
             symbol: LegendSymbol::Line(Stroke::Solid),
         });
@@ -138,9 +140,11 @@ fn bound_profile_figure<'a>(
             .iter()
             .map(|bin| (bin.log_snr, bin.normal_rate))
             .collect();
-        panel.marks.push(PlotMark::line(line, grey, 1.2));
+        let name = "denoiser of a normal distribution as large as the sample";
+        let marks = vec![PlotMark::line(line, grey, 1.2)];
+        panel.marks.push(PlotMark::series(name, marks));
         legend.push(LegendEntry {
-            text: "denoiser of a normal distribution as large as the sample".to_owned(),
+            text: name.to_owned(),
             colour: grey,
             symbol: LegendSymbol::Line(Stroke::Solid),
         });

@@ -62,6 +62,8 @@ fn budget_figure<'a>(
             .filter_map(|l| if_finite(l.mean_nats))
             .filter(|v| *v > 0.0)
             .collect();
+        let mut marks = Vec::new();
+        let mut values = Vec::new();
         if let (Some(low), Some(high)) = (
             places.iter().copied().reduce(f64::min),
             places.iter().copied().reduce(f64::max),
@@ -73,9 +75,10 @@ fn budget_figure<'a>(
         if let Some(total) = own.iter().find(|l| l.component == "total") {
             let size = component_size(total, "total");
             if let Some(v) = size {
+                values.push((v, "total"));
                 let points = vec![(v, y)];
                 let style = palette::REFERENCE_STYLE;
-                panel.marks.push(PlotMark::Dots {
+                marks.push(PlotMark::Dots {
                     points,
                     style,
                     fill: Fill::Hollow,
@@ -93,8 +96,9 @@ fn budget_figure<'a>(
                 .map(|v| (v, y))
                 .collect();
             if !points.is_empty() {
+                values.extend(points.iter().map(|(v, _)| (*v, *component)));
                 let style = palette::estimator_style(k);
-                panel.marks.push(PlotMark::Dots {
+                marks.push(PlotMark::Dots {
                     points,
                     style,
                     fill: Fill::Full,
@@ -103,6 +107,12 @@ fn budget_figure<'a>(
                 });
             }
         }
+        let text = |(v, component): (f64, &str)| {
+            let size = format_significant(v, 3);
+            (v, y, format!("{}, {component}: {size} nats", names[i]))
+        };
+        marks.push(PlotMark::Values(values.into_iter().map(text).collect()));
+        panel.marks.push(PlotMark::series(&names[i], marks));
     }
     let columns = [("total, nats", nats), ("bits/dim", bits)]
         .into_iter()

@@ -183,7 +183,11 @@ fn rank_panel(view: &ReportView, group: &CalibrationGroup, parameters: &[usize])
         stroke: Stroke::Dashed,
     });
     let lines = lines.into_iter();
-    let lines = lines.map(|line| PlotMark::line(line.points, colour_of(line.parameter), 1.6));
+    let lines = lines.map(|line| {
+        let name = format!("parameter {}", line.parameter);
+        let mark = PlotMark::line(line.points, colour_of(line.parameter), 1.6);
+        PlotMark::series(name, vec![mark])
+    });
     panel.marks.extend(lines);
     Some(panel)
 }
@@ -207,11 +211,11 @@ fn curve_panel(view: &ReportView, group: &CalibrationGroup, test: &str) -> Optio
     let mut polygon: Vec<(f64, f64)> = all().map(|p| (p[0], p[2])).collect();
     polygon.extend(points.iter().rev().map(|p| (p[0], p[3])));
     let colour = palette::estimator_style(0).colour;
-    panel.marks.push(PlotMark::Area {
+    let band = PlotMark::Area {
         points: polygon,
         colour,
         opacity: 0.25,
-    });
+    };
     panel.marks.push(PlotMark::Line {
         points: vec![(0.0, 0.0), (1.0, 1.0)],
         colour: palette::RULE,
@@ -219,6 +223,7 @@ fn curve_panel(view: &ReportView, group: &CalibrationGroup, test: &str) -> Optio
         stroke: Stroke::Dashed,
     });
     let curve = all().map(|p| (p[0], p[1])).collect();
-    panel.marks.push(PlotMark::line(curve, colour, 2.0));
+    let curve = PlotMark::line(curve, colour, 2.0);
+    panel.marks.push(PlotMark::series(test, vec![band, curve]));
     Some(panel)
 }

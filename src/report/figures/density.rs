@@ -165,13 +165,14 @@ impl DensityField<'_> {
             shape: MarkerShape::Circle,
         };
         let points = points.to_vec();
-        panel.marks.push(PlotMark::Dots {
+        let cloud = PlotMark::Dots {
             points,
             style,
             fill: Fill::Full,
             radius: 1.1,
             opacity: 0.5,
-        });
+        };
+        panel.marks.push(PlotMark::series("data", vec![cloud]));
         panel
     }
 

@@ -55,7 +55,7 @@ fn divergence_figure<'a>(
     } else {
         "time t of the model"
     };
-    let mut panels = vec![mean_divergence_panel(&bundles, &grid, label)];
+    let mut panels = vec![mean_divergence_panel(view, &bundles, &grid, label)];
     panels.extend(divergence_difference_panel(
         view, group, &bundles, &grid, label,
     ));
@@ -118,7 +118,12 @@ fn curves_by_estimator<'a>(
 }
 
 /// The panel of the mean divergence over samples.
-fn mean_divergence_panel(bundles: &[EstimatorCurves], grid: &[f64], label: &str) -> Panel {
+fn mean_divergence_panel(
+    view: &ReportView,
+    bundles: &[EstimatorCurves],
+    grid: &[f64],
+    label: &str,
+) -> Panel {
     let means: Vec<DivergenceCurve> = bundles
         .iter()
         .map(|bundle| {
@@ -142,9 +147,9 @@ fn mean_divergence_panel(bundles: &[EstimatorCurves], grid: &[f64], label: &str)
     );
     for (i, (bundle, mean)) in bundles.iter().zip(means).enumerate() {
         let width = if i == 0 { 3.4 } else { 1.5 };
-        panel
-            .marks
-            .push(PlotMark::line(mean, bundle.style.colour, width));
+        let line = PlotMark::line(mean, bundle.style.colour, width);
+        let name = view.short_name(bundle.estimator);
+        panel.marks.push(PlotMark::series(name, vec![line]));
     }
     panel
 }
@@ -191,13 +196,17 @@ fn divergence_difference_panel(
         stroke: Stroke::Solid,
     });
     for (bundle, average) in &others {
-        panel.marks.extend(spread_band(average, bundle.style));
+        let band = spread_band(average, bundle.style).map(|band| vec![band]);
+        let name = view.short_name(bundle.estimator);
+        panel
+            .marks
+            .extend(band.map(|band| PlotMark::series(name, band)));
     }
     for (bundle, average) in &others {
         let mean = average.iter().map(|(x, mean, _)| (*x, *mean)).collect();
-        panel
-            .marks
-            .push(PlotMark::line(mean, bundle.style.colour, 1.7));
+        let line = PlotMark::line(mean, bundle.style.colour, 1.7);
+        let name = view.short_name(bundle.estimator);
+        panel.marks.push(PlotMark::series(name, vec![line]));
     }
     Some(panel)
 }

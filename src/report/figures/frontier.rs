@@ -6,7 +6,9 @@ use crate::report::axis::Axis;
 use crate::report::figure_spec::{
     FigureSpec, Fill, LegendEntry, LegendSymbol, Panel, PlotMark, Stroke,
 };
-use crate::report::number_format::{format_significant, half_width_95, if_finite};
+use crate::report::number_format::{
+    format_count, format_optional, format_significant, half_width_95, if_finite,
+};
 use crate::report::palette::{self, INK, MUTED, MarkerShape};
 use crate::report::text::join_with_and;
 use crate::report::view::{ComparisonGroup, ReportView, figure_title};
@@ -115,17 +117,14 @@ fn error_cost_panel(
         .reference_row()
         .filter(|row| place(row) > 0.0 && place(row).is_finite());
     let costs = shown.iter().chain(&reference).map(|row| place(row));
+    let least = least_shown(shown.iter().map(|row| rmse_or_zero(row)).collect());
     // A bias that is tiny by chance must not stretch the axis, because its confidence interval
     // reaches further up.
-    let least = shown
-        .iter()
-        .map(|row| rmse_or_zero(row).min(abs_bias_high(row)))
-        .fold(f64::MAX, f64::min);
     let errors = shown.iter().flat_map(|row| {
         [
-            rmse_or_zero(row),
+            rmse_or_zero(row).max(least),
             abs_bias(row).max(least / 4.0),
-            abs_bias_high(row),
+            abs_bias_high(row).max(least),
         ]
     });
     let x = Axis::log(cost.label, costs, 6);
@@ -150,15 +149,20 @@ fn error_cost_panel(
                 .marks
                 .push(extrapolation_line(view, row, cost, last, floor));
         }
-        panel
-            .marks
-            .extend(error_marks(view, row, place(row), floor));
+        panel.marks.push(error_marks(view, row, place(row), floor));
     }
     let labels = shown.iter().map(|row| {
         (
             place(row),
-            rmse_or_zero(row),
-            view.short_name(&row.estimator),
+            rmse_or_zero(row).max(floor),
+            match rmse_or_zero(row) < floor {
+                true => format!(
+                    "{} ({}, below)",
+                    view.short_name(&row.estimator),
+                    format_significant(rmse_or_zero(row), 1)
+                ),
+                false => view.short_name(&row.estimator),
+            },
             palette::text_colour(view.style(&row.estimator).colour),
         )
     });
@@ -231,9 +235,20 @@ fn abs_bias_high(row: &SummaryRow) -> f64 {
     abs_bias(row) + half_width_95(row.bias_stderr, row.bias_n)
 }
 
+/// The smallest error that the axis must hold. Errors that lie three decades below all others, such as
+/// those of rounding, would squeeze the others: they are drawn on the lower edge.
+fn least_shown(mut errors: Vec<f64>) -> f64 {
+    errors.sort_by(|a, b| b.total_cmp(a));
+    let gap = errors.windows(2).find(|pair| pair[1] < pair[0] / 1e3);
+    gap.map_or_else(
+        || errors.last().copied().unwrap_or(1.0),
+        |pair| pair[0] / 4.0,
+    )
+}
+
 /// The marks of one estimator: the RMSE, the size of the bias, and the confidence interval of the
 /// bias.
-fn error_marks(view: &ReportView, row: &SummaryRow, cost: f64, floor: f64) -> Vec<PlotMark> {
+fn error_marks(view: &ReportView, row: &SummaryRow, cost: f64, floor: f64) -> PlotMark {
     let style = view.style(&row.estimator);
     let low = (abs_bias(row) - half_width_95(row.bias_stderr, row.bias_n)).max(floor);
     let mut marks = vec![];
@@ -248,9 +263,22 @@ fn error_marks(view: &ReportView, row: &SummaryRow, cost: f64, floor: f64) -> Ve
         radius,
         opacity: 1.0,
     };
-    marks.push(dots(abs_bias(row).max(floor), Fill::Hollow, 4.4));
-    marks.push(dots(rmse_or_zero(row), Fill::Full, 5.2));
-    marks
+    let bias = abs_bias(row).max(floor);
+    marks.push(dots(bias, Fill::Hollow, 4.4));
+    let rmse = rmse_or_zero(row).max(floor);
+    marks.push(dots(rmse, Fill::Full, 5.2));
+    let name = view.short_name(&row.estimator);
+    let products = format_count(row.jvps);
+    let seconds = format_significant(row.seconds_per_sample, 2);
+    let text = |what: &str, value: Option<f64>| {
+        let value = format_optional(value, 3);
+        format!("{name}: {what} {value} nats; {products} products, {seconds} s per sample")
+    };
+    marks.push(PlotMark::Values(vec![
+        (cost, bias, text("|bias|", row.bias.map(f64::abs))),
+        (cost, rmse, text("RMSE", row.rmse)),
+    ]));
+    PlotMark::series(name, marks)
 }
 
 fn frontier_legend(view: &ReportView, reference: Option<&SummaryRow>) -> Vec<LegendEntry> {
@@ -292,7 +320,7 @@ fn frontier_caption(view: &ReportView, group: &ComparisonGroup, without: &[&Summ
          left are better. Dashed lines show the effect of more probes or replicates, by the law \
          1/K. An estimator without Jacobian products appears only in the panel of measured time. \
          Thin bars are 95 % confidence intervals of the bias; they reach the lower edge if they \
-         contain zero. An outlined point on that edge lies below it.",
+         contain zero. A point on that edge may lie below it.",
         view.short_name(group.reference),
     );
     if !without.is_empty() {

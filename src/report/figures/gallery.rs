@@ -177,13 +177,14 @@ fn plane_gallery(gallery: &Gallery) -> Option<FigureSpec> {
         panel.aspect = Some(aspect);
         let points = points.clone();
         let radius = if points.len() > 500 { 1.6 } else { 2.2 };
-        panel.marks.push(PlotMark::Dots {
+        let cloud = PlotMark::Dots {
             points,
             style,
             fill: Fill::Full,
             radius,
             opacity: 0.6,
-        });
+        };
+        panel.marks.push(PlotMark::series(heading, vec![cloud]));
         panel
     };
     let panels = [

@@ -203,21 +203,26 @@ fn gamma_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
         colour: RULE,
         stroke: Stroke::Solid,
     });
-    for SamplerSteps { style, steps, .. } in runs {
+    for SamplerSteps {
+        style,
+        steps,
+        sampler,
+    } in runs
+    {
         let applied: Vec<(f64, f64)> = steps
             .iter()
             .map(|s| (s.x, s.gamma.min(MAX_GAMMA)))
             .collect();
-        panel
-            .marks
-            .push(PlotMark::line(applied.clone(), style.colour, 1.8));
-        panel.marks.push(PlotMark::Dots {
-            points: applied,
+        let dots = PlotMark::Dots {
+            points: applied.clone(),
             style: *style,
             fill: Fill::Full,
             radius: 3.0,
             opacity: 1.0,
-        });
+        };
+        let line = PlotMark::line(applied, style.colour, 1.8);
+        let name = shorten(sampler, 60);
+        panel.marks.push(PlotMark::series(&name, vec![line, dots]));
         let not_applied: Vec<(f64, f64)> = steps
             .iter()
             .filter(|s| s.not_applied)
@@ -240,17 +245,18 @@ fn gamma_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
             };
             let half = half_width_95(step.raw_stderr, Some(step.n));
             let ends = [(raw - half).max(0.0), (raw + half).min(MAX_GAMMA)].map(|y| (step.x, y));
-            panel
-                .marks
-                .push(PlotMark::line(ends.to_vec(), style.colour, 1.0));
-            let points = vec![(step.x, raw)];
-            panel.marks.push(PlotMark::Dots {
-                points,
+            let dot = PlotMark::Dots {
+                points: vec![(step.x, raw)],
                 style: *style,
                 fill: Fill::Hollow,
                 radius: 4.2,
                 opacity: 1.0,
-            });
+            };
+            let interval = PlotMark::line(ends.to_vec(), style.colour, 1.0);
+            let name = format!("{name}, before its bounds");
+            panel
+                .marks
+                .push(PlotMark::series(name, vec![interval, dot]));
         }
     }
     panel
@@ -278,16 +284,16 @@ fn coupling_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
     });
     for run in runs {
         let points = points(run);
-        panel
-            .marks
-            .push(PlotMark::line(points.clone(), run.style.colour, 1.4));
-        panel.marks.push(PlotMark::Dots {
-            points,
+        let dots = PlotMark::Dots {
+            points: points.clone(),
             style: run.style,
             fill: Fill::Full,
             radius: 3.0,
             opacity: 1.0,
-        });
+        };
+        let line = PlotMark::line(points, run.style.colour, 1.4);
+        let name = shorten(run.sampler, 60);
+        panel.marks.push(PlotMark::series(name, vec![line, dots]));
     }
     panel
 }

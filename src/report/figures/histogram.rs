@@ -59,11 +59,10 @@ fn histogram_figure<'a>(
         } else {
             1.6
         };
-        panel.marks.push(PlotMark::line(
-            bins.outline(counts),
-            view.style(estimator).colour,
-            width,
-        ));
+        let outline = bins.outline(counts);
+        let line = PlotMark::line(outline, view.style(estimator).colour, width);
+        let name = view.short_name(estimator);
+        panel.marks.push(PlotMark::series(name, vec![line]));
     }
     let equal_sizes = sets
         .iter()

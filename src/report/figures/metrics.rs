@@ -7,7 +7,7 @@ use crate::report::figure_spec::{
 };
 use crate::report::number_format::{format_with_error, half_width_95};
 use crate::report::palette::{self, Colour, MUTED};
-use crate::report::text::shorten;
+use crate::report::text::{sanitize_line, shorten};
 use crate::report::view::{ReportView, figure_title};
 use crate::rows::MetricRow;
 
@@ -131,21 +131,25 @@ fn metric_panel(rows: &[&MetricRow], (metric, features): (&str, &str)) -> Panel 
     let mut notes = vec![];
     for (i, row) in generated.iter().enumerate() {
         let y = (generated.len() - 1 - i) as f64;
-        panel.marks.push(PlotMark::line(
-            vec![(metric_low(row), y), (metric_high(row), y)],
-            GENERATED_COLOUR,
-            2.4,
-        ));
-        let style = palette::estimator_style(0);
-        let points = vec![(row.value, y)];
-        panel.marks.push(PlotMark::Dots {
-            points,
-            style,
+        let interval = vec![(metric_low(row), y), (metric_high(row), y)];
+        let dot = PlotMark::Dots {
+            points: vec![(row.value, y)],
+            style: palette::estimator_style(0),
             fill: Fill::Full,
             radius: 4.8,
             opacity: 1.0,
-        });
-        notes.push((y, format_with_error(Some(row.value), row.stderr)));
+        };
+        let shown = format_with_error(Some(row.value), row.stderr);
+        let text = format!("{metric} of {}: {shown}", sanitize_line(&row.sampler));
+        panel.marks.push(PlotMark::series(
+            &row.sampler,
+            vec![
+                PlotMark::line(interval, GENERATED_COLOUR, 2.4),
+                dot,
+                PlotMark::Values(vec![(row.value, y, text)]),
+            ],
+        ));
+        notes.push((y, shown));
     }
     panel.right_margin = RightMargin::TextColumns(vec![TextColumn {
         heading: "value ± SE".into(),

@@ -24,6 +24,7 @@ pub(super) use metrics::FLOOR_SAMPLER;
 pub(super) use scatter::format_correlation;
 
 use super::Figure;
+use super::figure_data;
 use super::figure_spec::FigureSpec;
 use super::plot;
 use super::text::slug;
@@ -83,7 +84,9 @@ fn render_with<'a>(
 ) -> Result<Vec<(&'a str, Figure)>> {
     let mut rendered: Vec<(&str, Figure)> = vec![];
     for figure in builders.iter().flat_map(|describe| describe(view)) {
-        let name = unused_figure_name(&slug(&figure.stem), &rendered);
+        let name = unused_figure_name(&slug(&figure.stem), |name| {
+            rendered.iter().any(|(_, other)| other.name == name)
+        });
         let (svg, png) =
             plot::render_figure(&figure.spec).with_context(|| format!("figure {name}"))?;
         rendered.push((
@@ -93,16 +96,28 @@ fn render_with<'a>(
                 caption: figure.caption,
                 svg,
                 png,
+                data: figure_data::figure_csv(&figure.spec)?,
             },
         ));
     }
     Ok(rendered)
 }
 
+/// The description of every figure of every model, with the name of its files.
+pub(super) fn described_figures<'a>(view: &ReportView<'a>) -> Vec<(String, CaptionedFigure<'a>)> {
+    let mut named: Vec<(String, CaptionedFigure)> = vec![];
+    for figure in FIGURE_BUILDERS.iter().flat_map(|describe| describe(view)) {
+        let name = unused_figure_name(&slug(&figure.stem), |name| {
+            named.iter().any(|(other, _)| other == name)
+        });
+        named.push((name, figure));
+    }
+    named
+}
+
 /// The stem, with a number if another figure has it already. Two models may differ only in
 /// characters that a file name loses.
-fn unused_figure_name(stem: &str, rendered: &[(&str, Figure)]) -> String {
-    let taken = |name: &str| rendered.iter().any(|(_, figure)| figure.name == name);
+fn unused_figure_name(stem: &str, taken: impl Fn(&str) -> bool) -> String {
     let numbered = (2..).map(|i| format!("{stem}-{i}"));
     let mut names = std::iter::once(stem.to_string()).chain(numbered);
     names.find(|name| !taken(name)).unwrap_or_default()

@@ -129,13 +129,15 @@ fn scatter_panel(
     let points: Vec<(f64, f64)> = pairs.iter().copied().step_by(step).collect();
     let opacity = if points.len() > 400 { 0.35 } else { 0.6 };
     let radius = if points.len() > 400 { 2.0 } else { 2.8 };
-    panel.marks.push(PlotMark::Dots {
+    let cloud = PlotMark::Dots {
         points,
         style,
         fill: Fill::Full,
         radius,
         opacity,
-    });
+    };
+    let name = view.short_name(estimator);
+    panel.marks.push(PlotMark::series(name, vec![cloud]));
     panel
         .marks
         .push(PlotMark::CornerText(agreement_lines(pairs)));

@@ -10,6 +10,9 @@ use crate::report::text::shorten;
 use crate::report::view::{ReportView, figure_title};
 use crate::rows::WeightRow;
 
+/// The names of the samples before and after.
+const NAMES: [&str; 2] = ["samples", "reweighted"];
+
 /// One figure for each set of reweighted samples of each model.
 pub(super) fn weight_figures<'a>(view: &ReportView<'a>) -> Vec<CaptionedFigure<'a>> {
     let mut sets: Vec<[&str; 4]> = Vec::new();
@@ -74,9 +77,10 @@ fn weight_figure<'a>(
         );
         let y = Axis::with_range("share per bin", [0.0, 1.06 * most], 5);
         let mut panel = Panel::new(title, x, y);
-        for (heights, colour) in heights.into_iter().zip([first, second]) {
-            let outline = bins.outline_of_heights(heights);
-            panel.marks.push(PlotMark::line(outline, colour, 2.0));
+        let looks = NAMES.into_iter().zip([first, second]);
+        for (heights, (name, colour)) in heights.into_iter().zip(looks) {
+            let line = PlotMark::line(bins.outline_of_heights(heights), colour, 2.0);
+            panel.marks.push(PlotMark::series(name, vec![line]));
         }
         panel
     };
@@ -125,7 +129,7 @@ fn weight_figure<'a>(
         spec: FigureSpec {
             title: figure_title(model, "weights and energies of reweighted samples"),
             subtitle: shown.join(" · "),
-            legend: vec![entry("samples", first), entry("reweighted", second)],
+            legend: vec![entry(NAMES[0], first), entry(NAMES[1], second)],
             columns: 2,
             panel_size: (440.0, 330.0),
             panels: vec![weights, energy],

@@ -4,34 +4,37 @@
 //! Both backends round to whole numbers. SVG is therefore drawn on a grid ten times finer than its
 //! pixels. PNG is drawn at twice its size, and each square of four pixels is averaged.
 
-use std::cell::RefCell;
-use std::sync::Once;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow};
-use base64::Engine as _;
-use image::codecs::png::PngEncoder;
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ColorType, ImageEncoder};
 use ndarray::{ArrayView, Axis};
 use plotters::coord::Shift;
 use plotters::element::{Drawable, PointCollection};
-pub(super) use plotters::prelude::DrawingBackend as Backend;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+pub(super) use super::backend::Backend;
+use super::backend::BackendCall;
+use super::font::FigureFont;
+use super::pdf::PdfBackend;
+use super::svg::SvgBackend;
 use crate::report::figure_spec::{Fill, Raster};
 use crate::report::palette::{Colour, MarkerShape, PAPER};
 
-/// The steps of the SVG's grid in one pixel.
-const SVG_UNITS_PER_PIXEL: f64 = 10.0;
+/// The steps of the grid of SVG and PDF in one pixel.
+pub(super) const GRID_PER_PIXEL: f64 = 10.0;
 /// The pixels of the PNG per logical pixel.
 const PNG_SCALE: u32 = 2;
 /// The drawn pixels per pixel of the PNG, in each direction. The average makes lines evenly thick.
 /// Tests do not look at this and draw faster without.
 const PNG_SUPERSAMPLING: u32 = if cfg!(test) { 1 } else { 2 };
-/// The name under which the embedded fonts are registered.
-const FONT_FAMILY: &str = "sans-serif";
-/// The font size of plotters per height of an em, as in its SVG backend.
-const FONT_SIZE_PER_EM: f64 = 1.24;
+/// The lengths of the dashes of a line and of the gaps between them, in pixels.
+const DASHES: [f64; 2] = [4.0, 3.0];
+/// The distance from a value within which the pointer shows it, in pixels.
+const VALUE_RADIUS: f64 = 8.0;
 
 /// Which part of a text lies at the given point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +61,30 @@ pub(super) struct Rect {
     pub bottom: f64,
 }
 
-/// Draws in logical pixels on one backend.
-pub(super) struct Canvas<DB: Backend> {
-    area: DrawingArea<DB, Shift>,
-    /// The backend's units per logical pixel.
-    scale: f64,
-    /// The rasters of an SVG, which become image elements after drawing. A bitmap draws its rasters
-    /// at once.
-    deferred_rasters: Option<RefCell<Vec<(Rect, Raster)>>>,
+impl Rect {
+    pub(super) fn width(&self) -> f64 {
+        self.right - self.left
+    }
+
+    pub(super) fn height(&self) -> f64 {
+        self.bottom - self.top
+    }
 }
 
-impl<DB: Backend> Canvas<DB> {
+/// Draws in logical pixels on one backend.
+pub(super) struct Canvas<'a, DB: Backend> {
+    area: DrawingArea<DB, Shift>,
+    font: &'a FigureFont,
+    /// The backend's units per logical pixel.
+    scale: f64,
+}
+
+impl<DB: Backend> Canvas<'_, DB> {
+    /// The font of all texts.
+    pub(super) fn font(&self) -> &FigureFont {
+        self.font
+    }
+
     fn to_backend(&self, (x, y): (f64, f64)) -> (i32, i32) {
         (
             (x * self.scale).round() as i32,
@@ -95,6 +111,32 @@ impl<DB: Backend> Canvas<DB> {
             .map_err(|error| anyhow!("drawing: {error}"))
     }
 
+    /// Calls the backend between the marks.
+    fn ask_backend(&self, call: impl Fn(&mut DB) -> bool) -> Result<bool> {
+        let answer = Cell::new(false);
+        self.draw_element(&BackendCall(|backend: &mut DB| answer.set(call(backend))))?;
+        Ok(answer.get())
+    }
+
+    /// Draws a group with these attributes. A format without groups shows only what is in it.
+    pub(super) fn group(
+        &self,
+        attributes: &[(&str, &str)],
+        draw: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        self.draw_element(&BackendCall(|b: &mut DB| b.open_group(attributes)))?;
+        draw()?;
+        self.draw_element(&BackendCall(|b: &mut DB| b.close_group()))
+    }
+
+    /// Marks a point with a text that a page shows when the pointer is near.
+    pub(super) fn value_text(&self, at: (f64, f64), text: &str) -> Result<()> {
+        let (at, radius) = (self.to_backend(at), VALUE_RADIUS * self.scale);
+        self.draw_element(&BackendCall(|b: &mut DB| {
+            b.write_value(at, radius as u32, text);
+        }))
+    }
+
     /// Draws a line through the points.
     pub(super) fn line(&self, points: &[(f64, f64)], colour: Colour, width: f64) -> Result<()> {
         let mut path: Vec<(i32, i32)> = points.iter().map(|&p| self.to_backend(p)).collect();
@@ -106,25 +148,27 @@ impl<DB: Backend> Canvas<DB> {
         self.draw_element(&PathElement::new(path, self.line_style(colour, 1.0, width)))
     }
 
-    /// Draws a straight dashed line.
+    /// Draws a dashed line through the points.
     pub(super) fn dashed_line(
         &self,
-        from: (f64, f64),
-        to: (f64, f64),
+        points: &[(f64, f64)],
         colour: Colour,
         width: f64,
     ) -> Result<()> {
-        let (dx, dy) = (to.0 - from.0, to.1 - from.1);
-        let length = dx.hypot(dy);
-        let count = (length / 7.0).ceil().min(1000.0) as usize;
-        for i in 0..count {
-            let part = |s: f64| (from.0 + dx * s / length, from.1 + dy * s / length);
-            let start = 7.0 * i as f64;
-            self.line(
-                &[part(start), part((start + 4.0).min(length))],
-                colour,
-                width,
-            )?;
+        let [dash, gap] = DASHES;
+        let lengths = DASHES.map(|length| (length * self.scale).round() as u32);
+        if self.ask_backend(|b| b.set_dashes(Some(lengths)))? {
+            self.line(points, colour, width)?;
+            return self.ask_backend(|b| b.set_dashes(None)).map(drop);
+        }
+        for pair in points.windows(2) {
+            let (dx, dy) = (pair[1].0 - pair[0].0, pair[1].1 - pair[0].1);
+            let length = dx.hypot(dy);
+            let at = |s: f64| (pair[0].0 + dx * s / length, pair[0].1 + dy * s / length);
+            let count = (length / (dash + gap)).ceil().min(1000.0) as usize;
+            for start in (0..count).map(|i| (dash + gap) * i as f64) {
+                self.line(&[at(start), at((start + dash).min(length))], colour, width)?;
+            }
         }
         Ok(())
     }
@@ -230,7 +274,9 @@ impl<DB: Backend> Canvas<DB> {
             Anchor::Middle => HPos::Center,
             Anchor::End => HPos::Right,
         };
-        let style = font_desc(font.size * self.scale, font.bold)
+        let style = self
+            .font
+            .description(font.size * self.scale, font.bold)?
             .transform(rotation)
             .color(&to_rgb(font.colour))
             .pos(Pos::new(horizontal, VPos::Bottom));
@@ -242,14 +288,13 @@ impl<DB: Backend> Canvas<DB> {
         if raster.pixels.is_empty() || raster.pixels.len() != raster.width * raster.height {
             return Ok(());
         }
-        if let Some(deferred) = &self.deferred_rasters {
-            deferred.borrow_mut().push((rect, raster.clone()));
-            return Ok(());
-        }
         let (from, to) = (
             self.to_backend((rect.left, rect.top)),
             self.to_backend((rect.right, rect.bottom)),
         );
+        if self.ask_backend(|b| b.draw_raster(from, to, raster))? {
+            return Ok(());
+        }
         let (w, h) = (
             (to.0 - from.0).max(1) as usize,
             (to.1 - from.1).max(1) as usize,
@@ -272,52 +317,66 @@ impl<DB: Backend> Canvas<DB> {
 pub(super) fn draw_svg(
     (width, height): (f64, f64),
     label: &str,
-    draw: impl FnOnce(&Canvas<SVGBackend>) -> Result<()>,
+    font: &FigureFont,
+    draw: impl FnOnce(&Canvas<SvgBackend>) -> Result<()>,
 ) -> Result<String> {
-    register_fonts()?;
     let mut drawn = String::new();
     let size = (
-        (width * SVG_UNITS_PER_PIXEL).ceil() as u32,
-        (height * SVG_UNITS_PER_PIXEL).ceil() as u32,
+        (width * GRID_PER_PIXEL).ceil() as u32,
+        (height * GRID_PER_PIXEL).ceil() as u32,
     );
-    let rasters = {
-        let area = SVGBackend::with_string(&mut drawn, size).into_drawing_area();
+    {
+        let area = SvgBackend::new(&mut drawn, size).into_drawing_area();
         let canvas = Canvas {
             area,
-            scale: SVG_UNITS_PER_PIXEL,
-            deferred_rasters: Some(RefCell::default()),
+            font,
+            scale: GRID_PER_PIXEL,
         };
         draw(&canvas)?;
         canvas
             .area
             .present()
             .map_err(|error| anyhow!("drawing: {error}"))?;
-        canvas
-            .deferred_rasters
-            .map(RefCell::into_inner)
-            .unwrap_or_default()
-    };
-    let body = drawn.split_once('>').map_or("", |(_, body)| body);
-    // Quotes in texts are escaped, so these patterns match only attributes, which have their
-    // default values here.
-    let body = body
-        .replace(" opacity=\"1\"", "")
-        .replace(" stroke=\"none\" stroke-width=\"1\"", "")
-        .replace(" font-family=\"sans-serif\"", "");
-    let mut svg = format!(
+    }
+    Ok(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" \
-         viewBox=\"0 0 {} {}\" font-family=\"DejaVu Sans,Verdana,sans-serif\" \
+         viewBox=\"0 0 {} {}\" font-family=\"{},Verdana,sans-serif\" \
          stroke-linejoin=\"round\" role=\"img\" aria-label=\"{}\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"#FFFFFF\"/>\n",
+         <rect width=\"100%\" height=\"100%\" fill=\"#FFFFFF\"/>\n{drawn}</svg>\n",
         size.0,
         size.1,
-        maud::html! { (label) }.into_string(),
+        escaped(font.family()),
+        escaped(label),
+    ))
+}
+
+/// The drawing as a PDF file with one page, on which a pixel is `points_per_pixel` points.
+///
+/// # Errors
+/// Fails if `draw` fails or the font cannot be embedded.
+pub(super) fn draw_pdf(
+    (width, height): (f64, f64),
+    points_per_pixel: f64,
+    font: &FigureFont,
+    draw: impl FnOnce(&Canvas<PdfBackend>) -> Result<()>,
+) -> Result<Vec<u8>> {
+    let size = (
+        (width * GRID_PER_PIXEL).ceil() as u32,
+        (height * GRID_PER_PIXEL).ceil() as u32,
     );
-    for (rect, raster) in &rasters {
-        svg.push_str(&image_element(*rect, raster)?);
+    let points = (f64::from(size.0) / GRID_PER_PIXEL * points_per_pixel) as f32;
+    let backend = RefCell::new(PdfBackend::new(size, points, font));
+    let backend = Rc::new(backend);
+    {
+        let canvas = Canvas {
+            area: DrawingArea::from(&backend),
+            font,
+            scale: GRID_PER_PIXEL,
+        };
+        draw(&canvas)?;
     }
-    svg.push_str(body.trim_start());
-    Ok(svg)
+    let backend = Rc::into_inner(backend).context("a drawing that is still open")?;
+    backend.into_inner().into_file(points)
 }
 
 /// The drawing as PNG bytes, with [`PNG_SCALE`] pixels per logical pixel.
@@ -326,9 +385,9 @@ pub(super) fn draw_svg(
 /// Fails if `draw` fails or the image cannot be encoded.
 pub(super) fn draw_png(
     (width, height): (f64, f64),
+    font: &FigureFont,
     draw: impl FnOnce(&Canvas<BitMapBackend>) -> Result<()>,
 ) -> Result<Vec<u8>> {
-    register_fonts()?;
     let (w, h) = (
         (width * f64::from(PNG_SCALE)).ceil() as u32,
         (height * f64::from(PNG_SCALE)).ceil() as u32,
@@ -339,8 +398,8 @@ pub(super) fn draw_png(
         let area = BitMapBackend::with_buffer(&mut pixels, (wide, high)).into_drawing_area();
         let canvas = Canvas {
             area,
+            font,
             scale: f64::from(PNG_SCALE * PNG_SUPERSAMPLING),
-            deferred_rasters: None,
         };
         draw(&canvas)?;
         canvas
@@ -368,71 +427,21 @@ fn downsampled(pixels: &[u8], wide: usize, side: usize) -> Result<Vec<u8>> {
     Ok(means.into_iter().collect())
 }
 
-fn encode_png(rgb: &[u8], width: u32, height: u32) -> Result<Vec<u8>> {
+/// A text as the value of an attribute.
+pub(super) fn escaped(text: &str) -> String {
+    maud::html! { (text) }.into_string()
+}
+
+/// The image as PNG bytes.
+pub(super) fn encode_png(rgb: &[u8], width: u32, height: u32) -> Result<Vec<u8>> {
     let mut png = Vec::new();
-    PngEncoder::new(&mut png).write_image(rgb, width, height, ColorType::Rgb8)?;
+    PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::Adaptive)
+        .write_image(rgb, width, height, ColorType::Rgb8)?;
     Ok(png)
-}
-
-/// The SVG element that embeds a raster as PNG.
-fn image_element(rect: Rect, raster: &Raster) -> Result<String> {
-    let bytes: Vec<u8> = raster.pixels.iter().flatten().copied().collect();
-    let png = encode_png(&bytes, raster.width as u32, raster.height as u32)?;
-    Ok(format!(
-        "<image x=\"{:.0}\" y=\"{:.0}\" width=\"{:.0}\" height=\"{:.0}\" \
-         preserveAspectRatio=\"none\" style=\"image-rendering:pixelated\" \
-         href=\"data:image/png;base64,{}\"/>\n",
-        rect.left * SVG_UNITS_PER_PIXEL,
-        rect.top * SVG_UNITS_PER_PIXEL,
-        (rect.right - rect.left) * SVG_UNITS_PER_PIXEL,
-        (rect.bottom - rect.top) * SVG_UNITS_PER_PIXEL,
-        base64::engine::general_purpose::STANDARD.encode(png),
-    ))
-}
-
-/// The width of a text in logical pixels.
-pub(super) fn text_width(text: &str, size: f64, bold: bool) -> f64 {
-    // The text is measured at ten times its size, because plotters rounds to whole pixels.
-    let measured = register_fonts()
-        .ok()
-        .and_then(|()| font_desc(10.0 * size, bold).layout_box(text).ok());
-    measured.map_or(
-        0.6 * size * text.chars().count() as f64,
-        |((left, _), (right, _))| f64::from(right - left) / 10.0,
-    )
-}
-
-fn font_desc(size: f64, bold: bool) -> FontDesc<'static> {
-    let style = if bold {
-        FontStyle::Bold
-    } else {
-        FontStyle::Normal
-    };
-    FontDesc::new(
-        FontFamily::Name(FONT_FAMILY),
-        size * FONT_SIZE_PER_EM,
-        style,
-    )
 }
 
 fn to_rgb([r, g, b]: Colour) -> RGBColor {
     RGBColor(r, g, b)
-}
-
-/// Registers the embedded fonts once. No font of the system is used.
-fn register_fonts() -> Result<()> {
-    static FONTS: Once = Once::new();
-    FONTS.call_once(|| {
-        let fonts = [
-            (FontStyle::Normal, dejavu::sans::regular()),
-            (FontStyle::Bold, dejavu::sans::bold()),
-        ];
-        for (style, bytes) in fonts {
-            // A font that cannot be parsed is noticed when the first text is measured.
-            let _ = plotters::style::register_font(FONT_FAMILY, style, bytes);
-        }
-    });
-    Ok(())
 }
 
 #[cfg(test)]

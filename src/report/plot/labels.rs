@@ -40,8 +40,8 @@ fn candidate_rects(request: &LabelRequest) -> Vec<Rect> {
     let (x, y) = request.point;
     let (w, h) = (request.width, request.height);
     let mut places = vec![];
-    for far in [10.0, 16.0, 25.0] {
-        let rows = [0.0, -0.6 * h, 0.6 * h, -1.2 * h, 1.2 * h];
+    for far in [10.0, 16.0, 25.0, 38.0, 54.0] {
+        let rows = [0.0, -0.6, 0.6, -1.2, 1.2, -2.0, 2.0].map(|part| part * h);
         places.extend(rows.map(|dy| (x + far, y - h / 2.0 + dy)));
         places.extend(rows.map(|dy| (x - far - w, y - h / 2.0 + dy)));
         places.push((x - w / 2.0, y - far - h));

@@ -3,17 +3,19 @@
 use anyhow::Result;
 
 use super::canvas::{self, Anchor, Backend, Canvas, FontSpec, Rect};
+use super::font::FigureFont;
 use super::labels::{self, LabelRequest};
-use crate::report::axis::Axis;
+use crate::report::axis::{Axis, Scale};
 use crate::report::figure_spec::{Panel, PlotMark, Raster, RightMargin, Stroke, TextColumn};
 use crate::report::palette::{Colour, ColourMap, FAINT, GRID, INK, MUTED, RULE};
+use crate::report::text::{sanitize_line, shorten};
 
 const HEADING: FontSpec = FontSpec {
     size: 12.5,
     bold: true,
     colour: INK,
 };
-const LABEL: FontSpec = FontSpec {
+pub(super) const LABEL: FontSpec = FontSpec {
     size: 12.0,
     bold: false,
     colour: INK,
@@ -33,6 +35,8 @@ const NOTE: FontSpec = FontSpec {
     bold: false,
     colour: INK,
 };
+/// The smallest size of an axis's label, in pixels.
+const SMALLEST_LABEL: f64 = 9.0;
 /// The width of a colour bar, in pixels.
 const COLOUR_BAR_WIDTH: f64 = 13.0;
 
@@ -69,6 +73,7 @@ pub(super) fn draw_panel<DB: Backend>(
         x: &panel.x,
         y: &panel.y,
         frame,
+        cell,
     };
     canvas.text(
         &panel.title,
@@ -80,19 +85,23 @@ pub(super) fn draw_panel<DB: Backend>(
         Some(raster) => canvas.raster(frame, raster)?,
         None => draw_grid(canvas, &plot)?,
     }
-    for mark in &panel.marks {
-        plot.draw_mark(canvas, mark, &panel.marks)?;
-    }
+    let axes = axes_as_json(panel, frame);
+    canvas.group(&[("class", "panel"), ("data-axes", &axes)], || {
+        panel
+            .marks
+            .iter()
+            .try_for_each(|mark| plot.draw_mark(canvas, mark, &panel.marks))
+    })?;
     draw_x_axis(canvas, &plot)?;
     draw_y_axis(canvas, &plot)?;
     draw_right_margin(canvas, panel, &plot)
 }
 
 /// The widths that the texts of one panel need.
-pub(super) fn text_margins(panel: &Panel) -> TextMargins {
+pub(super) fn text_margins(panel: &Panel, font: &FigureFont) -> TextMargins {
     let mut left = 2.0;
     if !panel.y.ticks.is_empty() {
-        left += widest_tick_text(&panel.y, tick_font(&panel.y).size) + 8.0;
+        left += widest_tick_text(&panel.y, tick_font(&panel.y).size, font) + 8.0;
     }
     if !panel.y.label.is_empty() {
         left += 24.0;
@@ -102,10 +111,10 @@ pub(super) fn text_margins(panel: &Panel) -> TextMargins {
         RightMargin::Empty => 12.0,
         RightMargin::TextColumns(columns) => columns
             .iter()
-            .map(|column| text_column_width(column) + 14.0)
+            .map(|column| text_column_width(column, font) + 14.0)
             .sum(),
         RightMargin::ColourBar(_, axis) => {
-            COLOUR_BAR_WIDTH + 36.0 + widest_tick_text(axis, TICK.size)
+            COLOUR_BAR_WIDTH + 36.0 + widest_tick_text(axis, TICK.size, font)
         }
     };
     TextMargins { left, right }
@@ -147,21 +156,18 @@ fn frame_rect(panel: &Panel, cell: Rect, margins: TextMargins) -> Rect {
     }
 }
 
-fn text_column_width(column: &TextColumn) -> f64 {
+fn text_column_width(column: &TextColumn, font: &FigureFont) -> f64 {
     let widths = column
         .texts
         .iter()
-        .map(|(_, note)| canvas::text_width(note, NOTE.size, false));
-    widths.fold(
-        canvas::text_width(&column.heading, NOTE.size, false),
-        f64::max,
-    )
+        .map(|(_, note)| font.width(note, NOTE.size, false));
+    widths.fold(font.width(&column.heading, NOTE.size, false), f64::max)
 }
 
-fn widest_tick_text(axis: &Axis, size: f64) -> f64 {
+fn widest_tick_text(axis: &Axis, size: f64, font: &FigureFont) -> f64 {
     axis.ticks
         .iter()
-        .map(|t| canvas::text_width(&t.text, size, false))
+        .map(|t| font.width(&t.text, size, false))
         .fold(0.0, f64::max)
 }
 
@@ -180,6 +186,8 @@ struct PlotArea<'a> {
     x: &'a Axis,
     y: &'a Axis,
     frame: Rect,
+    /// The frame with the room for its texts.
+    cell: Rect,
 }
 
 impl PlotArea<'_> {
@@ -229,13 +237,7 @@ impl PlotArea<'_> {
                 colour,
                 width,
                 stroke: Stroke::Dashed,
-            } => {
-                let points = self.points_to_pixels(points);
-                let pairs = points.windows(2);
-                pairs
-                    .into_iter()
-                    .try_for_each(|p| canvas.dashed_line(p[0], p[1], *colour, *width))
-            }
+            } => canvas.dashed_line(&self.points_to_pixels(points), *colour, *width),
             PlotMark::Dots {
                 points,
                 style,
@@ -286,6 +288,18 @@ impl PlotArea<'_> {
                 );
                 canvas.text(line, at, Anchor::Start, NOTE)
             }),
+            PlotMark::Values(values) => values.iter().try_for_each(|(x, y, text)| {
+                let at = self.to_pixels((*x, *y));
+                at.map_or(Ok(()), |at| canvas.value_text(at, text))
+            }),
+            PlotMark::Series { name, marks } => {
+                let name = sanitize_line(name);
+                canvas.group(&[("class", "series"), ("data-name", &name)], || {
+                    marks
+                        .iter()
+                        .try_for_each(|mark| self.draw_mark(canvas, mark, all))
+                })
+            }
         }
     }
 
@@ -299,7 +313,28 @@ impl PlotArea<'_> {
     ) -> Result<()> {
         match stroke {
             Stroke::Solid => canvas.line(&[from, to], colour, 1.2),
-            Stroke::Dashed => canvas.dashed_line(from, to, colour, 1.2),
+            Stroke::Dashed => canvas.dashed_line(&[from, to], colour, 1.2),
+        }
+    }
+
+    /// Adds the points that a label must not cover.
+    fn add_obstacles(&self, marks: &[PlotMark], points: &mut Vec<(f64, f64)>) {
+        for mark in marks {
+            match mark {
+                PlotMark::Dots { points: dots, .. } => points.extend(self.points_to_pixels(dots)),
+                PlotMark::Line { points: line, .. } => {
+                    let line = self.points_to_pixels(line);
+                    let pairs = line.windows(2);
+                    points.extend(pairs.flat_map(|pair| points_along_line(pair[0], pair[1])));
+                }
+                PlotMark::VerticalLine { x, .. } => {
+                    let x = self.x.fraction(*x).map(|part| self.x_pixel(part));
+                    let ends = x.map(|x| [(x, self.frame.top), (x, self.frame.bottom)]);
+                    points.extend(ends.into_iter().flat_map(|[a, b]| points_along_line(a, b)));
+                }
+                PlotMark::Series { marks, .. } => self.add_obstacles(marks, points),
+                _ => {}
+            }
         }
     }
 
@@ -318,18 +353,12 @@ impl PlotArea<'_> {
             .iter()
             .map(|(point, text, _)| LabelRequest {
                 point: *point,
-                width: canvas::text_width(text, NOTE.size, false),
+                width: canvas.font().width(text, NOTE.size, false),
                 height: 15.0,
             })
             .collect();
-        let dots = all.iter().filter_map(|mark| match mark {
-            PlotMark::Dots { points, .. } => Some(self.points_to_pixels(points)),
-            PlotMark::Line { points, .. } if points.len() == 2 => {
-                Some(points_along_line(&self.points_to_pixels(points)))
-            }
-            _ => None,
-        });
-        let points: Vec<_> = dots.flatten().collect();
+        let mut points = Vec::new();
+        self.add_obstacles(all, &mut points);
         let places = labels::place_labels(&requests, &points, self.frame);
         for ((_, text, colour), place) in shown.iter().zip(places) {
             let Some(place) = place else { continue };
@@ -344,18 +373,44 @@ impl PlotArea<'_> {
 }
 
 /// Points along a straight line, so close to each other that no text fits between them.
-fn points_along_line(ends: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let [from, to] = ends else { return vec![] };
+fn points_along_line(from: (f64, f64), to: (f64, f64)) -> impl Iterator<Item = (f64, f64)> {
     let steps = ((to.0 - from.0).hypot(to.1 - from.1) / 8.0)
         .ceil()
         .clamp(1.0, 200.0);
-    let at = |part: f64| {
+    let at = move |part: f64| {
         (
             from.0 + (to.0 - from.0) * part,
             from.1 + (to.1 - from.1) * part,
         )
     };
-    (0..=steps as usize).map(|i| at(i as f64 / steps)).collect()
+    (0..=steps as usize).map(move |i| at(i as f64 / steps))
+}
+
+/// What a page needs to read values off a panel: the frame on the drawing's grid, and for each axis its
+/// label, scale, range of positions, and names if it has names.
+fn axes_as_json(panel: &Panel, frame: Rect) -> String {
+    let axis = |axis: &Axis| {
+        let (scale, unit) = match axis.scale {
+            Scale::Linear => ("linear", None),
+            Scale::Log => ("log", None),
+            Scale::Symlog(unit) => ("symlog", Some(unit)),
+        };
+        let names: Vec<&str> = match axis.label.is_empty() {
+            true => axis.ticks.iter().map(|tick| tick.text.as_str()).collect(),
+            false => Vec::new(),
+        };
+        serde_json::json!({
+            "label": axis.label, "scale": scale, "unit": unit, "range": axis.range, "names": names,
+        })
+    };
+    let corners = [frame.left, frame.top, frame.right, frame.bottom];
+    serde_json::json!({
+        "title": panel.title,
+        "frame": corners.map(|at| (at * canvas::GRID_PER_PIXEL).round()),
+        "x": axis(&panel.x),
+        "y": axis(&panel.y),
+    })
+    .to_string()
 }
 
 fn draw_grid<DB: Backend>(canvas: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
@@ -387,20 +442,21 @@ fn draw_x_axis<DB: Backend>(canvas: &Canvas<DB>, plot: &PlotArea) -> Result<()> 
     for tick in &plot.x.ticks {
         let x = plot.x_pixel(plot.x.position_fraction(tick.position));
         canvas.line(&[(x, f.bottom), (x, f.bottom + 4.0)], RULE, 1.0)?;
-        let half = canvas::text_width(&tick.text, TICK.size, false) / 2.0;
+        let half = canvas.font().width(&tick.text, TICK.size, false) / 2.0;
         // A text that would overlap the previous one is omitted.
         if x - half > free_from {
             canvas.text(&tick.text, (x, f.bottom + 17.0), Anchor::Middle, TICK)?;
             free_from = x + half + 6.0;
         }
     }
+    let (label, font) = fitted(canvas.font(), &plot.x.label, LABEL, plot.cell.width());
+    let half = canvas.font().width(&label, font.size, font.bold) / 2.0;
     let middle = (f.left + f.right) / 2.0;
-    canvas.text(
-        &plot.x.label,
-        (middle, f.bottom + 36.0),
-        Anchor::Middle,
-        LABEL,
-    )
+    // A long label leaves the middle of the frame before it leaves the cell.
+    let middle = middle
+        .min(plot.cell.right - half)
+        .max(plot.cell.left + half);
+    canvas.text(&label, (middle, f.bottom + 36.0), Anchor::Middle, font)
 }
 
 fn draw_y_axis<DB: Backend>(canvas: &Canvas<DB>, plot: &PlotArea) -> Result<()> {
@@ -418,10 +474,33 @@ fn draw_y_axis<DB: Backend>(canvas: &Canvas<DB>, plot: &PlotArea) -> Result<()> 
     let text_width = if plot.y.ticks.is_empty() {
         0.0
     } else {
-        widest_tick_text(plot.y, font.size) + 8.0
+        widest_tick_text(plot.y, font.size, canvas.font()) + 8.0
     };
-    let at = (f.left - text_width - 9.0, (f.top + f.bottom) / 2.0);
-    canvas.vertical_text(&plot.y.label, at, LABEL)
+    let (label, font) = fitted(canvas.font(), &plot.y.label, LABEL, plot.cell.height());
+    let half = canvas.font().width(&label, font.size, font.bold) / 2.0;
+    let middle = (f.top + f.bottom) / 2.0;
+    let middle = middle
+        .min(plot.cell.bottom - half)
+        .max(plot.cell.top + half);
+    let at = (f.left - text_width - 9.0, middle);
+    canvas.vertical_text(&label, at, font)
+}
+
+/// A label that is no longer than `most` pixels: in smaller letters if that is enough, and else without
+/// its middle.
+fn fitted(font: &FigureFont, label: &str, spec: FontSpec, most: f64) -> (String, FontSpec) {
+    let width = font.width(label, spec.size, spec.bold);
+    if width <= most {
+        return (label.to_owned(), spec);
+    }
+    let spec = FontSpec {
+        size: (spec.size * most / width).max(SMALLEST_LABEL),
+        ..spec
+    };
+    let width = font.width(label, spec.size, spec.bold);
+    let chars = label.chars().count();
+    let fitting = (chars as f64 * most / width).floor() as usize;
+    (shorten(label, fitting.min(chars)), spec)
 }
 
 fn draw_right_margin<DB: Backend>(
@@ -460,7 +539,7 @@ fn draw_text_columns<DB: Backend>(
             };
             canvas.text(note, (x, plot.y_pixel(part) + 4.2), Anchor::Start, NOTE)?;
         }
-        x += text_column_width(column) + 14.0;
+        x += text_column_width(column, canvas.font()) + 14.0;
     }
     Ok(())
 }
@@ -493,6 +572,6 @@ fn draw_colour_bar<DB: Backend>(
         canvas.line(&[(rect.right, y), (rect.right + 3.0, y)], RULE, 1.0)?;
         canvas.text(&tick.text, (rect.right + 6.0, y + 4.0), Anchor::Start, TICK)?;
     }
-    let x = rect.right + 20.0 + widest_tick_text(axis, TICK.size);
+    let x = rect.right + 20.0 + widest_tick_text(axis, TICK.size, canvas.font());
     canvas.vertical_text(&axis.label, (x, (f.top + f.bottom) / 2.0), LABEL)
 }
