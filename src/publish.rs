@@ -11,10 +11,12 @@ use crate::journal::{self, Journal, Outcome, RunDirectory, outstanding_trials, r
 use crate::num::format_decimals;
 use crate::output::{check_output_folder, write_atomic};
 use crate::plan::{Plan, PlanFile, PlannedModel};
+use crate::progress::format_duration;
 use crate::report::{self, DataFacts, Facts, ModelFacts};
 use crate::rows::{CalibrationRow, SummaryRow, Tables};
 use crate::table;
 
+mod across_runs;
 mod side_by_side;
 
 /// The tables of a run, and the number of trials that are missing from them.
@@ -279,7 +281,10 @@ fn check_report_folder(out: &Path, runs: &[CombinedRun]) -> Result<()> {
 /// Writes the tables, plots and page to a folder.
 fn write_report(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
     table::write_tables(dir, tables)?;
-    let report = report::build_report(tables, facts)?;
+    let files: Vec<(String, Vec<u8>)> = (tables.files()?.into_iter())
+        .map(|(name, bytes)| (name.to_owned(), bytes))
+        .collect();
+    let report = report::build_report(tables, facts, &files)?;
     for figure in &report.figures {
         write_atomic(
             &dir.join("plots").join(format!("{}.svg", figure.name)),
@@ -414,7 +419,7 @@ fn run_facts(
     }
     environment.push((
         "measuring took".to_owned(),
-        format!("{:.0} s", journal.seconds),
+        format_duration(journal.seconds),
     ));
     Facts {
         name: plan.name.clone(),

@@ -931,6 +931,38 @@ pub struct Gallery {
 }
 
 /// Declares all tables once, so that code that visits every table cannot forget one.
+/// `runs.csv`: an estimator's mean in one of several runs that evaluated the same data, with its paired
+/// difference from the first row of that data. Only reports of several runs have it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRow {
+    /// The name of the run.
+    pub run: String,
+    pub model: String,
+    /// One SHA-256 for all files of the model: models with equal hashes are the same.
+    pub model_sha256: String,
+    pub dataset: String,
+    /// The SHA-256 of the data, by which rows are compared.
+    pub data_sha256: String,
+    pub estimator: String,
+    pub solver: String,
+    /// The kind of number; see [`SummaryRow::kind`].
+    pub kind: EstimateKind,
+    /// The number of samples in the means.
+    pub n: usize,
+    pub bits_per_dim: Option<f64>,
+    pub bits_per_dim_stderr: Option<f64>,
+    pub nats: Option<f64>,
+    pub nats_stderr: Option<f64>,
+    /// The number of samples that this row shares with the first row of the data.
+    pub pairs: usize,
+    /// The mean over these samples of the log-likelihood minus that of the first row, in nats.
+    pub difference: Option<f64>,
+    pub difference_stderr: Option<f64>,
+    /// The ends of the 95 % interval of `difference`, by Student's t.
+    pub low: Option<f64>,
+    pub high: Option<f64>,
+}
+
 macro_rules! tables {
     (files: { $($file:ident: $row:ty,)* } shown: { $($shown:ident: $other:ty,)* }) => {
         /// All tables of one run, or of several runs together.
@@ -1003,6 +1035,7 @@ tables! {
         steps: StepRow,
         calibration: CalibrationRow,
         ranks: RankRow,
+        runs: RunRow,
     }
     shown: { galleries: Gallery, }
 }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::ConfigFile;
 use crate::execute::{ComputeOptions, Executor};
-use crate::host::{hex, processor_name};
+use crate::host::{hex, processor_name, today};
 use crate::journal::{
     self, Event, Journal, Outcome, append_event, array_file, journal_file, outstanding_trials,
     read_plan, row_file, step_file,
@@ -412,6 +412,7 @@ fn describe_environment(runtime: &Runtime, machine: ComputeOptions) -> Vec<(Stri
             format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         ),
         ("processor", processor_name()),
+        ("started", today()),
     ]
     .map(|(k, v)| (k.to_owned(), v));
     known.into_iter().chain(placed).collect()

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::across_runs::run_rows;
 use crate::report::Facts;
 use crate::rows::Tables;
 
@@ -39,6 +40,7 @@ pub(super) fn join_runs(mut runs: Vec<LabelledRun>) -> (Tables, Facts) {
         .filter(|name| !seen.insert(name.clone()))
         .collect();
     let (mut tables, mut facts) = (Tables::default(), Facts::default());
+    tables.runs = run_rows(&runs);
     facts.name = runs
         .iter()
         .map(|r| r.label.clone())

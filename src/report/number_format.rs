@@ -134,6 +134,15 @@ pub(super) fn format_count(value: f64) -> String {
     }
 }
 
+/// A count with its noun, such as `1 probe` and `8 probes`.
+pub(super) fn counted(count: f64, plural: &str) -> String {
+    let noun = match plural.strip_suffix('s') {
+        Some(singular) if count == 1.0 => singular,
+        _ => plural,
+    };
+    format!("{} {noun}", format_count(count))
+}
+
 /// The value with this many decimals. Thousands are grouped by commas, the minus sign is
 /// typographic, and zero has no sign.
 pub(super) fn format_fixed(value: f64, decimals: usize) -> String {
@@ -263,5 +272,7 @@ mod tests {
         assert_eq!(format_count(79.0), "79");
         assert_eq!(format_count(1_000_000.25), "1,000,000");
         assert_eq!(superscript(-15), "⁻¹⁵");
+        assert_eq!(counted(1.0, "probes"), "1 probe");
+        assert_eq!(counted(8.0, "probes"), "8 probes");
     }
 }

@@ -3,6 +3,7 @@
 
 use maud::{Markup, html};
 
+use super::data_table::{Column, data_table, name_markup, value_cell};
 use crate::budget::SolverBias;
 use crate::report::figures::BUDGET_COMPONENTS;
 use crate::report::number_format::{
@@ -34,21 +35,18 @@ pub(super) fn budget_section(view: &ReportView, group: &ComparisonGroup) -> Mark
     html! {
         @if !lines.is_empty() { details open[measured] {
             summary { "The error budget of the mean" }
-            div.scroll { table {
-                thead { tr { th { "Estimator" }
+            (data_table(
+                &format!("budget-{}", group.model),
+                &format!("Error budget of {}, nats", group.model),
+                &budget_columns(&lines, &components),
+                html! { @for estimator in group.estimators() { tr {
+                    th scope="row" { (name_markup(&view.short_name(estimator))) }
                     @for name in &components {
-                        th.n title=(component_description(&lines, name)) { (name) }
+                        (budget_cell(find_component(&lines, estimator, name), group))
                     }
-                    th { "largest component, and how to reduce it" }
-                } }
-                tbody { @for estimator in group.estimators() { tr {
-                    th scope="row" { (view.short_name(estimator)) }
-                    @for name in &components {
-                        td.n { (budget_cell(find_component(&lines, estimator, name), group)) }
-                    }
-                    td { (largest_component(&lines, estimator)) }
-                } } }
-            } }
+                    td.wide { (largest_component(&lines, estimator)) }
+                } } },
+            ))
             p.note {
                 "Size of each component in the mean over samples, in nats"
                 @if group.bits_per_nat().is_some() { " (bits/dim in brackets)" }
@@ -77,6 +75,19 @@ fn find_component<'a>(
         .copied()
 }
 
+/// The columns of the table: a component each, and the largest one.
+fn budget_columns<'a>(lines: &[&BudgetRow], components: &[&'a str]) -> Vec<Column<'a>> {
+    let component = |name: &&'a str| {
+        Column::number(*name, *name, "nats").meaning(component_description(lines, name))
+    };
+    let first = Column::text("estimator", "Estimator");
+    let last = Column::text("largest", "largest component, and how to reduce it");
+    std::iter::once(first)
+        .chain(components.iter().map(component))
+        .chain([last])
+        .collect()
+}
+
 /// How the component was measured, for the first estimator that has it.
 fn component_description(lines: &[&BudgetRow], component: &str) -> String {
     lines
@@ -88,7 +99,7 @@ fn component_description(lines: &[&BudgetRow], component: &str) -> String {
 /// The size of a component in the mean and per sample, and the observed order of convergence.
 fn budget_cell(line: Option<&BudgetRow>, group: &ComparisonGroup) -> Markup {
     let Some(line) = line.filter(|l| if_finite(l.mean_nats).is_some()) else {
-        return html! { (ABSENT) };
+        return value_cell(None, None);
     };
     let row = group
         .rows
@@ -97,7 +108,11 @@ fn budget_cell(line: Option<&BudgetRow>, group: &ComparisonGroup) -> Markup {
     if line.component == "solver"
         && row.and_then(|row| SolverBias::from_summary(row)) == Some(SolverBias::Negligible)
     {
-        return html! { span title="Less than the rounding of the number" { "none" } };
+        return html! {
+            td.n data-v=[if_finite(line.bias_nats)] title="Less than the rounding of the number" {
+                "none"
+            }
+        };
     }
     let mean = match (line.bias_nats, line.bias_stderr) {
         (Some(bias), error) => format_with_error(Some(bias), error),
@@ -108,13 +123,15 @@ fn budget_cell(line: Option<&BudgetRow>, group: &ComparisonGroup) -> Markup {
         .or(line.mean_bits_per_dim)
         .filter(|_| group.bits_per_nat().is_some());
     html! {
-        (mean)
-        @if let Some(bits) = bits { " (" (format_significant(bits, 2)) ")" }
-        @if let Some(sample) = if_finite(line.sample_nats) {
-            span.kind { (format_significant(sample, 2)) " per sample" }
-        }
-        @if let Some(order) = line.observed_order {
-            span.kind { "observed order: " (format_significant(order, 2)) }
+        td.n data-v=[if_finite(line.bias_nats.or(line.mean_nats))] data-e=[if_finite(line.bias_stderr)] {
+            (mean)
+            @if let Some(bits) = bits { " (" (format_significant(bits, 2)) ")" }
+            @if let Some(sample) = if_finite(line.sample_nats) {
+                span.kind { (format_significant(sample, 2)) " per sample" }
+            }
+            @if let Some(order) = line.observed_order {
+                span.kind { "observed order: " (format_significant(order, 2)) }
+            }
         }
     }
 }

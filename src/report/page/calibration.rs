@@ -2,10 +2,9 @@
 
 use maud::{Markup, html};
 
+use super::data_table::{Column, count_cell, data_table, name_markup, shown_cell, value_cell};
 use crate::calibration::STATISTICS;
-use crate::report::number_format::{
-    ABSENT, format_count, format_fixed, format_significant, format_with_error,
-};
+use crate::report::number_format::{ABSENT, format_count, format_fixed, format_optional};
 use crate::report::text::sanitize_line;
 use crate::report::view::{CalibrationGroup, ReportView};
 use crate::rows::CalibrationRow;
@@ -82,35 +81,27 @@ fn uniformity_table(group: &CalibrationGroup, rows: &[&CalibrationRow]) -> Marku
         })
         .collect();
     html! {
-        div.scroll { table {
-            thead { tr {
-                th { "Test" } th { "parameter" } th.n { "n" } th.n { "failed" }
-                @for name in SHOWN_TESTS {
-                    th.n title=(statistic_meaning(name)) { (name) } th.n { "p" }
-                }
-                @for name in SHOWN_MOMENTS {
-                    th.n title=(statistic_meaning(name)) { (name) " ± SE" } th.n { "p" }
-                }
-            } }
-            tbody { @for (test, parameter) in lines { tr {
+        (data_table(
+            &format!("ranks-{}", group.model),
+            "Tests of uniform ranks",
+            &uniformity_columns(),
+            html! { @for (test, parameter) in lines { tr {
                 @let of = |name: &str| find_row(rows, test, parameter, name);
-                th scope="row" { (sanitize_line(test)) }
+                th scope="row" { (name_markup(test)) }
                 td { (parameter_name(parameter)) }
-                td.n { (of("ecdf").map_or(ABSENT.into(), |row| format_count(row.n as f64))) }
-                td.n { (of("ecdf").map_or(ABSENT.into(), |row| format_count(row.failed as f64))) }
+                (optional_count_cell(of("ecdf").map(|row| row.n)))
+                (optional_count_cell(of("ecdf").map(|row| row.failed)))
                 @for name in SHOWN_TESTS {
-                    td.n { (value_of(of(name))) }
+                    @let value = of(name).and_then(|row| row.value);
+                    (shown_cell(value, &format_optional(value, 3), false))
                     (p_cell(of(name)))
                 }
                 @for name in SHOWN_MOMENTS {
-                    td.n { @match of(name) {
-                        Some(row) => (format_with_error(row.value, row.stderr)),
-                        None => (ABSENT),
-                    } }
+                    (moment_cell(of(name)))
                     (p_cell(of(name)))
                 }
-            } } }
-        } }
+            } } },
+        ))
         p.note {
             "If the model is the posterior, all ranks are equally likely. Bold p-values are below "
             "5 %. For " i { "all" } " parameters, p is the smallest one times the number of "
@@ -144,27 +135,20 @@ fn coverage_table(group: &CalibrationGroup, rows: &[&CalibrationRow]) -> Markup 
         nearest.filter(|row| gap(row) < 0.03)
     };
     html! { @if !tests.is_empty() {
-        div.scroll { table {
-            thead { tr {
-                th { "Coverage at credibility" }
-                @for level in SHOWN_LEVELS { th.n { (format_fixed(100.0 * level, 0)) " %" } }
-                th.n title=(statistic_meaning("area")) { "area ± SE" }
-                th.n title=(statistic_meaning("log-density")) { "log-density ± SE" }
-            } }
-            tbody { @for test in tests { tr {
-                th scope="row" { (sanitize_line(test)) }
-                @for level in SHOWN_LEVELS { td.n { @match near(test, level) {
-                    Some(row) => (coverage_text(row)),
-                    None => (ABSENT),
-                } } }
-                @for name in ["area", "log-density"] { td.n {
-                    @match find_row(rows, test, "", name) {
-                        Some(row) => (format_with_error(row.value, row.stderr)),
-                        None => (ABSENT),
-                    }
-                } }
-            } } }
-        } }
+        (data_table(
+            &format!("coverage-{}", group.model),
+            "Coverage at credibility",
+            &coverage_columns(),
+            html! { @for test in tests { tr {
+                th scope="row" { (name_markup(test)) }
+                @for level in SHOWN_LEVELS {
+                    @let row = near(test, level);
+                    @let text = row.map_or(ABSENT.to_owned(), coverage_text);
+                    (shown_cell(row.and_then(|row| row.value), &text, false))
+                }
+                @for name in ["area", "log-density"] { (moment_cell(find_row(rows, test, "", name))) }
+            } } },
+        ))
         p.note {
             "The share of observations in percent with its 95 % interval. The region of a "
             "credibility holds the draws of highest density (" code { "coverage" } ") or those "
@@ -186,17 +170,57 @@ fn coverage_text(row: &CalibrationRow) -> String {
     )
 }
 
-fn value_of(row: Option<&CalibrationRow>) -> String {
-    let value = row.and_then(|row| row.value);
-    value.map_or(ABSENT.to_owned(), |value| format_significant(value, 3))
+/// The columns of the tests of uniform ranks.
+fn uniformity_columns() -> Vec<Column<'static>> {
+    let mut columns = vec![
+        Column::text("test", "Test"),
+        Column::text("parameter", "parameter"),
+        Column::number("n", "n", ""),
+        Column::number("failed", "failed", ""),
+    ];
+    let p = |name: &str| Column::number(format!("{name}_p"), "p", "");
+    for name in SHOWN_TESTS {
+        columns.push(Column::number(name, name, "").meaning(statistic_meaning(name)));
+        columns.push(p(name));
+    }
+    for name in SHOWN_MOMENTS {
+        let heading = format!("{name} ± SE");
+        columns.push(Column::number(name, heading, "").meaning(statistic_meaning(name)));
+        columns.push(p(name));
+    }
+    columns
+}
+
+/// The columns of the coverage.
+fn coverage_columns() -> Vec<Column<'static>> {
+    let level = |level: f64| {
+        let percent = format_fixed(100.0 * level, 0);
+        Column::number(format!("coverage_{percent}"), format!("{percent} %"), "")
+    };
+    let statistic = |name: &'static str| {
+        Column::number(name, format!("{name} ± SE"), "").meaning(statistic_meaning(name))
+    };
+    std::iter::once(Column::text("test", "Coverage at credibility"))
+        .chain(SHOWN_LEVELS.map(level))
+        .chain(["area", "log-density"].map(statistic))
+        .collect()
+}
+
+fn moment_cell(row: Option<&CalibrationRow>) -> Markup {
+    value_cell(
+        row.and_then(|row| row.value),
+        row.and_then(|row| row.stderr),
+    )
+}
+
+fn optional_count_cell(count: Option<usize>) -> Markup {
+    count.map_or_else(|| value_cell(None, None), |count| count_cell(count as f64))
 }
 
 /// A p-value, bold below 5 %.
 fn p_cell(row: Option<&CalibrationRow>) -> Markup {
-    html! { @match row.and_then(|row| row.p) {
-        Some(p) => td.n.off[p < 0.05] { (format_significant(p, 2)) },
-        None => td.n { (ABSENT) },
-    } }
+    let p = row.and_then(|row| row.p);
+    shown_cell(p, &format_optional(p, 2), p.is_some_and(|p| p < 0.05))
 }
 
 /// A parameter in the table.

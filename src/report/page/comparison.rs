@@ -6,10 +6,11 @@
 
 use maud::{Markup, html};
 
+use super::data_table::{Column, count_cell, data_table, name_markup, shown_cell, value_cell};
 use super::summary::non_breaking;
 use crate::report::figures::{FLOOR_SAMPLER, format_correlation};
 use crate::report::number_format::{
-    ABSENT, format_count, format_optional, format_with_error, half_width_95, if_finite,
+    ABSENT, format_optional, format_with_error, half_width_95, if_finite,
 };
 use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
@@ -70,53 +71,34 @@ fn comparison_table(view: &ReportView, model: &str, dataset: &str) -> Markup {
         .collect();
     html! {
         h4 { "Few steps beside full trajectories" span.solver { (sanitize_line(dataset)) } }
-        div.scroll { table.summary {
-            thead { tr {
-                th { "Estimator" } th { "Path" }
-                th.n title="Evaluations of the network or map per sample" { "evals" }
-                th.n title="Jacobian products per sample" { "JVPs" }
-                th.n title="Mean over samples ± one standard error over the data" { (unit) " ± SE" }
-                th.n title="Absolute mean paired difference from the reference ± standard error" {
-                    "|Δ| ± SE, " (unit)
-                }
-                th.n title="Pearson's correlation with the reference over samples" { "r" }
-                th.n title="Spearman's correlation of ranks with the reference over samples" {
-                    "rank r"
-                }
-                th.n title="Root mean square difference from the reference per sample" {
-                    "RMSE, nats"
-                }
-                @for (name, _) in &statistics {
-                    th.n title="Statistic of samples drawn with the same steps ± standard error" {
-                        (sanitize_line(name)) " ± SE"
-                    }
-                }
-            } }
-            tbody { @for (group, row) in &lines { tr.reference[if_finite(row.bias).is_none()] {
+        (data_table(
+            &format!("few-steps-{model}"),
+            &format!("Few steps beside full trajectories of {model}"),
+            &comparison_columns(unit, &statistics),
+            html! { @for (group, row) in &lines { tr.reference[if_finite(row.bias).is_none()] {
                 th scope="row" {
-                    (sanitize_line(&row.estimator))
+                    (name_markup(&row.estimator))
                     span.kind { (row.kind) }
                 }
                 td {
-                    @if row.kind.follows_path() { (sanitize_line(&row.solver)) }
+                    @if row.kind.follows_path() { (name_markup(&row.solver)) }
                     @else if is_few_step(row) { "its own" }
                     @else { "none" }
                 }
-                td.n { (format_count(row.evaluations)) }
-                td.n { (format_count(row.jvps)) }
-                td.n { (if bits { format_with_error(row.bits_per_dim, row.bits_per_dim_stderr) }
-                    else { format_with_error(row.nats, row.nats_stderr) }) }
-                td.n { (reference_distance_cell(group, row)) }
-                td.n { (correlation_cell(row.correlation)) }
-                td.n { (correlation_cell(row.rank_correlation)) }
-                td.n { (format_optional(row.rmse, 3)) }
+                (count_cell(row.evaluations))
+                (count_cell(row.jvps))
+                (if bits { value_cell(row.bits_per_dim, row.bits_per_dim_stderr) }
+                    else { value_cell(row.nats, row.nats_stderr) })
+                (reference_distance_cell(group, row))
+                (correlation_cell(row.correlation))
+                (correlation_cell(row.rank_correlation))
+                (shown_cell(row.rmse, &format_optional(row.rmse, 3), false))
                 @for (name, features) in &statistics {
                     @let metric = metric_of_same_steps(row, &metrics, name, features);
-                    @let text = metric.map(|m| format_with_error(Some(m.value), m.stderr));
-                    td.n { (text.unwrap_or(ABSENT.into())) }
+                    (value_cell(metric.map(|m| m.value), metric.and_then(|m| m.stderr)))
                 }
-            } } }
-        } }
+            } } },
+        ))
         p.note {
             "|Δ|, r, rank r and RMSE compare each row with the reference, which is the row without "
             "them, paired per sample. Values closer to the reference are better. Few steps and "
@@ -150,9 +132,37 @@ fn in_reported_unit(group: &ComparisonGroup, nats: Option<f64>) -> Option<f64> {
 }
 
 /// The absolute bias ± its standard error, in the reported unit.
-fn reference_distance_cell(group: &ComparisonGroup, row: &SummaryRow) -> String {
+fn reference_distance_cell(group: &ComparisonGroup, row: &SummaryRow) -> Markup {
     let part = |v: Option<f64>| in_reported_unit(group, if_finite(v)).map(f64::abs);
-    format_with_error(part(row.bias), part(row.bias_stderr))
+    value_cell(part(row.bias), part(row.bias_stderr))
+}
+
+/// The columns of the table, with one for each statistic of samples.
+fn comparison_columns<'a>(unit: &'static str, statistics: &[(&'a str, &str)]) -> Vec<Column<'a>> {
+    let correlation = "correlation with the reference over samples";
+    let statistic = |(name, _): &(&'a str, &str)| {
+        Column::number(*name, format!("{name} ± SE"), "")
+            .meaning("Statistic of samples drawn with the same steps ± standard error")
+    };
+    [
+        Column::text("estimator", "Estimator"),
+        Column::text("path", "Path"),
+        Column::number("evaluations", "evals", "")
+            .meaning("Evaluations of the network or map per sample"),
+        Column::number("jvps", "JVPs", "").meaning("Jacobian products per sample"),
+        Column::number("mean", format!("{unit} ± SE"), unit)
+            .meaning("Mean over samples ± one standard error over the data"),
+        Column::number("difference", format!("|Δ| ± SE, {unit}"), unit)
+            .meaning("Absolute mean paired difference from the reference ± standard error"),
+        Column::number("correlation", "r", "").meaning(format!("Pearson's {correlation}")),
+        Column::number("rank_correlation", "rank r", "")
+            .meaning(format!("Spearman's rank {correlation}")),
+        Column::number("rmse", "RMSE, nats", "nats")
+            .meaning("Root mean square difference from the reference per sample"),
+    ]
+    .into_iter()
+    .chain(statistics.iter().map(statistic))
+    .collect()
 }
 
 /// Whether a row whose number is not a normalized density reports a significantly higher likelihood
@@ -170,8 +180,9 @@ fn exceeds_reference(row: &SummaryRow) -> bool {
         && if_finite(row.bias).is_some_and(|b| b > half)
 }
 
-fn correlation_cell(r: Option<f64>) -> String {
-    if_finite(r).map_or(ABSENT.into(), format_correlation)
+fn correlation_cell(r: Option<f64>) -> Markup {
+    let text = if_finite(r).map_or(ABSENT.into(), format_correlation);
+    shown_cell(r, &text, false)
 }
 
 /// The statistics with their features for which a sampler takes the steps of some row.

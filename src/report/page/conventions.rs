@@ -3,7 +3,8 @@
 
 use maud::{Markup, html};
 
-use crate::report::number_format::{ABSENT, format_significant, format_with_error, if_finite};
+use super::data_table::{Column, data_table, shown_cell, value_cell};
+use crate::report::number_format::format_optional;
 use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::ConventionRow;
@@ -23,37 +24,29 @@ pub(super) fn conventions_section(view: &ReportView, group: &ComparisonGroup) ->
     html! {
         @if !rows.is_empty() { details {
             summary { "Under named conventions" }
-            div.scroll { table {
-                thead { tr {
-                    th { "Convention" } th { "Unit" }
-                    th.n title="value = scale · log p + offset" { "offset" }
-                    @for estimator in &estimators { th.n { (view.short_name(estimator)) } }
-                    th { "Formula, source and protocol" }
-                } }
-                tbody { @for convention in rows.iter().filter(|row| row.estimator == first) { tr {
+            (data_table(
+                &format!("conventions-{}", group.model),
+                &format!("{} under named conventions", group.model),
+                &convention_columns(view, &estimators),
+                html! { @for convention in rows.iter().filter(|row| row.estimator == first) { tr {
                     th scope="row" { code { (sanitize_line(&convention.convention)) } }
                     td { (sanitize_line(&convention.unit)) }
-                    @let offset = if_finite(convention.offset);
-                    @let offset = offset.map(|offset| format_significant(offset, 6));
-                    td.n { (offset.unwrap_or(ABSENT.into())) }
-                    @if convention.reason.is_empty() {
-                        @for estimator in &estimators {
-                            td.n { (convention_cell(&rows, convention, estimator)) }
-                        }
-                    } @else {
-                        td.wide colspan=(estimators.len().max(1)) {
-                            "does not apply: " (sanitize_line(&convention.reason))
-                        }
+                    (shown_cell(convention.offset, &format_optional(convention.offset, 6), false))
+                    @for estimator in &estimators {
+                        (convention_cell(&rows, convention, estimator))
                     }
                     td.wide {
+                        @if !convention.reason.is_empty() {
+                            "Does not apply: " (sanitize_line(&convention.reason)) ". "
+                        }
                         (sanitize_line(&convention.formula))
                         " (" (sanitize_line(&convention.source)) ")"
                         @if !convention.protocol.is_empty() {
                             ". Protocol of that code: " (sanitize_line(&convention.protocol)) "."
                         }
                     }
-                } } }
-            } }
+                } } },
+            ))
             p.note {
                 "Mean over samples ± one standard error over the data, always from the same "
                 "log-likelihoods. log p is in nats in the model's own coordinates, and D is the "
@@ -65,12 +58,29 @@ pub(super) fn conventions_section(view: &ReportView, group: &ComparisonGroup) ->
     }
 }
 
+/// The columns of the table: a column for each estimator.
+fn convention_columns<'a>(view: &ReportView, estimators: &[&'a str]) -> Vec<Column<'a>> {
+    let estimator =
+        |estimator: &&'a str| Column::number(*estimator, view.short_name(estimator), "");
+    [
+        Column::text("convention", "Convention"),
+        Column::text("unit", "Unit"),
+        Column::number("offset", "offset", "").meaning("value = scale · log p + offset"),
+    ]
+    .into_iter()
+    .chain(estimators.iter().map(estimator))
+    .chain([Column::text("formula", "Formula, source and protocol")])
+    .collect()
+}
+
 /// The value of an estimator under a convention.
-fn convention_cell(rows: &[&ConventionRow], convention: &ConventionRow, estimator: &str) -> String {
+fn convention_cell(rows: &[&ConventionRow], convention: &ConventionRow, estimator: &str) -> Markup {
     let same = |row: &&&ConventionRow| {
         row.estimator == estimator && row.convention == convention.convention
     };
-    rows.iter().find(same).map_or(ABSENT.into(), |row| {
-        format_with_error(row.value, row.stderr)
-    })
+    let row = rows.iter().find(same);
+    value_cell(
+        row.and_then(|row| row.value),
+        row.and_then(|row| row.stderr),
+    )
 }

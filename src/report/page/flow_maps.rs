@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use crate::report::number_format::{ABSENT, format_count, format_optional, format_with_error};
+use super::data_table::{Column, count_cell, data_table, shown_cell, value_cell};
+use crate::report::number_format::{ABSENT, format_count, format_optional};
 use crate::report::text::sanitize_line;
 use crate::report::view::ReportView;
 use crate::rows::MapRow;
@@ -45,6 +46,20 @@ const IDENTITY_DESCRIPTIONS: [(&str, &str); 8] = [
     ),
 ];
 
+/// The columns of the table of identities.
+const MAP_COLUMNS: [fn() -> Column<'static>; 7] = [
+    || Column::text("identity", "Identity"),
+    || Column::number("steps", "steps", ""),
+    || Column::number("residual", "residual ± SE", ""),
+    || Column::number("rms", "rms", ""),
+    || Column::text("unit", "unit"),
+    || Column::number("n", "n", ""),
+    || {
+        Column::number("effective_n", "effective n", "")
+            .meaning("Number of draws of equal weight that would be as precise")
+    },
+];
+
 /// One table for each map and dataset of the model.
 pub(super) fn flow_map_tables(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&MapRow> = view
@@ -67,25 +82,25 @@ pub(super) fn flow_map_tables(view: &ReportView, model: &str) -> Markup {
                 "Is " (sanitize_line(map)) " a flow map?"
                 span.solver { (sanitize_line(dataset)) }
             }
-            div.scroll { table {
-                thead { tr {
-                    th { "Identity" } th.n { "steps" } th.n { "residual ± SE" } th.n { "rms" }
-                    th { "unit" } th.n { "n" }
-                    th.n title="Number of draws of equal weight that would be as precise" {
-                        "effective n"
-                    }
-                } }
-                tbody { @for check in distinct_checks(&rows) {
+            (data_table(
+                &format!("map-{model}-{map}"),
+                &format!("Identities of the flow map {map}"),
+                &MAP_COLUMNS.map(|column| column()),
+                html! { @for check in distinct_checks(&rows) {
                     @for row in rows.iter().filter(|r| r.check == check) { tr {
                     th scope="row" title=(identity_description(check)) { (sanitize_line(check)) }
-                    td.n { (row.steps) }
-                    td.n { (format_with_error(Some(row.residual), row.residual_stderr)) }
-                    td.n { (format_optional(row.rms, 3)) }
+                    (count_cell(row.steps as f64))
+                    (value_cell(Some(row.residual), row.residual_stderr))
+                    (shown_cell(row.rms, &format_optional(row.rms, 3), false))
                     td { (sanitize_line(&row.unit)) }
-                    td.n { (format_count(row.n as f64)) }
-                    td.n { (row.effective_n.map_or(ABSENT.into(), format_count)) }
-                } } } }
-            } }
+                    (count_cell(row.n as f64))
+                    (shown_cell(
+                        row.effective_n,
+                        &row.effective_n.map_or(ABSENT.into(), format_count),
+                        false,
+                    ))
+                } } } },
+            ))
             p.note {
                 "The residuals of a true flow map are zero. Each residual is a mean over samples ± "
                 "one standard error, and rms is its root mean square. The identities are: "

@@ -2,7 +2,9 @@
 
 use maud::{Markup, html};
 
-use crate::report::number_format::{ABSENT, format_count, format_significant};
+use super::data_table::{Column, data_table, value_cell};
+use crate::progress::format_duration;
+use crate::report::number_format::{ABSENT, counted, format_significant};
 use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::FrontierRow;
@@ -30,13 +32,11 @@ pub(super) fn frontier_section(view: &ReportView, group: &ComparisonGroup) -> Ma
     html! {
         @if estimators.len() > 1 && !lines.is_empty() { details {
             summary { "The cheapest estimator for a wanted accuracy" }
-            div.scroll { table {
-                thead { tr {
-                    th { "Wanted standard error" } th { "least time" }
-                    th { "fewest Jacobian products" }
-                    @for estimator in &estimators { th.n { (view.short_name(estimator)) } }
-                } }
-                tbody { @for (scope, unit, target) in &wanted {
+            (data_table(
+                &format!("frontier-{}", group.model),
+                &format!("The cheapest estimator of {} for a wanted accuracy", group.model),
+                &frontier_columns(view, &estimators),
+                html! { @for (scope, unit, target) in &wanted {
                     @let same = |l: &&FrontierRow| {
                         (l.scope.as_str(), l.unit.as_str(), l.target) == (*scope, *unit, *target)
                     };
@@ -51,11 +51,11 @@ pub(super) fn frontier_section(view: &ReportView, group: &ComparisonGroup) -> Ma
                         td { (cheapest_estimator(view, &row, |l| l.fewest_jvps)) }
                         @for estimator in &estimators {
                             @let line = row.iter().find(|l| l.estimator == **estimator).copied();
-                            td.n { (frontier_cell(line)) }
+                            (frontier_cell(line))
                         }
                     }
-                } }
-            } }
+                } },
+            ))
             p.note {
                 "The cost of one sample in Jacobian products and measured seconds. The numbers of "
                 "probes and replicates are extrapolated from this run by the law 1/K, which is "
@@ -83,18 +83,33 @@ fn cheapest_estimator(
 
 /// The cost of one sample, and the number of probes or replicates.
 fn frontier_cell(line: Option<&FrontierRow>) -> Markup {
+    let Some((line, jvps, seconds)) = line.and_then(|l| Some((l, l.jvps?, l.seconds?))) else {
+        return value_cell(None, None);
+    };
     html! {
-        @match line.and_then(|l| Some((l, l.jvps?, l.seconds?))) {
-            Some((line, jvps, seconds)) => {
-                (format_count(jvps.round())) " products"
-                span.kind {
-                    @if let Some(needed) = line.needed {
-                        (format_count(needed)) " " (sanitize_line(&line.averages)) ", "
-                    }
-                    (format_significant(seconds, 2)) " s"
+        td.n data-v=(jvps) {
+            (counted(jvps.round(), "products"))
+            span.kind {
+                @if let Some(needed) = line.needed {
+                    (counted(needed, &sanitize_line(&line.averages))) ", "
                 }
+                @if seconds < 100.0 { (format_significant(seconds, 2)) " s" }
+                @else { (format_duration(seconds)) }
             }
-            None => { (ABSENT) }
         }
     }
+}
+
+/// The columns of the table: a column for each estimator.
+fn frontier_columns<'a>(view: &ReportView, estimators: &[&'a str]) -> Vec<Column<'a>> {
+    let estimator =
+        |estimator: &&'a str| Column::number(*estimator, view.short_name(estimator), "products");
+    [
+        Column::text("target", "Wanted standard error"),
+        Column::text("least_time", "least time"),
+        Column::text("fewest_products", "fewest Jacobian products"),
+    ]
+    .into_iter()
+    .chain(estimators.iter().map(estimator))
+    .collect()
 }

@@ -8,32 +8,56 @@ mod budget;
 mod calibration;
 mod comparison;
 mod conventions;
+mod data_table;
+mod files;
 mod flow_maps;
 mod frontier;
 mod reading_guide;
 mod results;
 mod reweight;
+mod runs;
 mod setup;
 mod stein;
 mod summary;
+mod verdict;
 
+use std::collections::BTreeMap;
+
+use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Figure;
+use super::number_format::counted;
 use super::text::{sanitize_block, sanitize_line, shorten};
 use super::view::ReportView;
+use files::EmbeddedFiles;
 
+/// The script of the page: it sorts, filters and copies tables, and shows the values of figures.
+const SCRIPT: &str = include_str!("page.js");
 /// The style sheet of the page.
 const STYLE_SHEET: &str = include_str!("style.css");
-/// The largest total size of the figures in the page, in bytes. Further figures are only linked, so
-/// that browsers can still open the page.
+/// The largest total size of the figures in the page, in bytes. Further figures are files beside the page
+/// alone, so that browsers can still open it.
 const MAX_FIGURE_BYTES: usize = 7_000_000;
 /// The largest SVG in the page, in bytes. A larger figure is included as PNG, which is smaller and
 /// faster to show.
 const MAX_INLINE_SVG_BYTES: usize = 500_000;
 
 /// The text of `index.html`.
-pub(super) fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> String {
+///
+/// # Errors
+/// Fails if a file of the page cannot be compressed.
+pub(super) fn render_page(
+    view: &ReportView,
+    figures: &[(&str, Figure)],
+    tables: &[(String, Vec<u8>)],
+) -> Result<String> {
+    let data = figures.iter().map(|(_, figure)| {
+        let name = format!("plots/{}.csv", figure.name);
+        (name, figure.data.as_bytes())
+    });
+    let tables = (tables.iter()).map(|(name, bytes)| (format!("tables/{name}.csv"), &bytes[..]));
+    let embedded = EmbeddedFiles::new(tables.chain(data).collect())?;
     let name = if view.facts.name.is_empty() {
         "flowgauge report"
     } else {
@@ -61,47 +85,69 @@ pub(super) fn render_page(view: &ReportView, figures: &[(&str, Figure)]) -> Stri
                 }
                 main {
                     (summary::warnings_section(view))
+                    (verdict::verdict_section(view))
                     (summary::summary_section(view))
                     (setup::setup_section(view))
                     section #results {
                         h2 { "Results" }
-                        (model_articles(view, figures))
+                        (runs::runs_section(view))
+                        (model_articles(view, figures, &embedded))
                     }
                     (reading_guide::reading_guide_section(view))
-                    (setup::provenance_section(view))
+                    (setup::provenance_section(view, &embedded))
                     (config_section(view))
                 }
                 footer {
                     "Written by flowgauge from the files of the run. To rebuild this page, use "
                     code { "flowgauge report" } "."
                 }
+                (embedded.markup())
+                script { (PreEscaped(SCRIPT)) }
             }
         }
     };
-    page.into_string()
+    Ok(page.into_string())
 }
 
 /// The line under the title: the numbers of models, samples and trials, and the seed.
 fn lead_line(view: &ReportView) -> String {
     let facts = view.facts;
-    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let samples: usize = facts.data.iter().map(|data| data.samples).sum();
-    let mut parts = vec![count(view.models.len(), "model")];
-    if samples > 0 {
-        parts.push(count(samples, "data sample"));
+    let mut parts = vec![counted(view.models.len() as f64, "models")];
+    let evaluated = evaluated_samples(view);
+    if evaluated > 0 {
+        parts.push(format!(
+            "{} evaluated",
+            counted(evaluated as f64, "samples")
+        ));
     }
     parts.push(format!(
         "{} finished",
-        count(facts.trials_finished, "trial")
+        counted(facts.trials_finished as f64, "trials")
     ));
     parts.push(format!("seed {}", sanitize_line(&facts.seed)));
+    let days = facts
+        .environment
+        .iter()
+        .filter(|(key, _)| key.ends_with("started"));
+    parts.extend(days.map(|(_, day)| sanitize_line(day)).take(1));
     parts.join(" · ")
+}
+
+/// The number of samples whose log-likelihood was computed, over all models and datasets.
+fn evaluated_samples(view: &ReportView) -> usize {
+    let mut most: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for row in &view.tables.summary {
+        let n = most.entry((&row.model, &row.dataset)).or_default();
+        *n = (*n).max(row.n + row.failed);
+    }
+    most.values().sum()
 }
 
 /// Links to the sections of the page.
 fn table_of_contents(view: &ReportView) -> Markup {
     html! {
         nav aria-label="Contents" {
+            a href="#verdict" { "In one sentence" }
             a href="#summary" { "In short" }
             a href="#asked" { "Setup" }
             a href="#results" { "Results" }
@@ -117,7 +163,11 @@ fn table_of_contents(view: &ReportView) -> Markup {
 }
 
 /// One article per model, with its tables and figures.
-fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
+fn model_articles(
+    view: &ReportView,
+    figures: &[(&str, Figure)],
+    embedded: &EmbeddedFiles,
+) -> Markup {
     let mut bytes_left = MAX_FIGURE_BYTES;
     html! {
         @if view.models.is_empty() {
@@ -134,7 +184,7 @@ fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
                     p { (sentence) }
                 }
                 @for (_, figure) in figures.iter().filter(|(owner, _)| owner == model) {
-                    (figure_element(figure, &mut bytes_left))
+                    (figure_element(figure, embedded, &mut bytes_left))
                 }
                 (flow_maps::flow_map_tables(view, model))
                 (stein::stein_section(view, model))
@@ -148,9 +198,9 @@ fn model_articles(view: &ReportView, figures: &[(&str, Figure)]) -> Markup {
     }
 }
 
-/// A figure with its caption and links to its files. `bytes_left` is the size that the page's
-/// figures may still have.
-fn figure_element(figure: &Figure, bytes_left: &mut usize) -> Markup {
+/// A figure with its caption and its data. `bytes_left` is the size that the page's figures may still
+/// have.
+fn figure_element(figure: &Figure, embedded: &EmbeddedFiles, bytes_left: &mut usize) -> Markup {
     let svg = figure.svg.len() <= MAX_INLINE_SVG_BYTES.min(*bytes_left);
     let bytes = if svg {
         figure.svg.len()
@@ -162,7 +212,7 @@ fn figure_element(figure: &Figure, bytes_left: &mut usize) -> Markup {
         *bytes_left -= bytes;
     }
     html! {
-        figure id=(figure.name) {
+        figure.plot id=(figure.name) {
             @if fits && svg {
                 div.drawing { (PreEscaped(&figure.svg)) }
             } @else if fits {
@@ -171,13 +221,15 @@ fn figure_element(figure: &Figure, bytes_left: &mut usize) -> Markup {
                         src={ "data:image/png;base64," (base64_encoded(&figure.png)) };
                 }
             } @else {
-                p.empty { "This figure would make the page too large: see the linked files." }
+                p.empty {
+                    "This figure would make the page too large. It is beside the page, as "
+                    code { "plots/" (figure.name) ".svg" } "."
+                }
             }
             figcaption {
-                (figure.caption) " "
-                span.files {
-                    a href={ "plots/" (figure.name) ".svg" } { "SVG" } " "
-                    a href={ "plots/" (figure.name) ".png" } { "PNG" }
+                (figure.caption)
+                @if let Some(link) = embedded.link(&format!("plots/{}.csv", figure.name), "data") {
+                    " " span.files { (link) }
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use maud::{Markup, html};
 
+use super::data_table::{Column, count_cell, data_table, name_markup, shown_cell, value_cell};
 use super::{budget, conventions, frontier};
 use crate::report::figures::{FLOOR_SAMPLER, format_correlation};
 use crate::report::number_format::{
@@ -41,89 +42,172 @@ pub(super) fn result_tables(view: &ReportView, model: &str) -> Markup {
 
 /// A column of the summary table. It is omitted if no row has a value in it.
 struct SummaryColumn {
+    key: &'static str,
     heading: &'static str,
+    unit: &'static str,
     /// The explanation that appears when the pointer rests on the heading.
     meaning: &'static str,
+    /// Whether the column is hidden at first.
+    is_off: bool,
+    /// The number of a row, and its standard error.
+    value: fn(&SummaryRow) -> (Option<f64>, Option<f64>),
     /// The text of the cell of a row.
-    cell: fn(&ComparisonGroup, &SummaryRow) -> String,
+    text: fn(&SummaryRow) -> String,
+    /// Whether the reference has no such number.
+    is_comparison: bool,
 }
+
+impl SummaryColumn {
+    fn heading(&self) -> Column<'static> {
+        let column = Column::number(self.key, self.heading, self.unit).meaning(self.meaning);
+        if self.is_off { column.off() } else { column }
+    }
+
+    fn is_absent(&self, group: &ComparisonGroup, row: &SummaryRow) -> bool {
+        if_finite((self.value)(row).0).is_none() || self.is_comparison && is_reference(group, row)
+    }
+
+    fn cell(&self, group: &ComparisonGroup, row: &SummaryRow) -> Markup {
+        if self.is_absent(group, row) {
+            return value_cell(None, None);
+        }
+        let (value, error) = (self.value)(row);
+        html! {
+            td.n data-v=[if_finite(value)] data-e=[if_finite(error)] { ((self.text)(row)) }
+        }
+    }
+}
+
+/// A column that is always shown.
+const COLUMN: SummaryColumn = SummaryColumn {
+    key: "",
+    heading: "",
+    unit: "",
+    meaning: "",
+    is_off: false,
+    value: |_| (None, None),
+    text: |_| String::new(),
+    is_comparison: false,
+};
 
 /// The columns of the summary table after the estimator.
 const SUMMARY_COLUMNS: [SummaryColumn; 12] = [
     SummaryColumn {
+        key: "bits_per_dim",
         heading: "bits/dim ± SE",
+        unit: "bits/dim",
         meaning: "Mean over samples ± one standard error over the data; lower is better",
-        cell: |_, row| format_with_error(row.bits_per_dim, row.bits_per_dim_stderr),
+        value: |row| (row.bits_per_dim, row.bits_per_dim_stderr),
+        text: |row| format_with_error(row.bits_per_dim, row.bits_per_dim_stderr),
+        ..COLUMN
     },
     SummaryColumn {
+        key: "nats",
         heading: "nats ± SE",
+        unit: "nats",
         meaning: "Mean log-likelihood per sample ± one standard error over the data",
-        cell: |_, row| format_with_error(row.nats, row.nats_stderr),
+        value: |row| (row.nats, row.nats_stderr),
+        text: |row| format_with_error(row.nats, row.nats_stderr),
+        ..COLUMN
     },
     SummaryColumn {
+        key: "bias",
         heading: "bias [95 %], nats",
+        unit: "nats",
         meaning: "Mean paired difference from the reference with its 95 % interval (Student's t)",
-        cell: bias_cell,
+        value: |row| (row.bias, row.bias_stderr),
+        text: bias_text,
+        is_comparison: true,
+        ..COLUMN
     },
     SummaryColumn {
+        key: "rmse",
         heading: "RMSE, nats",
+        unit: "nats",
         meaning: "Root mean square difference from the reference per sample",
-        cell: |group, row| {
-            if is_reference(group, row) {
-                ABSENT.into()
-            } else {
-                format_optional(row.rmse, 3)
-            }
-        },
+        value: |row| (row.rmse, None),
+        text: |row| format_optional(row.rmse, 3),
+        is_comparison: true,
+        ..COLUMN
     },
     SummaryColumn {
+        key: "correlation",
         heading: "r",
         meaning: "Pearson's correlation with the reference over samples",
-        cell: |group, row| {
-            let r = if_finite(row.correlation).filter(|_| !is_reference(group, row));
-            r.map_or(ABSENT.into(), format_correlation)
-        },
+        value: |row| (row.correlation, None),
+        text: |row| row.correlation.map_or(ABSENT.into(), format_correlation),
+        is_comparison: true,
+        ..COLUMN
     },
     SummaryColumn {
+        key: "rank_correlation",
         heading: "rank r",
         meaning: "Spearman's correlation of ranks with the reference over samples",
-        cell: |group, row| {
-            let r = if_finite(row.rank_correlation).filter(|_| !is_reference(group, row));
-            r.map_or(ABSENT.into(), format_correlation)
+        is_off: true,
+        value: |row| (row.rank_correlation, None),
+        text: |row| {
+            row.rank_correlation
+                .map_or(ABSENT.into(), format_correlation)
         },
+        is_comparison: true,
+        ..COLUMN
     },
     SummaryColumn {
+        key: "probe_stderr",
         heading: "probe SE",
+        unit: "nats",
         meaning: "Root mean square of the standard errors over probes that are reported per \
                   sample, nats; absent for deterministic estimators",
-        cell: |_, row| format_optional(row.probe_stderr, 3),
+        is_off: true,
+        value: |row| (row.probe_stderr, None),
+        text: |row| format_optional(row.probe_stderr, 3),
+        ..COLUMN
     },
     SummaryColumn {
+        key: "calibration",
         heading: "calib.",
         meaning: "Root mean square of the difference divided by the reported standard error; 1 if \
                   the reported errors are right",
-        cell: |_, row| format_optional(row.calibration, 3),
+        value: |row| (row.calibration, None),
+        text: |row| format_optional(row.calibration, 3),
+        ..COLUMN
     },
     SummaryColumn {
+        key: "cost",
         heading: "cost",
+        unit: "evaluations",
         meaning: "Cost per sample in evaluations of the network; products and head calls count at \
                   their measured ratio",
-        cell: |_, row| format_count(row.cost),
+        value: |row| (Some(row.cost), None),
+        text: |row| format_count(row.cost),
+        ..COLUMN
     },
     SummaryColumn {
+        key: "evaluations",
         heading: "evals",
         meaning: "Evaluations of the network per sample",
-        cell: |_, row| format_count(row.evaluations),
+        is_off: true,
+        value: |row| (Some(row.evaluations), None),
+        text: |row| format_count(row.evaluations),
+        ..COLUMN
     },
     SummaryColumn {
+        key: "jvps",
         heading: "JVPs",
         meaning: "Jacobian-vector products per sample",
-        cell: |_, row| format_count(row.jvps),
+        is_off: true,
+        value: |row| (Some(row.jvps), None),
+        text: |row| format_count(row.jvps),
+        ..COLUMN
     },
     SummaryColumn {
+        key: "seconds_per_sample",
         heading: "s/sample",
+        unit: "s",
         meaning: "Measured seconds per sample",
-        cell: |_, row| format_significant(row.seconds_per_sample, 2),
+        value: |row| (Some(row.seconds_per_sample), None),
+        text: |row| format_significant(row.seconds_per_sample, 2),
+        ..COLUMN
     },
 ];
 
@@ -147,10 +231,10 @@ fn summary_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
         .into_iter()
         .partition(|row| row.kind == EstimateKind::Elbo);
     html! {
-        @if !densities.is_empty() { (summary_table_of(view, group, &densities)) }
+        @if !densities.is_empty() { (summary_table_of(view, group, "Log-likelihoods", &densities)) }
         @if !bounds.is_empty() {
             h4 { "Variational bounds" }
-            (summary_table_of(view, group, &bounds))
+            (summary_table_of(view, group, "Variational bounds", &bounds))
             p.note {
                 "These are lower bounds: of the density of the reverse stochastic process, or of the "
                 "probability of integers where the decoder is discretized. The density of the ODE may "
@@ -167,42 +251,51 @@ fn summary_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
 }
 
 /// The table of some rows of a group.
-fn summary_table_of(view: &ReportView, group: &ComparisonGroup, rows: &[&SummaryRow]) -> Markup {
+fn summary_table_of(
+    view: &ReportView,
+    group: &ComparisonGroup,
+    title: &str,
+    rows: &[&SummaryRow],
+) -> Markup {
     let columns: Vec<&SummaryColumn> = (SUMMARY_COLUMNS.iter())
-        .filter(|column| rows.iter().any(|row| (column.cell)(group, row) != ABSENT))
+        .filter(|column| rows.iter().any(|row| !column.is_absent(group, row)))
         .collect();
     let failures = rows.iter().any(|row| row.failed > 0);
-    html! {
-        div.scroll { table.summary {
-            thead { tr {
-                th { "Estimator" }
-                @if common_sample_count(group).is_none() {
-                    th.n title="Samples in the averages" { "n" }
+    let counts = common_sample_count(group).is_none();
+    let n = Column::number("n", "n", "").meaning("Samples in the averages");
+    let headings: Vec<Column> = std::iter::once(Column::text("estimator", "Estimator"))
+        .chain(counts.then_some(n))
+        .chain(failures.then(|| Column::number("failed", "failed", "")))
+        .chain(columns.iter().map(|column| column.heading()))
+        .collect();
+    data_table(
+        &format!("{title}-{}", group.model),
+        &format!(
+            "{title} of {} on {}, {}",
+            group.model, group.dataset, group.solver
+        ),
+        &headings,
+        html! { @for row in rows { tr.reference[is_reference(group, row)] {
+            th scope="row" {
+                (colour_swatch(view, &row.estimator))
+                (name_markup(&view.short_name(&row.estimator)))
+                @if view.short_name(&row.estimator) != sanitize_line(&row.estimator) {
+                    code.kind { (name_markup(&row.estimator)) }
                 }
-                @if failures { th.n { "failed" } }
-                @for column in &columns { th.n title=(column.meaning) { (column.heading) } }
-            } }
-            tbody { @for row in rows { tr.reference[is_reference(group, row)] {
-                th scope="row" {
-                    (colour_swatch(view, &row.estimator)) (view.short_name(&row.estimator))
-                    @if view.short_name(&row.estimator) != sanitize_line(&row.estimator) {
-                        code.kind { (sanitize_line(&row.estimator)) }
-                    }
-                    span.kind {
-                        (row.kind) (bound_suffix(row))
-                        @if is_reference(group, row) { ", reference" }
-                    }
+                span.kind {
+                    (row.kind) (bound_suffix(row))
+                    @if is_reference(group, row) { ", reference" }
                 }
-                @if common_sample_count(group).is_none() { td.n { (format_count(row.n as f64)) } }
-                @if failures {
-                    td.n.failed[row.failed > 0] {
-                        @if row.failed > 0 { strong { (row.failed) } } @else { "0" }
-                    }
+            }
+            @if counts { (count_cell(row.n as f64)) }
+            @if failures {
+                td.n.failed[row.failed > 0] data-v=(row.failed) {
+                    @if row.failed > 0 { strong { (row.failed) } } @else { "0" }
                 }
-                @for column in &columns { td.n { ((column.cell)(group, row)) } }
-            } } }
-        } }
-    }
+            }
+            @for column in &columns { (column.cell(group, row)) }
+        } } },
+    )
 }
 
 /// The number of samples if it is the same for all estimators and no sample failed.
@@ -219,11 +312,9 @@ fn is_reference(group: &ComparisonGroup, row: &SummaryRow) -> bool {
     row.estimator == group.reference
 }
 
-/// The bias with its 95 % interval. Absent for the reference itself.
-fn bias_cell(group: &ComparisonGroup, row: &SummaryRow) -> String {
-    let Some(bias) = if_finite(row.bias).filter(|_| !is_reference(group, row)) else {
-        return ABSENT.into();
-    };
+/// The bias with its 95 % interval.
+fn bias_text(row: &SummaryRow) -> String {
+    let bias = row.bias.unwrap_or(0.0);
     match format_interval(row.bias, row.bias_stderr, row.bias_n) {
         Some(interval) => {
             format!(
@@ -233,6 +324,12 @@ fn bias_cell(group: &ComparisonGroup, row: &SummaryRow) -> String {
         }
         None => format_significant(bias, 3),
     }
+}
+
+/// The text of an interval whose ends have the digits of an error.
+fn interval_text(low: f64, high: f64, error: f64) -> String {
+    let end = |value| format_to_error_digits(value, error);
+    format!("[{}, {}]", end(low), end(high))
 }
 
 /// A swatch of the estimator's colour in the figures.
@@ -254,22 +351,24 @@ fn pairs_table(view: &ReportView, group: &ComparisonGroup) -> Markup {
     html! {
         @if !pairs.is_empty() { details {
             summary { "Every pair of estimators (" (pairs.len()) ")" }
-            div.scroll { table {
-                thead { tr {
-                    th { "Estimator" } th { "minus" } th.n { "n" }
-                    th.n { "difference ± SE, nats" } th.n { "95 % interval" }
-                } }
-                tbody { @for pair in pairs { tr {
-                    td { (sanitize_line(&pair.estimator)) } td { (sanitize_line(&pair.other)) }
-                    td.n { (format_count(pair.n as f64)) }
-                    @let difference_stderr = Some(pair.difference_stderr);
-                    td.n { (format_with_error(Some(pair.difference), difference_stderr)) }
-                    td.n.off[excludes_zero(pair)] {
-                        "[" (format_to_error_digits(pair.low, pair.difference_stderr)) ", "
-                        (format_to_error_digits(pair.high, pair.difference_stderr)) "]"
-                    }
-                } } }
-            } }
+            (data_table(
+                &format!("pairs-{}", group.model),
+                &format!("Every pair of estimators of {}", group.model),
+                &[
+                    Column::text("estimator", "Estimator"),
+                    Column::text("other", "minus"),
+                    Column::number("n", "n", ""),
+                    Column::number("difference", "difference ± SE, nats", "nats"),
+                    Column::number("low", "95 % interval", "nats"),
+                ],
+                html! { @for pair in pairs { tr {
+                    td { (name_markup(&pair.estimator)) } td { (name_markup(&pair.other)) }
+                    (count_cell(pair.n as f64))
+                    (value_cell(Some(pair.difference), Some(pair.difference_stderr)))
+                    @let interval = interval_text(pair.low, pair.high, pair.difference_stderr);
+                    (shown_cell(Some(pair.low), &interval, excludes_zero(pair)))
+                } } },
+            ))
             p.note {
                 "Mean paired difference over the same samples ± one standard error. Bold intervals "
                 "do not contain zero."
@@ -296,33 +395,39 @@ pub(super) fn dataset_gaps_table(view: &ReportView, model: &str) -> Markup {
     html! {
         @if !rows.is_empty() {
             h4 { "Between datasets" }
-            div.scroll { table {
-                thead { tr {
-                    th { "Dataset" } th { "minus" } @if solvers { th { "Solver" } }
-                    th { "Estimator" } th.n { "n" } th.n { "n" }
-                    th.n { "difference ± SE, nats" } th.n { "95 % interval" }
-                    th.n { "bits/dim ± SE" }
-                    th.n title={
-                        "Probability that a sample of the first dataset has a higher "
-                        "log-likelihood than a sample of the second, with DeLong's standard error"
-                    } { "AUROC ± SE" }
-                } }
-                tbody { @for gap in rows { tr {
-                    th scope="row" { (sanitize_line(&gap.dataset)) }
-                    td { (sanitize_line(&gap.other)) }
-                    @if solvers { td { (sanitize_line(&gap.solver)) } }
-                    td { (view.short_name(&gap.estimator)) }
-                    td.n { (format_count(gap.n as f64)) }
-                    td.n { (format_count(gap.n_other as f64)) }
-                    td.n { (format_with_error(Some(gap.difference), Some(gap.difference_stderr))) }
-                    td.n {
-                        "[" (format_to_error_digits(gap.low, gap.difference_stderr)) ", "
-                        (format_to_error_digits(gap.high, gap.difference_stderr)) "]"
-                    }
-                    td.n { (format_with_error(gap.bits_per_dim, gap.bits_per_dim_stderr)) }
-                    td.n { (format_with_error(Some(gap.auroc), gap.auroc_stderr)) }
-                } } }
-            } }
+            @let columns = [
+                Some(Column::text("dataset", "Dataset")),
+                Some(Column::text("other", "minus")),
+                solvers.then(|| Column::text("solver", "Solver")),
+                Some(Column::text("estimator", "Estimator")),
+                Some(Column::number("n", "n", "")),
+                Some(Column::number("n_other", "n of the other", "")),
+                Some(Column::number("difference", "difference ± SE, nats", "nats")),
+                Some(Column::number("low", "95 % interval", "nats")),
+                Some(Column::number("bits_per_dim", "bits/dim ± SE", "bits/dim")),
+                Some(Column::number("auroc", "AUROC ± SE", "").meaning(
+                    "Probability that a sample of the first dataset has a higher log-likelihood \
+                     than a sample of the second, with DeLong's standard error",
+                )),
+            ];
+            (data_table(
+                &format!("gaps-{model}"),
+                &format!("{model} between datasets"),
+                &columns.into_iter().flatten().collect::<Vec<_>>(),
+                html! { @for gap in rows { tr {
+                    th scope="row" { (name_markup(&gap.dataset)) }
+                    td { (name_markup(&gap.other)) }
+                    @if solvers { td { (name_markup(&gap.solver)) } }
+                    td { (name_markup(&view.short_name(&gap.estimator))) }
+                    (count_cell(gap.n as f64))
+                    (count_cell(gap.n_other as f64))
+                    (value_cell(Some(gap.difference), Some(gap.difference_stderr)))
+                    @let interval = interval_text(gap.low, gap.high, gap.difference_stderr);
+                    (shown_cell(Some(gap.low), &interval, false))
+                    (value_cell(gap.bits_per_dim, gap.bits_per_dim_stderr))
+                    (value_cell(Some(gap.auroc), gap.auroc_stderr))
+                } } },
+            ))
             p.note {
                 "Mean log-likelihood of the first dataset minus that of the second. If it is above "
                 "zero, the model gives the first dataset the higher log-likelihood. ± is one "
@@ -346,23 +451,31 @@ pub(super) fn conditions_table(view: &ReportView, model: &str) -> Markup {
     html! {
         @if !rows.is_empty() {
             h4 { "By condition" }
-            div.scroll { table {
-                thead { tr {
-                    th { "Condition" } th { "Dataset" } th { "Solver" } th { "Estimator" }
-                    th.n { "n" } th.n { "failed" } th.n { "nats ± SE" }
-                    @if bits { th.n { "bits/dim ± SE" } }
-                } }
-                tbody { @for row in rows { tr {
-                    th scope="row" { (sanitize_line(&format!("{} {}", row.condition, row.value))) }
-                    td { (sanitize_line(&row.dataset)) }
-                    td { (sanitize_line(&row.solver)) }
-                    td { (view.short_name(&row.estimator)) }
-                    td.n { (format_count(row.n as f64)) }
-                    td.n { (format_count(row.failed as f64)) }
-                    td.n { (format_with_error(row.nats, row.nats_stderr)) }
-                    @if bits { td.n { (format_with_error(row.bits_per_dim, row.bits_per_dim_stderr)) } }
-                } } }
-            } }
+            @let bits_column = bits.then(|| Column::number("bits_per_dim", "bits/dim ± SE", "bits/dim"));
+            @let columns = [
+                Column::text("condition", "Condition"),
+                Column::text("dataset", "Dataset"),
+                Column::text("solver", "Solver"),
+                Column::text("estimator", "Estimator"),
+                Column::number("n", "n", ""),
+                Column::number("failed", "failed", ""),
+                Column::number("nats", "nats ± SE", "nats"),
+            ];
+            (data_table(
+                &format!("conditions-{model}"),
+                &format!("{model} by condition"),
+                &columns.into_iter().chain(bits_column).collect::<Vec<_>>(),
+                html! { @for row in rows { tr {
+                    th scope="row" { (name_markup(&format!("{} {}", row.condition, row.value))) }
+                    td { (name_markup(&row.dataset)) }
+                    td { (name_markup(&row.solver)) }
+                    td { (name_markup(&view.short_name(&row.estimator))) }
+                    (count_cell(row.n as f64))
+                    (count_cell(row.failed as f64))
+                    (value_cell(row.nats, row.nats_stderr))
+                    @if bits { (value_cell(row.bits_per_dim, row.bits_per_dim_stderr)) }
+                } } },
+            ))
             p.note { "Averages over the samples with one value of the condition. ± is one standard "
                 "error over these samples." }
         }
@@ -381,24 +494,11 @@ pub(super) fn metrics_table(view: &ReportView, model: &str) -> Markup {
     html! {
         @if !rows.is_empty() {
             h4 { "Statistics of samples" }
-            div.scroll { table {
-                thead { tr {
-                    th { "Sampler" } th { "Statistic" } th { "Computed on" } th.n { "value ± SE" }
-                    th.n title="The same statistic of data against data" {
-                        "floor ± SE"
-                    }
-                    th.n title="Difference between value and floor, in combined standard errors" {
-                        "above floor"
-                    }
-                    th.n { "generated" } th.n { "reference" }
-                    th.n title="Evaluations of the network per generated sample" { "evaluations" }
-                    th.n title="Jacobian products per generated sample" { "products" }
-                    th.n title="Evaluations per sample; products count at their measured ratio" {
-                        "cost"
-                    }
-                    @if noted { th { "note" } }
-                } }
-                tbody {
+            (data_table(
+                &format!("statistics-{model}"),
+                &format!("Statistics of samples of {model}"),
+                &metric_columns(noted),
+                html! {
                     @for row in rows.iter().filter(|row| row.sampler != FLOOR_SAMPLER) {
                         (metrics_table_row(row, find_floor(&rows, row), noted))
                     }
@@ -407,8 +507,8 @@ pub(super) fn metrics_table(view: &ReportView, model: &str) -> Markup {
                     }) {
                         (metrics_table_row(row, None, noted))
                     }
-                }
-            } }
+                },
+            ))
             p.note {
                 "± is one standard error of the statistic. The floor is the same statistic of data "
                 "against data; a perfect model would lie near it. The distance from the floor is "
@@ -433,28 +533,35 @@ pub(super) fn contrasts_table(view: &ReportView, model: &str) -> Markup {
     html! {
         @if !rows.is_empty() {
             h4 { "Differences between samplers, from the same noise" }
-            div.scroll { table {
-                thead { tr {
-                    th { "Sampler" } th { "minus" } th { "Statistic" } th.n { "pairs" }
-                    th.n { "difference ± SE" } th.n { "95 % interval" }
-                } }
-                tbody { @for row in &rows { tr {
-                    th scope="row" { (sanitize_line(&row.sampler)) }
-                    td { (sanitize_line(&row.baseline)) }
-                    td { (sanitize_line(&row.metric)) }
-                    td.n { (format_count(row.n as f64)) }
-                    @if row.difference == 0.0 && row.difference_stderr == 0.0 {
-                        td.n { "0" } td.n { "the same samples" }
-                    } @else {
-                        @let stderr = Some(row.difference_stderr);
-                        td.n { (format_with_error(Some(row.difference), stderr)) }
-                        td.n.off[row.low > 0.0 || row.high < 0.0] {
-                            "[" (format_to_error_digits(row.low, row.difference_stderr)) ", "
-                            (format_to_error_digits(row.high, row.difference_stderr)) "]"
+            (data_table(
+                &format!("contrasts-{model}"),
+                &format!("Differences between samplers of {model}"),
+                &[
+                    Column::text("sampler", "Sampler"),
+                    Column::text("baseline", "minus"),
+                    Column::text("statistic", "Statistic"),
+                    Column::number("pairs", "pairs", ""),
+                    Column::number("difference", "difference ± SE", ""),
+                    Column::number("low", "95 % interval", ""),
+                ],
+                html! {
+                    @for row in &rows { tr {
+                        th scope="row" { (name_markup(&row.sampler)) }
+                        td { (name_markup(&row.baseline)) }
+                        td { (name_markup(&row.metric)) }
+                        (count_cell(row.n as f64))
+                        @if row.difference == 0.0 && row.difference_stderr == 0.0 {
+                            (shown_cell(Some(0.0), "0", false))
+                            (shown_cell(Some(0.0), "the same samples", false))
+                        } @else {
+                            (value_cell(Some(row.difference), Some(row.difference_stderr)))
+                            @let interval = interval_text(row.low, row.high, row.difference_stderr);
+                            @let apart = row.low > 0.0 || row.high < 0.0;
+                            (shown_cell(Some(row.low), &interval, apart))
                         }
-                    }
-                } } }
-            } }
+                    } }
+                },
+            ))
             p.note {
                 "A statistic of the first sampler's samples minus the statistic of the second "
                 "sampler's. Both start from the same noise, so that errors that they share cancel. "
@@ -469,25 +576,50 @@ pub(super) fn contrasts_table(view: &ReportView, model: &str) -> Markup {
     }
 }
 
+/// The columns of the table of statistics.
+fn metric_columns(noted: bool) -> Vec<Column<'static>> {
+    let columns = [
+        Column::text("sampler", "Sampler"),
+        Column::text("statistic", "Statistic"),
+        Column::text("features", "Computed on"),
+        Column::number("value", "value ± SE", ""),
+        Column::number("floor", "floor ± SE", "")
+            .meaning("The same statistic of data against data"),
+        Column::number("above_floor", "above floor", "SE")
+            .meaning("Difference between value and floor, in combined standard errors"),
+        Column::number("generated", "generated", ""),
+        Column::number("reference", "reference", ""),
+        Column::number("evaluations", "evaluations", "")
+            .meaning("Evaluations of the network per generated sample"),
+        Column::number("jvps", "products", "")
+            .meaning("Jacobian products per generated sample")
+            .off(),
+        Column::number("cost", "cost", "evaluations")
+            .meaning("Evaluations per sample; products count at their measured ratio"),
+    ];
+    let note = noted.then(|| Column::text("note", "note"));
+    columns.into_iter().chain(note).collect()
+}
+
 /// One row of the table of statistics.
 fn metrics_table_row(row: &MetricRow, floor: Option<&MetricRow>, noted: bool) -> Markup {
     html! { tr {
-        th scope="row" { (sanitize_line(&row.sampler)) }
-        td { (sanitize_line(&row.metric)) }
+        th scope="row" { (name_markup(&row.sampler)) }
+        td { (name_markup(&row.metric)) }
         td {
             @if row.features.is_empty() { (ABSENT) }
-            @else { code { (sanitize_line(&row.features)) } }
+            @else { code { (name_markup(&row.features)) } }
         }
-        td.n { (format_with_error(Some(row.value), row.stderr)) }
-        @let floor_text = floor.map(|floor| format_with_error(Some(floor.value), floor.stderr));
-        td.n { (floor_text.unwrap_or(ABSENT.into())) }
+        (value_cell(Some(row.value), row.stderr))
+        (value_cell(floor.map(|floor| floor.value), floor.and_then(|floor| floor.stderr)))
         @let distance = floor.and_then(|floor| distance_from_floor(row, floor));
-        td.n { (distance.unwrap_or(ABSENT.into())) }
-        td.n { (format_count(row.n_generated as f64)) }
-        td.n { (format_count(row.n_reference as f64)) }
-        td.n { (format_count(row.evaluations)) }
-        td.n { (format_count(row.jvps)) }
-        td.n { (format_count(row.cost.round())) }
+        @let text = distance.map(|distance| format!("{} SE", format_significant(distance, 2)));
+        (shown_cell(distance, &text.unwrap_or(ABSENT.into()), false))
+        (count_cell(row.n_generated as f64))
+        (count_cell(row.n_reference as f64))
+        (count_cell(row.evaluations))
+        (count_cell(row.jvps))
+        (count_cell(row.cost.round()))
         @if noted { td.wide { (notes_with_floor(row, floor)) } }
     } }
 }
@@ -522,12 +654,9 @@ fn has_no_generated_row(rows: &[&MetricRow], floor: &MetricRow) -> bool {
 }
 
 /// The difference between a value and its floor, in combined standard errors.
-fn distance_from_floor(row: &MetricRow, floor: &MetricRow) -> Option<String> {
+pub(super) fn distance_from_floor(row: &MetricRow, floor: &MetricRow) -> Option<f64> {
     let error = if_finite(row.stderr)?.hypot(if_finite(floor.stderr)?);
-    let distance = (row.value - floor.value) / error;
-    distance
-        .is_finite()
-        .then(|| format!("{} SE", format_significant(distance, 2)))
+    if_finite(Some((row.value - floor.value) / error))
 }
 
 /// Whether the 95 % interval of the row's bias contains zero. `None` if there is no interval.

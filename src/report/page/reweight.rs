@@ -3,6 +3,7 @@
 
 use maud::{Markup, html};
 
+use super::data_table::{Column, count_cell, data_table, name_markup, shown_cell, value_cell};
 use crate::num::importance_weights::{
     FINITE_VARIANCE_SHAPE, MAX_NOISE_VARIANCE, MAX_RELIABLE_SHAPE,
 };
@@ -50,17 +51,22 @@ fn reweight_table(rows: &[&ReweightRow]) -> Markup {
     };
     let failed = rows.first().map_or(0, |row| row.failed);
     html! {
-        div.scroll { table {
-            thead { tr {
-                th { "Quantity" } th.n { "Value" } th.n { "95 % interval" } th.n { "n" }
-            } }
-            tbody { @for row in rows { tr {
+        (data_table(
+            "reweight",
+            "Quantities of the reweighted samples",
+            &[
+                Column::text("quantity", "Quantity"),
+                Column::number("value", "Value", ""),
+                Column::number("interval", "95 % interval", ""),
+                Column::number("n", "n", ""),
+            ],
+            html! { @for row in rows { tr {
                 th scope="row" { (quantity_heading(&row.quantity)) }
-                td.n { (format_with_error(Some(row.value), row.stderr)) }
-                td.n { (interval_cell(row.low, row.high)) }
-                td.n { (format_count(row.n as f64)) }
-            } } }
-        } }
+                (value_cell(Some(row.value), row.stderr))
+                (shown_cell(row.low, &interval_text(row.low, row.high), false))
+                (count_cell(row.n as f64))
+            } } },
+        ))
         p.note {
             @match value("khat") {
                 Some(k) if k > MAX_RELIABLE_SHAPE => {
@@ -108,7 +114,7 @@ fn quantity_heading(quantity: &str) -> String {
 }
 
 /// An interval of which an end may be unknown.
-fn interval_cell(low: Option<f64>, high: Option<f64>) -> String {
+fn interval_text(low: Option<f64>, high: Option<f64>) -> String {
     if (low, high) == (None, None) {
         return ABSENT.to_owned();
     }
@@ -125,22 +131,31 @@ pub(super) fn mass_section(view: &ReportView, model: &str) -> Markup {
     let rows: Vec<&MassRow> = view.tables.mass.iter().filter(of_model).collect();
     html! { @if !rows.is_empty() {
         h4 { "Mass of the density" }
-        div.scroll { table {
-            thead { tr {
-                th { "Estimator" } th { "Data" } th { "Solver" } th.n { "Mass" }
-                th.n { "95 % interval" } th.n { "k̂" } th.n { "Effective draws" } th.n { "Draws" }
-            } }
-            tbody { @for row in &rows { tr {
-                th scope="row" { (sanitize_line(&row.estimator)) }
-                td { (sanitize_line(&row.dataset)) }
-                td { (sanitize_line(&row.solver)) }
-                td.n.off[is_not_one(row)] { (format_with_error(Some(row.mass), row.stderr)) }
-                td.n { (interval_cell(row.low, row.high)) }
-                td.n { (format_optional(row.khat, 2)) }
-                td.n { (format_count((row.ess * row.n as f64).round())) }
-                td.n { (format_count(row.n as f64)) }
-            } } }
-        } }
+        (data_table(
+            &format!("mass-{model}"),
+            &format!("Mass of the density of {model}"),
+            &[
+                Column::text("estimator", "Estimator"),
+                Column::text("dataset", "Data"),
+                Column::text("solver", "Solver"),
+                Column::number("mass", "Mass ± SE", ""),
+                Column::number("interval", "95 % interval", ""),
+                Column::number("khat", "k̂", ""),
+                Column::number("effective_draws", "Effective draws", ""),
+                Column::number("draws", "Draws", ""),
+            ],
+            html! { @for row in &rows { tr {
+                th scope="row" { (name_markup(&row.estimator)) }
+                td { (name_markup(&row.dataset)) }
+                td { (name_markup(&row.solver)) }
+                @let mass = format_with_error(Some(row.mass), row.stderr);
+                (shown_cell(Some(row.mass), &mass, is_not_one(row)))
+                (shown_cell(row.low, &interval_text(row.low, row.high), false))
+                (shown_cell(row.khat, &format_optional(row.khat, 2), false))
+                (count_cell((row.ess * row.n as f64).round()))
+                (count_cell(row.n as f64))
+            } } },
+        ))
         p.note {
             "The integral of the density, by importance sampling with draws from kernels at the \
             data. It is 1 for a true density; bold values differ by more than 4 standard errors. "

@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use crate::report::number_format::{ABSENT, format_count};
+use super::files::EmbeddedFiles;
+use crate::report::number_format::{ABSENT, counted, format_count};
 use crate::report::text::sanitize_line;
 use crate::report::view::ReportView;
 
@@ -68,7 +69,7 @@ pub(super) fn setup_section(view: &ReportView) -> Markup {
 }
 
 /// The section with versions, hashes, the cards' provenance, and links to the tables.
-pub(super) fn provenance_section(view: &ReportView) -> Markup {
+pub(super) fn provenance_section(view: &ReportView, embedded: &EmbeddedFiles) -> Markup {
     let facts = view.facts;
     html! {
         section #provenance {
@@ -107,19 +108,23 @@ pub(super) fn provenance_section(view: &ReportView) -> Markup {
             h3 { "Tables" }
             p {
                 "Every number of this page and of its figures is in these CSV tables: "
-                (table_links(view))
+                (table_links(view, embedded))
             }
         }
     }
 }
 
-/// Links to the CSV tables that have rows.
-fn table_links(view: &ReportView) -> Markup {
+/// The CSV tables that have rows. Those that the page contains are links.
+fn table_links(view: &ReportView, embedded: &EmbeddedFiles) -> Markup {
     let files = view.tables.row_counts();
     html! {
         @for (file, rows) in files.iter().filter(|(_, rows)| *rows > 0) {
-            a.table href={ "tables/" (file) ".csv" } { (file) ".csv" }
-            " (" (format_count(*rows as f64)) " rows) "
+            @let path = format!("tables/{file}.csv");
+            @match embedded.link(&path, &format!("{file}.csv")) {
+                Some(link) => (link),
+                None => { code { (path) } " beside the page" },
+            }
+            " (" (counted(*rows as f64, "rows")) ") "
         }
         @if files.iter().all(|(_, rows)| *rows == 0) { "none yet." }
     }

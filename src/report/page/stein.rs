@@ -3,7 +3,8 @@
 
 use maud::{Markup, html};
 
-use crate::report::number_format::{ABSENT, format_count, format_significant, format_with_error};
+use super::data_table::{Column, data_table, shown_cell, value_cell};
+use crate::report::number_format::{format_count, format_significant, format_with_error};
 use crate::report::text::sanitize_line;
 use crate::report::view::ReportView;
 use crate::rows::SteinRow;
@@ -53,18 +54,20 @@ fn stein_table(rows: Vec<&SteinRow>) -> Markup {
     }
     let worst = tests.iter().max_by(|a, b| abs_z(a).total_cmp(&abs_z(b)));
     html! {
-        div.scroll { table {
-            thead { tr {
-                th { "Times" }
-                @for (heading, _) in TEST_FUNCTION_KINDS { th.n { (heading) } }
-            } }
-            tbody { @for stratum in &strata { tr {
+        @let kinds = TEST_FUNCTION_KINDS.map(|(heading, _)| Column::number(heading, heading, ""));
+        @let columns: Vec<Column> =
+            std::iter::once(Column::text("times", "Times")).chain(kinds).collect();
+        (data_table(
+            "stein",
+            "The largest |z| of each kind of test function",
+            &columns,
+            html! { @for stratum in &strata { tr {
                 th scope="row" {
                     (format_significant(stratum.0, 3)) " to " (format_significant(stratum.1, 3))
                 }
                 @for (_, prefix) in TEST_FUNCTION_KINDS { (stein_cell(&tests, *stratum, prefix)) }
-            } } }
-        } }
+            } } },
+        ))
         p.note {
             "The largest |z| of each kind of test function, per stratum of time. Bold values are "
             "rejected at 5 % over all " (format_count(tests.len() as f64)) " tests (Bonferroni). "
@@ -107,8 +110,11 @@ fn stein_cell(tests: &[&SteinRow], stratum: (f64, f64), prefix: &str) -> Markup 
         .iter()
         .filter(kind)
         .max_by(|a, b| abs_z(a).total_cmp(&abs_z(b)));
-    html! { @match worst {
-        Some(row) => td.n.off[is_rejected(row)] { (format_significant(abs_z(row), 3)) },
-        None => td.n { (ABSENT) },
-    } }
+    match worst {
+        Some(row) => {
+            let z = abs_z(row);
+            shown_cell(Some(z), &format_significant(z, 3), is_rejected(row))
+        }
+        None => value_cell(None, None),
+    }
 }

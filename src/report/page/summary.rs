@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 
+use super::data_table::name_markup;
 use super::results::{bias_interval_contains_zero, find_floor};
 use crate::budget::SolverBias;
 use crate::report::figures::{FLOOR_SAMPLER, format_correlation};
@@ -12,6 +13,11 @@ use crate::report::number_format::{
 use crate::report::text::{join_with_and, sanitize_line};
 use crate::report::view::{ComparisonGroup, ReportView};
 use crate::rows::{EstimateKind, MetricRow, SummaryRow};
+
+/// The part of the reference's cost below which an estimator is cheaper.
+const CHEAPER: f64 = 0.98;
+/// Rounding of log-likelihoods from networks in float32, relative to their size.
+const ROUNDING: f64 = 1e-6;
 
 /// The section about failed and outstanding work, which is the first of the page. Empty if there is
 /// none.
@@ -112,11 +118,6 @@ fn headline(view: &ReportView, group: &ComparisonGroup) -> Markup {
                 span.value title="Mean over samples ± one standard error over the data" {
                     @if bits { (non_breaking(&bits_text)) } @else { (non_breaking(&nats_text)) }
                 }
-                @if let Some(solver) = format_solver_bias(row) {
-                    span.value title="The part of the mean from the solver's finite steps" {
-                        ", " (non_breaking(&solver))
-                    }
-                }
                 " " span.unit { @if bits { "bits/dim" } @else { "nats" } }
             }
             p.under {
@@ -125,7 +126,13 @@ fn headline(view: &ReportView, group: &ComparisonGroup) -> Markup {
                 @if row.n == 1 { " sample" } @else { " samples" }
                 @if bits { " (" (non_breaking(&nats_text)) " nats)" }
             }
-            p.under { (sanitize_line(group.dataset)) " · " (sanitize_line(group.solver))
+            p.under { (name_markup(group.dataset)) " · " (name_markup(group.solver))
+                @if let Some(solver) = format_solver_bias(row) {
+                    ", "
+                    span title="The part of the mean from the solver's finite steps" {
+                        (non_breaking(&solver))
+                    }
+                }
                 @if SolverBias::from_summary(row) == Some(SolverBias::NotMeasured) {
                     ", solver error not measured"
                 }
@@ -139,14 +146,14 @@ fn headline(view: &ReportView, group: &ComparisonGroup) -> Markup {
 fn format_solver_bias(row: &SummaryRow) -> Option<String> {
     match SolverBias::from_summary(row)? {
         SolverBias::NotMeasured => None,
-        SolverBias::Negligible => Some("solver none".into()),
+        SolverBias::Negligible => Some("no solver error".into()),
         SolverBias::Measured { nats, bits_per_dim } => {
             let bits = if_finite(row.bits_per_dim).and(bits_per_dim);
             let shown = bits.map_or_else(
                 || format_part(nats, row.nats_stderr),
                 |bits| format_part(bits, row.bits_per_dim_stderr),
             );
-            Some(format!("solver {shown}"))
+            Some(format!("solver error {shown}"))
         }
     }
 }
@@ -235,16 +242,19 @@ fn bound_gap_sentence(view: &ReportView, group: &ComparisonGroup, row: &SummaryR
     }
 }
 
-/// A sentence about the estimator with the smallest RMSE, closed forms and bounds excluded.
+/// A sentence about the estimator with the smallest RMSE among those that cost less than the reference,
+/// closed forms and bounds excluded. One that costs as much as the reference is no alternative to it.
 fn nearest_estimator_sentence(
     view: &ReportView,
     group: &ComparisonGroup,
     others: &[&SummaryRow],
 ) -> Option<Markup> {
+    let reference = group.reference_row()?;
     let estimates = others.iter().filter(|row| {
         row.kind.of_estimator() != EstimateKind::ClosedForm && row.kind != EstimateKind::Elbo
     });
     let row = estimates
+        .filter(|row| row.cost < CHEAPER * reference.cost)
         .filter(|row| if_finite(row.rmse).is_some())
         .min_by(|a, b| {
             a.rmse
@@ -252,9 +262,9 @@ fn nearest_estimator_sentence(
                 .total_cmp(&b.rmse.unwrap_or(f64::MAX))
         })?;
     Some(html! {
-        b { "Nearest per sample: " (view.short_name(&row.estimator)) } " differs from "
+        b { "Nearest at less cost: " (view.short_name(&row.estimator)) } " differs from "
         (view.short_name(group.reference)) " by " (format_optional(row.rmse, 2))
-        " nats (root mean square). It costs " (format_count(row.cost)) " evaluations"
+        " nats per sample (root mean square). It costs " (format_count(row.cost)) " evaluations"
         @if let Some(share) = relative_cost(view, group, row) { ", " (share) }
         "."
     })
@@ -296,6 +306,9 @@ fn learned_bias_sentence(view: &ReportView, group: &ComparisonGroup, row: &Summa
         @if let Some(factor) = group.bits_per_nat() { " (" (shown(factor)) " bits/dim)" }
         @let interval = format_interval(row.bias, row.bias_stderr, row.bias_n);
         @match (interval, bias_interval_contains_zero(row)) {
+            _ if is_rounding(view, row) => {
+                ", which is no more than the rounding of the numbers. "
+            }
             (Some(interval), Some(true)) => {
                 "; its 95\u{a0}% interval " (non_breaking(&interval)) " contains zero. "
             }
@@ -314,13 +327,29 @@ fn learned_bias_sentence(view: &ReportView, group: &ComparisonGroup, row: &Summa
     }
 }
 
+/// Whether a difference from the reference is no more than rounding: that of the estimator or of the
+/// reference where the run measured them, and at least a few units in the last place of float32.
+fn is_rounding(view: &ReportView, row: &SummaryRow) -> bool {
+    let measured = view.tables.budget.iter().filter(|part| {
+        part.component == "numeric"
+            && (&part.model, &part.dataset, &part.solver) == (&row.model, &row.dataset, &row.solver)
+    });
+    let sizes = measured.filter_map(|part| if_finite(part.sample_nats));
+    let least = ROUNDING * row.nats.map_or(1.0, |nats| nats.abs().max(1.0));
+    let bias = row.bias.unwrap_or(0.0).abs();
+    bias <= sizes.fold(least, f64::max)
+}
+
 /// A sentence about the randomized estimators, which should have no bias.
 fn randomized_bias_sentence(view: &ReportView, others: &[&SummaryRow]) -> Option<Markup> {
     let which = |zero| -> Vec<String> {
         let stochastic = others
             .iter()
             .filter(|row| row.kind.of_estimator() == EstimateKind::OdeStochastic);
-        let rows = stochastic.filter(|row| bias_interval_contains_zero(row) == Some(zero));
+        let rows = stochastic.filter(|row| {
+            bias_interval_contains_zero(row).map(|within| within || is_rounding(view, row))
+                == Some(zero)
+        });
         rows.map(|row| view.short_name(&row.estimator)).collect()
     };
     let (unbiased, biased) = (which(true), which(false));
