@@ -281,10 +281,7 @@ fn check_report_folder(out: &Path, runs: &[CombinedRun]) -> Result<()> {
 /// Writes the tables, plots and page to a folder.
 fn write_report(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
     table::write_tables(dir, tables)?;
-    let files: Vec<(String, Vec<u8>)> = (tables.files()?.into_iter())
-        .map(|(name, bytes)| (name.to_owned(), bytes))
-        .collect();
-    let report = report::build_report(tables, facts, &files)?;
+    let report = report::build_report(tables, facts)?;
     for figure in &report.figures {
         write_atomic(
             &dir.join("plots").join(format!("{}.svg", figure.name)),

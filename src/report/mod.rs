@@ -22,21 +22,16 @@ mod tests;
 
 use crate::rows::Tables;
 
-/// Draws every figure that the tables allow, and renders the page around the figures. `table_files` are the
-/// names and bytes of the tables as CSV, of which the page contains the small ones.
+/// Draws every figure that the tables allow, and renders the page around the figures.
 ///
 /// Equal tables and facts give equal bytes, because nothing else is read.
 ///
 /// # Errors
 /// Fails if a figure cannot be drawn or encoded.
-pub(crate) fn build_report(
-    tables: &Tables,
-    facts: &Facts,
-    table_files: &[(String, Vec<u8>)],
-) -> anyhow::Result<Report> {
+pub(crate) fn build_report(tables: &Tables, facts: &Facts) -> anyhow::Result<Report> {
     let view = view::ReportView::new(tables, facts);
     let figures = figures::render_figures(&view)?;
-    let html = page::render_page(&view, &figures, table_files)?;
+    let html = page::render_page(&view, &figures, &tables.files()?)?;
     let figures = figures.into_iter().map(|(_, figure)| figure).collect();
     Ok(Report { figures, html })
 }

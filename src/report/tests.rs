@@ -448,7 +448,7 @@ fn every_kind_of_row_has_its_figure() {
         assert!(
             report
                 .html
-                .contains(&format!("<figure id=\"{}\"", figure.name))
+                .contains(&format!("<figure class=\"plot\" id=\"{}\"", figure.name))
         );
         assert!(figure.png.starts_with(b"\x89PNG") && !figure.caption.is_empty());
     }
@@ -545,7 +545,8 @@ fn variational_bounds_have_a_table_of_their_own() {
     let count = |tables: &Tables| {
         let html = build_report(tables, &facts(plain)).unwrap().html;
         (
-            html.matches("table class=\"summary\"").count(),
+            html.matches("data-name=\"log-likelihoods").count()
+                + html.matches("data-name=\"variational-bounds").count(),
             html.contains("Variational bounds"),
         )
     };
@@ -558,6 +559,66 @@ fn variational_bounds_have_a_table_of_their_own() {
         .find(|row| row.estimator != "exact");
     other.expect("an estimator").kind = EstimateKind::Elbo;
     assert_eq!(count(&tables), (before + 1, true));
+}
+
+/// The first thing that the page says of a model is one sentence with its number, its error and its unit.
+#[test]
+fn every_model_has_its_sentence() {
+    let html = build_report(&tables(12, plain), &facts(plain)).unwrap().html;
+    let sentence = html
+        .split("<p class=\"verdict\">")
+        .nth(1)
+        .and_then(|rest| rest.split("</p>").next())
+        .expect("a sentence");
+    for part in ["<b>moons</b> has <b>", " ± ", "right to about <b>"] {
+        assert!(sentence.contains(part), "{part}: {sentence}");
+    }
+    assert!(html.find("id=\"verdict\"") < html.find("id=\"summary\""));
+}
+
+/// Every number of a table of results stands in its cell in full, and no link leads out of the page.
+#[test]
+fn tables_carry_their_numbers_and_links_stay_inside() {
+    let html = build_report(&tables(12, plain), &facts(plain)).unwrap().html;
+    let bodies = html.split("<table class=\"data\"").skip(1);
+    let mut cells = 0;
+    for body in bodies.filter_map(|rest| rest.split("</table>").next()) {
+        for cell in body.split("<td class=\"n").skip(1) {
+            let text = cell.split("</td>").next().expect("a cell");
+            cells += 1;
+            assert!(text.contains("data-v=") || text.ends_with(">–"), "{text}");
+        }
+    }
+    assert!(cells > 50, "{cells}");
+    for link in html.split("href=\"").skip(1) {
+        let target = link.split('"').next().expect("a target");
+        let inside = target.starts_with('#') || target.starts_with("data:");
+        let packed = html.contains(&format!("\"{target}\":\"H4sI"));
+        assert!(inside || packed, "{target}");
+    }
+}
+
+/// Figures for papers have no title, the asked width, and letters that stay letters.
+#[test]
+fn figures_for_papers_are_as_wide_as_asked() {
+    use super::paper::{PaperStyle, draw_paper_figures};
+    let style = PaperStyle {
+        width: "84mm".parse().expect("a width"),
+        ..PaperStyle::default()
+    };
+    let (tables, facts) = (tables(12, plain), facts(plain));
+    let figures = draw_paper_figures(&tables, &facts, &style).expect("figures");
+    let page = build_report(&tables, &facts).unwrap();
+    assert_eq!(figures.len(), page.figures.len());
+    for (figure, of_page) in figures.iter().zip(&page.figures) {
+        assert_eq!((&figure.name, &figure.data), (&of_page.name, &of_page.data));
+        let pdf = String::from_utf8_lossy(&figure.pdf);
+        let size = pdf.split("/MediaBox [0 0 ").nth(1).expect("a page");
+        let width: f64 = size.split(' ').next().unwrap_or("").parse().expect("a width");
+        assert!((width - 84.0 * 72.0 / 25.4).abs() < 3.0, "{}: {width}", figure.name);
+        assert!(pdf.contains("/ToUnicode"), "{}", figure.name);
+        assert!(!figure.svg.contains("font-size=\"150\""), "{} has a title", figure.name);
+    }
 }
 
 #[test]
@@ -589,7 +650,10 @@ fn hostile_names_are_escaped() {
         .collect();
     assert!(svgs.len() >= 7, "{}", svgs.len());
     for text in svgs.iter().copied().chain([report.html.as_str()]) {
-        assert!(!text.contains("<script") && text.contains("&lt;script"));
+        // The page has two scripts of its own: its files, and its code.
+        let own = if text.starts_with("<svg") { 0 } else { 2 };
+        assert_eq!(text.matches("<script").count(), own);
+        assert!(text.contains("&lt;script"));
         assert!(
             text.chars()
                 .all(|c| c == '\n' || c == '\t' || !c.is_control())
@@ -605,6 +669,9 @@ fn hostile_names_are_escaped() {
             "polyline ",
             "polygon ",
             "circle ",
+            "path ",
+            "g ",
+            "/g>",
             "image ",
             "text ",
             "/text>",

@@ -29,7 +29,11 @@ pub(super) fn budget_section(view: &ReportView, group: &ComparisonGroup) -> Mark
         .iter()
         .copied()
         .chain(["total"])
-        .filter(|c| exists(c))
+        .filter(|c| {
+            lines
+                .iter()
+                .any(|l| l.component == *c && if_finite(l.mean_nats).is_some())
+        })
         .collect();
     let (measured, rounding) = (exists("solver"), exists("numeric"));
     html! {
@@ -78,7 +82,14 @@ fn find_component<'a>(
 /// The columns of the table: a component each, and the largest one.
 fn budget_columns<'a>(lines: &[&BudgetRow], components: &[&'a str]) -> Vec<Column<'a>> {
     let component = |name: &&'a str| {
-        Column::number(*name, *name, "nats").meaning(component_description(lines, name))
+        let column = Column::number(*name, *name, "nats");
+        let column = column.meaning(component_description(lines, name));
+        // Rounding hardly ever matters.
+        if *name == "numeric" {
+            column.off()
+        } else {
+            column
+        }
     };
     let first = Column::text("estimator", "Estimator");
     let last = Column::text("largest", "largest component, and how to reduce it");

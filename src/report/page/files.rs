@@ -9,7 +9,7 @@ use base64::Engine as _;
 use maud::{Markup, PreEscaped, html};
 
 /// The largest total size of the files in the page, in bytes of its text.
-const MAX_EMBEDDED_BYTES: usize = 120_000;
+const MAX_EMBEDDED_BYTES: usize = 48_000;
 
 /// The files that the page contains: their paths beside the page, and their compressed bytes as text.
 pub(super) struct EmbeddedFiles {

@@ -50,7 +50,7 @@ const MAX_INLINE_SVG_BYTES: usize = 500_000;
 pub(super) fn render_page(
     view: &ReportView,
     figures: &[(&str, Figure)],
-    tables: &[(String, Vec<u8>)],
+    tables: &[(&str, Vec<u8>)],
 ) -> Result<String> {
     let data = figures.iter().map(|(_, figure)| {
         let name = format!("plots/{}.csv", figure.name);
@@ -87,12 +87,12 @@ pub(super) fn render_page(
                     (summary::warnings_section(view))
                     (verdict::verdict_section(view))
                     (summary::summary_section(view))
-                    (setup::setup_section(view))
                     section #results {
                         h2 { "Results" }
                         (runs::runs_section(view))
                         (model_articles(view, figures, &embedded))
                     }
+                    (setup::setup_section(view))
                     (reading_guide::reading_guide_section(view))
                     (setup::provenance_section(view, &embedded))
                     (config_section(view))
@@ -147,15 +147,14 @@ fn evaluated_samples(view: &ReportView) -> usize {
 fn table_of_contents(view: &ReportView) -> Markup {
     html! {
         nav aria-label="Contents" {
-            a href="#verdict" { "In one sentence" }
             a href="#summary" { "In short" }
-            a href="#asked" { "Setup" }
             a href="#results" { "Results" }
             @if view.models.len() > 1 {
                 @for (i, model) in view.models.iter().enumerate() {
                     a.sub href={ "#model-" (i + 1) } { (shorten(model, 24)) }
                 }
             }
+            a href="#asked" { "Setup" }
             a href="#reading" { "How to read these numbers" }
             a href="#provenance" { "Provenance" }
         }

@@ -263,7 +263,7 @@ function addFiles() {
 /** The drawing as a file, in its colours of white paper. */
 function svgFile(svg) {
   const copy = svg.cloneNode(true);
-  copy.querySelector(".tips")?.remove();
+  for (const tip of all(".tip", copy)) tip.remove();
   return new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" });
 }
 
@@ -297,9 +297,60 @@ function placeTip() {
   tooltip.style.translate = `${left}px ${at.top < height + 6 ? at.bottom + 6 : at.top - height - 6}px`;
 }
 
+/** The points of a series, each once. A marker of corners is at its middle; an area has no points. */
+function pointsOf(series) {
+  const found = new Map();
+  const add = (x, y) => found.set(`${x},${y}`, [x, y]);
+  for (const { cx, cy } of all("circle", series)) add(cx.baseVal.value, cy.baseVal.value);
+  for (const line of all("polyline", series)) for (const { x, y } of line.points) add(x, y);
+  for (const dots of all("path.dots", series)) {
+    for (const [, x, y] of dots.getAttribute("d").matchAll(/M(\S+) (\S+?)h/g)) add(Number(x), Number(y));
+  }
+  for (const { points } of all("polygon", series)) {
+    const corners = [...points];
+    const middle = (of) => corners.reduce((sum, corner) => sum + of(corner), 0) / corners.length;
+    if (corners.length < 5) add(middle(({ x }) => x), middle(({ y }) => y));
+  }
+  return [...found.values()];
+}
+
+/** The value on an axis at a part of its length, as precise as the drawing is. */
+function valueAt({ label, scale, unit, range: [low, high], names }, part) {
+  const place = low + part * (high - low);
+  if (names.length > 0) return names[names.length - 1 - Math.round(place)] ?? "";
+  const step = 10 ** Math.floor(Math.log10((high - low) / 500));
+  const value = { linear: Math.round(place / step) * step, log: 10 ** place }[scale] ?? unit * Math.sinh(place * Math.LN10);
+  return `${label.split(":")[0]} ${Number(value.toPrecision(3 + (scale === "linear")))}`.replace("-", "−");
+}
+
+/** Gives values to the series that have none of their own. */
+function addSeriesTips(svg) {
+  for (const panel of all(".panel", svg)) {
+    const { frame: [left, top, right, bottom], x, y } = JSON.parse(panel.dataset.axes);
+    for (const series of all(".series", panel).filter((series) => !series.querySelector(".tip"))) {
+      for (const [cx, cy] of pointsOf(series)) {
+        const texts = [valueAt(x, (cx - left) / (right - left)), valueAt(y, (bottom - cy) / (bottom - top))];
+        const tip = document.createElementNS(svg.namespaceURI, "circle");
+        const looks = { class: "tip", cx, cy, r: 60, fill: "none", "pointer-events": "all" };
+        for (const [key, value] of Object.entries(looks)) tip.setAttribute(key, value);
+        tip.dataset.tip = `${series.dataset.name}: ${texts.filter(Boolean).join(", ")}`;
+        series.append(tip);
+      }
+    }
+  }
+}
+
 function addTips(svg) {
-  const marks = all("[data-tip]", svg);
-  if (marks.length === 0) return;
+  if (!svg.querySelector(".tip, .series")) return;
+  let marks = [];
+  // A cloud has thousands of points: they get values when a reader comes near.
+  const prepare = () => {
+    if (marks.length > 0) return;
+    addSeriesTips(svg);
+    marks = all("[data-tip]", svg);
+  };
+  svg.addEventListener("pointerenter", prepare);
+  svg.addEventListener("focus", prepare);
   let at = 0;
   svg.tabIndex = 0;
   svg.role = "application";
@@ -322,7 +373,6 @@ function addFigureTools(figure) {
   const file = svgFile(svg);
   addTips(svg);
   const caption = figure.querySelector("figcaption");
-  for (const link of all('a[href$=".svg"], a[href$=".png"]', caption)) link.remove();
   caption.append(make("span", { class: "files" },
     button("SVG", "Save as SVG", () => save(file, `${figure.id}.svg`)),
     button("PNG", "Save as PNG", () => savePng(file, `${figure.id}.png`))));

@@ -28,8 +28,10 @@ pub(super) fn setup_section(view: &ReportView) -> Markup {
                 } }
             }
             @if view.facts.models.iter().any(|model| !model.extra_inputs.is_empty()) {
+                details {
+                summary { "Inputs besides the state" }
                 div.scroll { table {
-                    thead { tr { th { "Model" } th { "Input besides the state" } th { "Value" } } }
+                    thead { tr { th { "Model" } th { "Input" } th { "Value" } } }
                     tbody { @for model in &view.facts.models {
                         @for (input, value) in &model.extra_inputs { tr {
                         th scope="row" { (sanitize_line(&model.name)) }
@@ -37,6 +39,7 @@ pub(super) fn setup_section(view: &ReportView) -> Markup {
                         td.wide { (or_dash(value)) }
                     } } } }
                 } }
+                }
             }
             @for model in view.facts.models.iter().filter(|model| !model.truncation.is_empty()) {
                 p.note {

@@ -24,7 +24,7 @@ pub(super) fn verdict_section(view: &ReportView) -> Markup {
     html! {
         @if !sentences.is_empty() {
             section #verdict {
-                h2 { "In one sentence" }
+                h2 { "What was found" }
                 @for (model, sentence) in sentences {
                     p.verdict { b { (name_markup(model)) } " " (sentence) }
                 }
@@ -65,7 +65,7 @@ fn likelihood_sentence(view: &ReportView, group: &ComparisonGroup, row: &Summary
         (counted(row.n as f64, "samples")) ")"
         @if row.n == 0 { ": no sample could be evaluated." }
         @else {
-            (trust_clause(view, group, row, bits))
+            (trust_clause(view, group, row, unit))
             @if row.failed > 0 {
                 " " b { (counted(row.failed as f64, "samples")) " failed" }
                 " and are in no average."
@@ -79,7 +79,7 @@ fn trust_clause(
     view: &ReportView,
     group: &ComparisonGroup,
     row: &SummaryRow,
-    bits: bool,
+    unit: &str,
 ) -> Markup {
     let own = |line: &&BudgetRow| {
         (
@@ -91,9 +91,9 @@ fn trust_clause(
     };
     let lines: Vec<&BudgetRow> = view.tables.budget.iter().filter(own).collect();
     let total = lines.iter().find(|line| line.component == "total");
-    let size = |line: &BudgetRow| match bits {
-        true => if_finite(line.mean_bits_per_dim),
-        false => if_finite(line.mean_nats),
+    let size = |line: &BudgetRow| match unit {
+        "bits/dim" => if_finite(line.mean_bits_per_dim),
+        _ => if_finite(line.mean_nats),
     };
     let is_measured = |name: &str| {
         let line = lines.iter().find(|line| line.component == name);
@@ -108,7 +108,7 @@ fn trust_clause(
         @match (total.and_then(|total| size(total)), largest) {
             (Some(total), Some(largest)) => {
                 "; with all measured errors it is right to about "
-                b { (non_breaking(&format_significant(total.abs(), 2))) }
+                b { (non_breaking(&format_significant(total.abs(), 2))) "\u{a0}" (unit) }
                 @if largest.component == "data" {
                     ", and more samples would help most"
                 } @else {

@@ -26,6 +26,14 @@ pub(super) struct SvgBackend<'a> {
     size: (u32, u32),
     /// The group of equal circles that is not yet written.
     circles: Option<CircleGroup>,
+    /// The straight lines of equal looks that are not yet written.
+    lines: Option<LineGroup>,
+}
+
+/// Straight lines with the same attributes.
+struct LineGroup {
+    attributes: String,
+    ends: Vec<[(i32, i32); 2]>,
 }
 
 /// Circles of the same colour and size.
@@ -47,12 +55,35 @@ impl<'a> SvgBackend<'a> {
             text,
             size,
             circles: None,
+            lines: None,
         }
     }
 
     fn push(&mut self, element: &str) {
-        self.write_circles();
+        self.write_groups();
         self.text.push_str(element);
+    }
+
+    /// Writes what was collected. Circles and lines are never collected at the same time, so that marks
+    /// stay in their order.
+    fn write_groups(&mut self) {
+        self.write_circles();
+        self.write_lines();
+    }
+
+    /// Writes the group of lines: several of them, such as those of a grid, as one path.
+    fn write_lines(&mut self) {
+        let Some(LineGroup { attributes, ends }) = self.lines.take() else {
+            return;
+        };
+        *self.text += &match &ends[..] {
+            [line] => format!("<polyline points=\"{}\"{attributes}/>\n", point_list(*line)),
+            lines => {
+                let line = |[(x, y), (u, v)]: &[(i32, i32); 2]| format!("M{x} {y}L{u} {v}");
+                let path: String = lines.iter().map(line).collect();
+                format!("<path d=\"{path}\"{attributes}/>\n")
+            }
+        };
     }
 
     /// Writes the group of circles: many of them as dots, which are lines of no length with round ends.
@@ -83,7 +114,7 @@ impl<'a> SvgBackend<'a> {
 
 impl Drop for SvgBackend<'_> {
     fn drop(&mut self) {
-        self.write_circles();
+        self.write_groups();
     }
 }
 
@@ -147,7 +178,7 @@ impl DrawingBackend for SvgBackend<'_> {
     }
 
     fn present(&mut self) -> Drawn {
-        self.write_circles();
+        self.write_groups();
         Ok(())
     }
 
@@ -167,13 +198,28 @@ impl DrawingBackend for SvgBackend<'_> {
         style: &S,
     ) -> Drawn {
         let colour = style.color();
-        let opacity = opacity_attribute("stroke-opacity", colour.alpha);
-        self.push(&format!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\"{opacity}/>\n",
-            point_list(path),
+        let attributes = format!(
+            " fill=\"none\" stroke=\"{}\" stroke-width=\"{}\"{}",
             hex(colour),
             style.stroke_width(),
-        ));
+            opacity_attribute("stroke-opacity", colour.alpha),
+        );
+        let points: Vec<(i32, i32)> = path.into_iter().collect();
+        let Ok(line) = <[(i32, i32); 2]>::try_from(points.as_slice()) else {
+            self.push(&format!(
+                "<polyline points=\"{}\"{attributes}/>\n",
+                point_list(points)
+            ));
+            return Ok(());
+        };
+        self.write_circles();
+        let other = |group: &LineGroup| group.attributes != attributes;
+        if self.lines.as_ref().is_some_and(other) {
+            self.write_lines();
+        }
+        let ends = Vec::new();
+        let group = self.lines.get_or_insert(LineGroup { attributes, ends });
+        group.ends.push(line);
         Ok(())
     }
 
@@ -184,6 +230,7 @@ impl DrawingBackend for SvgBackend<'_> {
         style: &S,
         _fill: bool,
     ) -> Drawn {
+        self.write_lines();
         let colour = style.color();
         let other = |group: &CircleGroup| {
             (hex(group.colour), group.colour.alpha, group.radius)
@@ -293,7 +340,7 @@ mod tests {
             (0..MANY_CIRCLES as i32).for_each(|x| draw(x, 4));
             let open = |backend: &mut SvgBackend| backend.open_group(&[("id", "\"s")]);
             area.draw(&BackendCall(open)).expect("a group");
-            area.draw(&PathElement::new(vec![(0, 0), (5, 6)], RED.stroke_width(2)))
+            area.draw(&PathElement::new(vec![(0, 0), (5, 6)], Color::stroke_width(&RED, 2)))
                 .expect("a line");
             let close = |backend: &mut SvgBackend| backend.close_group();
             area.draw(&BackendCall(close)).expect("its end");
