@@ -1,4 +1,4 @@
-// The controls of the page, which is whole without them. Names come from users: a text is only ever set as a text.
+// The controls of the page, which is whole without them. Names come from users: texts are only set as texts.
 "use strict";
 const ABSENT = "–";
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -72,7 +72,7 @@ class Grid {
   sort(column, direction) {
     const natural = new Intl.Collator("en", { numeric: true });
     const numeric = isNumeric(this.headings[column]);
-    const compare = (a, b) => (numeric ? (a > b) - (a < b) : natural.compare(a, b));
+    const compare = (a, b) => parseFloat(a) - parseFloat(b) || natural.compare(a, b);
     const keyed = this.rows.map((row) => {
       const cell = this.cells.get(row)[column];
       const key = numeric ? Number(cell.dataset.v?.replace("inf", "Infinity") || NaN) : textOf(cell);
