@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::Exit;
+use super::console::{Answer, JsonArgs};
+use super::run_summary::{add_run_tables, answer_line, run_document};
 use crate::gate::check_claims;
 use crate::gate::claims::Claims;
 use crate::host::today;
@@ -16,8 +18,16 @@ use crate::publish;
 use crate::report::export::{EXPORT_FORMS, ExportForm, ExportSource};
 use crate::rows::ClaimResult;
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge report reports/quickstart
+  flowgauge report reports/quickstart --export latex --columns estimator,nats,cost
+  flowgauge report reports/first reports/second --out reports/both --json";
+
 /// The arguments of `flowgauge report`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ReportArgs {
     /// Run directories: the shards of one run give one report, each other run gives its own
     #[arg(required = true)]
@@ -41,8 +51,10 @@ pub(super) struct ReportArgs {
     #[arg(long, value_name = "NAME=ORG/REPO[:TASK]", value_parser = parse_dataset, requires = "export")]
     hub_dataset: Vec<(String, String)>,
     /// Print nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     quiet: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 /// Parses the name of a form.
@@ -74,12 +86,31 @@ impl ReportArgs {
         if let Some(form) = self.export {
             return self.export(form);
         }
-        for dir in publish::publish_runs(&self.dirs, self.out.as_deref())? {
-            if !self.quiet {
-                outln!("{}", dir.join("index.html").display());
+        let reports = publish::publish_runs(&self.dirs, self.out.as_deref())?;
+        let mut lines: Vec<String> = Vec::new();
+        let mut documents = Vec::new();
+        let mut parts = Answer::new("report", "");
+        for report in &reports {
+            if reports.len() > 1 {
+                parts.heading(format!("run {}", report.results.name));
+            }
+            add_run_tables(&mut parts, &report.results);
+            for folder in &report.folders {
+                let page = folder.join("index.html");
+                lines.push(answer_line(&report.results, &page));
+                documents.push(run_document(&report.results, &page)?);
             }
         }
-        Ok(Exit::Success)
+        let last = lines.pop().unwrap_or_default();
+        if !lines.is_empty() {
+            parts.say("");
+            lines.into_iter().for_each(|line| parts.say(line));
+        }
+        parts.set("reports", documents);
+        match self.quiet {
+            true => Ok(Exit::Success),
+            false => Ok(parts.ending_in(last).show(self.json, None, Exit::Success)),
+        }
     }
 
     /// Writes one export, or prints it.
@@ -87,6 +118,12 @@ impl ReportArgs {
     /// # Errors
     /// Fails if the runs cannot be read, if the form lacks something, or if a file cannot be written.
     fn export(&self, form: &ExportForm) -> Result<Exit> {
+        if self.json.json && self.out.is_none() {
+            bail!(
+                "--json: standard output takes the document, and the export is printed there too; \
+                 name a file by --out"
+            );
+        }
         if form.is_folder && self.out.is_none() {
             bail!(
                 "--export {}: it is a folder of files; name it by --out",
@@ -117,31 +154,48 @@ impl ReportArgs {
             run_files: &run_files,
         };
         let files = form.export(&source)?;
+        let mut written = Vec::new();
         match (&self.out, form.is_folder, &files[..]) {
-            (None, _, [file]) => outln!("{}", String::from_utf8_lossy(&file.content).trim_end()),
+            (None, _, [file]) => {
+                outln!("{}", String::from_utf8_lossy(&file.content).trim_end());
+                return Ok(Exit::Success);
+            }
             (Some(out), false, [file]) => {
                 let at = match out.is_dir() {
                     true => out.join(&file.name),
                     false => out.clone(),
                 };
-                self.write(&at, &file.content)?;
+                written.push(self.write(&at, &file.content)?);
             }
             (Some(out), _, files) => {
                 check_output_folder(out)?;
                 for file in files {
-                    self.write(&out.join(&file.name), &file.content)?;
+                    written.push(self.write(&out.join(&file.name), &file.content)?);
                 }
             }
             (None, _, _) => {}
         }
-        Ok(Exit::Success)
+        if self.quiet {
+            return Ok(Exit::Success);
+        }
+        let line = match &written[..] {
+            [file] => format!("{} export: {file}", form.name),
+            files => format!("{} export: {} files", form.name, files.len()),
+        };
+        let mut answer = Answer::new("report", line);
+        if written.len() > 1 {
+            written.iter().for_each(|file| answer.say(file.as_str()));
+        }
+        answer.set("export", form.name);
+        answer.set("files", &written);
+        Ok(answer.show(self.json, None, Exit::Success))
     }
 
-    /// Writes one file and prints its path.
+    /// Writes one file and returns its path.
     ///
     /// # Errors
     /// Fails if the file is one of a run, or cannot be written.
-    fn write(&self, at: &Path, content: &[u8]) -> Result<()> {
+    fn write(&self, at: &Path, content: &[u8]) -> Result<String> {
         let own = |file: &PathBuf| same_file::is_same_file(file, at).unwrap_or(false);
         let inputs = self.dirs.iter().flat_map(|dir| journal::run_files(dir));
         if let Some(input) = inputs.chain(self.claims.clone()).find(own) {
@@ -155,10 +209,7 @@ impl ReportArgs {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
         write_atomic(at, content)?;
-        if !self.quiet {
-            outln!("{}", at.display());
-        }
-        Ok(())
+        Ok(at.display().to_string())
     }
 }
 
