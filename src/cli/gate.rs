@@ -99,7 +99,7 @@ impl GateArgs {
             ),
         );
         if out.is_none() {
-            answer.table(verdict_table(&rows));
+            answer.table(claim_table(&rows));
         }
         answer.set("claims", &rows);
         answer.set("pass", pass);
@@ -117,7 +117,7 @@ impl GateArgs {
 }
 
 /// The verdict of every claim, with the measured value and the claimed interval.
-fn verdict_table(rows: &[ClaimResult]) -> AlignedTable {
+fn claim_table(rows: &[ClaimResult]) -> AlignedTable {
     let mut table = AlignedTable::new([
         ("verdict", Align::Left),
         ("claim", Align::Left),

@@ -332,9 +332,13 @@ fn listed_kind(
             let mut texts = Vec::new();
             for (key, schema) in known {
                 texts.push(describe_parameter(root, key, schema, &keys));
+                let default = match schema.get("default") {
+                    None if schema["type"] == "boolean" => Json::Bool(false),
+                    default => default.cloned().unwrap_or(Json::Null),
+                };
                 listed.push(ListedParameter {
                     name: (*key).to_owned(),
-                    default: schema.get("default").cloned().unwrap_or(Json::Null),
+                    default,
                     required: is_required(key, schema, &keys),
                     choices: choice_names(&SchemaType::from_schema(root, schema)),
                     what: first_line(schema),

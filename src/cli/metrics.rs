@@ -13,6 +13,7 @@ use serde::Serialize;
 use self::sample_sets::{SampleSet, SetFile, arrange_comparable_sets, parse_layouts};
 use super::console::{Align, AlignedTable, Answer, Cell, JsonArgs, with_error};
 use super::interrupt::{STOPPED_MESSAGE, stop_on_signal};
+use super::run_summary::unit_of_statistic;
 use super::{Exit, RuntimeArgs, parse_spec};
 use crate::data::{Dataset, ImageFolder, NumberKind, path_without_member};
 use crate::features::cache::{self, Provenance};
@@ -144,6 +145,21 @@ struct MetricCsvRow {
     n_reference: Option<usize>,
     /// A warning about the value; empty if there is none.
     note: String,
+}
+
+impl MetricCsvRow {
+    /// The row of a document: that of the table with its unit.
+    fn document(&self) -> serde_json::Value {
+        serde_json::json!({
+            "metric": self.metric,
+            "value": self.value,
+            "stderr": self.stderr,
+            "unit": unit_of_statistic(self.metric),
+            "n_generated": self.n_generated,
+            "n_reference": self.n_reference,
+            "note": self.note,
+        })
+    }
 }
 
 /// Writes each statistic to the table as soon as it is computed.
@@ -335,8 +351,11 @@ impl MetricsArgs {
             ]);
         }
         answer.table(table.without_empty_columns());
-        answer.set("metrics", rows);
-        answer.set("floor", floor_rows);
+        let documents = |rows: &[MetricCsvRow]| -> Vec<serde_json::Value> {
+            rows.iter().map(MetricCsvRow::document).collect()
+        };
+        answer.set("metrics", documents(rows));
+        answer.set("floor", documents(floor_rows));
         answer.set_path("table", &self.out);
         answer
     }

@@ -44,10 +44,22 @@ pub(super) struct PlanArgs {
 }
 
 impl PlanArgs {
+    /// The time that all trials may take. `None` if a network cannot be called, which a note says: the
+    /// plan itself needs no network.
+    fn estimate_time(&self, prepared: &PreparedPlan) -> Option<TimeEstimate> {
+        let measure = || {
+            let runtime = self.runtime_args.runtime()?;
+            Executor::new(prepared, runtime, self.runtime_args.machine()).estimate_time()
+        };
+        measure()
+            .inspect_err(|error| errln!("flowgauge: the time is not estimated: {error:#}"))
+            .ok()
+    }
+
     /// Prints each trial with its cost, and the time that all of them may take.
     ///
     /// # Errors
-    /// Fails if the config, a card or the data are wrong, or if a network cannot be called.
+    /// Fails if the config, a card or the data are wrong.
     pub(super) fn execute(self) -> Result<Exit> {
         let config_file = ConfigFile::read(&self.config, &self.set)?;
         let prepared = self.runtime_args.prepare(&config_file, self.seed, None)?;
@@ -56,11 +68,7 @@ impl PlanArgs {
         }
         let estimate = match self.no_timing {
             true => None,
-            false => {
-                let runtime = self.runtime_args.runtime()?;
-                let executor = Executor::new(&prepared, runtime, self.runtime_args.machine());
-                Some(executor.estimate_time()?)
-            }
+            false => self.estimate_time(&prepared),
         };
         let plan = &prepared.plan;
         let mut answer = Answer::new("plan", "");
@@ -152,9 +160,8 @@ fn add_trials(answer: &mut Answer, prepared: &PreparedPlan) -> (u64, u64) {
 /// Adds the table of the estimated time by kind of work.
 fn add_estimate(answer: &mut Answer, estimate: &TimeEstimate) {
     answer.heading(format!(
-        "estimated time with {} threads, from {} of measured calls",
-        estimate.threads,
-        format_duration(estimate.measuring_seconds)
+        "estimated time with {} threads, from measured calls of the networks ({:.1} s)",
+        estimate.threads, estimate.measuring_seconds
     ));
     let mut table = AlignedTable::new([
         ("model", Align::Left),

@@ -389,7 +389,7 @@ fn answer(found: &Reweighting, out: &Path) -> Answer {
             interval.into(),
             n.to_string().into(),
         ]);
-        quantities.push(ReweightedQuantity {
+        quantities.push(QuantityDocument {
             quantity: &quantity.name,
             number: Quantity::new(Some(value), stderr, unit),
             low,
@@ -404,7 +404,7 @@ fn answer(found: &Reweighting, out: &Path) -> Answer {
 
 /// One quantity of a document.
 #[derive(Debug, Serialize)]
-struct ReweightedQuantity<'a> {
+struct QuantityDocument<'a> {
     quantity: &'a str,
     #[serde(flatten)]
     number: Quantity,

@@ -40,7 +40,7 @@ pub(super) fn add_run_tables(answer: &mut Answer, run: &RunResults) {
         for (rows, what) in [(densities, ""), (bounds, ", variational bounds")] {
             if let Some(first) = rows.first() {
                 answer.heading(format!("{}{what}", describe_group(first)));
-                answer.table(likelihood_table(&rows));
+                answer.table(group_table(&rows));
             }
         }
         let biases = || group.iter().filter_map(SolverBias::from_summary);
@@ -102,6 +102,11 @@ pub(super) fn run_document(run: &RunResults, report: &Path) -> Result<Map<String
         }),
     );
     document.insert("failed_rows".to_owned(), json!(run.failed_rows()));
+    let metrics = run.tables.metrics.iter();
+    let units: Map<String, Value> = metrics
+        .map(|row| (row.metric.clone(), json!(unit_of_statistic(&row.metric))))
+        .collect();
+    document.insert("metric_units".to_owned(), Value::Object(units));
     document.insert("tables".to_owned(), Value::Object(tables));
     Ok(document)
 }
@@ -199,7 +204,7 @@ fn first_statistic(row: &MetricRow) -> String {
 
 /// The table of one group. Bits per dimension and nats are columns of their own; columns without a
 /// number are left out.
-fn likelihood_table(rows: &[&SummaryRow]) -> AlignedTable {
+fn group_table(rows: &[&SummaryRow]) -> AlignedTable {
     let has_bits = rows.iter().any(|row| row.bits_per_dim.is_some());
     let solver = match has_bits {
         true => "solver error, bits/dim",
@@ -320,6 +325,21 @@ pub(super) fn unit_of_quantity(name: &str) -> &'static str {
     }
 }
 
+/// The unit of a statistic of samples; `1` for shares, ratios and kernels. A feature is a number of the
+/// extractor, or of the samples themselves.
+pub(super) fn unit_of_statistic(metric: &str) -> &'static str {
+    match metric {
+        "frechet" | "frechet-infinity" | "frechet-min" => "feature²",
+        "energy" | "sliced-wasserstein" | "pair-distances" => "feature",
+        "cmmd" => "1e-3",
+        "vendi" => "samples",
+        "fld" | "fld-gap" | "fld-precision" => "0.01 nats/dim",
+        "kernel" | "mmd-rbf" | "precision" | "recall" | "density" | "coverage" | "c2st"
+        | "inception-score" | "authenticity" | "memorization" => "1",
+        _ => "",
+    }
+}
+
 /// Whether a statistic of calibration is shown: those that speak of all parameters.
 fn is_overall(row: &CalibrationRow) -> bool {
     ["ecdf", "dispersion"].contains(&row.statistic.as_str())
@@ -426,6 +446,13 @@ mod tests {
         });
         add_run_tables(&mut answer, &run);
         plain_text(&answer)
+    }
+
+    #[test]
+    fn every_statistic_has_a_unit() {
+        for name in crate::metric::Metric::NAMES {
+            assert_ne!(unit_of_statistic(name), "", "{name}");
+        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl VerifyArgs {
             ),
         );
         if out.is_none() {
-            answer.table(verdict_table(&lines));
+            answer.table(row_verdict_table(&lines));
         }
         answer.set_path("run", &self.dir);
         answer.set("rows", rows);
@@ -127,7 +127,7 @@ impl VerifyArgs {
 }
 
 /// The verdict of every row, with the column that differs unless it matches.
-fn verdict_table(rows: &[VerifyCsvRow]) -> AlignedTable {
+fn row_verdict_table(rows: &[VerifyCsvRow]) -> AlignedTable {
     let mut table = AlignedTable::new([
         ("verdict", Align::Left),
         ("row", Align::Left),

@@ -270,7 +270,7 @@ impl ConfigLines {
     /// The first key of an entry.
     fn model(&mut self, facts: &ConfigFacts) {
         self.comment(
-            4,
+            2,
             "The model card. Paths are relative to the folder of this file.",
         );
         self.lines

@@ -73,6 +73,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("plotters", &["report/plot/"]),
     ("clap", &["cli/", "main.rs"]),
     ("indicatif", &["progress/display.rs"]),
+    ("anstream", &["cli/console/", "progress/form.rs"]),
+    ("terminal_size", &["cli/console/"]),
+    ("unicode_width", &["cli/console/"]),
     ("signal_hook", &["stop.rs"]),
     ("rayon", &["execute/pool.rs", "metric/"]),
 ];

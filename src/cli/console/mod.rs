@@ -63,7 +63,7 @@ pub(super) fn with_error(value: Option<f64>, stderr: Option<f64>) -> String {
         return "–".to_owned();
     };
     let Some(stderr) = finite(stderr).filter(|stderr| *stderr > 0.0) else {
-        return format_significant(value, 5);
+        return significant_digits(value, 5);
     };
     let top = value.abs().max(stderr);
     if (1e-4..1e7).contains(&top) {
@@ -76,7 +76,7 @@ pub(super) fn with_error(value: Option<f64>, stderr: Option<f64>) -> String {
 }
 
 /// A number with this many significant digits.
-fn format_significant(value: f64, digits: i32) -> String {
+fn significant_digits(value: f64, digits: i32) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
