@@ -29,7 +29,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 def plain(line):
     """A line without what a clock measured, and without differences of spaces at its end."""
-    line = re.sub(r", [\d.]+ (ms|s)\b", "", line.rstrip())
+    line = re.sub(r"(,| ) +[\d.]+ (ms|s)$", "", line.rstrip())
     return re.sub(r"(–|\d)\s+\d+$", r"\1", line) if line.startswith("  ") else line
 
 

@@ -50,9 +50,21 @@ pub mod tarp;
 registry! {
     /// The tests of calibration. Users name them under `tests:` of an entry of `calibration`.
     pub enum CalibrationTest: RankStatistic {
-        "sbc" | "simulation-based-calibration" => Sbc(sbc::Sbc),
-        "tarp" => Tarp(tarp::Tarp),
-        "coverage" | "expected-coverage" | "hpd" => ExpectedCoverage(coverage::ExpectedCoverage),
+        "sbc" | "simulation-based-calibration" => Sbc(sbc::Sbc) {
+            what: "The ranks of the true parameters among the draws, one parameter at a time.",
+            when: "As the first test of a posterior.",
+            source: "Talts et al. 2018, arXiv:1804.06788",
+        },
+        "tarp" => Tarp(tarp::Tarp) {
+            what: "A coverage test by distances to random points, without densities.",
+            when: "For all parameters together, without densities.",
+            source: "Lemos et al. 2023, arXiv:2302.03026",
+        },
+        "coverage" | "expected-coverage" | "hpd" => ExpectedCoverage(coverage::ExpectedCoverage) {
+            what: "The expected coverage of regions of highest density.",
+            when: "Where the model gives densities of its draws.",
+            source: "Hermans et al. 2022, arXiv:2110.06581",
+        },
     }
 }
 

@@ -27,9 +27,21 @@ use crate::rows::{BoundKind, Status};
 registry! {
     /// The dequantizations, under the names that `dequantization:` and `--dequantization` accept.
     pub enum Dequantization: DequantizationMethod {
-        "uniform" => Uniform(Uniform),
-        "importance" | "iwae" | "importance-weighted" => Importance(Importance),
-        "truncated-normal" => TruncatedNormal(TruncatedNormal),
+        "uniform" => Uniform(Uniform) {
+            what: "Uniform noise within each level.",
+            when: "To compare with published bits per dimension; more `repeats` lower the error.",
+            source: "Theis et al. 2016, arXiv:1511.01844",
+        },
+        "importance" | "iwae" | "importance-weighted" => Importance(Importance) {
+            what: "An importance-weighted bound over several uniform draws.",
+            when: "For a tighter bound of the discrete log-likelihood.",
+            source: "Burda et al. 2016, arXiv:1509.00519",
+        },
+        "truncated-normal" => TruncatedNormal(TruncatedNormal) {
+            what: "Normal noise of the path's data end, cut at half a level.",
+            when: "Models that were trained on data with such noise.",
+            source: "Zheng et al. 2023, arXiv:2305.03935",
+        },
     }
 }
 

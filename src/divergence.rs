@@ -154,6 +154,60 @@ const NON_TRACE_NAMES: [registry::Names; 8] = [
     ("one-call", &["onecall", "normalizing-flow"]),
 ];
 
+/// What the estimators are that are not trace estimators, in the order of [`NON_TRACE_NAMES`].
+enum NonTrace {}
+
+crate::describe_kinds! { NonTrace {
+    "learned" {
+        what: "The divergence that a trained head of the card predicts.",
+        when: "Where Jacobian products are too expensive and the head passed its Stein tests.",
+        source: "Jagwani et al. 2026, arXiv:2605.16486",
+    },
+    "debiased" {
+        what: "A head that is corrected by Jacobian products at a few random nodes, without bias.",
+        when: "A head whose bias matters, at a cost that does not grow with the steps.",
+        source: "",
+    },
+    "closed-form" {
+        what: "The log-density that the card's closed form gives.",
+        when: "Analytic models, as the truth that the others are compared with.",
+        source: "",
+    },
+    "finite-difference" {
+        what: "Hutchinson's estimator with differences of the velocity in the place of products.",
+        when: "Networks that cannot be differentiated.",
+        source: "Hutchinson 1990, doi:10.1080/03610919008812866",
+    },
+    "flow-map" {
+        what: "A few steps of a learned flow map with its divergence or its log-determinants.",
+        when: "A ranking of samples in 1 to 8 evaluations.",
+        source: "Ai et al. 2025, arXiv:2512.02636",
+    },
+    "nelbo" {
+        what: "The variational bound in continuous time, from denoising errors.",
+        when: "Bounds to set beside published ones, on any path.",
+        source: "Kingma et al. 2021, arXiv:2107.00630",
+    },
+    "vlb" {
+        what: "The variational bound in discrete steps.",
+        when: "Bits per dimension to set beside a DDPM paper's.",
+        source: "Ho et al. 2020, arXiv:2006.11239; Nichol & Dhariwal 2021, arXiv:2102.09672",
+    },
+    "one-call" {
+        what: "The log-density that the model gives in one call.",
+        when: "Normalizing flows and graphs of a density.",
+        source: "Papamakarios et al. 2021, arXiv:1912.02762",
+    },
+} }
+
+impl registry::Described for DivergenceEstimator {
+    fn descriptions() -> Vec<registry::KindDescription> {
+        let mut all = Estimator::descriptions();
+        all.extend(NonTrace::descriptions());
+        all
+    }
+}
+
 impl DivergenceEstimator {
     /// Every name, without aliases.
     pub fn names() -> Vec<&'static str> {

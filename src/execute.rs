@@ -23,11 +23,13 @@ mod row_timing;
 mod sample;
 mod sample_density;
 mod stein;
+mod time_estimate;
 
 pub use auto_steps::choose_steps;
 pub use maps::FlowMapIdentity;
 pub use pool::{ComputeOptions, WorkerPool, WorkerSpec};
 pub use readings::{checked_samples, states_of_samples};
+pub use time_estimate::{TimeEstimate, WorkEstimate};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

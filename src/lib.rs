@@ -36,13 +36,10 @@
 //! `examples/likelihood.rs` compares two estimators in this way. A model from files is a
 //! [`model::loaded::Model`], and its networks are run by an [`execute::WorkerPool`].
 
-/// Prints a line on standard error. A closed standard error is ignored, so that the program goes
-/// on.
+/// Prints a line on standard error, or a note in the form of `--progress json`. A closed standard error
+/// is ignored, so that the program goes on.
 macro_rules! errln {
-    ($($text:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
+    ($($text:tt)*) => { $crate::progress::print_note(format_args!($($text)*)) };
 }
 
 mod budget;

@@ -1,10 +1,8 @@
 //! The `flowgauge` program: parses the command line, runs it, prints its error and sets the exit
 //! status.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use flowgauge::cli::{self, Cli};
 
 fn main() -> ExitCode {
@@ -14,11 +12,10 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
-    match cli::execute(Cli::parse()) {
+    match cli::execute(Cli::from_command_line()) {
         Ok(exit) => ExitCode::from(exit.status()),
         Err(error) => {
-            // `eprintln!` would panic if the reader of standard error has closed the pipe.
-            let _ = writeln!(std::io::stderr(), "flowgauge: {error:#}");
+            cli::print_error(&error);
             ExitCode::from(cli::error_status(&error))
         }
     }

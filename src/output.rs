@@ -14,10 +14,12 @@ use crate::host::{hex, with_resolved_folder};
 /// The kind of a result, which decides the suffix of the file's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputKind {
-    /// A CSV table. Only tables and cards can go to standard output (`-`).
+    /// A CSV table. Only tables, cards and configs can go to standard output (`-`).
     Table,
     /// A card in YAML.
     Card,
+    /// A config in YAML.
+    Config,
     /// A NumPy array.
     Array,
     /// A NumPy archive of several arrays.
@@ -31,10 +33,11 @@ pub(crate) enum OutputKind {
 impl OutputKind {
     /// Every kind.
     #[cfg(test)]
-    const ALL: [OutputKind; 6] = [
+    const ALL: [OutputKind; 7] = [
         OutputKind::Archive,
         OutputKind::Table,
         OutputKind::Card,
+        OutputKind::Config,
         OutputKind::Array,
         OutputKind::Onnx,
         OutputKind::Picture,
@@ -44,7 +47,7 @@ impl OutputKind {
     pub(crate) fn suffix(self) -> &'static str {
         match self {
             OutputKind::Table => "csv",
-            OutputKind::Card => "yaml",
+            OutputKind::Card | OutputKind::Config => "yaml",
             OutputKind::Array => "npy",
             OutputKind::Archive => "npz",
             OutputKind::Onnx => "onnx",
@@ -57,6 +60,7 @@ impl OutputKind {
         match self {
             OutputKind::Table => "a table is written as CSV",
             OutputKind::Card => "a card is written as YAML",
+            OutputKind::Config => "a config is written as YAML",
             OutputKind::Array => "samples are written as a NumPy array",
             OutputKind::Archive => "statistics are written as a NumPy archive",
             OutputKind::Onnx => "a model is written as ONNX",
@@ -506,7 +510,7 @@ fn keep_permissions(replaced: &Path, file: &File) -> io::Result<()> {
 /// Fails if the result is neither a table nor a card.
 fn stdout_target(kind: OutputKind) -> Result<Target> {
     match kind {
-        OutputKind::Table | OutputKind::Card => Ok(Target::Stdout),
+        OutputKind::Table | OutputKind::Card | OutputKind::Config => Ok(Target::Stdout),
         _ => Err(anyhow!(
             "only tables and cards can go to standard output; expected a file whose name ends in .{}",
             kind.suffix()
@@ -542,9 +546,13 @@ fn check_suffix(kind: OutputKind, named: &Path) -> Result<()> {
     let Some(suffix) = named.extension() else {
         return Ok(());
     };
-    let short = kind == OutputKind::Card && suffix.eq_ignore_ascii_case("yml");
+    let is_yaml = matches!(kind, OutputKind::Card | OutputKind::Config);
+    let short = is_yaml && suffix.eq_ignore_ascii_case("yml");
     if !suffix.eq_ignore_ascii_case(kind.suffix()) && !short {
-        let standard = if matches!(kind, OutputKind::Table | OutputKind::Card) {
+        let standard = if matches!(
+            kind,
+            OutputKind::Table | OutputKind::Card | OutputKind::Config
+        ) {
             ", or `-` for standard output"
         } else {
             ""

@@ -33,6 +33,7 @@ mod single;
 mod work;
 mod workload;
 
+pub(crate) use artifact_paths::relative_path;
 pub use artifact_paths::{ArtifactPaths, reopen_run};
 pub use auto_steps::{AutoStepsRequest, ChosenSteps, StepsChooser};
 pub use capabilities::{

@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use self::side_by_side::LabelledRun;
-use crate::budget::SolverBias;
 use crate::journal::{self, Journal, Outcome, RunDirectory, outstanding_trials, read_plan};
-use crate::num::format_decimals;
 use crate::output::{check_output_folder, write_atomic};
 use crate::plan::{Plan, PlanFile, PlannedModel};
 use crate::progress::format_duration;
 use crate::report::{self, DataFacts, Facts, ModelFacts};
-use crate::rows::{CalibrationRow, SummaryRow, Tables};
+use crate::rows::Tables;
 use crate::table;
 
 mod across_runs;
@@ -21,7 +19,13 @@ mod side_by_side;
 
 /// The tables of a run, and the number of trials that are missing from them.
 pub(crate) struct RunResults {
+    /// The run's name. If there are several runs, their names, separated by commas.
+    pub name: String,
+    /// The run's seed; see [`Facts::seed`].
+    pub seed: String,
     pub tables: Tables,
+    /// The number of finished trials.
+    pub finished_trials: usize,
     /// The number of failed trials.
     pub failed_trials: usize,
     /// The number of trials that have neither finished nor failed.
@@ -29,140 +33,24 @@ pub(crate) struct RunResults {
 }
 
 impl RunResults {
+    /// The results of the tables and facts of a report.
+    fn new(tables: Tables, facts: &Facts) -> RunResults {
+        RunResults {
+            name: facts.name.clone(),
+            seed: facts.seed.clone(),
+            tables,
+            finished_trials: facts.trials_finished,
+            failed_trials: facts.trials_failed.len(),
+            outstanding_trials: facts.trials_outstanding,
+        }
+    }
+
     /// The number of samples without a log-likelihood, added up over all estimators, and of ranks that
     /// are missing.
     pub(crate) fn failed_rows(&self) -> usize {
         let unranked = self.tables.ranks.iter().filter(|row| row.rank.is_none());
         let failed: usize = self.tables.summary.iter().map(|s| s.failed).sum();
         failed + unranked.count()
-    }
-
-    /// The summary as text for a terminal.
-    pub(crate) fn terminal_summary(&self) -> String {
-        let mut out = String::new();
-        let same = |a: &SummaryRow, b: &SummaryRow| {
-            (&a.model, &a.dataset, &a.solver) == (&b.model, &b.dataset, &b.solver)
-        };
-        for group in self.tables.summary.chunk_by(same) {
-            out += &format!(
-                "\n{} on {}, {}\n",
-                group[0].model, group[0].dataset, group[0].solver
-            );
-            let cells: Vec<[String; 5]> = std::iter::once(SUMMARY_HEADINGS.map(str::to_owned))
-                .chain(group.iter().map(summary_cells))
-                .collect();
-            let width = |i: usize| {
-                cells
-                    .iter()
-                    .map(|row| row[i].chars().count())
-                    .max()
-                    .unwrap_or(0)
-            };
-            let widths = [0, 1, 2, 3, 4].map(width);
-            for [estimator, mean, bias, correlation, cost] in cells {
-                let [a, b, c, d, e] = widths;
-                out += &format!(
-                    "  {estimator:<a$}  {mean:>b$}  {bias:>c$}  {correlation:>d$}  {cost:>e$}\n"
-                );
-            }
-            let solver = |row: &SummaryRow| SolverBias::from_summary(row);
-            if group
-                .iter()
-                .filter_map(solver)
-                .all(|s| s == SolverBias::NotMeasured)
-                && group.iter().any(|r| solver(r).is_some())
-            {
-                out += "  solver error not measured\n";
-            }
-        }
-        for row in &self.tables.metrics {
-            let error = row.stderr.map_or(String::new(), |e| format!(" ± {e:.3}"));
-            out += &format!(
-                "\n{} {}: {} {}{error}",
-                row.model,
-                row.sampler,
-                row.metric,
-                format_decimals(row.value, 4)
-            );
-        }
-        for row in self.tables.calibration.iter().filter(|row| is_overall(row)) {
-            let number = |value: Option<f64>| value.map_or("–".to_owned(), format_small);
-            out += &format!(
-                "\n{} {}: {} {} {}, p = {}",
-                row.model,
-                row.sampler,
-                row.test,
-                row.statistic,
-                number(row.value),
-                number(row.p)
-            );
-        }
-        out + "\n"
-    }
-}
-
-/// Whether a statistic of calibration is shown on the terminal: those that speak of all parameters.
-fn is_overall(row: &CalibrationRow) -> bool {
-    ["ecdf", "dispersion"].contains(&row.statistic.as_str())
-        && ["", "all"].contains(&row.parameter.as_str())
-}
-
-/// The headings of the columns of the summary on the terminal.
-const SUMMARY_HEADINGS: [&str; 5] = ["estimator", "mean", "bias, nats", "corr.", "cost"];
-
-/// The cells of one summary row: estimator, mean, bias, correlation and cost.
-///
-/// The mean has its standard error over samples and the solver's bias. The bias is the mean paired
-/// difference in nats with its standard error. The cost is in evaluations of the network per
-/// sample.
-fn summary_cells(row: &SummaryRow) -> [String; 5] {
-    let with_error = |value: Option<f64>, error: Option<f64>, unit: &str| match (value, error) {
-        (Some(v), Some(e)) => format!(
-            "{} ± {}{unit}",
-            format_decimals(v, 4),
-            format_decimals(e, 4)
-        ),
-        (Some(v), None) => format!("{}{unit}", format_decimals(v, 4)),
-        _ => "–".to_owned(),
-    };
-    let mean = match row.bits_per_dim {
-        Some(_) => with_error(row.bits_per_dim, row.bits_per_dim_stderr, " bpd"),
-        None => with_error(row.nats, row.nats_stderr, " nats"),
-    };
-    let solver = match SolverBias::from_summary(row) {
-        Some(SolverBias::Measured { nats, bits_per_dim }) => {
-            format!(
-                ", solver {}",
-                format_small(
-                    bits_per_dim
-                        .filter(|_| row.bits_per_dim.is_some())
-                        .unwrap_or(nats)
-                )
-            )
-        }
-        Some(SolverBias::Negligible) => ", solver none".to_owned(),
-        Some(SolverBias::NotMeasured) | None => String::new(),
-    };
-    let correlation = row
-        .correlation
-        .map_or("–".to_owned(), |c| format_decimals(c, 4));
-    let bias = with_error(row.bias, row.bias_stderr, "");
-    [
-        row.estimator.clone(),
-        mean + &solver,
-        bias,
-        correlation,
-        format_decimals(row.cost, 0),
-    ]
-}
-
-/// The value with four decimals, or with one significant digit if all these decimals are zero.
-fn format_small(value: f64) -> String {
-    let text = format_decimals(value, 4);
-    if text.bytes().any(|b| (b'1'..=b'9').contains(&b)) {
-        text
-    } else {
-        format!("{value:.0e}")
     }
 }
 
@@ -182,11 +70,7 @@ pub(crate) fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
         )
     };
     let (tables, facts) = run.tables_and_facts()?;
-    Ok(RunResults {
-        tables,
-        failed_trials: facts.trials_failed.len(),
-        outstanding_trials: facts.trials_outstanding,
-    })
+    Ok(RunResults::new(tables, &facts))
 }
 
 /// The tables and the facts of runs, side by side if there are several. Nothing is written.
@@ -214,14 +98,17 @@ pub(crate) fn publish_run(dir: &Path) -> Result<RunResults> {
     let run = CombinedRun::read(vec![dir.to_owned()])?.remove(0);
     let (tables, facts) = run.tables_and_facts()?;
     write_report(dir, &tables, &facts)?;
-    Ok(RunResults {
-        tables,
-        failed_trials: facts.trials_failed.len(),
-        outstanding_trials: facts.trials_outstanding,
-    })
+    Ok(RunResults::new(tables, &facts))
 }
 
-/// Rebuilds the reports of several run directories, and returns the folders that were written to.
+/// A report that was written.
+pub(crate) struct PublishedReport {
+    /// The folders that it was written to: several for the shards of one run.
+    pub folders: Vec<PathBuf>,
+    pub results: RunResults,
+}
+
+/// Rebuilds the reports of several run directories, and returns what was written.
 ///
 /// The shards of one run get one common report, which is written to each of their directories.
 /// Different runs get one report each. With `out`, a single page that covers all runs is written to
@@ -230,7 +117,7 @@ pub(crate) fn publish_run(dir: &Path) -> Result<RunResults> {
 /// # Errors
 /// Fails if [`publish_run`] would fail for one of the directories. With `out`, it also fails if
 /// that folder belongs to another run or contains a page that flowgauge did not write.
-pub(crate) fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PathBuf>> {
+pub(crate) fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<PublishedReport>> {
     let runs = CombinedRun::read(dirs.to_vec())?;
     let Some(out) = out else {
         let mut written = Vec::new();
@@ -238,8 +125,12 @@ pub(crate) fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<P
             let (tables, facts) = run.tables_and_facts()?;
             for part in &run.directories {
                 write_report(&part.dir, &tables, &facts)?;
-                written.push(part.dir.clone());
             }
+            let folders = run.directories.iter().map(|part| part.dir.clone());
+            written.push(PublishedReport {
+                folders: folders.collect(),
+                results: RunResults::new(tables, &facts),
+            });
         }
         return Ok(written);
     };
@@ -247,7 +138,10 @@ pub(crate) fn publish_runs(dirs: &[PathBuf], out: Option<&Path>) -> Result<Vec<P
     check_report_folder(out, &runs)?;
     let (tables, facts) = read_tables_and_facts(dirs)?;
     write_report(out, &tables, &facts)?;
-    Ok(vec![out.to_owned()])
+    Ok(vec![PublishedReport {
+        folders: vec![out.to_owned()],
+        results: RunResults::new(tables, &facts),
+    }])
 }
 
 /// Refuses an output folder that is another run's directory, or whose `index.html` was not written
@@ -499,75 +393,5 @@ fn model_facts(m: &PlannedModel) -> ModelFacts {
             .collect(),
         convention,
         provenance: pairs(&m.provenance, ""),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rows::EstimateKind;
-
-    fn summary(estimator: &str, solver_bias: Option<f64>) -> SummaryRow {
-        SummaryRow {
-            model: "m".into(),
-            estimator: estimator.into(),
-            kind: EstimateKind::OdeExact,
-            n: 5,
-            nats: Some(-10.0),
-            nats_stderr: Some(0.5),
-            bits_per_dim: Some(2.15201),
-            bits_per_dim_stderr: Some(0.016),
-            bias: Some(-1e-7),
-            bias_stderr: Some(1e-9),
-            solver_bias,
-            solver_bias_bits_per_dim: solver_bias.map(|v| -v / 10.0),
-            ..SummaryRow::default()
-        }
-    }
-
-    fn digest(rows: Vec<SummaryRow>) -> String {
-        RunResults {
-            tables: Tables {
-                summary: rows,
-                ..Tables::default()
-            },
-            failed_trials: 0,
-            outstanding_trials: 0,
-        }
-        .terminal_summary()
-    }
-
-    #[test]
-    fn terminal_summary_shows_solver_bias_and_no_negative_zero() {
-        let text = digest(vec![
-            summary("exact", Some(0.3)),
-            summary("fine", Some(2e-4)),
-            summary("finest", Some(1e-6)),
-        ]);
-        for words in [
-            "2.1520 ± 0.0160 bpd, solver -0.0300",
-            "solver -2e-5",
-            "solver none",
-            " 0.0000 ± 0.0000",
-        ] {
-            assert!(text.contains(words), "{words}: {text}");
-        }
-        assert!(
-            !text.contains("-0.0000") && !text.contains("not measured"),
-            "{text}"
-        );
-        let widths: Vec<usize> = text
-            .trim()
-            .lines()
-            .skip(1)
-            .map(|l| l.chars().count())
-            .collect();
-        assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
-        assert!(digest(vec![summary("exact", None)]).contains("solver error not measured"));
-        let map = SummaryRow {
-            kind: EstimateKind::FewStep,
-            ..summary("map", None)
-        };
-        assert!(!digest(vec![map]).contains("solver"));
     }
 }

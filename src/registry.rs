@@ -7,14 +7,21 @@
 //! implementation at once.
 //!
 //! The list gives other names of a kind after its own, as in `"frechet" | "fid" => …`. Outputs show
-//! the first name. The conformance tests iterate over `defaults()`, so that every listed kind is
-//! tested.
+//! the first name. Behind each kind stands what it is, when to use it and where it comes from, which
+//! `flowgauge list` shows; a kind without them does not compile. The conformance tests iterate over
+//! `defaults()`, so that every listed kind is tested.
 
 /// Declares the enum of one family with its names, its YAML form, its schema and its dispatch to
 /// the trait of the family.
 #[macro_export]
 macro_rules! registry {
-    ($(#[$meta:meta])* pub enum $Enum:ident: $Trait:ident { $($name:literal $(| $alias:literal)* => $Variant:ident($ty:ty)),+ $(,)? }) => {
+    ($(#[$meta:meta])* pub enum $Enum:ident: $Trait:ident {
+        $($name:literal $(| $alias:literal)* => $Variant:ident($ty:ty) {
+            what: $what:literal,
+            when: $when:literal,
+            source: $source:literal $(,)?
+        }),+ $(,)?
+    }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
         pub enum $Enum { $($Variant($ty)),+ }
@@ -63,6 +70,17 @@ macro_rules! registry {
             }
         }
 
+        impl $crate::registry::Described for $Enum {
+            fn descriptions() -> Vec<$crate::registry::KindDescription> {
+                vec![$($crate::registry::KindDescription {
+                    name: $name,
+                    what: $what,
+                    when: $when,
+                    source: $source,
+                }),+]
+            }
+        }
+
         impl schemars::JsonSchema for $Enum {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($Enum).into()
@@ -108,6 +126,43 @@ macro_rules! registry {
                     }
                 }
                 deserializer.deserialize_any(Entry)
+            }
+        }
+    };
+}
+
+/// What `flowgauge list` says of a kind besides its parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct KindDescription {
+    /// The name of the kind.
+    pub name: &'static str,
+    /// What it is, in one sentence.
+    pub what: &'static str,
+    /// When to use it, in one sentence.
+    pub when: &'static str,
+    /// Authors, year, and arXiv number or DOI; several are separated by `; `. Empty if there is
+    /// nothing to cite.
+    pub source: &'static str,
+}
+
+/// A family whose kinds are described.
+pub trait Described {
+    /// The description of every kind, in the order of the names.
+    fn descriptions() -> Vec<KindDescription>;
+}
+
+/// Describes the kinds of a family that is not declared by [`registry!`]: one entry for each name.
+#[macro_export]
+macro_rules! describe_kinds {
+    ($Enum:ty { $($name:literal { what: $what:literal, when: $when:literal, source: $source:literal $(,)? }),+ $(,)? }) => {
+        impl $crate::registry::Described for $Enum {
+            fn descriptions() -> Vec<$crate::registry::KindDescription> {
+                vec![$($crate::registry::KindDescription {
+                    name: $name,
+                    what: $what,
+                    when: $when,
+                    source: $source,
+                }),+]
             }
         }
     };

@@ -108,6 +108,7 @@ pub(crate) fn execute_run(
             return Ok(stopped(todo.len() - i));
         }
         progress.finish_trial();
+        display.piece_finished();
     }
     Ok(RunEnd::Completed)
 }
@@ -423,6 +424,9 @@ struct RunProgress {
     meter: Arc<Meter>,
     /// The workload and the description of each trial that this process executes.
     todo: Vec<(Workload, String)>,
+    /// The number of trials that earlier calls have finished, and of all trials of this process.
+    done_before: usize,
+    total: usize,
     state: Mutex<RunProgressState>,
 }
 
@@ -457,7 +461,7 @@ impl RunProgress {
                 state.seconds_done += seconds;
             }
         }
-        let todo = todo.iter().map(|t| {
+        let loads = todo.iter().map(|t| {
             (
                 prepared.trial_load(&t.work, seconds_per_row),
                 t.work.describe(&prepared.plan),
@@ -465,7 +469,9 @@ impl RunProgress {
         });
         RunProgress {
             meter,
-            todo: todo.collect(),
+            done_before: mine.len() - todo.len(),
+            total: mine.len(),
+            todo: loads.collect(),
             state: Mutex::new(state),
         }
     }
@@ -486,16 +492,25 @@ impl RunProgress {
     fn snapshot(&self) -> ProgressStatus {
         let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
         let Some((load, what)) = self.todo.get(state.current_trial) else {
-            return ProgressStatus::default();
+            return ProgressStatus {
+                seconds_done: state.seconds_done,
+                seconds_left: Some(0.0),
+                seconds_left_at_most: Some(0.0),
+                trials: Some([self.done_before + state.current_trial, self.total]),
+                label: String::new(),
+            };
         };
         let elapsed = self.meter.elapsed();
         let running = RunningWorkload::new(load, self.meter.last_reading(), elapsed);
         let rest = self.todo[state.current_trial + 1..]
             .iter()
             .map(|(load, _)| load);
+        let left = state.clock.time_left(Some(running), rest);
         ProgressStatus {
             seconds_done: state.seconds_done + elapsed,
-            seconds_left: state.clock.seconds_left(Some(running), rest),
+            seconds_left: left.map(|left| left.expected),
+            seconds_left_at_most: left.map(|left| left.at_most),
+            trials: Some([self.done_before + state.current_trial, self.total]),
             label: what.clone(),
         }
     }

@@ -6,6 +6,7 @@ the program failed, because it is then the text of an exception.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from typing import Any, Protocol
@@ -21,6 +22,21 @@ def plain(text: str) -> str:
     'digits: 40 %'
     """
     return ESCAPES.sub("", text).strip("\r\n")
+
+
+def text_of_event(text: str) -> str:
+    """Returns the text of a note or an error that `--progress json` wrote, or the text itself.
+
+    >>> text_of_event('{"event":"error","text":"x.npy: it is missing"}')
+    'x.npy: it is missing'
+    >>> text_of_event("x.npy: it is missing")
+    'x.npy: it is missing'
+    """
+    try:
+        event = json.loads(text)
+    except ValueError:
+        return text
+    return str(event.get("text", text)) if isinstance(event, dict) else text
 
 
 def _is_progress(text: str) -> bool:
@@ -152,4 +168,4 @@ class Messages:
         text = "\n".join(plain(line) for line in self.held or self.last)
         for prefix in PREFIXES:
             text = text.removeprefix(prefix)
-        return text.strip() if failed else ""
+        return text_of_event(text).strip() if failed else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -54,6 +55,18 @@ class Result:
         self.text = text.strip("\n")
         self.returncode = returncode
         self._keep = keep
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What the program found, as it was printed with `json=True`; see docs/terminal.md.
+
+        Raises `ValueError` where the call was without it.
+        """
+        if not self.text.startswith("{"):
+            raise ValueError("the program printed no document; expected a call with json=True")
+        # A message of the program may stand behind the document.
+        found: dict[str, Any] = json.JSONDecoder().raw_decode(self.text)[0]
+        return found
 
     def __fspath__(self) -> str:
         return str(self.path)

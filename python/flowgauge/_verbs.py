@@ -9,6 +9,9 @@ them take
 - `batch`: the number of samples in one call of the network;
 - `threads`: the number of all threads together;
 - `ort_lib`: the library of ONNX Runtime, instead of the one in this Python's `onnxruntime`;
+- `progress`: the form of progress on standard error, `"auto"`, `"bar"`, `"plain"`, `"json"` or `"none"`;
+- `json`: whether the program prints one document, which `document` of the result reads;
+- `color`: where the program writes colours, `"auto"`, `"always"` or `"never"`;
 - `quiet`: whether progress and fewer notes are left out on standard error.
 
 Arrays may be of NumPy or torch, data frames, or files. An estimator, a solver, a sampler or a
@@ -107,6 +110,9 @@ def likelihood(
     batch: int | None = None,
     threads: int | None = None,
     ort_lib: PathLike | None = None,
+    progress: str | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> LikelihoodResult:
     """Computes the log-likelihood of each sample of `data` under `model`, in nats.
@@ -142,6 +148,9 @@ def sample(
     batch: int | None = None,
     threads: int | None = None,
     ort_lib: PathLike | None = None,
+    progress: str | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> SampleResult:
     """Draws `count` samples from `model`, or continues the states `noise` at the prior end.
@@ -173,6 +182,9 @@ def metrics(
     batch: int | None = None,
     threads: int | None = None,
     ort_lib: PathLike | None = None,
+    progress: str | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> MetricsResult:
     """Compares generated samples with reference samples by statistics.
@@ -199,6 +211,9 @@ def reweight(
     batch: int | None = None,
     threads: int | None = None,
     ort_lib: PathLike | None = None,
+    progress: str | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> ReweightResult:
     """Reweights samples to the density exp(−energy): effective sample size, log Z and means.
@@ -220,6 +235,9 @@ def inspect(
     batch: int | None = None,
     threads: int | None = None,
     ort_lib: PathLike | None = None,
+    progress: str | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> InspectResult:
     """Describes a card or an ONNX file, and runs a card's network.
@@ -248,6 +266,9 @@ def run(
     batch: int | None = None,
     threads: int | None = None,
     ort_lib: PathLike | None = None,
+    progress: str | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> RunResult:
     """Carries out a config: likelihoods, samples and metrics. The same call continues it.
@@ -282,7 +303,7 @@ def run(
 
 def _directory(printed: str, out: PathLike | None) -> PathLike:
     """The run directory, which the program prints last where it was not given."""
-    pages = re.findall(r"^(?:report: )?(.*)[/\\]index\.html$", printed, re.MULTILINE)
+    pages = re.findall(r"; report: (.*)[/\\]index\.html\"?,?$", printed, re.MULTILINE)
     return str(pages[-1]) if pages and out is None else out or ""
 
 
@@ -291,13 +312,20 @@ def plan(
     *,
     seed: int | None = None,
     set: Mapping[str, Any] | str | Sequence[str] | None = None,
+    no_timing: bool = False,
     provider: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
     ort_lib: PathLike | None = None,
+    progress: str | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> TextResult:
-    """Lists the trials that `run` would carry out, with their cost in network evaluations."""
+    """Lists the trials that `run` would carry out, with their cost in network evaluations.
+
+    The networks are called for a moment to estimate the time, unless `no_timing` is set.
+    """
     values = dict(locals())
     config = values.pop("config")
     with tempfile.TemporaryDirectory(prefix="flowgauge-") as folder:
@@ -317,6 +345,8 @@ def report(
     columns: str | Sequence[str] | None = None,
     claims: PathLike | None = None,
     hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> RunResult: ...
 
@@ -330,6 +360,8 @@ def report(
     columns: str | Sequence[str] | None = None,
     claims: PathLike | None = None,
     hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> str: ...
 
@@ -342,6 +374,8 @@ def report(
     columns: str | Sequence[str] | None = None,
     claims: PathLike | None = None,
     hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> RunResult | str:
     """Rebuilds the tables, the figures and the page of run directories, or exports what they say.
@@ -359,6 +393,8 @@ def report(
         "columns": columns if columns is None else ",".join(several(columns)),
         "claims": claims,
         "hub_dataset": hub_dataset,
+        "json": json,
+        "color": color,
         "quiet": quiet,
     }
     given = options(values, Path())
@@ -379,6 +415,9 @@ def verify(
     batch: int | None = None,
     threads: int | None = None,
     ort_lib: PathLike | None = None,
+    progress: str | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> VerifyResult:
     """Computes a random part of a run's rows again.
@@ -395,6 +434,8 @@ def gate(
     *,
     claims: Mapping[str, Any] | PathLike,
     out: PathLike | None = None,
+    json: bool = False,
+    color: str | None = None,
     quiet: bool = False,
 ) -> GateResult:
     """Compares a run, or all shards of one, with published numbers.

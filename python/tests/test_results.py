@@ -303,3 +303,17 @@ def test_files_of_a_config_are_looked_for_from_here(models, tmp_path, monkeypatc
     assert f'"all:{models}/moons/train.npy"' in text
     assert '"inception-v3"' in text
     assert '"uniform:10"' in text
+
+
+def test_a_document_is_read(finished):
+    config, result = finished
+    plan = flowgauge.plan(config, json=True, no_timing=True)
+    assert plan.document["verb"] == "plan"
+    assert plan.document["time"] is None
+    reported = flowgauge.report(result, json=True)
+    summary = reported.document["reports"][0]["tables"]["summary"]
+    assert [row["nats"] for row in summary] == list(values(result.summary, "nats"))
+    with pytest.raises(ValueError, match="json=True"):
+        _ = flowgauge.plan(config, no_timing=True).document
+    with pytest.raises(flowgauge.InputRefused, match=r"^(?!\{).*missing\.yaml"):
+        flowgauge.plan("missing.yaml", progress="json")

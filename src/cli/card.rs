@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
+use super::console::{Answer, JsonArgs};
 use super::inspect::InspectArgs;
 use super::{Exit, RuntimeArgs};
 use crate::draft::{
@@ -16,8 +17,15 @@ use crate::model::card::Card;
 use crate::output::{Output, OutputKind};
 use crate::signature;
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge card --from flow-matching models/moons/velocity.onnx --out -
+  flowgauge card --from edm models/digits/denoiser.onnx --out -";
+
 /// The arguments of `flowgauge card`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct CardArgs {
     /// What wrote the files; `onnx` guesses everything from the graph's inputs and outputs
     #[arg(
@@ -42,7 +50,9 @@ pub(super) struct CardArgs {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    runtime_args: RuntimeArgs,
+    json: JsonArgs,
+    #[command(flatten)]
+    pub(super) runtime_args: RuntimeArgs,
 }
 
 /// The shape of one sample on the command line.
@@ -123,14 +133,20 @@ impl CardArgs {
             return Ok(Exit::Success);
         }
         let card = place.out.display();
-        outln!("wrote {card}");
-        for guess in draft.guesses() {
-            outln!("  guessed {guess}");
+        let guesses = draft.guesses();
+        let mut answer = Answer::new("card", "");
+        answer.say(format!("wrote {card}"));
+        for guess in &guesses {
+            answer.say(format!("  guessed {guess}"));
         }
-        outln!("");
-        InspectArgs::of_card(place.out.clone(), self.runtime_args)
-            .execute()
-            .with_context(|| format!("{card} is written, but its model cannot be used"))
+        answer.say("");
+        answer.set_path("card", &place.out);
+        answer.set("guesses", guesses);
+        let (inspection, exit) = InspectArgs::of_card(place.out.clone(), self.runtime_args)
+            .inspect()
+            .with_context(|| format!("{card} is written, but its model cannot be used"))?;
+        answer.append("inspection", inspection);
+        Ok(answer.show(self.json, None, exit))
     }
 
     /// Checks the drafted card and writes it. `files` are the model's, as the card names them.
@@ -144,6 +160,7 @@ impl CardArgs {
         let home = place.out.parent().unwrap_or(Path::new(""));
         let inputs: Vec<PathBuf> = files.iter().map(|file| home.join(file)).collect();
         let output = Output::new(OutputKind::Card, "--out", &place.out, &inputs)?;
+        self.json.check(Some(&output))?;
         if place.out.is_file() && !self.force {
             bail!(
                 "{}: it exists; --force replaces it, and --out names another file",

@@ -6,8 +6,15 @@ use clap_complete::Shell;
 
 use super::{Cli, Exit};
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge completions bash
+  flowgauge completions zsh";
+
 /// The arguments of `flowgauge completions`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]

@@ -6,11 +6,19 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::Exit;
+use super::console::{Answer, JsonArgs};
 use crate::graph;
 use crate::output::{Output, OutputKind};
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge differentiate models/moons/velocity.onnx --out jvp.onnx
+  flowgauge differentiate models/digits/denoiser.onnx --mode vjp --input x --output denoised --out vjp.onnx";
+
 /// The arguments of `flowgauge differentiate`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct DifferentiateArgs {
     /// The ONNX file to differentiate
     model: PathBuf,
@@ -26,6 +34,8 @@ pub(super) struct DifferentiateArgs {
     /// The output to differentiate [default: the first output]
     #[arg(long, value_name = "NAME")]
     output: Option<String>,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 /// What the derived graph computes.
@@ -46,6 +56,7 @@ impl DifferentiateArgs {
     /// Fails if the model cannot be read or differentiated, or if the result cannot be written.
     pub(super) fn execute(self) -> Result<Exit> {
         let out = Output::new(OutputKind::Onnx, "--out", &self.out, &self.input_files()?)?;
+        self.json.check(Some(&out))?;
         let model = self.read_model()?;
         let mode = match self.mode {
             DifferentiateMode::Jvp => graph::Mode::Jvp,
@@ -55,7 +66,31 @@ impl DifferentiateArgs {
         let derived =
             graph::differentiate(&model, mode, self.input.as_deref(), self.output.as_deref())?;
         out.write(&derived.to_bytes()?)?;
-        Ok(Exit::Success)
+        let ports = |ports: Vec<graph::Port>| -> Vec<String> {
+            ports.into_iter().map(|port| port.name).collect()
+        };
+        let (inputs, outputs) = (ports(derived.inputs()), ports(derived.outputs()));
+        let mode = match self.mode {
+            DifferentiateMode::Jvp => "jvp",
+            DifferentiateMode::Vjp => "vjp",
+            DifferentiateMode::Trace => "trace",
+        };
+        let mut answer = Answer::new(
+            "differentiate",
+            format!(
+                "{mode} of {} with inputs {} and outputs {}: {}",
+                self.model.display(),
+                inputs.join(", "),
+                outputs.join(", "),
+                self.out.display()
+            ),
+        );
+        answer.set_path("model", &self.model);
+        answer.set("mode", mode);
+        answer.set("inputs", inputs);
+        answer.set("outputs", outputs);
+        answer.set_path("graph", &self.out);
+        Ok(answer.show(self.json, Some(&out), Exit::Success))
     }
 
     /// The model's file and the files of its weights, which the result must not overwrite.

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{Exit, print_summary};
+use super::Exit;
+use super::console::{
+    Align, AlignedTable, Answer, Cell, GOOD, JsonArgs, UNSURE, WRONG, with_error,
+};
 use crate::gate::claims::Claims;
 use crate::gate::{ClaimVerdict, check_claims};
 use crate::hub;
@@ -16,8 +19,16 @@ use crate::publish;
 use crate::rows::ClaimResult;
 use crate::rows::rows_to_csv;
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml
+  flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml --out verdicts.csv
+  flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml --json";
+
 /// The arguments of `flowgauge gate`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct GateArgs {
     /// The run directory, or the directories of all its shards
     #[arg(required = true, value_name = "DIR")]
@@ -31,6 +42,8 @@ pub(super) struct GateArgs {
     /// Print no notes on standard error
     #[arg(long)]
     quiet: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 impl GateArgs {
@@ -50,14 +63,14 @@ impl GateArgs {
             .as_deref()
             .map(|out| Output::new(OutputKind::Table, "--out", out, &inputs))
             .transpose()?;
+        self.json.check(out.as_ref())?;
         let claims = Claims::read(&hub::local_path(&self.claims)?)?;
         let run = publish::read_results(&self.dirs)?;
         let results = check_claims(&run.tables, &claims)
             .with_context(|| self.claims.display().to_string())?;
         let (verdicts, rows): (Vec<ClaimVerdict>, Vec<ClaimResult>) = results.into_iter().unzip();
-        match &out {
-            Some(out) => out.write(&rows_to_csv(&rows)?)?,
-            None => rows.iter().for_each(print_claim_verdict),
+        if let Some(out) = &out {
+            out.write(&rows_to_csv(&rows)?)?;
         }
         let count = |verdict| verdicts.iter().filter(|v| **v == verdict).count();
         let [pass, fail, inconclusive] = [
@@ -66,13 +79,6 @@ impl GateArgs {
             ClaimVerdict::Inconclusive,
         ]
         .map(count);
-        print_summary(
-            out.as_ref(),
-            format_args!(
-                "{} claims: {pass} pass, {fail} fail, {inconclusive} inconclusive",
-                rows.len()
-            ),
-        );
         if !self.quiet && run.outstanding_trials + run.failed_trials > 0 {
             errln!(
                 "flowgauge: {} trials are outstanding and {} have failed; \
@@ -81,46 +87,80 @@ impl GateArgs {
                 run.failed_trials
             );
         }
-        Ok(match (fail, inconclusive) {
+        let place = match &self.out {
+            Some(file) => format!("; verdicts: {}", file.display()),
+            None => String::new(),
+        };
+        let mut answer = Answer::new(
+            "gate",
+            format!(
+                "{} claims: {pass} pass, {fail} fail, {inconclusive} inconclusive{place}",
+                rows.len()
+            ),
+        );
+        if out.is_none() {
+            answer.table(claim_table(&rows));
+        }
+        answer.set("claims", &rows);
+        answer.set("pass", pass);
+        answer.set("fail", fail);
+        answer.set("inconclusive", inconclusive);
+        answer.set("trials_outstanding", run.outstanding_trials);
+        answer.set("trials_failed", run.failed_trials);
+        let exit = match (fail, inconclusive) {
             (0, 0) => Exit::Success,
             (0, _) => Exit::Inconclusive,
             _ => Exit::Failed,
-        })
+        };
+        Ok(answer.show(self.json, out.as_ref(), exit))
     }
 }
 
-/// Prints one line: the verdict, the claim, the measured value and the claimed interval.
-fn print_claim_verdict(result: &ClaimResult) {
-    let short = |v: f64| {
-        if v != 0.0 && v.abs() < 1e-3 {
-            format!("{v:.2e}")
-        } else {
-            format_decimals(v, 6)
-        }
-    };
-    let number = |v: Option<f64>, absent: &str| v.map_or(absent.to_owned(), short);
-    let interval = match result.decided_by {
-        "interval" => format!(
-            "[{}, {}] at {} %",
-            number(result.low, "–"),
-            number(result.high, "–"),
-            (result.confidence * 1e4).round() / 1e2
-        ),
-        _ => "by the value alone, which has no standard error".to_owned(),
-    };
-    let note = if result.note.is_empty() {
-        String::new()
-    } else {
-        format!("; {}", result.note)
-    };
-    outln!(
-        "{:<12} {}: {}.{} measured {}, {interval}; claimed [{}, {}]{note}",
-        result.verdict,
-        result.claim,
-        result.table,
-        result.column,
-        number(result.measured, "–"),
-        number(result.claimed_low, "-inf"),
-        number(result.claimed_high, "inf")
-    );
+/// The verdict of every claim, with the measured value and the claimed interval.
+fn claim_table(rows: &[ClaimResult]) -> AlignedTable {
+    let mut table = AlignedTable::new([
+        ("verdict", Align::Left),
+        ("claim", Align::Left),
+        ("column", Align::Left),
+        ("measured ± SE", Align::Right),
+        ("interval", Align::Right),
+        ("claimed", Align::Right),
+        ("note", Align::Left),
+    ]);
+    for row in rows {
+        let style = match row.verdict {
+            "pass" => GOOD,
+            "fail" => WRONG,
+            _ => UNSURE,
+        };
+        let short = |v: f64| match v != 0.0 && v.abs() < 1e-3 {
+            true => format!("{v:.2e}"),
+            false => format_decimals(v, 4),
+        };
+        let number = |v: Option<f64>, absent: &str| v.map_or(absent.to_owned(), short);
+        let interval = match row.decided_by {
+            "interval" => format!(
+                "[{}, {}] at {} %",
+                number(row.low, "–"),
+                number(row.high, "–"),
+                (row.confidence * 1e4).round() / 1e2
+            ),
+            _ => "none: by the value alone".to_owned(),
+        };
+        table.row([
+            Cell::styled(row.verdict, style),
+            row.claim.as_str().into(),
+            format!("{}.{}", row.table, row.column).into(),
+            with_error(row.measured, row.stderr).into(),
+            interval.into(),
+            format!(
+                "[{}, {}]",
+                number(row.claimed_low, "-inf"),
+                number(row.claimed_high, "inf")
+            )
+            .into(),
+            row.note.as_str().into(),
+        ]);
+    }
+    table.without_empty_columns()
 }

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ndarray::{Axis, s};
+use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::readings::{print_reading_check, read_checked_data};
+use super::console::{Answer, JsonArgs};
+use super::readings::{add_reading_check, read_checked_data};
 use super::setting::SettingArgs;
 use super::{Exit, RuntimeArgs};
 use crate::flow::field::{EvalError, JacobianOperator, OneCallDensity, Points, VectorField};
@@ -22,8 +25,15 @@ use crate::num::key::{Purpose, RngKey};
 use crate::num::shape::AxisLayout;
 use crate::num::{Batch, TangentBatch};
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge inspect models/digits/card.yaml --data models/digits/heldout.npy
+  flowgauge inspect models/moons/velocity.onnx --json";
+
 /// The arguments of `flowgauge inspect`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct InspectArgs {
     /// A model card (YAML), or an ONNX file
     file: PathBuf,
@@ -40,7 +50,9 @@ pub(super) struct InspectArgs {
     #[command(flatten)]
     setting: SettingArgs,
     #[command(flatten)]
-    runtime_args: RuntimeArgs,
+    json: JsonArgs,
+    #[command(flatten)]
+    pub(super) runtime_args: RuntimeArgs,
 }
 
 impl InspectArgs {
@@ -51,6 +63,7 @@ impl InspectArgs {
             data: None,
             layout: None,
             setting: SettingArgs::default(),
+            json: JsonArgs::default(),
             runtime_args,
         }
     }
@@ -60,7 +73,17 @@ impl InspectArgs {
     ///
     /// # Errors
     /// Fails if the file cannot be read, or if the networks of a card cannot be opened.
-    pub(super) fn execute(mut self) -> Result<Exit> {
+    pub(super) fn execute(self) -> Result<Exit> {
+        let json = self.json;
+        let (answer, exit) = self.inspect()?;
+        Ok(answer.show(json, None, exit))
+    }
+
+    /// What is known of the model, and whether the network of a card passed.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read, or if the networks of a card cannot be opened.
+    pub(super) fn inspect(mut self) -> Result<(Answer, Exit)> {
         self.file = hub::local_path(&self.file)?;
         let extension = self
             .file
@@ -75,13 +98,17 @@ impl InspectArgs {
                 .with_context(|| format!("{}: it cannot be read", self.file.display()))?;
             let model = load_or_skim(&self.file)?;
             let sha256 = hex(&Sha256::digest(&bytes));
-            print_graph(
+            let mut answer = Answer::new("inspect", "");
+            let facts = add_graph(
+                &mut answer,
                 &self.file.display().to_string(),
                 &model,
                 &sha256,
                 &GraphDifferentiability::default(),
             );
-            return Ok(Exit::Success);
+            let line = format!("{}: {}", self.file.display(), facts.sentence());
+            answer.set("graph", facts);
+            return Ok((answer.ending_in(line), Exit::Success));
         }
         let model = self
             .setting
@@ -94,19 +121,23 @@ impl InspectArgs {
             data.print_notes();
         }
         let card = &model.card;
+        let mut answer = Answer::new("inspect", "");
+        answer.set_path("card", &self.file);
+        answer.set("name", &card.name);
+        answer.set("shape", &card.shape);
         match &card.one_call {
-            None => self.print_path(&model)?,
+            None => self.add_path(&mut answer, &model)?,
             Some(one_call) => {
-                outln!(
+                answer.say(format!(
                     "card {}: {}, shape {:?}, kind {}",
                     self.file.display(),
                     card.name,
                     card.shape,
                     one_call.kind()
-                );
-                outln!("{}", one_call.describe());
+                ));
+                answer.say(format!("{}", one_call.describe()));
                 if let OneCall::Flow { .. } = one_call {
-                    outln!("latents N(0, {}^2 I)", model.prior.std);
+                    answer.say(format!("latents N(0, {}^2 I)", model.prior.std));
                 }
             }
         }
@@ -116,17 +147,22 @@ impl InspectArgs {
             .chain(model.describe_times()?)
             .chain(model.describe_kinks()?)
             .chain(model.describe_setting());
-        given.for_each(|(input, value)| outln!("{input}: {value}"));
+        let given: serde_json::Map<_, _> =
+            given.map(|(input, value)| (input, value.into())).collect();
+        for (input, value) in &given {
+            answer.say(format!("{input}: {}", value.as_str().unwrap_or_default()));
+        }
+        answer.set("inputs", given);
         if let Some(terms) = model
             .trace_terms()
             .filter(|_| card.one_call.is_none())
             .filter(|terms| *terms < model.dim() as u64)
         {
-            outln!(
+            answer.say(format!(
                 "exact trace: {terms} Jacobian products in {} dimensions, \
                  since the Jacobian is block diagonal",
                 model.dim()
-            );
+            ));
         }
         for (name, head) in &card.divergence_heads {
             let parametrization = serde_json::to_value(head.parametrization)?;
@@ -135,41 +171,65 @@ impl InspectArgs {
             } else {
                 "a network of its own"
             };
-            outln!(
+            answer.say(format!(
                 "divergence head {name}: {}, {place}",
                 parametrization.as_str().unwrap_or_default()
-            );
+            ));
         }
+        let mut files = Vec::new();
         for file in &model.files {
             let at = &file.path;
-            outln!("\n{}", file.key);
+            answer.heading(file.key.as_str());
             if !file.is_network() {
-                outln!("{}\n  sha256 {}", at.display(), file.sha256);
+                answer.say(at.display().to_string());
+                answer.say(format!("  sha256 {}", file.sha256));
+                files.push(json!({
+                    "key": file.key,
+                    "file": at.display().to_string(),
+                    "sha256": file.sha256,
+                }));
                 continue;
             }
-            print_graph(
+            let facts = add_graph(
+                &mut answer,
                 &at.display().to_string(),
                 &load_or_skim(at)?,
                 &file.sha256,
                 &graph_differentiability(&model, &file.key, at)?,
             );
+            files.push(json!({ "key": file.key, "graph": facts }));
         }
+        answer.set("files", files);
         let findings = match card.one_call {
             None => self.check_network(&model)?,
             Some(_) => self.check_one_call(&model)?,
         };
-        outln!("\nthe network as it runs");
-        findings.iter().for_each(|(what, fine)| {
-            outln!("  {} {what}", if *fine { "ok    " } else { "FAILED" })
-        });
+        answer.heading("the network as it runs");
+        for (what, fine) in &findings {
+            answer.say(format!(
+                "  {} {what}",
+                if *fine { "ok    " } else { "FAILED" }
+            ));
+        }
+        let checks = findings
+            .iter()
+            .map(|(what, fine)| json!({ "what": what, "ok": fine }));
+        answer.set("checks", checks.collect::<Vec<_>>());
         for placement in self.runtime_args.runtime()?.placements() {
-            outln!(
+            answer.say(format!(
                 "  nodes of {}: {}",
                 placement.graph,
                 placement.describe(self.runtime_args.provider)
-            );
+            ));
         }
-        let mut fine = findings.iter().all(|f| f.1);
+        let passed = findings.iter().filter(|(_, passed)| *passed).count();
+        let mut fine = passed == findings.len();
+        let mut line = format!(
+            "{}: {}, {passed} of {} checks of the network passed",
+            self.file.display(),
+            card.name,
+            findings.len()
+        );
         if let Some((what, _)) = findings.iter().find(|(_, passed)| !passed) {
             let failed = findings.iter().filter(|(_, passed)| !passed).count();
             errln!(
@@ -179,23 +239,26 @@ impl InspectArgs {
             );
         }
         if card.one_call.is_some() {
-            outln!(
+            answer.say(format!(
                 "whether a density integrates to one is estimated by `mass: {{samples: 4096}}` in a \
                  config"
-            );
+            ));
         } else if let Some(data) = &data {
-            fine &= !print_reading_check(&model, data, &self.runtime_args)?;
+            let report = add_reading_check(&mut answer, &model, data, &self.runtime_args)?;
+            line = report.sentence();
+            fine &= !report.disagrees();
         }
-        Ok(if fine { Exit::Success } else { Exit::Failed })
+        let exit = if fine { Exit::Success } else { Exit::Failed };
+        Ok((answer.ending_in(line), exit))
     }
 
-    /// Prints how the network of a model with a velocity is read, and its path.
+    /// Says how the network of a model with a velocity is read, and its path.
     ///
     /// # Errors
     /// Fails if a part of the card cannot be written as JSON.
-    fn print_path(&self, model: &Model) -> Result<()> {
+    fn add_path(&self, answer: &mut Answer, model: &Model) -> Result<()> {
         let card = &model.card;
-        outln!(
+        answer.say(format!(
             "card {}: {}, shape {:?}, {} prediction",
             self.file.display(),
             card.name,
@@ -203,23 +266,26 @@ impl InspectArgs {
             serde_json::to_value(card.network.prediction)?
                 .as_str()
                 .unwrap_or_default()
-        );
-        outln!("path {}", serde_json::to_string(&card.path)?);
-        outln!(
+        ));
+        answer.say(format!("path {}", serde_json::to_string(&card.path)?));
+        answer.set("prediction", card.network.prediction);
+        answer.set("path", &card.path);
+        answer.set("prior_std", model.prior.std);
+        answer.say(format!(
             "prior N(0, {}^2 I) at time {}, data at time {}",
             model.prior.std,
             model.curve.prior_end(),
             model.curve.data_end()
-        );
-        outln!(
+        ));
+        answer.say(format!(
             "cut off {}",
             Truncation::new(&model.curve, model.prior).describe(card.network.prediction)
-        );
+        ));
         if let Some(preconditioning) = card.network.preconditioning {
-            outln!(
+            answer.say(format!(
                 "preconditioning outside the graph {}",
                 serde_json::to_string(&preconditioning)?
-            );
+            ));
         }
         Ok(())
     }
@@ -484,23 +550,79 @@ fn graph_differentiability(model: &Model, key: &str, at: &Path) -> Result<GraphD
     Ok(GraphDifferentiability::default())
 }
 
-/// Prints the inputs and outputs, size, hash and operators of a graph, and whether it can be
+/// What is known of a graph.
+#[derive(Debug, Serialize)]
+struct GraphSummary {
+    file: String,
+    sha256: String,
+    opset: i64,
+    parameters: u64,
+    inputs: Vec<PortSummary>,
+    outputs: Vec<PortSummary>,
+    /// The number of nodes of each operator.
+    operators: serde_json::Map<String, serde_json::Value>,
+    /// What stands in the way of forward and of reverse differentiation; empty if nothing does.
+    forward_obstacles: Vec<String>,
+    reverse_obstacles: Vec<String>,
+}
+
+/// An input or output of a graph.
+#[derive(Debug, Serialize)]
+struct PortSummary {
+    name: String,
+    #[serde(rename = "type")]
+    element: String,
+    dims: String,
+}
+
+impl GraphSummary {
+    /// The size of the graph, and in which modes it can be differentiated.
+    fn sentence(&self) -> String {
+        let modes = match (
+            self.forward_obstacles.is_empty(),
+            self.reverse_obstacles.is_empty(),
+        ) {
+            (true, true) => "it can be differentiated in both modes",
+            (true, false) => "it can be differentiated in forward mode only",
+            (false, true) => "it can be differentiated in reverse mode only",
+            (false, false) => "it cannot be differentiated",
+        };
+        format!("{} parameters, {modes}", self.parameters)
+    }
+}
+
+/// Says the inputs and outputs, size, hash and operators of a graph, and whether it can be
 /// differentiated.
-fn print_graph(name: &str, model: &graph::Model, sha256: &str, derivable: &GraphDifferentiability) {
-    outln!("{name}");
-    outln!(
+fn add_graph(
+    answer: &mut Answer,
+    name: &str,
+    model: &graph::Model,
+    sha256: &str,
+    derivable: &GraphDifferentiability,
+) -> GraphSummary {
+    answer.say(format!("{name}"));
+    answer.say(format!(
         "  sha256 {sha256}, opset {}, {} parameters",
         model.opset(),
         model.parameters()
-    );
-    for (kind, ports) in [("input", model.inputs()), ("output", model.outputs())] {
+    ));
+    let mut listed = [Vec::new(), Vec::new()];
+    for (place, (kind, ports)) in [("input", model.inputs()), ("output", model.outputs())]
+        .into_iter()
+        .enumerate()
+    {
         for port in ports {
             let dims = if port.ranked {
                 graph::listed(&port.dims)
             } else {
                 "[?] (unknown rank)".to_owned()
             };
-            outln!("  {kind} {} {} {dims}", port.name, port.elem);
+            answer.say(format!("  {kind} {} {} {dims}", port.name, port.elem));
+            listed[place].push(PortSummary {
+                name: port.name.clone(),
+                element: port.elem.to_string(),
+                dims,
+            });
         }
     }
     let operators: Vec<String> = model
@@ -508,7 +630,8 @@ fn print_graph(name: &str, model: &graph::Model, sha256: &str, derivable: &Graph
         .iter()
         .map(|(op, n)| format!("{op} {n}"))
         .collect();
-    outln!("  operators: {}", operators.join(", "));
+    answer.say(format!("  operators: {}", operators.join(", ")));
+    let mut found = Vec::new();
     let modes = [(Mode::Jvp, "forward (jvp)"), (Mode::Vjp, "reverse (vjp)")];
     for ((mode, label), output) in modes.into_iter().zip(&derivable.outputs) {
         let obstacles = graph::obstacles(
@@ -518,10 +641,32 @@ fn print_graph(name: &str, model: &graph::Model, sha256: &str, derivable: &Graph
             output.as_deref(),
         );
         if obstacles.is_empty() {
-            outln!("  {label}: every operator can be differentiated");
+            answer.say(format!("  {label}: every operator can be differentiated"));
         } else {
-            outln!("  {label}: {} obstacles", obstacles.len());
-            obstacles.iter().for_each(|o| outln!("    {o}"));
+            answer.say(format!("  {label}: {} obstacles", obstacles.len()));
+            obstacles
+                .iter()
+                .for_each(|o| answer.say(format!("    {o}")));
         }
+        found.push(obstacles.iter().map(ToString::to_string).collect());
+    }
+    let [inputs, outputs] = listed;
+    let [forward_obstacles, reverse_obstacles] =
+        <[Vec<String>; 2]>::try_from(found).unwrap_or_default();
+    let operators = model
+        .operators()
+        .iter()
+        .map(|(op, n)| (op.to_string(), json!(n)))
+        .collect();
+    GraphSummary {
+        file: name.to_owned(),
+        sha256: sha256.to_owned(),
+        opset: model.opset(),
+        parameters: model.parameters(),
+        inputs,
+        outputs,
+        operators,
+        forward_obstacles,
+        reverse_obstacles,
     }
 }

@@ -1,16 +1,17 @@
 //! `flowgauge likelihood`: computes the log-likelihood of each sample of an array.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 
+use super::console::{Align, AlignedTable, Answer, JsonArgs, Quantity, with_error};
 use super::interrupt::{interrupted_exit, stop_on_signal};
 use super::setting::SettingArgs;
-use super::{Exit, RuntimeArgs, parse_spec, print_summary};
+use super::{Exit, RuntimeArgs, parse_spec};
 use crate::convention::{self, AffineConversion, Convention, ConventionContext};
 use crate::data::{Dataset, path_without_member};
 use crate::dequantization::Dequantization;
@@ -25,20 +26,27 @@ use crate::model::loaded::Model;
 use crate::model::precision::NetworkPrecision;
 use crate::num::key::{RngKey, SampleId};
 use crate::num::shape::{AxisLayout, RequestedLayout};
-use crate::num::{format_decimals, format_with_stderr, stats};
+use crate::num::{format_decimals, stats};
 use crate::output::{Output, OutputKind, Writer};
 use crate::plan::{
     AutoStepsRequest, LikelihoodWork, PreparedPlan, Trial, check_centred_states,
     check_difference_step, check_discretized_data, check_encodable, check_estimator_supported,
-    likelihood_bound, with_card_defaults,
+    likelihood_bound, solver_label, with_card_defaults,
 };
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
 use crate::rows::{BoundKind, EstimateKind, Status};
 use crate::solve::{Solver, TimeSpan};
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge likelihood --model models/moons/card.yaml --data models/moons/heldout.npy --divergence exact --solver dopri5 --out ll.csv
+  flowgauge likelihood --model models/digits/card.yaml --data models/digits/heldout.npy --divergence '{hutchinson: {probes: 8}}' --solver '{heun: {steps: 40}}' --out ll.csv --json";
+
 /// The arguments of `flowgauge likelihood`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct LikelihoodArgs {
     /// The model card (YAML)
     #[arg(long, value_name = "CARD")]
@@ -100,7 +108,9 @@ pub(super) struct LikelihoodArgs {
     #[command(flatten)]
     setting: SettingArgs,
     #[command(flatten)]
-    runtime_args: RuntimeArgs,
+    json: JsonArgs,
+    #[command(flatten)]
+    pub(super) runtime_args: RuntimeArgs,
 }
 
 /// The columns of every table, in order. Options add [`ExtraColumns`] after them.
@@ -322,21 +332,29 @@ impl LikelihoodArgs {
             );
         }
         written.finish()?;
-        let mut sentence = tally.summary(card, began.elapsed().as_secs_f64());
-        if extra.bound_terms {
+        let what = match extra.bound_terms {
             // A bound is not said to be a likelihood.
-            sentence = sentence.replacen("log-likelihood", "lower bound of the log-likelihood", 1);
-        }
-        print_summary(Some(&out), format_args!("{sentence}"));
+            true => "lower bound of the log-likelihood",
+            false => "log-likelihood",
+        };
+        let mut answer = tally.answer(card, what, began.elapsed().as_secs_f64(), &self.out);
+        answer.set("model", &card.name);
+        answer.set("data", &prepared.data[0].name);
+        answer.set("estimator", work.estimators[0].label());
+        answer.set("kind", kind.as_str());
+        answer.set("solver", solver_label(&work.solver));
         if tally.failed > 0 {
             errln!(
                 "flowgauge: {} of {} samples have no likelihood: see the column `status`",
                 tally.failed,
                 tally.rows
             );
-            return Ok(Exit::Failed);
         }
-        Ok(Exit::Success)
+        let exit = match tally.failed {
+            0 => Exit::Success,
+            _ => Exit::Failed,
+        };
+        Ok(answer.show(self.json, Some(&out), exit))
     }
 }
 
@@ -535,32 +553,64 @@ impl LikelihoodTotals {
         self.jvps += row.jvps;
     }
 
-    /// One line with the mean, the numbers of samples and failures, and the cost.
-    fn summary(&self, card: &Card, seconds: f64) -> String {
-        let each = |total: u64| format_decimals(total as f64 / self.rows.max(1) as f64, 0);
-        let cost = format!(
-            "{} evaluations and {} Jacobian products per sample, {}",
-            each(self.evaluations),
-            each(self.jvps),
-            format_duration(seconds)
-        );
-        let Some(mean) = stats::mean_estimate(&self.nats) else {
-            return format!("no log-likelihood of {} samples; {cost}", self.rows);
+    /// The means with their errors, the numbers of samples and failures, and the cost.
+    fn answer(&self, card: &Card, what: &str, seconds: f64, out: &Path) -> Answer {
+        let mean = stats::mean_estimate(&self.nats);
+        let (value, stderr) = (mean.map(|m| m.value), mean.and_then(|m| m.stderr));
+        let (dim, offset) = (card.dim(), card.bits_offset());
+        let per_dim = 1.0 / (dim as f64 * std::f64::consts::LN_2);
+        let bits = value
+            .zip(offset)
+            .map(|(value, offset)| bits_per_dim(value, dim, offset));
+        let bits_stderr = bits.and(stderr).map(|stderr| stderr * per_dim);
+        let per_sample = |total: u64| total as f64 / self.rows.max(1) as f64;
+        let each = |total: u64| format_decimals(per_sample(total), 0);
+
+        let line = match value {
+            None => format!("no {what} of {} samples; {}", self.rows, out.display()),
+            Some(_) => format!(
+                "mean {what} {} nats{}, of {} samples, {} failed; {}",
+                with_error(value, stderr),
+                bits.map_or(String::new(), |_| format!(
+                    ", {} bits/dim",
+                    with_error(bits, bits_stderr)
+                )),
+                self.nats.len(),
+                self.failed,
+                out.display()
+            ),
         };
-        let bits = card.bits_offset().map(|offset| {
-            let scale = 1.0 / (card.dim() as f64 * std::f64::consts::LN_2);
-            let value = bits_per_dim(mean.value, card.dim(), offset);
-            format!(
-                ", {} bits/dim",
-                format_with_stderr(value, mean.stderr.map(|e| e * scale))
-            )
-        });
-        format!(
-            "mean log-likelihood {} nats{}, of {} samples, {} failed; {cost}",
-            format_with_stderr(mean.value, mean.stderr),
-            bits.unwrap_or_default(),
-            mean.n,
-            self.failed
-        )
+        let mut answer = Answer::new("likelihood", line);
+        let mut table = AlignedTable::new([
+            ("bits/dim ± SE", Align::Right),
+            ("nats ± SE", Align::Right),
+            ("n", Align::Right),
+            ("failed", Align::Right),
+            ("evaluations per sample", Align::Right),
+            ("Jacobian products per sample", Align::Right),
+            ("time", Align::Right),
+        ]);
+        table.row([
+            with_error(bits, bits_stderr).into(),
+            with_error(value, stderr).into(),
+            self.nats.len().to_string().into(),
+            self.failed.to_string().into(),
+            each(self.evaluations).into(),
+            each(self.jvps).into(),
+            format_duration(seconds).into(),
+        ]);
+        answer.table(table.without_empty_columns());
+        answer.set("log_likelihood", Quantity::new(value, stderr, "nats"));
+        answer.set(
+            "bits_per_dim",
+            bits.map(|_| Quantity::new(bits, bits_stderr, "bits/dim")),
+        );
+        answer.set("n", self.nats.len());
+        answer.set("failed", self.failed);
+        answer.set("evaluations_per_sample", per_sample(self.evaluations));
+        answer.set("jacobian_products_per_sample", per_sample(self.jvps));
+        answer.set("seconds", seconds);
+        answer.set_path("table", out);
+        answer
     }
 }

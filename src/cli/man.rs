@@ -6,11 +6,19 @@ use anyhow::Result;
 use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man;
 
+use super::console::{Answer, JsonArgs};
 use super::{Cli, Exit};
 use crate::output::{check_output_folder, write_atomic};
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge man
+  flowgauge man --out man1";
+
 /// The arguments of `flowgauge man`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ManArgs {
     /// Write `flowgauge.1` and a page for each verb to this folder [default: print the first]
     #[arg(long, value_name = "DIR")]
@@ -47,7 +55,12 @@ impl ManArgs {
                 .bin_name(name.replacen('-', " ", 1));
             write_atomic(&out.join(format!("{name}.1")), &page(named)?)?;
         }
+        let count = command.get_subcommands().count();
         write_atomic(&out.join("flowgauge.1"), &page(command)?)?;
-        Ok(Exit::Success)
+        let line = format!(
+            "{count} manual pages: {}",
+            out.join("flowgauge.1").display()
+        );
+        Ok(Answer::new("man", line).show(JsonArgs::default(), None, Exit::Success))
     }
 }

@@ -11,8 +11,10 @@ use ndarray::Array2;
 use serde::Serialize;
 
 use self::sample_sets::{SampleSet, SetFile, arrange_comparable_sets, parse_layouts};
+use super::console::{Align, AlignedTable, Answer, Cell, JsonArgs, with_error};
 use super::interrupt::{STOPPED_MESSAGE, stop_on_signal};
-use super::{Exit, RuntimeArgs, parse_spec, print_summary};
+use super::run_summary::unit_of_statistic;
+use super::{Exit, RuntimeArgs, parse_spec};
 use crate::data::{Dataset, ImageFolder, NumberKind, path_without_member};
 use crate::features::cache::{self, Provenance};
 use crate::features::images::{ByteRounding, PixelCoding};
@@ -22,7 +24,6 @@ use crate::metric::frechet::{self, Frechet, FrechetInfluence};
 use crate::metric::measured::{FloorSamples, measure_with_notes};
 use crate::metric::{Metric, SampleSets, notes};
 use crate::model::card::check_plain_name;
-use crate::num::format_with_stderr;
 use crate::num::key::RngKey;
 use crate::num::stats::Estimate;
 use crate::output::{Output, OutputKind, Writer};
@@ -32,8 +33,15 @@ use crate::stop;
 
 mod sample_sets;
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge metrics --generated models/moons/heldout.npy --reference models/moons/train.npy --out metrics.csv
+  flowgauge metrics --generated models/digits/heldout.npy --reference models/digits/train.npy --extractor models/digits/features.onnx --metric frechet --metric kernel --out metrics.csv --json";
+
 /// The arguments of `flowgauge metrics`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct MetricsArgs {
     /// Generated samples: .npy, .npz, .safetensors, .csv, .parquet, IDX or a folder of images
     ///
@@ -101,7 +109,9 @@ pub(super) struct MetricsArgs {
     #[arg(long, value_name = "CSV")]
     out: PathBuf,
     #[command(flatten)]
-    runtime_args: RuntimeArgs,
+    json: JsonArgs,
+    #[command(flatten)]
+    pub(super) runtime_args: RuntimeArgs,
 }
 
 /// The values of black and white, the smaller first.
@@ -137,64 +147,64 @@ struct MetricCsvRow {
     note: String,
 }
 
-/// Writes each statistic as soon as it is computed: a row of the table, and a line for the
-/// terminal.
+impl MetricCsvRow {
+    /// The row of a document: that of the table with its unit.
+    fn document(&self) -> serde_json::Value {
+        serde_json::json!({
+            "metric": self.metric,
+            "value": self.value,
+            "stderr": self.stderr,
+            "unit": unit_of_statistic(self.metric),
+            "n_generated": self.n_generated,
+            "n_reference": self.n_reference,
+            "note": self.note,
+        })
+    }
+}
+
+/// Writes each statistic to the table as soon as it is computed.
 struct MetricTableWriter<'a> {
     out: &'a Output,
-    /// What the printed line begins with; empty for the generated samples.
-    subject: &'a str,
     /// For the floor, the number of generated samples. Biased statistics depend on the number of
     /// samples, so that they use only this many samples of the floor.
     generated_count: Option<usize>,
     /// Opened with the first row.
     writer: Option<csv::Writer<Writer>>,
+    /// What was written so far.
+    rows: Vec<MetricCsvRow>,
 }
 
 impl MetricTableWriter<'_> {
-    /// Writes one row and prints its line.
+    /// Writes one row.
     ///
     /// # Errors
     /// Fails if the table cannot be written.
-    fn write_row(&mut self, line: &MetricCsvRow) -> Result<()> {
+    fn write_row(&mut self, row: MetricCsvRow) -> Result<()> {
         let written = match &mut self.writer {
             Some(written) => written,
             None => self
                 .writer
                 .insert(csv::Writer::from_writer(self.out.begin()?)),
         };
-        written.serialize(line)?;
+        written.serialize(&row)?;
         written.flush()?;
-        let count = |n: Option<usize>, what: &str| n.map(|n| format!("{n} {what}"));
-        let counts = [
-            count(line.n_generated, "generated"),
-            count(line.n_reference, "reference"),
-        ];
-        let counts: Vec<String> = counts.into_iter().flatten().collect();
-        let of = if counts.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", counts.join(", "))
-        };
-        let value = format_with_stderr(line.value, line.stderr);
-        print_summary(
-            Some(self.out),
-            format_args!("{}{} {value}{of}", self.subject, line.metric),
-        );
+        self.rows.push(row);
         Ok(())
     }
 
-    /// Puts the table into its place; it is empty if there were no rows.
+    /// Puts the table into its place and returns its rows; it is empty if there were none.
     ///
     /// # Errors
     /// Fails if the table cannot be written.
-    fn finish(self) -> Result<()> {
+    fn finish(self) -> Result<Vec<MetricCsvRow>> {
         match self.writer {
             Some(written) => written
                 .into_inner()
                 .map_err(|e| anyhow!("{}", e.error()))?
-                .finish(),
-            None => self.out.write(&[]),
+                .finish()?,
+            None => self.out.write(&[])?,
         }
+        Ok(self.rows)
     }
 }
 
@@ -221,6 +231,7 @@ impl MetricsArgs {
     /// Fails if an option or an array is wrong, or if a table cannot be written.
     fn measure(&self) -> Result<Exit> {
         let out = Output::new(OutputKind::Table, "--out", &self.out, &self.input_files())?;
+        self.json.check(Some(&out))?;
         let beside = || {
             out.sibling(
                 OutputKind::Table,
@@ -286,25 +297,67 @@ impl MetricsArgs {
             train: train.as_ref(),
             test: test.as_ref(),
         };
-        let table = |out, whose, count| MetricTableWriter {
+        let table = |out, count| MetricTableWriter {
             out,
-            subject: whose,
             generated_count: count,
             writer: None,
+            rows: Vec::new(),
         };
         // The floor is checked first, so that nothing is computed if it cannot be compared.
         if let Some(floor) = &floor {
             self.choose_metrics(sets(floor), &named)?;
         }
-        self.write_table(sets(&generated), &named, table(&out, "", None))?;
-        if let (Some(floor_out), Some(floor)) = (&floor_out, &floor) {
-            self.write_table(
-                sets(floor),
-                &named,
-                table(floor_out, "data against data: ", generated.count()),
-            )?;
+        let rows = self.write_table(sets(&generated), &named, table(&out, None))?;
+        let floor_rows = match (&floor_out, &floor) {
+            (Some(floor_out), Some(floor)) => {
+                self.write_table(sets(floor), &named, table(floor_out, generated.count()))?
+            }
+            _ => Vec::new(),
+        };
+        let answer = self.answer(&rows, &floor_rows);
+        Ok(answer.show(self.json, Some(&out), Exit::Success))
+    }
+
+    /// The statistics with their floor beside them, and the line that names the first.
+    fn answer(&self, rows: &[MetricCsvRow], floor_rows: &[MetricCsvRow]) -> Answer {
+        let first = rows.first().map_or("no statistic".to_owned(), |row| {
+            format!("{} {}", row.metric, with_error(Some(row.value), row.stderr))
+        });
+        let more = match rows.len() {
+            0 | 1 => String::new(),
+            count => format!(", and {} more", count - 1),
+        };
+        let line = format!("{first}{more}; {}", self.out.display());
+        let mut answer = Answer::new("metrics", line);
+        let mut table = AlignedTable::new([
+            ("statistic", Align::Left),
+            ("value ± SE", Align::Right),
+            ("floor ± SE", Align::Right),
+            ("n", Align::Right),
+            ("n reference", Align::Right),
+        ]);
+        let count = |n: Option<usize>| n.map_or("–".to_owned(), |n| n.to_string());
+        for row in rows {
+            let floor = floor_rows.iter().find(|floor| floor.metric == row.metric);
+            let floor = floor.map_or("–".to_owned(), |floor| {
+                with_error(Some(floor.value), floor.stderr)
+            });
+            table.row([
+                Cell::from(row.metric),
+                with_error(Some(row.value), row.stderr).into(),
+                floor.into(),
+                count(row.n_generated).into(),
+                count(row.n_reference).into(),
+            ]);
         }
-        Ok(Exit::Success)
+        answer.table(table.without_empty_columns());
+        let documents = |rows: &[MetricCsvRow]| -> Vec<serde_json::Value> {
+            rows.iter().map(MetricCsvRow::document).collect()
+        };
+        answer.set("metrics", documents(rows));
+        answer.set("floor", documents(floor_rows));
+        answer.set_path("table", &self.out);
+        answer
     }
 
     /// Reads every set that was named, in one order of axes. With an extractor, each set is
@@ -647,7 +700,7 @@ impl MetricsArgs {
         sides: SampleSets<&SampleSet>,
         named: &[Metric],
         mut table: MetricTableWriter,
-    ) -> Result<()> {
+    ) -> Result<Vec<MetricCsvRow>> {
         if let Some(law) = self.statistics_only_set(sides)? {
             return self.write_frechet_of_statistics(sides, law, named, table);
         }
@@ -682,7 +735,7 @@ impl MetricsArgs {
                 ),
             };
             self.print_notes(sides.generated, metric, &measured.notes);
-            table.write_row(&MetricCsvRow {
+            table.write_row(MetricCsvRow {
                 metric: metric.name(),
                 value: measured.estimate.value,
                 stderr: measured.estimate.stderr,
@@ -712,7 +765,7 @@ impl MetricsArgs {
         law: &SampleSet,
         named: &[Metric],
         mut table: MetricTableWriter,
-    ) -> Result<()> {
+    ) -> Result<Vec<MetricCsvRow>> {
         let distance = Metric::Frechet(Frechet {});
         if let Some(other) = named.iter().find(|m| **m != distance) {
             let (name, file) = (other.name(), &law.name);
@@ -758,7 +811,7 @@ impl MetricsArgs {
         let note = notes::too_few_for_covariance(generated.dim(), n_generated, n_reference);
         self.print_notes(generated, &distance, note.as_slice());
         let notes = note.into_iter().chain([lacks]);
-        table.write_row(&MetricCsvRow {
+        table.write_row(MetricCsvRow {
             metric: distance.name(),
             value: estimate.value,
             stderr: estimate.stderr,

@@ -3,26 +3,29 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::ConfigFile;
 use crate::execute::{ComputeOptions, choose_steps};
 use crate::journal::read_plan;
 use crate::model::onnx::{Provider, Runtime};
-use crate::output::Output;
 use crate::plan::{AutoStepsRequest, PreparedPlan};
+use crate::progress::ProgressForm;
+pub use crate::progress::print_error;
 
 /// Prints a line on standard output, like `println!`. A reader that has closed the pipe is not an
 /// error: `flowgauge list | head -1` succeeds.
 macro_rules! outln {
-    ($($text:tt)*) => { $crate::cli::print_stdout(format_args!("{}\n", format_args!($($text)*))) };
+    ($($text:tt)*) => { $crate::cli::console::print_stdout(format_args!("{}\n", format_args!($($text)*))) };
 }
 
 mod card;
 mod completions;
+mod console;
 mod differentiate;
 mod doctor;
 mod gate;
+mod init;
 mod inspect;
 mod interrupt;
 mod likelihood;
@@ -34,6 +37,7 @@ mod readings;
 mod report;
 mod reweight;
 mod run;
+mod run_summary;
 mod sample;
 mod schema;
 mod setting;
@@ -46,8 +50,9 @@ mod verify;
 /// resumes; 130 or 143 stopped by a signal, and the finished part is in a file that a message
 /// names.
 ///
-/// The environment variable FLOWGAUGE_LOG=debug prints each file that is opened and each piece of
-/// work that is finished.
+/// The last line on standard output says what was found and where it is; `--json` prints one document
+/// instead. The environment variable FLOWGAUGE_LOG=debug prints each file that is opened and each piece
+/// of work that is finished.
 #[derive(Debug, Parser)]
 #[command(
     name = "flowgauge",
@@ -58,6 +63,41 @@ mod verify;
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
+    /// Where colours are written; `auto` writes them on a terminal, and heeds NO_COLOR and CLICOLOR_FORCE
+    #[arg(
+        long,
+        global = true,
+        value_name = "auto|always|never",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    color: ColorChoice,
+}
+
+impl Cli {
+    /// Parses the command line of the process. Help and errors have the colours that it asks for.
+    pub fn from_command_line() -> Cli {
+        let color = color_of(std::env::args().skip(1)).unwrap_or_default();
+        console::choose_color(color);
+        let matches = Cli::command().color(color).get_matches();
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// The value of `--color` among arguments that are not parsed yet; `None` if it is absent or wrong.
+fn color_of(arguments: impl Iterator<Item = String>) -> Option<ColorChoice> {
+    let mut arguments = arguments.take_while(|argument| argument != "--");
+    while let Some(argument) = arguments.next() {
+        let value = match argument.split_once('=') {
+            Some(("--color", value)) => Some(value.to_owned()),
+            _ if argument == "--color" => arguments.next(),
+            _ => None,
+        };
+        if let Some(value) = value {
+            return value.parse().ok();
+        }
+    }
+    None
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +123,8 @@ enum Verb {
     Reweight(reweight::ReweightArgs),
     /// Compare generated samples with reference samples by statistics such as the Fréchet distance
     Metrics(metrics::MetricsArgs),
+    /// Write a config for a model with a comment on every key
+    Init(init::InitArgs),
     /// Draft the card of a model from its exported files, and inspect it
     ///
     /// A comment on each line of the card says which file its value comes from, or that it was
@@ -166,6 +208,15 @@ pub struct RuntimeArgs {
     /// The ONNX Runtime library to use [default: an installed one, else a download]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
+    /// The form of progress on standard error: a bar, lines, JSON objects for programs, or nothing;
+    /// `auto` is a bar on a terminal and lines elsewhere
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "auto|bar|plain|json|none",
+        value_parser = ProgressForm::from_name
+    )]
+    progress: ProgressForm,
     /// Print no progress and fewer notes on standard error
     #[arg(long)]
     quiet: bool,
@@ -238,26 +289,6 @@ fn parse_at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Writes to standard output. If that fails, the process exits with status 2, except if the reader
-/// has closed the pipe.
-fn print_stdout(text: std::fmt::Arguments) {
-    use std::io::{ErrorKind, Write};
-    if let Err(error) = std::io::stdout().write_fmt(text)
-        && error.kind() != ErrorKind::BrokenPipe
-    {
-        errln!("flowgauge: standard output cannot be written: {error}");
-        std::process::exit(2);
-    }
-}
-
-/// Prints a summary line on standard output, or on standard error if `out` is standard output.
-fn print_summary(out: Option<&Output>, text: std::fmt::Arguments) {
-    match out.is_some_and(Output::is_stdout) {
-        true => errln!("flowgauge: {text}"),
-        false => outln!("{text}"),
-    }
-}
-
 /// Parses the value of an option that takes a SPEC: the YAML of one entry, or a bare name.
 ///
 /// # Errors
@@ -274,23 +305,69 @@ fn parse_spec<T: schemars::JsonSchema + serde::de::DeserializeOwned>(
 /// # Errors
 /// Fails if an input is wrong or a result cannot be written.
 pub fn execute(cli: Cli) -> Result<Exit> {
-    match cli.verb {
-        Verb::Run(verb) => verb.execute(),
-        Verb::Plan(verb) => verb.execute(),
-        Verb::Report(verb) => verb.execute(),
-        Verb::Verify(verb) => verb.execute(),
-        Verb::Gate(verb) => verb.execute(),
-        Verb::Likelihood(verb) => verb.execute(),
-        Verb::Sample(verb) => verb.execute(),
-        Verb::Reweight(verb) => verb.execute(),
-        Verb::Metrics(verb) => verb.execute(),
-        Verb::Card(verb) => verb.execute(),
-        Verb::Differentiate(verb) => verb.execute(),
-        Verb::Inspect(verb) => verb.execute(),
-        Verb::Doctor(verb) => verb.execute(),
-        Verb::List(verb) => verb.execute(),
-        Verb::Schema(verb) => verb.execute(),
-        Verb::Completions(verb) => verb.execute(),
-        Verb::Man(verb) => verb.execute(),
+    console::choose_color(cli.color);
+    if let Some(runtime_args) = cli.verb.runtime_args() {
+        runtime_args.progress.choose();
+    }
+    cli.verb.execute()
+}
+
+impl Verb {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// Fails if an input is wrong or a result cannot be written.
+    fn execute(self) -> Result<Exit> {
+        match self {
+            Verb::Run(args) => args.execute(),
+            Verb::Plan(args) => args.execute(),
+            Verb::Report(args) => args.execute(),
+            Verb::Verify(args) => args.execute(),
+            Verb::Gate(args) => args.execute(),
+            Verb::Likelihood(args) => args.execute(),
+            Verb::Sample(args) => args.execute(),
+            Verb::Reweight(args) => args.execute(),
+            Verb::Metrics(args) => args.execute(),
+            Verb::Init(args) => args.execute(),
+            Verb::Card(args) => args.execute(),
+            Verb::Differentiate(args) => args.execute(),
+            Verb::Inspect(args) => args.execute(),
+            Verb::Doctor(args) => args.execute(),
+            Verb::List(args) => args.execute(),
+            Verb::Schema(args) => args.execute(),
+            Verb::Completions(args) => args.execute(),
+            Verb::Man(args) => args.execute(),
+        }
+    }
+
+    /// The options for networks, if the verb has them.
+    fn runtime_args(&self) -> Option<&RuntimeArgs> {
+        match self {
+            Verb::Run(args) => Some(&args.runtime_args),
+            Verb::Plan(args) => Some(&args.runtime_args),
+            Verb::Verify(args) => Some(&args.runtime_args),
+            Verb::Likelihood(args) => Some(&args.runtime_args),
+            Verb::Sample(args) => Some(&args.runtime_args),
+            Verb::Reweight(args) => Some(&args.runtime_args),
+            Verb::Metrics(args) => Some(&args.runtime_args),
+            Verb::Card(args) => Some(&args.runtime_args),
+            Verb::Inspect(args) => Some(&args.runtime_args),
+            Verb::Doctor(args) => Some(&args.runtime_args),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_color_is_known_before_the_command_line_is_parsed() {
+        let of = |line: &str| color_of(line.split(' ').map(str::to_owned));
+        assert_eq!(of("list --color never"), Some(ColorChoice::Never));
+        assert_eq!(of("--color=always list"), Some(ColorChoice::Always));
+        assert_eq!(of("list --color=blue"), None);
+        assert_eq!(of("list -- --color=always"), None);
     }
 }

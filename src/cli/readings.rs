@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use super::RuntimeArgs;
+use super::console::{Align, AlignedTable, Answer, Cell};
 use super::setting::SettingArgs;
 use crate::data::Dataset;
 use crate::execute::{checked_samples, states_of_samples};
@@ -48,16 +50,16 @@ pub(super) fn read_checked_data(
     Ok(data)
 }
 
-/// Compares the card with data and prints the table of readings, with the verdict as its last line.
-/// Returns whether the card disagrees with the data.
+/// Compares the card with data and adds the table of readings to the answer.
 ///
 /// # Errors
 /// Fails if the data are all zero or not finite, or if the network cannot be run.
-pub(super) fn print_reading_check(
+pub(super) fn add_reading_check(
+    answer: &mut Answer,
     model: &Model,
     data: &Dataset,
     runtime_args: &RuntimeArgs,
-) -> Result<bool> {
+) -> Result<ReadingReport> {
     let machine = runtime_args.machine();
     let options = SessionOptions {
         provider: machine.provider,
@@ -68,30 +70,57 @@ pub(super) fn print_reading_check(
     let states = states_of_samples(model, data, &samples, (runtime, machine))?;
     let report = model.check_readings(runtime, options, &samples, &states, CheckEffort::Full);
     let report = report.with_context(|| data.name.clone())?;
-    outln!(
-        "\nthe card and {}: {} samples, {} evaluations",
-        data.name,
-        report.samples,
-        report.evaluations
+    answer.heading(format!(
+        "the card and {}: {} samples, {} evaluations",
+        data.name, report.samples, report.evaluations
+    ));
+    answer.say("  denoising errors by σ/α, relative to the best constant predictor");
+    answer.table(reading_table(&report));
+    answer.set(
+        "readings",
+        json!({
+            "data": data.name,
+            "samples": report.samples,
+            "evaluations": report.evaluations,
+            "verdict": report.sentence(),
+            "noise_levels": report.ratios,
+            "best_linear_errors": report.linear,
+            "scores": report.scores.iter().map(score_document).collect::<Vec<_>>(),
+        }),
     );
-    outln!("  denoising errors by σ/α, relative to the best constant predictor");
-    print_table(&report);
-    outln!("{}", report.sentence());
-    Ok(report.disagrees())
+    Ok(report)
 }
 
-/// Prints the card's reading and the best others.
-fn print_table(report: &ReadingReport) {
-    let mut header: Vec<String> = ["prediction", "sign", "time", "feed"]
-        .map(str::to_owned)
-        .to_vec();
-    let middles = report.ratios.chunks(LEVELS_PER_COLUMN).map(|levels| {
-        let mean = levels.iter().map(|r| r.ln()).sum::<f64>() / levels.len() as f64;
-        two_digits(mean.exp())
-    });
-    header.extend(middles);
-    header.push("verdict".to_owned());
-    let mut table = vec![header];
+/// One reading of a document. The errors are relative to the best constant predictor, by noise level.
+fn score_document(score: &ReadingScore) -> serde_json::Value {
+    json!({
+        "prediction": prediction_name(score.reading.prediction),
+        "negated": score.reading.negated,
+        "time_reversed": score.time_reversed,
+        "feed": score.reading.input.time.formula(),
+        "path": path_name(&score.reading.input.path),
+        "errors": score.errors,
+        "ratio_to_card": score.ratio,
+    })
+}
+
+/// The card's reading and the best others.
+fn reading_table(report: &ReadingReport) -> AlignedTable {
+    let middles: Vec<String> = report
+        .ratios
+        .chunks(LEVELS_PER_COLUMN)
+        .map(|levels| {
+            let mean = levels.iter().map(|r| r.ln()).sum::<f64>() / levels.len() as f64;
+            two_digits(mean.exp())
+        })
+        .collect();
+    let names = ["prediction", "sign", "time", "feed"].map(|name| (name, Align::Left));
+    let levels = middles.iter().map(|level| (level.as_str(), Align::Right));
+    let headings = names
+        .into_iter()
+        .chain(levels)
+        .chain([("verdict", Align::Left)]);
+    let mut table = AlignedTable::with_headings(headings);
     let mut shown: Vec<&ReadingScore> = Vec::new();
     for score in &report.scores {
         // Readings with the same errors are the same but for what the errors do not depend on.
@@ -101,32 +130,16 @@ fn print_table(report: &ReadingReport) {
             shown.push(score);
         }
     }
-    table.extend(shown.into_iter().map(|score| score_cells(score, report)));
+    for score in shown {
+        table.row(score_cells(score, report).into_iter().map(Cell::from));
+    }
     let mut linear: Vec<String> = ["best linear denoiser", "", "", ""]
         .map(str::to_owned)
         .to_vec();
     let errors: Vec<Option<f64>> = report.linear.iter().copied().map(Some).collect();
     linear.extend(error_cells(&errors));
-    linear.push(String::new());
-    table.push(linear);
-    let columns = table[0].len();
-    let widths: Vec<usize> = (0..columns)
-        .map(|c| {
-            table
-                .iter()
-                .map(|row| row[c].chars().count())
-                .max()
-                .unwrap_or(0)
-        })
-        .collect();
-    for row in table {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        outln!("  {}", cells.join("  ").trim_end());
-    }
+    table.row(linear.into_iter().map(Cell::from));
+    table
 }
 
 /// The cells of one reading.

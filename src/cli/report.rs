@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::Exit;
+use super::console::{Answer, JsonArgs};
+use super::run_summary::{add_run_tables, answer_line, run_document};
 use crate::gate::check_claims;
 use crate::gate::claims::Claims;
 use crate::host::today;
@@ -17,8 +19,17 @@ use crate::report::export::{EXPORT_FORMS, ExportForm, ExportSource};
 use crate::report::paper::{FigureFont, FigureWidth, FontSize, PaperStyle, draw_paper_figures};
 use crate::rows::ClaimResult;
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge report reports/quickstart
+  flowgauge report reports/quickstart --export latex --columns estimator,nats,cost
+  flowgauge report reports/quickstart --figures paper --width 84mm
+  flowgauge report reports/first reports/second --out reports/both --json";
+
 /// The arguments of `flowgauge report`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ReportArgs {
     /// Run directories: the shards of one run give one report, each other run gives its own
     #[arg(required = true)]
@@ -56,8 +67,10 @@ pub(super) struct ReportArgs {
     #[arg(long, value_name = "SIZE", requires = "figures")]
     font_size: Option<FontSize>,
     /// Print nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     quiet: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 /// Parses the name of a form.
@@ -92,12 +105,31 @@ impl ReportArgs {
         if let Some(folder) = &self.figures {
             return self.draw_figures(folder);
         }
-        for dir in publish::publish_runs(&self.dirs, self.out.as_deref())? {
-            if !self.quiet {
-                outln!("{}", dir.join("index.html").display());
+        let reports = publish::publish_runs(&self.dirs, self.out.as_deref())?;
+        let mut lines: Vec<String> = Vec::new();
+        let mut documents = Vec::new();
+        let mut parts = Answer::new("report", "");
+        for report in &reports {
+            if reports.len() > 1 {
+                parts.heading(format!("run {}", report.results.name));
+            }
+            add_run_tables(&mut parts, &report.results);
+            for folder in &report.folders {
+                let page = folder.join("index.html");
+                lines.push(answer_line(&report.results, &page));
+                documents.push(run_document(&report.results, &page)?);
             }
         }
-        Ok(Exit::Success)
+        let last = lines.pop().unwrap_or_default();
+        if !lines.is_empty() {
+            parts.say("");
+            lines.into_iter().for_each(|line| parts.say(line));
+        }
+        parts.set("reports", documents);
+        match self.quiet {
+            true => Ok(Exit::Success),
+            false => Ok(parts.ending_in(last).show(self.json, None, Exit::Success)),
+        }
     }
 
     /// Writes the figures for a paper.
@@ -128,10 +160,15 @@ impl ReportArgs {
             write_atomic(&file("csv"), figure.data.as_bytes())?;
             write_atomic(&file("txt"), format!("{}\n", figure.caption).as_bytes())?;
         }
-        if !self.quiet {
-            outln!("{} figures in {}", figures.len(), folder.display());
+        let names: Vec<&str> = figures.iter().map(|figure| figure.name.as_str()).collect();
+        let mut answer = Answer::new("report", "");
+        answer.set("figures", &names);
+        answer.set("folder", folder);
+        let last = format!("{} figures in {}", figures.len(), folder.display());
+        match self.quiet {
+            true => Ok(Exit::Success),
+            false => Ok(answer.ending_in(last).show(self.json, None, Exit::Success)),
         }
-        Ok(Exit::Success)
     }
 
     /// Writes one export, or prints it.
@@ -139,6 +176,12 @@ impl ReportArgs {
     /// # Errors
     /// Fails if the runs cannot be read, if the form lacks something, or if a file cannot be written.
     fn export(&self, form: &ExportForm) -> Result<Exit> {
+        if self.json.json && self.out.is_none() {
+            bail!(
+                "--json: standard output takes the document, and the export is printed there too; \
+                 name a file by --out"
+            );
+        }
         if form.is_folder && self.out.is_none() {
             bail!(
                 "--export {}: it is a folder of files; name it by --out",
@@ -169,31 +212,48 @@ impl ReportArgs {
             run_files: &run_files,
         };
         let files = form.export(&source)?;
+        let mut written = Vec::new();
         match (&self.out, form.is_folder, &files[..]) {
-            (None, _, [file]) => outln!("{}", String::from_utf8_lossy(&file.content).trim_end()),
+            (None, _, [file]) => {
+                outln!("{}", String::from_utf8_lossy(&file.content).trim_end());
+                return Ok(Exit::Success);
+            }
             (Some(out), false, [file]) => {
                 let at = match out.is_dir() {
                     true => out.join(&file.name),
                     false => out.clone(),
                 };
-                self.write(&at, &file.content)?;
+                written.push(self.write(&at, &file.content)?);
             }
             (Some(out), _, files) => {
                 check_output_folder(out)?;
                 for file in files {
-                    self.write(&out.join(&file.name), &file.content)?;
+                    written.push(self.write(&out.join(&file.name), &file.content)?);
                 }
             }
             (None, _, _) => {}
         }
-        Ok(Exit::Success)
+        if self.quiet {
+            return Ok(Exit::Success);
+        }
+        let line = match &written[..] {
+            [file] => format!("{} export: {file}", form.name),
+            files => format!("{} export: {} files", form.name, files.len()),
+        };
+        let mut answer = Answer::new("report", line);
+        if written.len() > 1 {
+            written.iter().for_each(|file| answer.say(file.as_str()));
+        }
+        answer.set("export", form.name);
+        answer.set("files", &written);
+        Ok(answer.show(self.json, None, Exit::Success))
     }
 
-    /// Writes one file and prints its path.
+    /// Writes one file and returns its path.
     ///
     /// # Errors
     /// Fails if the file is one of a run, or cannot be written.
-    fn write(&self, at: &Path, content: &[u8]) -> Result<()> {
+    fn write(&self, at: &Path, content: &[u8]) -> Result<String> {
         let own = |file: &PathBuf| same_file::is_same_file(file, at).unwrap_or(false);
         let inputs = self.dirs.iter().flat_map(|dir| journal::run_files(dir));
         if let Some(input) = inputs.chain(self.claims.clone()).find(own) {
@@ -207,10 +267,7 @@ impl ReportArgs {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
         write_atomic(at, content)?;
-        if !self.quiet {
-            outln!("{}", at.display());
-        }
-        Ok(())
+        Ok(at.display().to_string())
     }
 }
 

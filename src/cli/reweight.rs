@@ -8,12 +8,13 @@ use clap::Args;
 use ndarray::{ArrayView2, Axis};
 use serde::Serialize;
 
+use super::console::{Align, AlignedTable, Answer, Cell, JsonArgs, Quantity, with_error};
 use super::interrupt::stop_on_signal;
-use super::{Exit, RuntimeArgs, print_summary};
+use super::run_summary::unit_of_quantity;
+use super::{Exit, RuntimeArgs};
 use crate::data::{Dataset, NumberKind, path_without_member};
 use crate::model::loaded::{Model, SessionOptions};
 use crate::model::state_function::StateFunction;
-use crate::num::format_with_stderr;
 use crate::num::importance_weights::IntervalEstimate;
 use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::output::{Output, OutputKind, check_output_folder, write_atomic};
@@ -22,8 +23,15 @@ use crate::reweight::{ReweightedSamples, Reweighting};
 use crate::rows::{Status, Tables, TextTable, WeightRow};
 use crate::stop;
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge reweight --samples X.npy --log-density X.csv --model models/dw4/card.yaml --out weights.csv
+  flowgauge reweight --samples X.npy --log-density X.csv --energy tests/data/reweight/gaussian.onnx --observable tests/data/reweight/square.onnx --out weights.csv --json";
+
 /// The arguments of `flowgauge reweight`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ReweightArgs {
     /// The samples, as `flowgauge sample` writes them: .npy, .npz, .safetensors, .csv or .parquet
     #[arg(long, value_name = "FILE")]
@@ -66,7 +74,9 @@ pub(super) struct ReweightArgs {
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
     #[command(flatten)]
-    runtime_args: RuntimeArgs,
+    json: JsonArgs,
+    #[command(flatten)]
+    pub(super) runtime_args: RuntimeArgs,
 }
 
 /// One row of the table: one quantity.
@@ -101,6 +111,7 @@ impl ReweightArgs {
             .chain(model.iter().flat_map(Model::file_paths))
             .collect();
         let out = Output::new(OutputKind::Table, "--out", &self.out, &inputs)?;
+        self.json.check(Some(&out))?;
         if let Some(folder) = &self.plots {
             check_output_folder(folder).context("--plots")?;
         }
@@ -163,7 +174,6 @@ impl ReweightArgs {
         for (path, bytes) in figures {
             write_atomic(&path, &bytes)?;
         }
-        print_summary(Some(&out), format_args!("{}", summary(&found)));
         let left_out = samples.len() - kept.len();
         if left_out > 0 {
             errln!(
@@ -176,7 +186,11 @@ impl ReweightArgs {
         for remark in &found.remarks {
             errln!("flowgauge: {remark}");
         }
-        Ok(Exit::Success)
+        let mut answer = answer(&found, &self.out);
+        answer.set("left_out", left_out);
+        answer.set_path("table", &self.out);
+        answer.set("plots", &self.plots);
+        Ok(answer.show(self.json, Some(&out), Exit::Success))
     }
 
     /// Evaluates the energy and the observables on the samples `x` that have a log-density.
@@ -318,51 +332,86 @@ fn observable_names(files: &[PathBuf]) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The lines that are printed: effective sample size, log Z and means.
-fn summary(found: &Reweighting) -> String {
+/// The quantities with their errors and intervals, and the line that says the effective sample size and
+/// log Z.
+fn answer(found: &Reweighting, out: &Path) -> Answer {
     let percent = |value: f64| format!("{:.3} %", 100.0 * value);
-    let share = |name: &str| {
-        let share = found.estimate(name)?;
-        Some(match (share.low, share.high) {
-            (Some(low), Some(high)) => format!(
-                "{} of {} samples (95 % interval {} to {})",
-                percent(share.value),
-                share.n,
-                percent(low),
-                percent(high)
-            ),
-            (None, Some(high)) => format!(
-                "{} of {} samples (at most {}; no lower end is known)",
-                percent(share.value),
-                share.n,
-                percent(high)
-            ),
-            _ => format!("{} of {} samples", percent(share.value), share.n),
-        })
-    };
-    let value = |name: &str| {
-        let found = found.estimate(name)?;
-        Some(format_with_stderr(found.value, found.stderr))
-    };
-    let mut lines = Vec::new();
-    let mut line = |label: &str, text: Option<String>| {
-        lines.extend(text.map(|text| format!("{label} {text}")));
-    };
-    line("effective sample size", share("ess"));
-    line(
-        "  without the noise of log-densities",
-        share("ess_corrected"),
+    let share = found.estimate("ess").map(|share| {
+        let interval = match (share.low, share.high) {
+            (Some(low), Some(high)) => {
+                format!(" (95 % interval {} to {})", percent(low), percent(high))
+            }
+            (None, Some(high)) => {
+                format!(" (at most {}; no lower end is known)", percent(high))
+            }
+            _ => String::new(),
+        };
+        format!(
+            "effective sample size {} of {} samples{interval}",
+            percent(share.value),
+            share.n
+        )
+    });
+    let log_z = found
+        .estimate("log_z")
+        .map(|log_z| format!("log Z {} nats", with_error(Some(log_z.value), log_z.stderr)));
+    let parts: Vec<String> = share.into_iter().chain(log_z).collect();
+    let mut answer = Answer::new(
+        "reweight",
+        format!("{}; {}", parts.join(", "), out.display()),
     );
-    line("k-hat of the largest weights", value("khat"));
-    line("log Z, nats", value("log_z"));
-    line("  without correction for noise", value("log_z_naive"));
-    line("free energy, nats", value("free_energy"));
+    let mut table = AlignedTable::new([
+        ("quantity", Align::Left),
+        ("unit", Align::Left),
+        ("value ± SE", Align::Right),
+        ("95 % interval", Align::Right),
+        ("n", Align::Right),
+    ]);
+    let mut quantities = Vec::new();
     for quantity in &found.quantities {
-        if let Some(name) = quantity.name.strip_prefix("mean_") {
-            line(&format!("mean of {name}"), value(&quantity.name));
-        }
+        let IntervalEstimate {
+            value,
+            stderr,
+            low,
+            high,
+            n,
+        } = quantity.estimate;
+        let end = |v: Option<f64>| v.map_or("–".to_owned(), |v| with_error(Some(v), None));
+        let interval = match (low, high) {
+            (None, None) => "–".to_owned(),
+            (low, high) => format!("[{}, {}]", end(low), end(high)),
+        };
+        let unit = unit_of_quantity(&quantity.name);
+        table.row([
+            Cell::from(quantity.name.as_str()),
+            unit.into(),
+            with_error(Some(value), stderr).into(),
+            interval.into(),
+            n.to_string().into(),
+        ]);
+        quantities.push(QuantityDocument {
+            quantity: &quantity.name,
+            number: Quantity::new(Some(value), stderr, unit),
+            low,
+            high,
+            n,
+        });
     }
-    lines.join("\n")
+    answer.table(table);
+    answer.set("quantities", quantities);
+    answer
+}
+
+/// One quantity of a document.
+#[derive(Debug, Serialize)]
+struct QuantityDocument<'a> {
+    quantity: &'a str,
+    #[serde(flatten)]
+    number: Quantity,
+    /// The ends of the 95 % confidence interval.
+    low: Option<f64>,
+    high: Option<f64>,
+    n: usize,
 }
 
 /// The log-density of one sample.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
+use super::console::{Answer, JsonArgs};
+use super::run_summary::{add_run_tables, answer_line, run_document};
 use super::{Exit, RESUMABLE_STATUS, RuntimeArgs};
 use crate::config::ConfigFile;
 use crate::stop::{self, StopPolicy};
@@ -18,8 +20,16 @@ const STOP_GRACE_PERIOD: Duration = Duration::from_secs(3);
 const RESUMABLE_MESSAGE: &str =
     "flowgauge: stopped; finished trials are kept, and the same command goes on from there";
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge run configs/quickstart.yaml
+  flowgauge run configs/quickstart.yaml --set likelihood.0.samples=16 --out reports/first
+  flowgauge run configs/few-step.yaml --progress json --json";
+
 /// The arguments of `flowgauge run`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
     /// The config file (YAML)
     config: PathBuf,
@@ -42,7 +52,9 @@ pub(super) struct RunArgs {
     #[arg(long)]
     no_check: bool,
     #[command(flatten)]
-    runtime_args: RuntimeArgs,
+    json: JsonArgs,
+    #[command(flatten)]
+    pub(super) runtime_args: RuntimeArgs,
 }
 
 impl RunArgs {
@@ -102,22 +114,30 @@ impl RunArgs {
             Err(error) => return Err(error),
         }
         let published = run::with_run_lock(&options.out, || publish::publish_run(&options.out))?;
-        outln!("{}", published.terminal_summary().trim_end_matches('\n'));
-        outln!("\nreport: {}", options.out.join("index.html").display());
+        let page = options.out.join("index.html");
+        let has_failed = published.failed_trials > 0 || published.failed_rows() > 0;
+        let exit = match has_failed {
+            true => Exit::Failed,
+            false => Exit::Success,
+        };
+        let mut answer = Answer::new("run", answer_line(&published, &page));
+        add_run_tables(&mut answer, &published);
+        for (key, value) in run_document(&published, &page)? {
+            answer.set(&key, value);
+        }
         if published.outstanding_trials > 0 && !self.runtime_args.quiet {
             errln!(
                 "flowgauge: {} trials are outstanding; they belong to other shards",
                 published.outstanding_trials
             );
         }
-        if published.failed_trials > 0 || published.failed_rows() > 0 {
+        if has_failed {
             errln!(
                 "flowgauge: {} trials failed and {} rows have no numbers; see the report",
                 published.failed_trials,
                 published.failed_rows()
             );
-            return Ok(Exit::Failed);
         }
-        Ok(Exit::Success)
+        Ok(answer.show(self.json, None, exit))
     }
 }

@@ -8,18 +8,19 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 
+use super::console::{Align, AlignedTable, Answer, JsonArgs, Quantity, with_error};
 use super::interrupt::{interrupted_exit, stop_on_signal};
 use super::setting::SettingArgs;
-use super::{Exit, RuntimeArgs, parse_spec, print_summary};
+use super::{Exit, RuntimeArgs, parse_spec};
 use crate::data::{Dataset, encode_npy_f32, encode_npy_f64, path_without_member, png_grid};
 use crate::divergence::DivergenceEstimator;
 use crate::execute::Executor;
 use crate::hub;
 use crate::model::loaded::Model;
-use crate::num::format_decimals;
 use crate::num::key::SampleId;
 use crate::num::npy::parse_npy;
 use crate::num::shape::{AxisLayout, RequestedLayout};
+use crate::num::{format_decimals, stats};
 use crate::output::{Output, OutputKind};
 use crate::plan::{
     PreparedPlan, SampleWork, check_sampler_supported, max_samples, sample_density_solver,
@@ -32,8 +33,16 @@ use crate::sample::ode::Ode;
 use crate::sample::{DrawnSamples, ReplayedNoise, Sampler, SamplerContext, diffusers};
 use crate::stop;
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge sample --model models/moons/card.yaml --sampler heun --steps 16 --count 1024 --out X.npy
+  flowgauge sample --model models/digits/card.yaml --sampler dpmpp-2m --count 64 --out X.npy --png X.png
+  flowgauge sample --model models/moons/card.yaml --sampler '{ode: {solver: dopri5}}' --count 1024 --density exact --out X.npy --json";
+
 /// The arguments of `flowgauge sample`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct SampleArgs {
     /// The model card (YAML)
     #[arg(long, value_name = "CARD")]
@@ -90,7 +99,9 @@ pub(super) struct SampleArgs {
     #[command(flatten)]
     setting: SettingArgs,
     #[command(flatten)]
-    runtime_args: RuntimeArgs,
+    json: JsonArgs,
+    #[command(flatten)]
+    pub(super) runtime_args: RuntimeArgs,
 }
 
 impl SampleArgs {
@@ -142,12 +153,14 @@ impl SampleArgs {
             .chain(self.scheduler.clone())
             .collect();
         let out = Output::new(OutputKind::Array, "--out", &self.out, &inputs)?;
+        self.json.check(Some(&out))?;
         let inputs = out.appended_to(&inputs);
         let png = self
             .png
             .as_deref()
             .map(|png| Output::new(OutputKind::Picture, "--png", png, &inputs))
             .transpose()?;
+        self.json.check(png.as_ref())?;
         let density_out = density
             .as_ref()
             .map(|_| out.sibling(OutputKind::Table, "--density", "csv", &inputs))
@@ -256,22 +269,7 @@ impl SampleArgs {
         if let (Some(png), Some(picture)) = (&png, picture) {
             png.write(&picture)?;
         }
-        let each =
-            |total: &[u64]| format_decimals(total.iter().sum::<u64>() as f64 / count as f64, 0);
-        print_summary(
-            std::iter::once(&out)
-                .chain(&png)
-                .find(|out| out.is_stdout()),
-            format_args!(
-                "{count} samples of shape {:?}, {} evaluations and {} Jacobian products each, \
-                 {}: {}",
-                shape,
-                each(&drawn.evaluations),
-                each(&drawn.products),
-                format_duration(began.elapsed().as_secs_f64()),
-                self.out.display()
-            ),
-        );
+        let seconds = began.elapsed().as_secs_f64();
         let broken = x
             .rows()
             .into_iter()
@@ -279,9 +277,79 @@ impl SampleArgs {
             .count();
         if broken > 0 {
             errln!("flowgauge: {broken} of {count} samples are not finite (NaN or infinite)");
-            return Ok(Exit::Failed);
         }
-        Ok(Exit::Success)
+        let exit = match broken {
+            0 => Exit::Success,
+            _ => Exit::Failed,
+        };
+        let mut answer = self.answer(&drawn, &shape, broken, seconds);
+        answer.set("model", &card.name);
+        answer.set("sampler", work.sampler.label());
+        let stdout = std::iter::once(&out)
+            .chain(&png)
+            .find(|out| out.is_stdout());
+        Ok(answer.show(self.json, stdout, exit))
+    }
+
+    /// What was drawn, at which cost, and where it is.
+    fn answer(&self, drawn: &DrawnSamples, shape: &[usize], broken: usize, seconds: f64) -> Answer {
+        let count = drawn.x.nrows();
+        let per_sample = |total: &[u64]| total.iter().sum::<u64>() as f64 / count as f64;
+        let each = |total: &[u64]| format_decimals(per_sample(total), 0);
+        let densities = drawn.log_density.as_deref().unwrap_or_default();
+        let finite: Vec<f64> = densities
+            .iter()
+            .copied()
+            .filter(|v| v.is_finite())
+            .collect();
+        let density = stats::mean_estimate(&finite);
+        let (mean, stderr) = (density.map(|d| d.value), density.and_then(|d| d.stderr));
+        let shown = density.map_or(String::new(), |_| {
+            format!(", mean log-density {} nats", with_error(mean, stderr))
+        });
+        let mut answer = Answer::new(
+            "sample",
+            format!(
+                "{count} samples of shape {shape:?}{shown}: {}",
+                self.out.display()
+            ),
+        );
+        let mut table = AlignedTable::new([
+            ("samples", Align::Right),
+            ("not finite", Align::Right),
+            ("log-density, nats ± SE", Align::Right),
+            ("evaluations per sample", Align::Right),
+            ("Jacobian products per sample", Align::Right),
+            ("time", Align::Right),
+        ]);
+        table.row([
+            count.to_string().into(),
+            broken.to_string().into(),
+            with_error(mean, stderr).into(),
+            each(&drawn.evaluations).into(),
+            each(&drawn.products).into(),
+            format_duration(seconds).into(),
+        ]);
+        answer.table(table.without_empty_columns());
+        answer.set("samples", count);
+        answer.set("shape", shape);
+        answer.set("not_finite", broken);
+        answer.set(
+            "log_density",
+            density.map(|_| Quantity::new(mean, stderr, "nats")),
+        );
+        answer.set("evaluations_per_sample", per_sample(&drawn.evaluations));
+        answer.set("jacobian_products_per_sample", per_sample(&drawn.products));
+        answer.set("seconds", seconds);
+        answer.set_path("array", &self.out);
+        answer.set(
+            "density_table",
+            self.density
+                .as_ref()
+                .map(|_| self.out.with_extension("csv")),
+        );
+        answer.set("picture", &self.png);
+        answer
     }
 
     /// The sampler that follows the scheduler in a file, for a card with the scheduler's path.

@@ -9,8 +9,15 @@ use crate::gate::claims::Claims;
 use crate::model::card::AnyCard;
 use crate::yaml;
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge schema config
+  flowgauge schema card";
+
 /// The arguments of `flowgauge schema`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct SchemaArgs {
     /// The kind of file
     #[arg(value_enum)]

@@ -1,21 +1,32 @@
 //! `flowgauge verify DIR`: recomputes a part of a run's rows.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
 
-use super::{Exit, RuntimeArgs, print_summary};
+use super::console::{Align, AlignedTable, Answer, Cell, GOOD, JsonArgs, UNSURE, WRONG};
+use super::{Exit, RuntimeArgs};
 use crate::journal::config_change_warning;
 use crate::output::{Output, OutputKind};
+use crate::progress::ProgressDisplay;
 use crate::rows::rows_to_csv;
 use crate::run::runtime_fingerprint;
 use crate::verify::{
     RowVerdict, RunToVerify, VerifiedRow, VerifyCsvRow, VerifyOptions, verify_run,
 };
 
+/// The examples of the help.
+const EXAMPLES: &str = "\
+Examples:
+  flowgauge verify reports/quickstart
+  flowgauge verify reports/quickstart --fraction 1 --out verdicts.csv
+  flowgauge verify reports/quickstart --json";
+
 /// The arguments of `flowgauge verify`.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct VerifyArgs {
     /// The run directory
     dir: PathBuf,
@@ -29,7 +40,9 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "CSV")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    runtime_args: RuntimeArgs,
+    json: JsonArgs,
+    #[command(flatten)]
+    pub(super) runtime_args: RuntimeArgs,
 }
 
 impl VerifyArgs {
@@ -45,6 +58,7 @@ impl VerifyArgs {
             .as_deref()
             .map(|out| Output::new(OutputKind::Table, "--out", out, &opened.inputs()))
             .transpose()?;
+        self.json.check(out.as_ref())?;
         let (runtime, machine) = (self.runtime_args.runtime()?, self.runtime_args.machine());
         if let Some(changed) = config_change_warning(&self.dir, &opened.plan_file) {
             errln!("flowgauge: {}: {changed}", self.dir.display());
@@ -55,14 +69,13 @@ impl VerifyArgs {
             machine,
         };
         let mut checked: Vec<VerifiedRow> = Vec::new();
-        let rows = verify_run(&opened, runtime, &options, &mut |row| {
-            if out.is_none() {
-                print_row_verdict(&row);
-            }
-            checked.push(row);
-        })?;
+        let show = ProgressDisplay::for_meter(self.runtime_args.quiet, Arc::default(), || {
+            "rows that are computed again".to_owned()
+        });
+        let rows = verify_run(&opened, runtime, &options, &mut |row| checked.push(row))?;
+        drop(show);
+        let lines: Vec<VerifyCsvRow> = checked.iter().map(VerifiedRow::csv_row).collect();
         if let Some(out) = &out {
-            let lines: Vec<VerifyCsvRow> = checked.iter().map(VerifiedRow::csv_row).collect();
             out.write(&rows_to_csv(&lines)?)?;
         }
         let count = |verdict| {
@@ -78,55 +91,78 @@ impl VerifyArgs {
         };
         let verified = checked.iter().filter(in_rows).count();
         let others = checked.len() - verified;
-        print_summary(
-            out.as_ref(),
-            format_args!(
+        let place = match &self.out {
+            Some(file) => format!("; verdicts: {}", file.display()),
+            None => String::new(),
+        };
+        let mut answer = Answer::new(
+            "verify",
+            format!(
                 "{verified} of {rows} rows verified, and {others} others (samples, steps, tables): \
-                 {matches} match, {drift} drift, {mismatches} mismatch"
+                 {matches} match, {drift} drift, {mismatches} mismatch{place}"
             ),
         );
+        if out.is_none() {
+            answer.table(row_verdict_table(&lines));
+        }
+        answer.set_path("run", &self.dir);
+        answer.set("rows", rows);
+        answer.set("rows_verified", verified);
+        answer.set("others_verified", others);
+        answer.set("match", matches);
+        answer.set("drift", drift);
+        answer.set("mismatch", mismatches);
+        answer.set("verdicts", &lines);
         if !self.runtime_args.quiet {
             let there: Vec<&str> = opened.journal.runtime_fingerprints().into_keys().collect();
             let (here, there) = (runtime_fingerprint(runtime, machine), there.join(" | "));
             errln!("flowgauge: the run was computed with {there}; it was verified with {here}");
         }
-        Ok(if mismatches > 0 {
-            Exit::Failed
-        } else {
-            Exit::Success
-        })
+        let exit = match mismatches {
+            0 => Exit::Success,
+            _ => Exit::Failed,
+        };
+        Ok(answer.show(self.json, out.as_ref(), exit))
     }
 }
 
-/// Prints one line: the verdict, the place of the row and, unless it matches, the column that
-/// differs.
-fn print_row_verdict(row: &VerifiedRow) {
-    let VerifyCsvRow {
-        verdict,
-        file,
-        line,
-        what,
-        column,
-        stored,
-        recomputed,
-        difference,
-        tolerance,
-    } = row.csv_row();
-    let place = line.map_or(file.to_owned(), |line| format!("{file}:{line}"));
-    let number = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.3e}"));
-    let detail = match (verdict, difference) {
-        ("match", _) => String::new(),
-        (_, None) if recomputed.is_empty() && column.is_empty() => format!(": {stored}"),
-        (_, None) => {
-            format!("; {column} stored {stored:?}, recomputed {recomputed:?}").replace("  ", " ")
-        }
-        _ => format!(
-            "; {column} stored {stored}, recomputed {recomputed}, difference {}, tolerance {}",
-            number(difference),
-            number(tolerance)
-        ),
-    };
-    outln!("{verdict:<9} {place}  {what}{detail}");
+/// The verdict of every row, with the column that differs unless it matches.
+fn row_verdict_table(rows: &[VerifyCsvRow]) -> AlignedTable {
+    let mut table = AlignedTable::new([
+        ("verdict", Align::Left),
+        ("row", Align::Left),
+        ("what", Align::Left),
+        ("column", Align::Left),
+        ("stored", Align::Right),
+        ("recomputed", Align::Right),
+        ("difference", Align::Right),
+        ("tolerance", Align::Right),
+    ]);
+    for row in rows {
+        let place = (row.line).map_or(row.file.to_owned(), |line| format!("{}:{line}", row.file));
+        let style = match row.verdict {
+            "match" => GOOD,
+            "drift" => UNSURE,
+            _ => WRONG,
+        };
+        let number = |v: Option<f64>| v.map_or(String::new(), |v| format!("{v:.3e}"));
+        // What a matching row holds stands in its file.
+        let detail = |text: &str| match row.verdict {
+            "match" => Cell::from(""),
+            _ => Cell::from(text),
+        };
+        table.row([
+            Cell::styled(row.verdict, style),
+            place.into(),
+            row.what.into(),
+            detail(row.column),
+            detail(row.stored),
+            detail(row.recomputed),
+            detail(&number(row.difference)),
+            detail(&number(row.tolerance)),
+        ]);
+    }
+    table.without_empty_columns()
 }
 
 /// Parses a number above 0 and at most 1.

@@ -66,9 +66,9 @@ impl ComputeOptions {
 /// How samples are divided into batches for the workers.
 pub(super) struct BatchSplit {
     /// The number of samples of one batch.
-    batch_size: usize,
+    pub(super) batch_size: usize,
     /// The number of workers.
-    workers: usize,
+    pub(super) workers: usize,
     /// The number of threads inside one call of a network: the threads that would otherwise have no
     /// batch.
     pub(super) threads_per_call: usize,
@@ -189,7 +189,7 @@ impl<'a> WorkerPool<'a> {
     ///
     /// # Errors
     /// Fails if the threads cannot be started.
-    fn thread_pool(&self, workers: usize) -> Result<Arc<rayon::ThreadPool>> {
+    pub(super) fn thread_pool(&self, workers: usize) -> Result<Arc<rayon::ThreadPool>> {
         let mut pools = self.thread_pools.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(pool) = pools.get(&workers) {
             return Ok(pool.clone());

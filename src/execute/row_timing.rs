@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::pool::{WorkerPool, WorkerSpec};
+use super::pool::{Worker, WorkerPool, WorkerSpec};
 use crate::flow::field::{EvalError, Points, VectorField};
 use crate::num::key::SampleId;
 use crate::num::{Batch, TangentBatch};
@@ -35,6 +35,26 @@ impl WorkerPool<'_> {
         samples: usize,
     ) -> Result<SecondsPerRow> {
         let mut worker = self.acquire_worker(needs, self.batch_split(samples).threads_per_call)?;
+        let seconds_per_row = self.time_networks(&mut worker, &fastest_seconds_per_row)?;
+        self.release_worker(worker);
+        tracing::debug!(
+            model = self.model.card.name,
+            ?seconds_per_row,
+            "measured seconds per row"
+        );
+        Ok(seconds_per_row)
+    }
+
+    /// The seconds per row of every network of a worker, each timed by `time`, which calls a network
+    /// with numbers of rows of its choice.
+    ///
+    /// # Errors
+    /// Fails if a network cannot be called.
+    pub(super) fn time_networks(
+        &self,
+        worker: &mut Worker,
+        time: &dyn Fn(&mut NetworkCall) -> Result<f64, EvalError>,
+    ) -> Result<SecondsPerRow> {
         let (dim, start, end) = (
             self.model.dim(),
             self.model.curve.data_end(),
@@ -46,14 +66,14 @@ impl WorkerPool<'_> {
         };
         let mut seconds_per_row = SecondsPerRow::default();
         if let Some(velocity) = &mut worker.velocity {
-            seconds_per_row.evaluation = fastest_seconds_per_row(|rows| {
+            seconds_per_row.evaluation = time(&mut |rows| {
                 let (samples, t, x) = states(rows);
                 velocity.velocity(Points::new(&samples, &t, &x)).map(drop)
             })?;
         }
         if let Some(tangents) = &mut worker.sources.jacobian {
             let k = dim.clamp(1, MAX_DIRECTIONS);
-            let each = fastest_seconds_per_row(|rows| {
+            let each = time(&mut |rows| {
                 let (samples, t, x) = states(rows);
                 let z = TangentBatch::ones((k, rows, dim));
                 tangents
@@ -63,7 +83,7 @@ impl WorkerPool<'_> {
             seconds_per_row.product = each / k as f64;
         }
         for head in worker.sources.heads.values_mut() {
-            let each = fastest_seconds_per_row(|rows| {
+            let each = time(&mut |rows| {
                 let (samples, t, x) = states(rows);
                 head.eval(Points::new(&samples, &t, &x)).map(drop)
             })?;
@@ -72,7 +92,7 @@ impl WorkerPool<'_> {
         for (name, map) in &mut worker.sources.flow_maps {
             let to_data = self.model.flow_map_spec(name)?.direction()
                 == crate::model::card::FlowMapDirection::ToData;
-            let each = fastest_seconds_per_row(|rows| {
+            let each = time(&mut |rows| {
                 let (samples, near, x) = states(rows);
                 let far = vec![end; rows];
                 let (from, to) = if to_data {
@@ -84,21 +104,23 @@ impl WorkerPool<'_> {
             })?;
             seconds_per_row.evaluation = seconds_per_row.evaluation.max(each);
         }
-        self.release_worker(worker);
-        tracing::debug!(
-            model = self.model.card.name,
-            ?seconds_per_row,
-            "measured seconds per row"
-        );
+        if let Some(density) = &mut worker.sources.one_call {
+            let each = time(&mut |rows| {
+                let (samples, t, x) = states(rows);
+                density.log_density(Points::new(&samples, &t, &x)).map(drop)
+            })?;
+            seconds_per_row.evaluation = seconds_per_row.evaluation.max(each);
+        }
         Ok(seconds_per_row)
     }
 }
 
+/// Calls a network with a number of rows.
+pub(super) type NetworkCall<'a> = dyn FnMut(usize) -> Result<(), EvalError> + 'a;
+
 /// The seconds per row of the fastest of a few calls. Networks with fast calls are timed with more
 /// rows.
-fn fastest_seconds_per_row(
-    mut call: impl FnMut(usize) -> Result<(), EvalError>,
-) -> Result<f64, EvalError> {
+fn fastest_seconds_per_row(call: &mut NetworkCall) -> Result<f64, EvalError> {
     let mut seconds = |rows: usize| {
         let began = Instant::now();
         call(rows).map(|()| began.elapsed().as_secs_f64())

@@ -26,6 +26,39 @@ pub enum Betas {
     File(PathBuf),
 }
 
+crate::describe_kinds! { Betas {
+    "linear" {
+        what: "β from the first to the second number in equal steps.",
+        when: "Networks of DDPM.",
+        source: "Ho et al. 2020, arXiv:2006.11239",
+    },
+    "scaled-linear" {
+        what: "√β from one root to the other in equal steps.",
+        when: "Stable Diffusion and other latent models.",
+        source: "Rombach et al. 2022, arXiv:2112.10752",
+    },
+    "squaredcos" {
+        what: "The squared cosine schedule of ᾱ, in whole steps.",
+        when: "Networks of improved-diffusion with the cosine schedule.",
+        source: "Nichol & Dhariwal 2021, arXiv:2102.09672",
+    },
+    "sigmoid" {
+        what: "β along a sigmoid.",
+        when: "Networks that were trained on it.",
+        source: "Xu et al. 2022, arXiv:2203.02923",
+    },
+    "values" {
+        what: "The betas themselves, as a list.",
+        when: "A schedule that has no name here.",
+        source: "",
+    },
+    "file" {
+        what: "The betas themselves, in a file.",
+        when: "A long schedule that has no name here.",
+        source: "",
+    },
+} }
+
 impl Default for Betas {
     fn default() -> Self {
         Betas::Linear([1e-4, 0.02])

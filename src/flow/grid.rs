@@ -18,6 +18,24 @@ pub enum GridSpacing {
     LogSnr,
 }
 
+crate::describe_kinds! { GridSpacing {
+    "uniform" {
+        what: "Steps of equal length in the card's own time.",
+        when: "Flow-matching paths; the default except for `edm` and `ve`.",
+        source: "",
+    },
+    "karras" {
+        what: "Steps of equal length in (σ/α)^(1/ρ), with ρ = 7.",
+        when: "Paths `edm` and `ve`, whose default it is.",
+        source: "Karras et al. 2022, arXiv:2206.00364",
+    },
+    "log-snr" {
+        what: "Steps of equal length in ln(α/σ), half the logarithm of the signal-to-noise ratio.",
+        when: "Flows that are stiff near the data.",
+        source: "Lu et al. 2022, arXiv:2206.00927",
+    },
+} }
+
 impl GridSpacing {
     /// The spacing of a path for which none is given: Karras for `edm` and `ve`, uniform in the
     /// card's time for all others.

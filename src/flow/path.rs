@@ -111,6 +111,44 @@ pub enum ProbabilityPath {
     },
 }
 
+crate::describe_kinds! { ProbabilityPath {
+    "edm" {
+        what: "α = 1 and σ = t: the time is the noise level.",
+        when: "Networks of EDM.",
+        source: "Karras et al. 2022, arXiv:2206.00364",
+    },
+    "ve" {
+        what: "The variance-exploding path, α = 1 and σ growing geometrically.",
+        when: "Networks of score matching with Langevin dynamics (SMLD, NCSN).",
+        source: "Song et al. 2021, arXiv:2011.13456",
+    },
+    "vp" {
+        what: "The variance-preserving path with β linear in time.",
+        when: "Continuous-time DDPM networks.",
+        source: "Song et al. 2021, arXiv:2011.13456",
+    },
+    "sub-vp" {
+        what: "The variance-preserving path with smaller σ.",
+        when: "Networks that were trained on it.",
+        source: "Song et al. 2021, arXiv:2011.13456",
+    },
+    "cosine" {
+        what: "The variance-preserving path whose α² follows a cosine.",
+        when: "Networks with the cosine schedule in continuous time.",
+        source: "Nichol & Dhariwal 2021, arXiv:2102.09672",
+    },
+    "flow-matching" {
+        what: "x_t is the line between noise and data.",
+        when: "Flow matching and rectified flows.",
+        source: "Lipman et al. 2023, arXiv:2210.02747",
+    },
+    "discrete" {
+        what: "A table of noise levels by whole steps.",
+        when: "DDPM networks and pipelines of diffusers, which count steps.",
+        source: "Ho et al. 2020, arXiv:2006.11239",
+    },
+} }
+
 /// The default parameters of the paths.
 mod d {
     /// σ at the data end of an `edm` path.

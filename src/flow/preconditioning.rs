@@ -34,6 +34,19 @@ pub enum Preconditioning {
     },
 }
 
+crate::describe_kinds! { Preconditioning {
+    "edm" {
+        what: "The denoiser is c_skip·x + c_out·F(c_in·x), with EDM's scalings.",
+        when: "A graph that is EDM's inner network, without its scalings.",
+        source: "Karras et al. 2022, arXiv:2206.00364",
+    },
+    "scaled-input" {
+        what: "The graph takes states of unit variance, and its output is the prediction.",
+        when: "DDPM networks on the paths `edm` and `ve`.",
+        source: "",
+    },
+} }
+
 /// The default σ_d of [`Preconditioning::Edm`].
 fn default_edm_sigma_data() -> f64 {
     0.5

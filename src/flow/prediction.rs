@@ -26,6 +26,34 @@ pub enum Prediction {
     V,
 }
 
+crate::describe_kinds! { Prediction {
+    "denoised" {
+        what: "The network gives the clean data, the mean of x₀ given x.",
+        when: "Networks of EDM, and those whose prediction is called `sample` or `x0`.",
+        source: "Karras et al. 2022, arXiv:2206.00364",
+    },
+    "noise" {
+        what: "The network gives the noise, the mean of ε given x.",
+        when: "DDPM networks, whose prediction is called `epsilon`.",
+        source: "Ho et al. 2020, arXiv:2006.11239",
+    },
+    "velocity" {
+        what: "The network gives dx/dt in the card's own time.",
+        when: "Flow matching and rectified flows.",
+        source: "Lipman et al. 2023, arXiv:2210.02747",
+    },
+    "score" {
+        what: "The network gives the gradient of the log-density of the noised data.",
+        when: "Networks of score matching.",
+        source: "Song et al. 2021, arXiv:2011.13456",
+    },
+    "v" {
+        what: "The network gives α ε − σ x₀.",
+        when: "Networks whose prediction is called `v_prediction`.",
+        source: "Salimans & Ho 2022, arXiv:2202.00512",
+    },
+} }
+
 /// A function `a`·x + `b`·F of the state x and the network's output F.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Affine {

@@ -69,27 +69,111 @@ pub mod vendi;
 registry! {
     /// The sample statistics. Users name them under `metrics:` in a config and after `--metric`.
     pub enum Metric: Statistic {
-        "frechet" | "fid" | "frechet-distance" => Frechet(frechet::Frechet),
-        "frechet-infinity" | "fid-infinity" => FrechetInfinity(frechet_infinity::FrechetInfinity),
-        "frechet-min" | "fid-min" | "min-of" => FrechetMin(frechet_min::FrechetMin),
-        "kernel" | "kid" | "kernel-distance" => Kernel(kernel::KernelDistance),
-        "precision" => Precision(prdc::Precision),
-        "recall" => Recall(prdc::Recall),
-        "density" => Density(prdc::Density),
-        "coverage" => Coverage(prdc::Coverage),
-        "energy" | "energy-distance" => Energy(energy::Energy),
-        "mmd-rbf" | "mmd" | "rbf-mmd" => MmdRbf(mmd_rbf::MmdRbf),
-        "sliced-wasserstein" | "swd" | "sliced-wasserstein-distance" => SlicedWasserstein(sliced_wasserstein::SlicedWasserstein),
-        "pair-distances" | "interatomic-distances" => PairDistances(pair_distances::PairDistances),
-        "c2st" => C2st(c2st::C2st),
-        "cmmd" => Cmmd(cmmd::Cmmd),
-        "inception-score" | "is" | "isc" => InceptionScore(inception_score::InceptionScore),
-        "vendi" | "vendi-score" => Vendi(vendi::Vendi),
-        "authenticity" => Authenticity(copy_detection::Authenticity),
-        "memorization" => Memorization(copy_detection::Memorization),
-        "fld" => Fld(fld::Fld),
-        "fld-gap" => FldGap(fld::FldGap),
-        "fld-precision" => FldPrecision(fld::FldPrecision),
+        "frechet" | "fid" | "frechet-distance" => Frechet(frechet::Frechet) {
+            what: "The distance of two normal distributions fitted to features; with Inception features the FID.",
+            when: "To compare with published FID, at the same number of samples.",
+            source: "Heusel et al. 2017, arXiv:1706.08500",
+        },
+        "frechet-infinity" | "fid-infinity" => FrechetInfinity(frechet_infinity::FrechetInfinity) {
+            what: "The Fréchet distance extrapolated to infinitely many generated samples.",
+            when: "Where the numbers of samples differ.",
+            source: "Chong & Forsyth 2020, arXiv:1911.07023",
+        },
+        "frechet-min" | "fid-min" | "min-of" => FrechetMin(frechet_min::FrechetMin) {
+            what: "The smallest Fréchet distance of several disjoint parts of the samples.",
+            when: "To compare with values that were published as the least of several.",
+            source: "Karras et al. 2022, arXiv:2206.00364",
+        },
+        "kernel" | "kid" | "kernel-distance" => Kernel(kernel::KernelDistance) {
+            what: "The squared maximum mean discrepancy with a cubic kernel; with Inception features the KID.",
+            when: "Few samples: its mean does not depend on their number.",
+            source: "Bińkowski et al. 2018, arXiv:1801.01401",
+        },
+        "precision" => Precision(prdc::Precision) {
+            what: "The share of generated samples within the neighbourhoods of reference samples.",
+            when: "To tell quality from diversity.",
+            source: "Kynkäänniemi et al. 2019, arXiv:1904.06991",
+        },
+        "recall" => Recall(prdc::Recall) {
+            what: "The share of reference samples within the neighbourhoods of generated samples.",
+            when: "To tell diversity from quality.",
+            source: "Kynkäänniemi et al. 2019, arXiv:1904.06991",
+        },
+        "density" => Density(prdc::Density) {
+            what: "Precision with counted neighbourhoods, which outliers disturb less.",
+            when: "In the place of `precision` where the reference has outliers.",
+            source: "Naeem et al. 2020, arXiv:2002.09797",
+        },
+        "coverage" => Coverage(prdc::Coverage) {
+            what: "The share of reference samples whose neighbourhood holds a generated sample.",
+            when: "In the place of `recall` where the generated samples have outliers.",
+            source: "Naeem et al. 2020, arXiv:2002.09797",
+        },
+        "energy" | "energy-distance" => Energy(energy::Energy) {
+            what: "The energy distance 2E|X − Y| − E|X − X'| − E|Y − Y'|.",
+            when: "Raw numbers in few dimensions: it is zero only for equal distributions.",
+            source: "Székely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018",
+        },
+        "mmd-rbf" | "mmd" | "rbf-mmd" => MmdRbf(mmd_rbf::MmdRbf) {
+            what: "The squared maximum mean discrepancy with a Gaussian kernel.",
+            when: "Raw numbers in few dimensions, at the scale of the bandwidth.",
+            source: "Gretton et al. 2012, JMLR 13:723–773",
+        },
+        "sliced-wasserstein" | "swd" | "sliced-wasserstein-distance" => SlicedWasserstein(sliced_wasserstein::SlicedWasserstein) {
+            what: "The Wasserstein distance averaged over projections on random directions.",
+            when: "Raw numbers, in their own unit.",
+            source: "Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3",
+        },
+        "pair-distances" | "interatomic-distances" => PairDistances(pair_distances::PairDistances) {
+            what: "The Wasserstein distance of the distributions of distances between particles.",
+            when: "Systems of particles, whose positions and orientations do not matter.",
+            source: "",
+        },
+        "c2st" => C2st(c2st::C2st) {
+            what: "The accuracy of a classifier that tells generated from reference samples.",
+            when: "To find any difference: one half means that none was found.",
+            source: "Lopez-Paz & Oquab 2017, arXiv:1610.06545",
+        },
+        "cmmd" => Cmmd(cmmd::Cmmd) {
+            what: "The maximum mean discrepancy with a Gaussian kernel of fixed bandwidth, made for CLIP embeddings.",
+            when: "To compare with published CMMD.",
+            source: "Jayasumana et al. 2024, arXiv:2401.09603",
+        },
+        "inception-score" | "is" | "isc" => InceptionScore(inception_score::InceptionScore) {
+            what: "The exponential of the mean divergence of class probabilities from their mean.",
+            when: "To compare with published values; it sees no reference.",
+            source: "Salimans et al. 2016, arXiv:1606.03498",
+        },
+        "vendi" | "vendi-score" => Vendi(vendi::Vendi) {
+            what: "The effective number of distinct samples, from the eigenvalues of their similarities.",
+            when: "Diversity without a reference.",
+            source: "Friedman & Dieng 2023, arXiv:2210.02410",
+        },
+        "authenticity" => Authenticity(copy_detection::Authenticity) {
+            what: "The share of generated samples that are farther from their nearest training sample than that one from its own neighbour.",
+            when: "To look for copies of training data.",
+            source: "Alaa et al. 2022, arXiv:2102.08921",
+        },
+        "memorization" => Memorization(copy_detection::Memorization) {
+            what: "The share of generated samples much nearer to one training sample than to any other.",
+            when: "To count copies of training data in many dimensions.",
+            source: "Yoon et al. 2023, workshop on structured probabilistic inference at ICML",
+        },
+        "fld" => Fld(fld::Fld) {
+            what: "A divergence of feature likelihoods of held-out data, which also rises with copies of training data.",
+            when: "To see quality, diversity and copies in one number.",
+            source: "Jiralerspong et al. 2023, arXiv:2302.04440",
+        },
+        "fld-gap" => FldGap(fld::FldGap) {
+            what: "The log-likelihood of held-out data minus that of training data, around the generated samples.",
+            when: "To find copies: negative values are copies.",
+            source: "Jiralerspong et al. 2023, arXiv:2302.04440",
+        },
+        "fld-precision" => FldPrecision(fld::FldPrecision) {
+            what: "The part of `fld` that is quality, which does not react to copies.",
+            when: "Beside `fld`, to say where it comes from.",
+            source: "Jiralerspong et al. 2023, arXiv:2302.04440",
+        },
     }
 }
 

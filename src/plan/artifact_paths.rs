@@ -85,7 +85,7 @@ fn canonicalize_artifact_path(path: &Path) -> PathBuf {
 
 /// The path relative to `dir`. It is absolute if both share no folder. A preset's name stays
 /// unchanged.
-fn relative_path(dir: &Path, path: &Path) -> PathBuf {
+pub(crate) fn relative_path(dir: &Path, path: &Path) -> PathBuf {
     if preset::is_built_in_preset(path) {
         return path.to_owned();
     }

@@ -1,5 +1,5 @@
-//! Shows progress on standard error: one line that is redrawn on a terminal, else a new line every
-//! minute.
+//! Shows progress on standard error: one line that is redrawn on a terminal, a new line every minute
+//! elsewhere, or events in JSON for programs.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -8,8 +8,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
 
-use super::{Meter, RunningWorkload, TimeLeftEstimator, Workload};
+use super::form::print_event;
+use super::{Meter, ProgressForm, RunningWorkload, TimeLeftEstimator, Workload};
 
 /// How far some work is.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,6 +20,11 @@ pub(crate) struct ProgressStatus {
     pub seconds_done: f64,
     /// Estimated seconds that are left; `None` if they are not known.
     pub seconds_left: Option<f64>,
+    /// The seconds that are left if all of the work is as slow as the slowest of its kind so far;
+    /// `None` if they are not known.
+    pub seconds_left_at_most: Option<f64>,
+    /// The number of finished trials and of all trials of this process; `None` outside a run.
+    pub trials: Option<[usize; 2]>,
     /// The work in progress.
     pub label: String,
 }
@@ -60,6 +67,23 @@ impl ProgressStatus {
         }
     }
 
+    /// The event for programs. Times are in seconds.
+    fn event(&self, name: &str, elapsed: f64) -> serde_json::Value {
+        // Thousandths are more than an estimate knows, and a program need not round them.
+        let rounded = |number: f64| (number * 1e3).round() / 1e3;
+        json!({
+            "event": name,
+            "what": self.label,
+            "trials_done": self.trials.map(|[done, _]| done),
+            "trials_total": self.trials.map(|[_, total]| total),
+            "fraction_done": self.fraction_done().map(rounded),
+            "seconds_elapsed": rounded(elapsed),
+            "seconds_done": rounded(self.seconds_done),
+            "seconds_left": self.seconds_left.map(rounded),
+            "seconds_left_at_most": self.seconds_left_at_most.map(rounded),
+        })
+    }
+
     /// The line in a log: `34 % after 2 min, about 4 min left: digits: …`.
     fn sentence(&self, elapsed: f64) -> String {
         let after = format_duration(elapsed);
@@ -81,6 +105,8 @@ impl ProgressStatus {
 pub(crate) struct ProgressDisplay {
     /// The line on a terminal.
     bar: Option<ProgressBar>,
+    /// Prints an event of this name.
+    announce: Option<Box<dyn Fn(&str) + Send + Sync>>,
     /// The thread that updates the line. It ends when the sender is dropped.
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
@@ -89,16 +115,27 @@ pub(crate) struct ProgressDisplay {
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(300);
 /// The time between two lines in a log.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// The time between two events.
+const EVENT_INTERVAL: Duration = Duration::from_secs(5);
 
 impl ProgressDisplay {
-    /// Calls `status` regularly and shows the result. With `quiet`, nothing is shown.
+    /// Calls `status` regularly and shows the result in the form of the process. With `quiet`, nothing
+    /// is shown unless a form was asked for.
     pub(crate) fn new(
         quiet: bool,
         status: impl Fn() -> ProgressStatus + Send + Sync + 'static,
     ) -> ProgressDisplay {
-        if quiet {
+        let form = match ProgressForm::chosen() {
+            ProgressForm::Auto if quiet => ProgressForm::None,
+            ProgressForm::Auto | ProgressForm::Bar if !std::io::stderr().is_terminal() => {
+                ProgressForm::Plain
+            }
+            form => form,
+        };
+        if form == ProgressForm::None {
             return ProgressDisplay {
                 bar: None,
+                announce: None,
                 ticker: None,
             };
         }
@@ -112,7 +149,22 @@ impl ProgressDisplay {
                 }
             })
         };
-        if !std::io::stderr().is_terminal() {
+        if form == ProgressForm::Json {
+            let announce = move |name: &str| {
+                print_event(&status().event(name, began.elapsed().as_secs_f64()));
+            };
+            announce("started");
+            let update = announce.clone();
+            return ProgressDisplay {
+                bar: None,
+                announce: Some(Box::new(announce)),
+                ticker: Some((
+                    stop,
+                    every(EVENT_INTERVAL, Box::new(move || update("progress"))),
+                )),
+            };
+        }
+        if form == ProgressForm::Plain {
             let update = move || {
                 errln!(
                     "flowgauge: {}",
@@ -121,6 +173,7 @@ impl ProgressDisplay {
             };
             return ProgressDisplay {
                 bar: None,
+                announce: None,
                 ticker: Some((stop, every(LOG_INTERVAL, Box::new(update)))),
             };
         }
@@ -145,6 +198,7 @@ impl ProgressDisplay {
         };
         ProgressDisplay {
             bar: Some(bar),
+            announce: None,
             ticker: Some((stop, every(TERMINAL_INTERVAL, Box::new(update)))),
         }
     }
@@ -177,17 +231,26 @@ impl ProgressDisplay {
                 rows,
             };
             let left = rows.and_then(|_| {
-                TimeLeftEstimator::default().seconds_left(
+                TimeLeftEstimator::default().time_left(
                     Some(RunningWorkload::new(&load, meter.last_reading(), done)),
                     [],
                 )
             });
             ProgressStatus {
                 seconds_done: done,
-                seconds_left: left,
+                seconds_left: left.map(|left| left.expected),
+                seconds_left_at_most: left.map(|left| left.at_most),
+                trials: None,
                 label: what(),
             }
         })
+    }
+
+    /// Tells programs at once that a piece of the work is finished.
+    pub(crate) fn piece_finished(&self) {
+        if let Some(announce) = &self.announce {
+            announce("progress");
+        }
     }
 
     /// Calls `say`, which prints on standard error, while the line is cleared.
@@ -208,6 +271,12 @@ impl Drop for ProgressDisplay {
         }
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+        if let Some(announce) = &self.announce {
+            announce(match crate::stop::requested() {
+                true => "stopped",
+                false => "finished",
+            });
         }
     }
 }
@@ -254,9 +323,8 @@ mod tests {
     fn unknown_time_left_shows_elapsed_time() {
         let what = "digits: log-likelihoods".to_owned();
         let fresh = ProgressStatus {
-            seconds_done: 0.0,
-            seconds_left: None,
             label: what.clone(),
+            ..ProgressStatus::default()
         };
         assert_eq!(
             fresh.bar(3.0),
@@ -267,6 +335,7 @@ mod tests {
             seconds_done: 50.0,
             seconds_left: Some(50.0),
             label: what,
+            ..ProgressStatus::default()
         };
         assert_eq!(
             half.bar(50.0),
@@ -276,5 +345,39 @@ mod tests {
             half.sentence(50.0),
             "50 % after 50 s, about 50 s left: digits: log-likelihoods"
         );
+    }
+
+    #[test]
+    fn events_have_numbers_or_null() {
+        let status = ProgressStatus {
+            seconds_done: 12.34567,
+            seconds_left: Some(12.34567),
+            seconds_left_at_most: Some(20.0),
+            trials: Some([3, 8]),
+            label: "digits: log-likelihoods".to_owned(),
+        };
+        assert_eq!(
+            status.event("progress", 5.0),
+            json!({
+                "event": "progress",
+                "what": "digits: log-likelihoods",
+                "trials_done": 3,
+                "trials_total": 8,
+                "fraction_done": 0.5,
+                "seconds_elapsed": 5.0,
+                "seconds_done": 12.346,
+                "seconds_left": 12.346,
+                "seconds_left_at_most": 20.0,
+            })
+        );
+        let fresh = ProgressStatus::default().event("started", 0.0);
+        for key in [
+            "trials_done",
+            "trials_total",
+            "fraction_done",
+            "seconds_left",
+        ] {
+            assert!(fresh[key].is_null(), "{key}");
+        }
     }
 }

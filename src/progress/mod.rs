@@ -5,9 +5,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 mod display;
+mod form;
 mod time_left;
 
 pub(crate) use display::{ProgressDisplay, ProgressStatus, format_duration};
+pub use form::print_error;
+pub(crate) use form::{ProgressForm, print_note};
 pub(crate) use time_left::{RunningWorkload, TimeLeftEstimator, Workload};
 
 /// Counts the rows of one piece of work, as their batches start and finish. Several threads may use

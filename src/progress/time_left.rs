@@ -61,14 +61,19 @@ const MIN_MEASURED_SECONDS: f64 = 1.0;
 struct WorkRate {
     units: f64,
     seconds: f64,
+    /// The most seconds per unit of one measurement.
+    slowest: Option<f64>,
 }
 
 impl WorkRate {
     /// Adds a measurement.
     fn add(self, units: f64, seconds: f64) -> WorkRate {
+        let rate = Some(seconds / units).filter(|rate| rate.is_finite());
+        let slower = |rate: f64| rate.max(self.slowest.unwrap_or(0.0));
         WorkRate {
             units: self.units + units,
             seconds: self.seconds + seconds,
+            slowest: rate.map(slower).or(self.slowest),
         }
     }
 
@@ -76,6 +81,15 @@ impl WorkRate {
     fn per_unit(self) -> Option<f64> {
         Some(self.seconds / self.units).filter(|r| r.is_finite())
     }
+}
+
+/// An estimate of the time left, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct TimeLeft {
+    /// By the measured times of the work most alike.
+    pub expected: f64,
+    /// If all of the work is as slow as the slowest work of one of its kinds; at least `expected`.
+    pub at_most: f64,
 }
 
 /// Measured times of each kind of work, from which the time left is estimated.
@@ -103,13 +117,13 @@ impl TimeLeftEstimator {
         self.measured_seconds += seconds;
     }
 
-    /// Seconds until the running workload and all of `rest` are finished; `None` if too little was
+    /// The time until the running workload and all of `rest` are finished; `None` if too little was
     /// measured.
-    pub(crate) fn seconds_left<'a>(
+    pub(crate) fn time_left<'a>(
         &self,
         running: Option<RunningWorkload>,
         rest: impl IntoIterator<Item = &'a Workload>,
-    ) -> Option<f64> {
+    ) -> Option<TimeLeft> {
         // The finished part of the running workload is a measurement like any other.
         let mut known = self.clone();
         if let Some(RunningWorkload {
@@ -124,20 +138,20 @@ impl TimeLeftEstimator {
         if known.measured_seconds < MIN_MEASURED_SECONDS {
             return None;
         }
-        let now = running.map_or(0.0, |r| {
-            let whole = known.estimated_seconds(r.load);
-            match r.progress {
-                // The time since the measurement has already been spent on the remaining part.
-                Some((part, at)) => ((1.0 - part) * whole - (r.elapsed - at)).max(0.0),
-                None => (whole - r.elapsed).max(0.0),
-            }
-        });
-        Some(
-            now + rest
-                .into_iter()
-                .map(|load| known.estimated_seconds(load))
-                .sum::<f64>(),
-        )
+        let remainder = |r: RunningWorkload, whole: f64| match r.progress {
+            // The time since the measurement has already been spent on the remaining part.
+            Some((part, at)) => ((1.0 - part) * whole - (r.elapsed - at)).max(0.0),
+            None => (whole - r.elapsed).max(0.0),
+        };
+        let left = |seconds: &dyn Fn(&Workload) -> f64, rest: &[&Workload]| {
+            running.map_or(0.0, |r| remainder(r, seconds(r.load)))
+                + rest.iter().map(|load| seconds(load)).sum::<f64>()
+        };
+        let rest: Vec<&Workload> = rest.into_iter().collect();
+        Some(TimeLeft {
+            expected: left(&|load| known.estimated_seconds(load), &rest),
+            at_most: left(&|load| known.slowest_seconds(load), &rest),
+        })
     }
 
     /// Seconds for a workload, by the narrowest of its kinds that was measured. If none was
@@ -149,6 +163,19 @@ impl TimeLeftEstimator {
             of(&self.this_session).or_else(|| of(&self.earlier_sessions))
         };
         load.units * load.kinds.iter().find_map(rate).unwrap_or(1.0)
+    }
+
+    /// Seconds for a workload, by the slowest of its kinds that was measured, and at least by
+    /// [`TimeLeftEstimator::estimated_seconds`].
+    fn slowest_seconds(&self, load: &Workload) -> f64 {
+        let rates = [&self.this_session, &self.earlier_sessions];
+        let measured = load
+            .kinds
+            .iter()
+            .flat_map(|kind| rates.map(|rates| rates.get(kind).and_then(|r| r.slowest)))
+            .flatten();
+        let slowest = measured.fold(0.0, f64::max);
+        self.estimated_seconds(load).max(load.units * slowest)
     }
 }
 
@@ -208,9 +235,14 @@ mod tests {
                 elapsed,
             );
             let rest = trials[i + 1..].iter().map(|t| &t.load);
-            return (clock.seconds_left(Some(running), rest), total - now);
+            return (
+                clock
+                    .time_left(Some(running), rest)
+                    .map(|left| left.expected),
+                total - now,
+            );
         }
-        (clock.seconds_left(None, []), 0.0)
+        (clock.time_left(None, []).map(|left| left.expected), 0.0)
     }
 
     fn within(factor: f64, trials: &[Trial], counted: bool, what: &str) {
@@ -300,7 +332,7 @@ mod tests {
         let load = &trials[0].load;
         assert_eq!(
             TimeLeftEstimator::default()
-                .seconds_left(Some(RunningWorkload::new(load, None, 30.0)), rest()),
+                .time_left(Some(RunningWorkload::new(load, None, 30.0)), rest()),
             None
         );
         let blink = MeterReading {
@@ -309,7 +341,7 @@ mod tests {
         };
         assert_eq!(
             TimeLeftEstimator::default()
-                .seconds_left(Some(RunningWorkload::new(load, Some(blink), 0.5)), rest()),
+                .time_left(Some(RunningWorkload::new(load, Some(blink), 0.5)), rest()),
             None
         );
         let some = MeterReading {
@@ -318,7 +350,7 @@ mod tests {
         };
         assert!(
             TimeLeftEstimator::default()
-                .seconds_left(Some(RunningWorkload::new(load, Some(some), 5.0)), rest())
+                .time_left(Some(RunningWorkload::new(load, Some(some), 5.0)), rest())
                 .is_some()
         );
     }
@@ -332,18 +364,56 @@ mod tests {
         };
         let mut clock = TimeLeftEstimator::default();
         clock.record_earlier_session(&load(10.0), 100.0);
-        assert_eq!(clock.seconds_left(None, [&load(1.0)]), Some(10.0));
+        assert_eq!(
+            clock
+                .time_left(None, [&load(1.0)])
+                .map(|left| left.expected),
+            Some(10.0)
+        );
         clock.record(&load(10.0), 20.0);
         assert_eq!(
-            clock.seconds_left(None, [&load(1.0)]),
+            clock
+                .time_left(None, [&load(1.0)])
+                .map(|left| left.expected),
             Some(2.0),
             "another machine"
         );
         // The time left is not negative if a workload takes longer than estimated.
         let long = load(1.0);
         assert_eq!(
-            clock.seconds_left(Some(RunningWorkload::new(&long, None, 100.0)), []),
+            clock
+                .time_left(Some(RunningWorkload::new(&long, None, 100.0)), [])
+                .map(|left| left.expected),
             Some(0.0)
+        );
+    }
+
+    #[test]
+    fn the_slowest_work_of_a_kind_bounds_the_time_left() {
+        let load = |kind: &str, units| Workload {
+            kinds: vec![kind.to_owned(), "all".to_owned()],
+            units,
+            rows: None,
+        };
+        let mut clock = TimeLeftEstimator::default();
+        clock.record(&load("a", 10.0), 10.0);
+        clock.record(&load("a", 10.0), 30.0);
+        clock.record(&load("b", 10.0), 50.0);
+        let left = clock.time_left(None, [&load("a", 1.0)]).expect("measured");
+        assert_eq!(
+            left,
+            TimeLeft {
+                expected: 2.0,
+                at_most: 5.0
+            }
+        );
+        let other = clock.time_left(None, [&load("c", 1.0)]).expect("measured");
+        assert_eq!(
+            other,
+            TimeLeft {
+                expected: 3.0,
+                at_most: 5.0
+            }
         );
     }
 }

@@ -85,19 +85,71 @@ pub use timesteps::{FinalNoise, IndexRounding, NoiseLevels, TimestepSpacing};
 registry! {
     /// The samplers, under the names that `samplers:` and `--sampler` accept.
     pub enum Sampler: SamplingMethod {
-        "euler" => Euler(euler::Euler),
-        "ddim" => Ddim(ddim::Ddim),
-        "heun" | "edm-heun" => Heun(heun::Heun),
-        "dpmpp-2m" | "dpm++-2m" | "dpmpp2m" | "dpm-solver++-2m" | "dpmsolver++-2m" => Dpmpp2m(dpmpp2m::Dpmpp2m),
-        "dpmpp-3m" | "dpm++-3m" | "dpmpp3m" | "dpm-solver++-3m" | "dpmsolver++-3m" => Dpmpp3m(dpmpp3m::Dpmpp3m),
-        "ddpm" => Ddpm(ddpm::Ddpm),
-        "euler-ancestral" | "euler-a" => EulerAncestral(euler_ancestral::EulerAncestral),
-        "dpmpp-2m-sde" | "dpm++-2m-sde" | "sde-dpmsolver++" | "dpmpp2m-sde" => Dpmpp2mSde(dpmpp2m_sde::Dpmpp2mSde),
-        "dpmpp-sde" | "dpm++-sde" | "dpmsolver-sde" => DpmppSde(dpmpp_sde::DpmppSde),
-        "unipc" | "uni-pc" => UniPc(unipc::UniPc),
-        "ode" => Ode(ode::Ode),
-        "flow-map" | "flowmap" => FlowMap(flow_map::FlowMapSampler),
-        "steindiff" | "stein-diff" => SteinDiff(steindiff::SteinDiff),
+        "euler" => Euler(euler::Euler) {
+            what: "Euler steps along the probability flow.",
+            when: "As a baseline, or with very many steps.",
+            source: "Song et al. 2021, arXiv:2011.13456",
+        },
+        "ddim" => Ddim(ddim::Ddim) {
+            what: "A step from one noise level to the next by the denoiser; with `eta` above 0 it adds noise.",
+            when: "To repeat published samples of DDPM networks.",
+            source: "Song, Meng & Ermon 2021, arXiv:2010.02502",
+        },
+        "heun" | "edm-heun" => Heun(heun::Heun) {
+            what: "Heun's method along the probability flow, the sampler of EDM, with optional noise.",
+            when: "15 evaluations or more; also to repeat EDM.",
+            source: "Karras et al. 2022, arXiv:2206.00364",
+        },
+        "dpmpp-2m" | "dpm++-2m" | "dpmpp2m" | "dpm-solver++-2m" | "dpmsolver++-2m" => Dpmpp2m(dpmpp2m::Dpmpp2m) {
+            what: "DPM-Solver++ of second order, which reuses the preceding denoiser.",
+            when: "5 to 20 evaluations.",
+            source: "Lu et al. 2022, arXiv:2211.01095",
+        },
+        "dpmpp-3m" | "dpm++-3m" | "dpmpp3m" | "dpm-solver++-3m" | "dpmsolver++-3m" => Dpmpp3m(dpmpp3m::Dpmpp3m) {
+            what: "DPM-Solver++ of third order, which reuses two preceding denoisers.",
+            when: "6 to 20 evaluations.",
+            source: "Lu et al. 2022, arXiv:2211.01095",
+        },
+        "ddpm" => Ddpm(ddpm::Ddpm) {
+            what: "Ancestral sampling of DDPM: the posterior mean plus noise at every step.",
+            when: "To repeat DDPM, with hundreds of steps.",
+            source: "Ho et al. 2020, arXiv:2006.11239",
+        },
+        "euler-ancestral" | "euler-a" => EulerAncestral(euler_ancestral::EulerAncestral) {
+            what: "Euler steps to a lower noise level, after which noise is added back.",
+            when: "To repeat samples of programs that use it; its images vary with the number of steps.",
+            source: "Song et al. 2021, arXiv:2011.13456",
+        },
+        "dpmpp-2m-sde" | "dpm++-2m-sde" | "sde-dpmsolver++" | "dpmpp2m-sde" => Dpmpp2mSde(dpmpp2m_sde::Dpmpp2mSde) {
+            what: "DPM-Solver++ of second order for the reverse stochastic equation.",
+            when: "Samples with fresh noise in 20 evaluations or more.",
+            source: "Lu et al. 2022, arXiv:2211.01095",
+        },
+        "dpmpp-sde" | "dpm++-sde" | "dpmsolver-sde" => DpmppSde(dpmpp_sde::DpmppSde) {
+            what: "DPM-Solver++ of one step and second order for the reverse stochastic equation.",
+            when: "Samples with fresh noise, at two evaluations per step.",
+            source: "Lu et al. 2022, arXiv:2211.01095",
+        },
+        "unipc" | "uni-pc" => UniPc(unipc::UniPc) {
+            what: "A predictor and a corrector of any order that share their evaluations.",
+            when: "5 to 20 evaluations.",
+            source: "Zhao et al. 2023, arXiv:2302.04867",
+        },
+        "ode" => Ode(ode::Ode) {
+            what: "Any ODE solver along the probability flow, from noise to data.",
+            when: "Samples with log-densities, and samples as accurate as a tolerance.",
+            source: "Chen et al. 2018, arXiv:1806.07366; Song et al. 2021, arXiv:2011.13456",
+        },
+        "flow-map" | "flowmap" => FlowMap(flow_map::FlowMapSampler) {
+            what: "Steps of a learned flow map.",
+            when: "1 to 8 evaluations, with a card that has a flow map.",
+            source: "Ai et al. 2025, arXiv:2512.02636",
+        },
+        "steindiff" | "stein-diff" => SteinDiff(steindiff::SteinDiff) {
+            what: "Another sampler whose steps are scaled by a factor from Stein's identity over a population.",
+            when: "To study the correction; at equal cost the sampler alone did as well.",
+            source: "Li & Zeng 2026, arXiv:2606.07835",
+        },
     }
 }
 

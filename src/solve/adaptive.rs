@@ -187,6 +187,24 @@ pub enum Controller {
     Coefficients([f64; 3]),
 }
 
+crate::describe_kinds! { Controller {
+    "pi" {
+        what: "Coefficients 0.4, 0.3 and 0: smoother steps than the elementary rule.",
+        when: "The default.",
+        source: "Hairer & Wanner 1996, doi:10.1007/978-3-642-05221-7",
+    },
+    "pid" {
+        what: "Coefficients 0.14, 0.25 and 0.10.",
+        when: "Stiff parts of a path, where the steps would oscillate.",
+        source: "Kennedy & Carpenter 2003, doi:10.1016/S0168-9274(02)00138-1",
+    },
+    "coefficients" {
+        what: "The three coefficients p, i and d of your own.",
+        when: "To repeat another program's steps.",
+        source: "",
+    },
+} }
+
 /// The ratio of the integral's tolerance to the state's if the divergence is smooth. Embedded
 /// estimates are too large there: with this factor, the error of the whole path stays within the
 /// tolerance of one step.

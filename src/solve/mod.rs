@@ -62,14 +62,46 @@ pub mod time_change;
 registry! {
     /// The ODE solvers, by the names that `solvers:` and `--solver` accept.
     pub enum Solver: OdeSolver {
-        "euler" => Euler(fixed::Euler),
-        "midpoint" | "rk2" => Midpoint(fixed::Midpoint),
-        "heun" | "heun2" => Heun(fixed::Heun),
-        "rk4" | "runge-kutta-4" => Rk4(fixed::Rk4),
-        "bosh3" | "rk23" | "bogacki-shampine" => Bosh3(adaptive::Bosh3),
-        "dopri5" | "rk45" | "ode45" | "dormand-prince" => Dopri5(adaptive::Dopri5),
-        "tsit5" | "tsitouras5" => Tsit5(adaptive::Tsit5),
-        "dop853" | "dopri853" => Dop853(adaptive::Dop853),
+        "euler" => Euler(fixed::Euler) {
+            what: "The first-order method with one evaluation per step.",
+            when: "To repeat what a sampler with Euler steps does; for accuracy take another.",
+            source: "Hairer, Nørsett & Wanner 1993, doi:10.1007/978-3-540-78862-1",
+        },
+        "midpoint" | "rk2" => Midpoint(fixed::Midpoint) {
+            what: "The second-order method with an evaluation in the middle of each step.",
+            when: "A fixed number of evaluations with moderate accuracy.",
+            source: "Hairer, Nørsett & Wanner 1993, doi:10.1007/978-3-540-78862-1",
+        },
+        "heun" | "heun2" => Heun(fixed::Heun) {
+            what: "The second-order method with evaluations at both ends of each step.",
+            when: "A fixed number of evaluations, or `steps: auto` for a wanted accuracy.",
+            source: "Hairer, Nørsett & Wanner 1993, doi:10.1007/978-3-540-78862-1; Karras et al. 2022, arXiv:2206.00364",
+        },
+        "rk4" | "runge-kutta-4" => Rk4(fixed::Rk4) {
+            what: "The classical fourth-order method with four evaluations per step.",
+            when: "A fixed number of evaluations on a smooth network.",
+            source: "Hairer, Nørsett & Wanner 1993, doi:10.1007/978-3-540-78862-1",
+        },
+        "bosh3" | "rk23" | "bogacki-shampine" => Bosh3(adaptive::Bosh3) {
+            what: "An adaptive pair of orders 3 and 2.",
+            when: "Networks with kinks, such as ReLU, and low accuracy.",
+            source: "Bogacki & Shampine 1989, doi:10.1016/0893-9659(89)90079-7",
+        },
+        "dopri5" | "rk45" | "ode45" | "dormand-prince" => Dopri5(adaptive::Dopri5) {
+            what: "An adaptive pair of orders 5 and 4.",
+            when: "Smooth networks; the usual choice.",
+            source: "Dormand & Prince 1980, doi:10.1016/0771-050X(80)90013-3",
+        },
+        "tsit5" | "tsitouras5" => Tsit5(adaptive::Tsit5) {
+            what: "An adaptive pair of orders 5 and 4 with smaller error constants than `dopri5`.",
+            when: "Smooth networks, in the place of `dopri5`.",
+            source: "Tsitouras 2011, doi:10.1016/j.camwa.2011.06.002",
+        },
+        "dop853" | "dopri853" => Dop853(adaptive::Dop853) {
+            what: "An adaptive method of order 8 with estimates of orders 5 and 3.",
+            when: "Smooth networks and tolerances below about 1e-8.",
+            source: "Hairer, Nørsett & Wanner 1993, doi:10.1007/978-3-540-78862-1",
+        },
     }
 }
 

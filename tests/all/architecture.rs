@@ -74,6 +74,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("pdf_writer", &["report/plot/pdf.rs"]),
     ("clap", &["cli/", "main.rs"]),
     ("indicatif", &["progress/display.rs"]),
+    ("anstream", &["cli/console/", "progress/form.rs"]),
+    ("terminal_size", &["cli/console/"]),
+    ("unicode_width", &["cli/console/"]),
     ("signal_hook", &["stop.rs"]),
     ("rayon", &["execute/pool.rs", "metric/"]),
 ];

@@ -79,7 +79,7 @@ fn an_exact_posterior_passes_and_wrong_draws_are_rejected() {
     let done = flowgauge(at, &["run", "c.yaml", "--out", "run", "--quiet"]);
     println!("{:.1} s", began.elapsed().as_secs_f64());
     assert!(!done.is(0).stderr.contains("disagrees"), "{}", done.stderr);
-    assert!(done.stdout.contains("coverage ecdf"), "{}", done.stdout);
+    assert!(done.stdout.contains("  coverage  ecdf "), "{}", done.stdout);
     let run = at.join("run");
     let found = rows(&run, "calibration");
     let cases = [

@@ -248,7 +248,7 @@ fn hostile(name: &str) -> Vec<u8> {
     std::fs::read(path).expect(name)
 }
 
-const VERBS: [&str; 13] = [
+const VERBS: [&str; 18] = [
     "run",
     "plan",
     "report",
@@ -262,6 +262,11 @@ const VERBS: [&str; 13] = [
     "doctor",
     "list",
     "schema",
+    "init",
+    "card",
+    "reweight",
+    "completions",
+    "man",
 ];
 
 #[test]

@@ -155,7 +155,7 @@ fn pages() -> Vec<String> {
 }
 
 /// The words of a shell command: quotes hold words together, a comment ends it.
-fn split_words(command: &str) -> Vec<String> {
+pub(crate) fn split_words(command: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in command.chars() {
         match (c, quote) {

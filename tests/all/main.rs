@@ -48,6 +48,7 @@ mod shards;
 mod snapshots;
 mod stein;
 mod stop;
+mod terminal;
 mod times;
 mod verify;
 mod views;

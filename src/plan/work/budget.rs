@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::paths::{path_cost, path_workload};
+use super::paths::{path_cost, path_workload, shared_path_cost};
 use super::{LikelihoodWork, RowMagnitudes, WorkKind};
 use crate::divergence::DivergenceEstimator;
 use crate::num::key::SampleId;
@@ -59,6 +59,15 @@ impl WorkKind for BudgetWork {
         self.solvers()
             .iter()
             .map(|solver| path_cost(model, solver, &self.0.estimators, self.0.count))
+            .reduce(TrialCost::plus)
+            .unwrap_or_default()
+    }
+
+    fn shared_cost(&self, prepared: &PreparedPlan) -> TrialCost {
+        let model = &prepared.models[self.0.model];
+        self.solvers()
+            .iter()
+            .map(|solver| shared_path_cost(model, solver, &self.0.estimators, self.0.count))
             .reduce(TrialCost::plus)
             .unwrap_or_default()
     }

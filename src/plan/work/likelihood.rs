@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use super::paths::{check_paths, check_sample_end, path_cost, path_workload};
+use super::paths::{check_paths, check_sample_end, path_cost, path_workload, shared_path_cost};
 use super::{RowMagnitudes, WorkKind};
 use crate::dequantization::Dequantization;
 use crate::divergence::{ControlDivergence, DivergenceEstimator, ProductPlan};
@@ -130,6 +130,11 @@ impl WorkKind for LikelihoodWork {
             &self.estimators,
             self.count * self.draws(),
         )
+    }
+
+    fn shared_cost(&self, prepared: &PreparedPlan) -> TrialCost {
+        let (model, rows) = (&prepared.models[self.model], self.count * self.draws());
+        shared_path_cost(model, &self.solver, &self.estimators, rows)
     }
 
     fn workload(&self, prepared: &PreparedPlan, seconds: SecondsPerRow) -> Workload {

@@ -72,6 +72,12 @@ pub trait WorkKind {
         TrialCost::default()
     }
 
+    /// The cost of the work as it is carried out, where estimators share products. [`WorkKind::cost`]
+    /// counts each estimator alone.
+    fn shared_cost(&self, prepared: &PreparedPlan) -> TrialCost {
+        self.cost(prepared)
+    }
+
     /// The work as the estimate of the time left sees it, from the measured seconds of its model.
     fn workload(&self, prepared: &PreparedPlan, seconds: SecondsPerRow) -> Workload;
 

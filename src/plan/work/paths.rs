@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 
-use crate::divergence::{ControlDivergence, DivergenceEstimator};
+use crate::divergence::{ControlDivergence, DivergenceEstimator, ProductPlan};
 use crate::model::loaded::Model;
 use crate::plan::capabilities::check_estimator_supported;
 use crate::plan::cost::ADAPTIVE_EVALUATIONS_GUESS;
@@ -20,12 +20,57 @@ fn head_calls(model: &Model, estimator: &DivergenceEstimator) -> u64 {
     )
 }
 
-/// The cost of `rows` paths of a model under every estimator.
+/// The cost of `rows` paths of a model under every estimator, each of which is counted alone.
 pub(super) fn path_cost(
     model: &Model,
     solver: &Solver,
     estimators: &[DivergenceEstimator],
     rows: usize,
+) -> TrialCost {
+    let dim = model.dim();
+    let alone = estimators.iter().map(|e| e.jvps_per_node(dim)).sum();
+    path_cost_with(model, solver, estimators, rows, alone)
+}
+
+/// The cost of `rows` paths of a model under all estimators together, which share products.
+pub(super) fn shared_path_cost(
+    model: &Model,
+    solver: &Solver,
+    estimators: &[DivergenceEstimator],
+    rows: usize,
+) -> TrialCost {
+    let dim = model.dim();
+    let is_adaptive = solver.fixed_evaluations().is_none();
+    let control = match is_adaptive {
+        true => ControlDivergence::for_estimators(estimators, dim),
+        false => ControlDivergence::State,
+    };
+    let plan = ProductPlan::for_estimators(estimators, dim, &control);
+    let apart = |estimator: &&DivergenceEstimator| match (&plan, estimator) {
+        (ProductPlan::Jacobian | ProductPlan::Diagonal, _) => false,
+        (_, DivergenceEstimator::Trace(trace)) => trace.fixed_probes().is_none(),
+        _ => true,
+    };
+    let apart = estimators
+        .iter()
+        .filter(apart)
+        .map(|e| e.jvps_per_node(dim))
+        .sum::<u64>();
+    let shared = match control {
+        // The control of the steps has the whole trace already.
+        ControlDivergence::Trace if is_adaptive => 0,
+        _ => plan.jvps_per_node(dim) as u64,
+    };
+    path_cost_with(model, solver, estimators, rows, shared + apart)
+}
+
+/// The cost of `rows` paths with this many Jacobian products at each node.
+fn path_cost_with(
+    model: &Model,
+    solver: &Solver,
+    estimators: &[DivergenceEstimator],
+    rows: usize,
+    per_node: u64,
 ) -> TrialCost {
     let (dim, rows) = (model.dim(), rows as u64);
     let each = |count: &dyn Fn(&DivergenceEstimator) -> u64| estimators.iter().map(count).sum();
@@ -33,7 +78,6 @@ pub(super) fn path_cost(
         .fixed_node_count()
         .unwrap_or(ADAPTIVE_EVALUATIONS_GUESS);
     let heads: u64 = each(&|e| head_calls(model, e));
-    let per_node: u64 = each(&|e| e.jvps_per_node(dim));
     let per_path: u64 = each(&|e| e.jvps_per_path(dim));
     let off_path: u64 = each(&|e| e.evaluations_without_solver(&model.curve));
     let follows_path = estimators.iter().any(DivergenceEstimator::needs_solver);

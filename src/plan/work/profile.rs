@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::paths::{path_cost, path_workload};
+use super::paths::{path_cost, path_workload, shared_path_cost};
 use super::{LikelihoodWork, RowMagnitudes, WorkKind};
 use crate::divergence::DivergenceEstimator;
 use crate::num::key::SampleId;
@@ -38,6 +38,11 @@ impl WorkKind for ProfileWork {
     fn cost(&self, prepared: &PreparedPlan) -> TrialCost {
         let model = &prepared.models[self.0.model];
         path_cost(model, &self.0.solver, &self.0.estimators, self.0.count)
+    }
+
+    fn shared_cost(&self, prepared: &PreparedPlan) -> TrialCost {
+        let model = &prepared.models[self.0.model];
+        shared_path_cost(model, &self.0.solver, &self.0.estimators, self.0.count)
     }
 
     fn workload(&self, prepared: &PreparedPlan, seconds: SecondsPerRow) -> Workload {
