@@ -37,13 +37,14 @@ mod run;
 mod sample;
 mod schema;
 mod setting;
+mod status;
 mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
 ///
 /// Exit status: 0 success; 1 a measurement failed, or a disk was full; 2 an input is wrong and
-/// nothing was run; 3 inconclusive (`gate` only); 75 stopped by a signal, and the same command
-/// resumes; 130 or 143 stopped by a signal, and the finished part is in a file that a message
+/// nothing was run; 3 inconclusive (`gate` only); 75 stopped by a signal or a time limit, and
+/// the same command resumes; 130 or 143 stopped by a signal, and the finished part is in a file that a message
 /// names.
 ///
 /// The environment variable FLOWGAUGE_LOG=debug prints each file that is opened and each piece of
@@ -69,6 +70,8 @@ enum Verb {
     /// The options for networks are those of `run`; they do not change the plan. Networks run only
     /// to find the number of steps for `steps: auto`.
     Plan(plan::PlanArgs),
+    /// Print how far a run is: what is done, who is at work, what has failed, and the time left
+    Status(status::StatusArgs),
     /// Rebuild the tables, plots and index.html of run directories; needs no ONNX Runtime
     Report(report::ReportArgs),
     /// Recompute a random part of a run's rows and report match, drift or mismatch per row
@@ -277,6 +280,7 @@ pub fn execute(cli: Cli) -> Result<Exit> {
     match cli.verb {
         Verb::Run(verb) => verb.execute(),
         Verb::Plan(verb) => verb.execute(),
+        Verb::Status(verb) => verb.execute(),
         Verb::Report(verb) => verb.execute(),
         Verb::Verify(verb) => verb.execute(),
         Verb::Gate(verb) => verb.execute(),

@@ -15,6 +15,7 @@ use crate::output::{check_output_folder, write_atomic};
 use crate::publish;
 use crate::report::export::{EXPORT_FORMS, ExportForm, ExportSource};
 use crate::rows::ClaimResult;
+use crate::status;
 
 /// The arguments of `flowgauge report`.
 #[derive(Debug, Args)]
@@ -77,6 +78,16 @@ impl ReportArgs {
         for dir in publish::publish_runs(&self.dirs, self.out.as_deref())? {
             if !self.quiet {
                 outln!("{}", dir.join("index.html").display());
+            }
+        }
+        if !self.quiet {
+            for lost in status::lost_shards_in(&self.dirs)? {
+                errln!(
+                    "flowgauge: shard {} has {} outstanding trials and no process; `{}` runs them",
+                    lost.shard,
+                    lost.outstanding,
+                    lost.command
+                );
             }
         }
         Ok(Exit::Success)

@@ -32,13 +32,13 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["config", "data", "draft", "output"],
     &["plan"],
-    &["journal"],
+    &["claim", "journal"],
     &["execute"],
     &["run"],
     &["budget", "frontier"],
     &["table"],
     &["report"],
-    &["publish", "verify", "gate"],
+    &["publish", "verify", "gate", "status"],
     &["cli"],
 ];
 
@@ -72,6 +72,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ),
     ("plotters", &["report/plot/"]),
     ("clap", &["cli/", "main.rs"]),
+    ("humantime", &["cli/"]),
     ("indicatif", &["progress/display.rs"]),
     ("signal_hook", &["stop.rs"]),
     ("rayon", &["execute/pool.rs", "metric/"]),
@@ -298,7 +299,7 @@ fn heavy_crates_have_one_home() {
 const WRITERS: &[&str] = &[
     "output.rs",
     "journal.rs",
-    "run.rs",
+    "run/begin.rs",
     "model/library.rs",
     "features/cache.rs",
     "cli/doctor.rs",

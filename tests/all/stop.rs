@@ -87,6 +87,110 @@ fn a_run_that_is_stopped_says_how_to_go_on() {
     );
 }
 
+/// A few trials of a second or so, of one kind.
+fn slow_config(at: &Path) -> String {
+    let model = card("mixture");
+    write(at, "x.npy", samples(8, 8));
+    write(
+        at,
+        "slow.yaml",
+        format!(
+            "name: slow\nestimators: [exact]\nsolvers: [{{rk4: {{steps: 4000}}}}]\nchunk: 1\n\
+             likelihood:\n  - {{model: {model:?}, data: x.npy, profile: 0, budget: false}}\n"
+        ),
+    )
+}
+
+#[test]
+fn a_scheduler_s_signal_lets_the_trial_in_hand_end_within_its_grace() {
+    let folder = folder();
+    let at = folder.path();
+    let config = slow_config(at);
+    let done = |out: &str| finished(&at.join(out), "journal.jsonl").len();
+    // Without time to go on, the trial in hand is given up; with time, it is committed.
+    for (signal, grace, more) in [("USR1", "0s", 0), ("USR2", "60s", 1), ("TERM", "60s", 1)] {
+        let out = format!("out-{signal}");
+        let args = [
+            "run",
+            &config,
+            "--out",
+            &out,
+            "--threads",
+            "1",
+            "--grace",
+            grace,
+        ];
+        let (code, stderr) = stopped(at, &args, signal, || done(&out) == 2);
+        assert_eq!(code, Some(75), "{signal}: {stderr}");
+        assert_eq!(done(&out), 2 + more, "{signal}: {stderr}");
+        let words = format!("{} of 8 trials done; the same command goes on", 2 + more);
+        assert!(stderr.contains(&words), "{signal}: {stderr}");
+    }
+    flowgauge(at, &["run", &config, "--out", "out-USR1", "--quiet"]).is(0);
+    let counts = finished(&at.join("out-USR1"), "journal.jsonl");
+    assert!(
+        counts.len() == 8 && counts.values().all(|n| *n == 1),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn a_time_limit_stops_a_run_in_time() {
+    let folder = folder();
+    let at = folder.path();
+    let config = slow_config(at);
+    let done = || finished(&at.join("out"), "journal.jsonl").len();
+    let args = ["run", &config, "--out", "out", "--threads", "1"];
+    let limited = |limit: &str| {
+        let began = Instant::now();
+        let call = flowgauge(at, &[&args[..], &["--time-limit", limit]].concat());
+        (call, began.elapsed())
+    };
+    let (mut calls, mut last) = (0, None);
+    while last != Some(0) {
+        let before = done();
+        let (call, took) = limited("6s");
+        assert!(took < Duration::from_secs(7), "{took:?}: {}", call.stderr);
+        assert!(
+            call.code == Some(0) || call.code == Some(75),
+            "{}",
+            call.stderr
+        );
+        assert!(done() > before, "each call gets on: {}", call.stderr);
+        (calls, last) = (calls + 1, call.code);
+    }
+    println!("{calls} calls of 6 s");
+    let counts = finished(&at.join("out"), "journal.jsonl");
+    assert!(
+        counts.len() == 8 && counts.values().all(|n| *n == 1),
+        "{counts:?}"
+    );
+    // A limit in which no trial can end would be met for ever: that is an error.
+    let journal = read(&at.join("out/journal.jsonl"));
+    let long: String = journal
+        .lines()
+        .take(7)
+        .map(|line| {
+            let mut event: serde_json::Value = serde_json::from_str(line).expect("an event");
+            if event["event"] == "finished" {
+                event["seconds"] = 9000.0.into();
+            }
+            format!("{event}\n")
+        })
+        .collect();
+    write(at, "out/journal.jsonl", long);
+    let (call, _) = limited("1h");
+    call.is(2).says(&[
+        "--time-limit 60 min",
+        "no outstanding trial",
+        "about 2 h 30 min",
+    ]);
+    for wrong in ["2s", "soon", "-1s", "5"] {
+        let (call, _) = limited(wrong);
+        call.is(2).says(&["--time-limit"]);
+    }
+}
+
 #[test]
 fn a_likelihood_that_is_stopped_keeps_its_rows() {
     let folder = folder();
