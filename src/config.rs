@@ -515,6 +515,8 @@ pub struct ConfigFile {
     pub config: Config,
     /// The text of the file.
     pub text: String,
+    /// The path of the file.
+    pub path: PathBuf,
     /// The `--set` changes, as the user gave them.
     pub overrides: Vec<String>,
     /// The folder of the file.
@@ -565,6 +567,7 @@ impl ConfigFile {
         let mut config_file = ConfigFile {
             config,
             text,
+            path: path.clone(),
             overrides: changes.to_vec(),
             folder,
             display_name: name,

@@ -200,8 +200,8 @@ impl<'a> Executor<'a> {
                 .filter(|w| w.model_index() == model)
         };
         (
-            works().flat_map(|work| work.estimators()).collect(),
-            works().flat_map(|work| work.samplers()).collect(),
+            distinct(works().flat_map(|work| work.estimators())),
+            distinct(works().flat_map(|work| work.samplers())),
         )
     }
 
@@ -281,6 +281,17 @@ impl<'a> Executor<'a> {
     fn sample_ids(first: usize, count: usize) -> Vec<SampleId> {
         (first as u64..(first + count) as u64).collect()
     }
+}
+
+/// The items without those that are there already. A plan has few kinds of work and many trials.
+fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut found = Vec::new();
+    for item in items {
+        if !found.contains(&item) {
+            found.push(item);
+        }
+    }
+    found
 }
 
 /// Extracted features as a set for statistics, with the logits if there are any.

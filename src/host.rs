@@ -41,6 +41,37 @@ pub(crate) fn today() -> String {
     day_of(since.map_or(0, |since| since.as_secs()))
 }
 
+/// Returns the time in UTC, as `2026-11-30T12:00:00Z`.
+pub(crate) fn now_utc() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = since.map_or(0, |since| since.as_secs());
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{}T{hour:02}:{minute:02}:{second:02}Z", day_of(seconds))
+}
+
+/// Returns the name of the host, or `unknown-host` if the system does not tell it.
+pub(crate) fn host_name() -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let set = |name: &str| std::env::var(name).ok();
+    let name = told
+        .or_else(|| set("HOSTNAME"))
+        .or_else(|| set("COMPUTERNAME"));
+    let name = name.map(|name| name.trim().to_owned());
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown-host".to_owned())
+}
+
+/// Returns what identifies the running system and the process numbers that are valid in it: two
+/// processes with the same text can see each other. Empty if the system does not tell it.
+pub(crate) fn machine_id() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let numbers = std::fs::read_link("/proc/self/ns/pid");
+    match (boot, numbers) {
+        (Ok(boot), Ok(numbers)) => format!("{} {}", boot.trim(), numbers.display()),
+        _ => String::new(),
+    }
+}
+
 /// Returns the day of a number of seconds since the beginning of 1970, in the Gregorian calendar.
 fn day_of(seconds: u64) -> String {
     let is_leap =

@@ -16,6 +16,10 @@ use sha2::{Digest, Sha256};
 use crate::host::hex;
 use crate::plan::{self, Plan, PlanFile, Shard, Trial};
 
+mod follow;
+
+pub(crate) use follow::JournalFollower;
+
 /// One line of a journal file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -77,6 +81,9 @@ pub enum Outcome {
 pub struct Journal {
     /// The outcome of each trial, by the trial's id.
     pub outcomes: BTreeMap<String, Outcome>,
+    /// Further outcomes of trials that several processes finished. The results are the same, and
+    /// the one in `outcomes` counts.
+    pub repeats: BTreeMap<String, Vec<Outcome>>,
     /// The SHA-256 of `plan.json`, if the journal contains it.
     pub plan_sha256: Option<String>,
     /// The total duration of all events in seconds.
@@ -122,35 +129,41 @@ impl Journal {
     /// Fails if the directory or a file cannot be read, or if a line is not an event. The message
     /// names the file and the line. An incomplete last line is not an error.
     pub fn read(dir: &Path) -> Result<Journal> {
-        let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
-            .with_context(|| format!("{}: the run directory cannot be read", dir.display()))?
-            .flatten()
-            .map(|e| e.path())
-            .filter(|p| {
-                p.file_name()
-                    .is_some_and(|n| is_journal(&n.to_string_lossy()))
-            })
-            .collect();
-        files.sort();
         let mut journal = Journal::default();
-        for file in files {
-            let text = std::fs::read(&file).with_context(|| file.display().to_string())?;
-            let text = String::from_utf8_lossy(&text);
-            let mut one = Journal::default();
-            one.apply_lines(&text)
-                .with_context(|| file.display().to_string())?;
-            journal.merge(one);
+        for file in journal_files(dir)? {
+            journal.merge(Journal::read_file(&file)?);
         }
         Ok(journal)
     }
 
+    /// Reads one journal file.
+    ///
+    /// # Errors
+    /// Fails if it cannot be read, or if a line is not an event.
+    pub fn read_file(file: &Path) -> Result<Journal> {
+        let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+        let mut journal = Journal::default();
+        journal
+            .apply_lines(&String::from_utf8_lossy(&bytes))
+            .with_context(|| file.display().to_string())?;
+        Ok(journal)
+    }
+
     /// Adds another process's journal of the same plan. A trial that is finished in either journal
-    /// is finished.
+    /// is finished, and if it is in both, the first counts.
     pub fn merge(&mut self, other: Journal) {
+        let is_finished = |outcome: &Outcome| matches!(outcome, Outcome::Finished { .. });
         for (id, outcome) in other.outcomes {
-            if matches!(outcome, Outcome::Finished { .. }) || !self.outcomes.contains_key(&id) {
-                self.outcomes.insert(id, outcome);
+            match self.outcomes.get(&id) {
+                Some(known) if is_finished(known) && is_finished(&outcome) => {
+                    self.repeats.entry(id).or_default().push(outcome);
+                }
+                Some(known) if is_finished(known) || !is_finished(&outcome) => {}
+                _ => drop(self.outcomes.insert(id, outcome)),
             }
+        }
+        for (id, outcomes) in other.repeats {
+            self.repeats.entry(id).or_default().extend(outcomes);
         }
         self.plan_sha256 = self.plan_sha256.take().or(other.plan_sha256);
         self.seconds += other.seconds;
@@ -158,20 +171,8 @@ impl Journal {
 
     /// Adds the events of one file.
     fn apply_lines(&mut self, text: &str) -> Result<()> {
-        let mut lines = text.split_inclusive('\n').enumerate().peekable();
-        while let Some((number, line)) = lines.next() {
-            let whole = line.ends_with('\n');
-            match serde_json::from_str::<Event>(line.trim_end()) {
-                Ok(event) if whole => self.apply_event(event),
-                // A process that is killed while it writes leaves an incomplete last line.
-                _ if lines.peek().is_none() && !whole => {}
-                Ok(_) => {}
-                Err(error) => bail!(
-                    "line {}: {error}; expected one event per line; \
-                     if the line is deleted, its trial runs again",
-                    number + 1
-                ),
-            }
+        for event in events_of(text, 0)? {
+            self.apply_event(event);
         }
         Ok(())
     }
@@ -213,12 +214,60 @@ impl Journal {
     }
 }
 
+/// The events of a text whose first line is the one behind `lines_before`. An incomplete last line
+/// is left out: a process that is killed while it writes leaves one.
+///
+/// # Errors
+/// Fails if a line is not an event. The message has its number.
+fn events_of(text: &str, lines_before: usize) -> Result<Vec<Event>> {
+    let mut events = Vec::new();
+    let mut lines = text.split_inclusive('\n').enumerate().peekable();
+    while let Some((number, line)) = lines.next() {
+        let whole = line.ends_with('\n');
+        match serde_json::from_str::<Event>(line.trim_end()) {
+            Ok(event) if whole => events.push(event),
+            _ if lines.peek().is_none() && !whole => {}
+            Ok(_) => {}
+            Err(error) => bail!(
+                "line {}: {error}; expected one event per line; \
+                 if the line is deleted, its trial runs again",
+                lines_before + number + 1
+            ),
+        }
+    }
+    Ok(events)
+}
+
+/// The journal files of a run directory, sorted by name.
+///
+/// # Errors
+/// Fails if the directory cannot be read.
+pub fn journal_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .with_context(|| format!("{}: the run directory cannot be read", dir.display()))?
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| {
+            p.file_name()
+                .is_some_and(|n| is_journal(&n.to_string_lossy()))
+        })
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
 /// Whether a file of this name is a journal file.
 fn is_journal(name: &str) -> bool {
     name == "journal.jsonl" || (name.starts_with("journal-") && name.ends_with(".jsonl"))
 }
 
 impl Journal {
+    /// The number of failed trials.
+    pub fn failed_trials(&self) -> usize {
+        let failed = |outcome: &&Outcome| matches!(outcome, Outcome::Failed { .. });
+        self.outcomes.values().filter(failed).count()
+    }
+
     /// The number of finished trials for each combination of runtime, execution provider and
     /// processor.
     ///
@@ -295,12 +344,47 @@ pub fn array_file(dir: &Path, id: &str) -> PathBuf {
     dir.join("arrays").join(format!("{id}.npy"))
 }
 
-/// The path of the journal file that a process writes. Shards that share a directory have one file
-/// each.
-pub fn journal_file(dir: &Path, shard: Option<Shard>) -> PathBuf {
-    dir.join(shard.map_or("journal.jsonl".to_owned(), |s| {
-        format!("journal-{}-of-{}.jsonl", s.index, s.count)
-    }))
+/// Who writes a journal file. Each process that shares a run directory has a file of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writer {
+    /// The only process of the run.
+    Alone,
+    /// The process of a shard.
+    Shard(Shard),
+    /// A process that takes trials as it goes, by its name.
+    Worker(String),
+}
+
+impl Writer {
+    /// The path of its journal file.
+    pub fn journal_file(&self, dir: &Path) -> PathBuf {
+        dir.join(match self {
+            Writer::Alone => "journal.jsonl".to_owned(),
+            Writer::Shard(s) => format!("journal-{}-of-{}.jsonl", s.index, s.count),
+            Writer::Worker(name) => format!("journal-{name}.jsonl"),
+        })
+    }
+
+    /// The writer of a journal file; `None` if the name is not one of a journal file.
+    pub fn of_file(file: &Path) -> Option<Writer> {
+        let name = file.file_name()?.to_string_lossy().into_owned();
+        let middle = match name.strip_prefix("journal")?.strip_suffix(".jsonl")? {
+            "" => return Some(Writer::Alone),
+            rest => rest.strip_prefix('-')?.to_owned(),
+        };
+        let shard = middle.replace("-of-", "/").parse();
+        Some(shard.map_or(Writer::Worker(middle), Writer::Shard))
+    }
+}
+
+impl std::fmt::Display for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Writer::Alone => write!(f, "the run"),
+            Writer::Shard(shard) => write!(f, "shard {shard}"),
+            Writer::Worker(name) => write!(f, "{name}"),
+        }
+    }
 }
 
 /// Appends one event to a journal file and syncs it to disk.
@@ -375,35 +459,56 @@ pub fn run_files(dir: &Path) -> Vec<PathBuf> {
 pub fn corrupted_trials(dir: &Path, plan: &Plan, journal: &Journal) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for trial in &plan.trials {
-        let Some(Outcome::Finished {
-            sha256,
-            array_sha256,
-            steps_sha256,
-            ..
-        }) = journal.outcomes.get(&trial.id)
-        else {
-            continue;
-        };
-        let rows = (row_file(dir, &trial.id), Some(sha256));
-        let array = (array_file(dir, &trial.id), array_sha256.as_ref());
-        let steps = (step_file(dir, &trial.id), steps_sha256.as_ref());
-        for (path, expected) in [rows, array, steps] {
-            let Some(expected) = expected else { continue };
-            let name = path
-                .strip_prefix(dir)
-                .unwrap_or(&path)
-                .display()
-                .to_string();
-            match std::fs::read(&path) {
-                Err(_) => found.push((trial.id.clone(), format!("{name} is missing"))),
-                Ok(bytes) if hex(&Sha256::digest(&bytes)) != *expected => {
-                    found.push((
-                        trial.id.clone(),
-                        format!("{name} is not what the run wrote"),
-                    ));
-                }
-                Ok(_) => {}
+        // If several processes finished a trial, the files are those of one of them.
+        let finished = journal.outcomes.get(&trial.id).into_iter();
+        let repeats = journal.repeats.get(&trial.id).into_iter().flatten();
+        let mut reasons = None;
+        for outcome in finished.chain(repeats) {
+            let faults = corrupted_files(dir, &trial.id, outcome);
+            let fewer = reasons
+                .as_ref()
+                .is_none_or(|known: &Vec<String>| faults.len() < known.len());
+            if fewer {
+                reasons = Some(faults);
             }
+            if reasons.as_ref().is_some_and(Vec::is_empty) {
+                break;
+            }
+        }
+        let reasons = reasons.unwrap_or_default();
+        found.extend(reasons.into_iter().map(|why| (trial.id.clone(), why)));
+    }
+    found
+}
+
+/// What is wrong with the files of one outcome of a trial, in sentences.
+fn corrupted_files(dir: &Path, id: &str, outcome: &Outcome) -> Vec<String> {
+    let Outcome::Finished {
+        sha256,
+        array_sha256,
+        steps_sha256,
+        ..
+    } = outcome
+    else {
+        return Vec::new();
+    };
+    let rows = (row_file(dir, id), Some(sha256));
+    let array = (array_file(dir, id), array_sha256.as_ref());
+    let steps = (step_file(dir, id), steps_sha256.as_ref());
+    let mut found = Vec::new();
+    for (path, expected) in [rows, array, steps] {
+        let Some(expected) = expected else { continue };
+        let name = path
+            .strip_prefix(dir)
+            .unwrap_or(&path)
+            .display()
+            .to_string();
+        match std::fs::read(&path) {
+            Err(_) => found.push(format!("{name} is missing")),
+            Ok(bytes) if hex(&Sha256::digest(&bytes)) != *expected => {
+                found.push(format!("{name} is not what the run wrote"));
+            }
+            Ok(_) => {}
         }
     }
     found
@@ -480,7 +585,7 @@ mod tests {
     #[test]
     fn torn_last_line_is_dropped_before_appending() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        append_event(&journal_file(folder.path(), None), &finished("a")).expect("written");
+        append_event(&Writer::Alone.journal_file(folder.path()), &finished("a")).expect("written");
         let path = folder.path().join("journal.jsonl");
         let mut text = std::fs::read_to_string(&path).expect("read");
         text.push_str("{\"event\":\"finished\",\"tri");
@@ -489,7 +594,7 @@ mod tests {
             Journal::read(folder.path()).expect("read").outcomes.len(),
             1
         );
-        append_event(&journal_file(folder.path(), None), &finished("b")).expect("written");
+        append_event(&Writer::Alone.journal_file(folder.path()), &finished("b")).expect("written");
         assert_eq!(
             Journal::read(folder.path()).expect("read").outcomes.len(),
             2
@@ -505,7 +610,7 @@ mod tests {
             seconds: 0.1,
         };
         for index in [1, 2] {
-            let file = journal_file(folder.path(), Some(Shard { index, count: 2 }));
+            let file = Writer::Shard(Shard { index, count: 2 }).journal_file(folder.path());
             append_event(
                 &file,
                 &Event::Planned {
@@ -523,7 +628,7 @@ mod tests {
             )
             .expect("written");
         }
-        append_event(&journal_file(folder.path(), None), &failed).expect("written");
+        append_event(&Writer::Alone.journal_file(folder.path()), &failed).expect("written");
         let journal = Journal::read(folder.path()).expect("read");
         assert!(
             journal
@@ -539,10 +644,55 @@ mod tests {
     }
 
     #[test]
+    fn trial_that_two_processes_finished_counts_once() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for name in ["b", "a"] {
+            let file = Writer::Worker(name.to_owned()).journal_file(folder.path());
+            append_event(&file, &finished("t")).expect("written");
+        }
+        let journal = Journal::read(folder.path()).expect("read");
+        assert_eq!((journal.outcomes.len(), journal.repeats["t"].len()), (1, 1));
+        // The files are right if they are those of either process.
+        let plan = plan(&["t"]);
+        std::fs::create_dir(folder.path().join("rows")).expect("made");
+        std::fs::write(row_file(folder.path(), "t"), "x").expect("written");
+        assert_eq!(corrupted_trials(folder.path(), &plan, &journal).len(), 1);
+        let mut one_right = journal.clone();
+        let Some(Outcome::Finished { sha256, .. }) =
+            one_right.repeats.get_mut("t").and_then(|r| r.first_mut())
+        else {
+            unreachable!("it is there")
+        };
+        *sha256 = hex(&Sha256::digest("x"));
+        assert_eq!(corrupted_trials(folder.path(), &plan, &one_right), []);
+    }
+
+    #[test]
+    fn journal_files_name_their_writers() {
+        let dir = Path::new("");
+        for (writer, name) in [
+            (Writer::Alone, "journal.jsonl"),
+            (
+                Writer::Shard(Shard { index: 2, count: 3 }),
+                "journal-2-of-3.jsonl",
+            ),
+            (
+                Writer::Worker("n1-12-0a".to_owned()),
+                "journal-n1-12-0a.jsonl",
+            ),
+        ] {
+            let file = writer.journal_file(dir);
+            assert_eq!(file, Path::new(name));
+            assert_eq!(Writer::of_file(&file), Some(writer));
+        }
+        assert_eq!(Writer::of_file(Path::new("plan.json")), None);
+    }
+
+    #[test]
     fn corrupt_middle_line_is_reported_by_number() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        append_event(&journal_file(folder.path(), None), &finished("a")).expect("written");
-        append_event(&journal_file(folder.path(), None), &finished("b")).expect("written");
+        append_event(&Writer::Alone.journal_file(folder.path()), &finished("a")).expect("written");
+        append_event(&Writer::Alone.journal_file(folder.path()), &finished("b")).expect("written");
         let path = folder.path().join("journal.jsonl");
         let text = std::fs::read_to_string(&path)
             .expect("read")

@@ -44,6 +44,7 @@ macro_rules! errln {
 
 mod budget;
 pub mod calibration;
+mod claim;
 pub mod cli;
 mod config;
 mod convention;
@@ -77,6 +78,7 @@ mod run;
 pub mod sample;
 mod signature;
 pub mod solve;
+mod status;
 pub mod stein;
 mod stop;
 mod table;

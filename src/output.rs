@@ -431,12 +431,8 @@ impl Drop for PartialFile {
 /// Fails if the disk refuses, or if the path is a pipe or a device. No part of the file stays then.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
     let context = || format!("{}: it cannot be written", path.display());
-    let write = |to: &Path| -> Result<()> {
-        std::fs::create_dir_all(folder_of(to)).map_err(explain_io_error)?;
-        replace_file(to, bytes)
-    };
     match resolve_target(path).with_context(context)? {
-        Target::File(to) => write(&to).with_context(context)?,
+        Target::File(to) => replace_file(&to, bytes).with_context(context)?,
         Target::Stream(_) | Target::Stdout => {
             bail!(
                 "{}: it is a pipe or a device, expected a file",
@@ -445,6 +441,59 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<String> {
         }
     }
     Ok(hex(&Sha256::digest(bytes)))
+}
+
+/// Writes a complete file that does not exist yet, and returns whether it did so. Of several
+/// processes that write one file at the same time, exactly one does. Missing folders are created.
+///
+/// # Errors
+/// Fails if the disk refuses.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<bool> {
+    let context = || format!("{}: it cannot be written", path.display());
+    let mut file = temporary_beside(path).with_context(context)?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.as_file().sync_all());
+    written.map_err(explain_io_error).with_context(context)?;
+    match file.persist_noclobber(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(explain_io_error(e.error)).with_context(context),
+    }
+}
+
+/// Makes a file with a short text if there is none of that name, and returns whether it did so. The
+/// name appears before its text, which nothing syncs: it is for claims, whose loss costs no result.
+///
+/// # Errors
+/// Fails if the disk refuses.
+pub(crate) fn create_exclusive(path: &Path, text: &str) -> Result<bool> {
+    let context = || format!("{}: it cannot be written", path.display());
+    match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(mut file) => {
+            let written = file.write_all(text.as_bytes());
+            written.map_err(explain_io_error).with_context(context)?;
+            Ok(true)
+        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(explain_io_error(e)).with_context(context),
+    }
+}
+
+/// Writes a text over the same file, which is created if there is none. Whoever reads it in between
+/// may see a mixture of both texts: it is for what is written again and again.
+///
+/// # Errors
+/// Fails if the disk refuses.
+pub(crate) fn overwrite_in_place(path: &Path, text: &str) -> Result<()> {
+    let context = || format!("{}: it cannot be written", path.display());
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).create(true).truncate(false).open(path);
+    let written = opened.and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_data()
+    });
+    written.map_err(explain_io_error).with_context(context)
 }
 
 /// Checks that files can be written in a folder, before anything is computed for it. The folder
@@ -463,25 +512,33 @@ pub(crate) fn check_output_folder(path: &Path) -> Result<()> {
     check_takes_files(&path.join("file")).with_context(context)
 }
 
-/// Creates or replaces a file in an existing folder.
+/// Creates or replaces a file.
 ///
 /// # Errors
 /// Fails if the disk refuses. The old file is unchanged then.
 fn replace_file(to: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = temporary_beside(to)?;
+    file.write_all(bytes).map_err(explain_io_error)?;
+    file.as_file().sync_all().map_err(explain_io_error)?;
+    keep_permissions(to, file.as_file()).map_err(explain_io_error)?;
+    file.persist(to).map_err(|e| explain_io_error(e.error))?;
+    Ok(())
+}
+
+/// An empty file with a name of its own in the folder of another file. The folder is created if it
+/// is missing.
+///
+/// # Errors
+/// Fails if the disk refuses.
+fn temporary_beside(to: &Path) -> Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".").suffix(".tmp");
     // Temporary files are private by default. Results get the usual permissions (0666 minus the
     // umask).
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder
-        .tempfile_in(folder_of(to))
-        .map_err(explain_io_error)?;
-    file.write_all(bytes).map_err(explain_io_error)?;
-    file.as_file().sync_all().map_err(explain_io_error)?;
-    keep_permissions(to, file.as_file()).map_err(explain_io_error)?;
-    file.persist(to).map_err(|e| explain_io_error(e.error))?;
-    Ok(())
+    std::fs::create_dir_all(folder_of(to)).map_err(explain_io_error)?;
+    builder.tempfile_in(folder_of(to)).map_err(explain_io_error)
 }
 
 /// Gives a new file the permissions of the file that it will replace, and its owner if this user

@@ -308,6 +308,15 @@ fn run_facts(
             .collect();
         environment.push(("run under".to_owned(), each.join(" | ")));
     }
+    if !journal.repeats.is_empty() {
+        let trials = journal.repeats.len();
+        environment.push((
+            "done twice".to_owned(),
+            format!(
+                "{trials} trials, by processes that took each other for dead; each counts once"
+            ),
+        ));
+    }
     environment.push((
         "measuring took".to_owned(),
         format_duration(journal.seconds),

@@ -1,28 +1,38 @@
 //! The only trial loop that commits: it executes each outstanding trial and records its outcome in
 //! the journal.
 
-use std::fs::{File, TryLockError};
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 
+use self::begin::{Beginning, begin_or_resume, check_run_directory, lock_run_directory};
+use self::commit::{ExistingFiles, write_trial};
+use self::progress::RunProgress;
+use self::queue::{TrialOrder, TrialQueue};
+use self::team::NextTrial;
+use crate::claim::{LeaseKeeper, worker_name};
 use crate::config::ConfigFile;
 use crate::execute::{ComputeOptions, Executor};
-use crate::host::{hex, processor_name, today};
 use crate::journal::{
-    self, Event, Journal, Outcome, append_event, array_file, journal_file, outstanding_trials,
-    read_plan, row_file, step_file,
+    Event, Journal, Writer, append_event, array_file, outstanding_trials, read_plan,
 };
 use crate::model::onnx::Runtime;
-use crate::output::{check_output_folder, write_atomic};
-use crate::plan::{self, ArtifactPaths, PlanFile, PreparedPlan, SecondsPerRow, Shard, Trial};
-use crate::progress::{
-    Meter, ProgressDisplay, ProgressStatus, RunningWorkload, TimeLeftEstimator, Workload,
-};
+use crate::output::check_output_folder;
+use crate::plan::{PreparedPlan, Shard, Trial};
+use crate::progress::{ProgressDisplay, format_duration};
 use crate::stop;
+
+mod begin;
+mod commit;
+mod progress;
+mod queue;
+mod team;
+
+pub(crate) use begin::{runtime_fingerprint, with_run_lock};
+pub(crate) use team::Team;
 
 /// The options of a run besides its config.
 pub(crate) struct RunOptions {
@@ -30,8 +40,10 @@ pub(crate) struct RunOptions {
     pub out: PathBuf,
     /// The execution provider, batch size and threads.
     pub machine: ComputeOptions,
-    /// The shard whose trials this process executes. Without a shard it executes all trials.
-    pub shard: Option<Shard>,
+    /// Which trials this process executes.
+    pub part: RunPart,
+    /// When this process must have ended, if it must.
+    pub time_limit: Option<TimeLimit>,
     /// Whether trials that failed earlier run again.
     pub retry: bool,
     /// Whether notes and progress on standard error are suppressed.
@@ -40,12 +52,60 @@ pub(crate) struct RunOptions {
     pub check: bool,
 }
 
-/// How a run ended.
+/// Which trials of the plan a process executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunPart {
+    /// All of them.
+    Whole,
+    /// Those of a shard.
+    Shard(Shard),
+    /// Those that it claims before other processes do. A process that has not renewed its lease for
+    /// this time counts as dead.
+    Claims { lease: Duration },
+}
+
+impl RunPart {
+    /// The part as leases and `flowgauge status` name it.
+    fn name(&self) -> String {
+        match self {
+            RunPart::Whole => String::new(),
+            RunPart::Shard(shard) => shard.to_string(),
+            RunPart::Claims { .. } => "claims".to_owned(),
+        }
+    }
+
+    /// The time of the lease. Without claims nobody takes anything over, and the lease is for
+    /// `flowgauge status` alone.
+    fn lease(&self) -> Duration {
+        match self {
+            RunPart::Claims { lease } => *lease,
+            _ => Duration::from_secs(60),
+        }
+    }
+}
+
+/// The time that a process may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeLimit {
+    /// When it began.
+    pub began: Instant,
+    /// How long it may take.
+    pub lasts: Duration,
+}
+
+impl TimeLimit {
+    /// The time that is left.
+    fn left(&self) -> Duration {
+        self.lasts.saturating_sub(self.began.elapsed())
+    }
+}
+
+/// How a run ended.
 pub(crate) enum RunEnd {
-    /// Every trial of this process's share was executed.
-    Completed,
-    /// A signal stopped the run: `done` of its `total` trials are done.
+    /// Every trial of this process's share was executed, or by others if it claimed trials. Those
+    /// who did so together are a team, which publishes once.
+    Completed(Option<Box<Team>>),
+    /// A signal or the time limit stopped the run: `done` of its `total` trials are done.
     Stopped { done: usize, total: usize },
 }
 
@@ -66,18 +126,29 @@ pub(crate) fn execute_run(
     executor.dry_run()?;
     std::fs::create_dir_all(&options.out)
         .with_context(|| format!("{}: it cannot be made", options.out.display()))?;
-    let _lock = lock_run_directory(&options.out, options.shard)?;
-    let journal = with_run_lock(&options.out, || {
-        // Another run may have begun there in the meantime.
-        check_run_directory(&options.out, prepared)?;
-        begin_or_resume(written, prepared, runtime, options)
-    })?;
-    let mine: Vec<&Trial> = shard_trials(prepared, options.shard);
-    let outstanding: Vec<&Trial> = outstanding_trials(&prepared.plan, &journal, options.retry);
+    let _lock = lock_run_directory(&options.out, &options.part)?;
+    let name = worker_name();
+    let writer = match options.part {
+        RunPart::Whole => Writer::Alone,
+        RunPart::Shard(shard) => Writer::Shard(shard),
+        RunPart::Claims { .. } => Writer::Worker(name.clone()),
+    };
+    let begin = || begin_or_resume(written, prepared, runtime, options, &writer);
+    // Processes that claim trials need no locks: they may be on file systems without any.
+    let mut team = None;
+    let Beginning { journal, damaged } = match options.part {
+        RunPart::Claims { .. } => begin()?,
+        _ => with_run_lock(&options.out, begin)?,
+    };
+    let mine: Vec<&Trial> = part_trials(prepared, &options.part);
+    let outstanding: HashSet<&str> = outstanding_trials(&prepared.plan, &journal, options.retry)
+        .iter()
+        .map(|trial| trial.id.as_str())
+        .collect();
     let todo: Vec<&Trial> = mine
         .iter()
         .copied()
-        .filter(|t| outstanding.iter().any(|o| o.id == t.id))
+        .filter(|trial| outstanding.contains(trial.id.as_str()))
         .collect();
     print_resume_notes(prepared, &journal, [mine.len(), todo.len()], options);
     let stopped = |left: usize| RunEnd::Stopped {
@@ -85,8 +156,17 @@ pub(crate) fn execute_run(
         total: mine.len(),
     };
     if todo.is_empty() {
-        return Ok(RunEnd::Completed);
+        return Ok(RunEnd::Completed(None));
     }
+    if let RunPart::Claims { lease } = options.part {
+        team = Some(Box::new(Team::join(&options.out, &name, lease)?));
+    }
+    let lease = LeaseKeeper::begin(
+        &options.out,
+        &name,
+        &options.part.name(),
+        options.part.lease(),
+    )?;
     if options.check {
         executor.warn_about_wrong_cards(&todo);
     }
@@ -101,16 +181,33 @@ pub(crate) fn execute_run(
         &seconds_per_row,
         executor.meter.clone(),
     ));
+    let units = progress.units();
+    let order = match team {
+        Some(_) => TrialOrder::LongestFirst(&units),
+        None => TrialOrder::Plan,
+    };
     let shown_progress = progress.clone();
-    let display = ProgressDisplay::new(options.quiet, move || shown_progress.snapshot());
-    for (i, trial) in todo.iter().enumerate() {
-        if !execute_and_commit(&executor, trial, options, &display)? {
-            return Ok(stopped(todo.len() - i));
-        }
-        progress.finish_trial();
-        display.piece_finished();
+    let mut trials = TrialLoop {
+        executor: &executor,
+        options,
+        todo: &todo,
+        damaged: &damaged,
+        writer: &writer,
+        queue: TrialQueue::new(&todo, &order),
+        team,
+        lease,
+        progress: progress.clone(),
+        display: ProgressDisplay::new(options.quiet, move || shown_progress.snapshot()),
+        executed: 0,
+        too_long: Vec::new(),
+        told: Instant::now(),
+    };
+    let completed = trials.run();
+    stop::set_in_hand(None);
+    match completed? {
+        true => Ok(RunEnd::Completed(trials.team)),
+        false => Ok(stopped(trials.queue.left())),
     }
-    Ok(RunEnd::Completed)
 }
 
 /// The plan, adapted to the run that the directory may already contain.
@@ -126,9 +223,12 @@ pub(crate) fn match_existing_run(prepared: PreparedPlan, dir: &Path) -> Prepared
     }
 }
 
-/// The trials of a shard, or all trials without a shard.
-fn shard_trials(prepared: &PreparedPlan, shard: Option<Shard>) -> Vec<&Trial> {
-    let ids = shard.map(|shard| shard.trial_ids(&prepared.plan));
+/// The trials of a shard, or all trials.
+fn part_trials<'a>(prepared: &'a PreparedPlan, part: &RunPart) -> Vec<&'a Trial> {
+    let ids = match part {
+        RunPart::Shard(shard) => Some(shard.trial_ids(&prepared.plan)),
+        _ => None,
+    };
     let mine = |t: &&Trial| ids.as_ref().is_none_or(|ids| ids.contains(t.id.as_str()));
     prepared.plan.trials.iter().filter(mine).collect()
 }
@@ -143,7 +243,7 @@ fn print_resume_notes(
     if options.quiet {
         return;
     }
-    if let Some(shard) = options.shard {
+    if let RunPart::Shard(shard) = options.part {
         errln!(
             "flowgauge: shard {shard}: {mine} of {} trials",
             prepared.plan.trials.len()
@@ -155,363 +255,178 @@ fn print_resume_notes(
             mine - todo
         );
     }
-    let failed = journal
-        .outcomes
-        .values()
-        .filter(|o| matches!(o, Outcome::Failed { .. }))
-        .count();
+    let failed = journal.failed_trials();
     if failed > 0 {
         errln!("flowgauge: {failed} trials failed earlier; --retry runs them again");
     }
 }
 
-/// Executes one trial and commits its outcome: first the files, then the line of the journal.
-/// Returns false if a signal stopped the run.
-///
-/// # Errors
-/// Fails if a file cannot be written. A failed trial is not an error.
-fn execute_and_commit(
-    executor: &Executor,
-    trial: &Trial,
-    options: &RunOptions,
-    display: &ProgressDisplay,
-) -> Result<bool> {
-    let dir = &options.out;
-    let began = Instant::now();
-    let load = |id: &str| -> Result<Vec<u8>> {
-        let path = array_file(dir, id);
-        std::fs::read(&path).with_context(|| {
-            format!(
-                "{}: the samples that this trial needs cannot be read",
-                path.display()
-            )
-        })
-    };
-    let event = match executor.execute(trial, &load) {
-        Ok(output) => {
-            let sha256 = write_atomic(&row_file(dir, &trial.id), &output.csv)?;
-            let array = output
-                .array
-                .map(|bytes| write_atomic(&array_file(dir, &trial.id), &bytes))
-                .transpose()?;
-            let steps = output
-                .steps
-                .map(|bytes| write_atomic(&step_file(dir, &trial.id), &bytes))
-                .transpose()?;
-            let seconds = began.elapsed().as_secs_f64();
-            tracing::info!(trial = trial.id, rows = output.rows, seconds, "finished");
-            Event::Finished {
-                trial: trial.id.clone(),
-                rows: output.rows,
-                sha256,
-                array_sha256: array,
-                steps_sha256: steps,
-                under: Some(runtime_fingerprint(executor.runtime, executor.machine)),
-                seconds,
-            }
-        }
-        // A trial that a signal interrupted has not failed.
-        Err(_) if stop::requested() => return Ok(false),
-        Err(error) => {
-            display.suspend(|| errln!("flowgauge: trial {} failed: {error:#}", trial.id));
-            Event::Failed {
-                trial: trial.id.clone(),
-                error: format!("{error:#}"),
-                seconds: began.elapsed().as_secs_f64(),
-            }
-        }
-    };
-    append_event(&journal_file(dir, options.shard), &event)?;
-    Ok(!stop::requested())
+/// The loop over the outstanding trials of one process.
+struct TrialLoop<'a> {
+    executor: &'a Executor<'a>,
+    options: &'a RunOptions,
+    /// The trials that were outstanding when the process began.
+    todo: &'a [&'a Trial],
+    /// The trials whose files are to be replaced.
+    damaged: &'a BTreeSet<String>,
+    writer: &'a Writer,
+    queue: TrialQueue,
+    /// The other processes, if they share the trials.
+    team: Option<Box<Team>>,
+    lease: LeaseKeeper,
+    progress: Arc<RunProgress>,
+    display: ProgressDisplay,
+    /// How many trials this process has executed.
+    executed: usize,
+    /// The trials that are not expected to end within the time limit.
+    too_long: Vec<usize>,
+    /// When the lease was told the time left.
+    told: Instant,
 }
 
-/// Refuses a directory that contains another plan. The message lists the keys that differ.
-///
-/// # Errors
-/// Fails if the directory contains another plan or files that are not a run's.
-fn check_run_directory(dir: &Path, prepared: &PreparedPlan) -> Result<()> {
-    let path = dir.join("plan.json");
-    if !path.exists() {
-        // A run that was killed before it wrote its plan leaves its config, its locks and temporary
-        // files.
-        let foreign = |name: &str| {
-            name != "config.yaml"
-                && !name.starts_with(LOCK_PREFIX)
-                && !(name.starts_with('.') && name.ends_with(".tmp"))
+/// The time between two estimates of the time left for the lease.
+const TIME_LEFT_INTERVAL: Duration = Duration::from_secs(2);
+
+impl TrialLoop<'_> {
+    /// Executes trials until none is left for this process. Returns false if a signal or the time
+    /// limit stopped it.
+    fn run(&mut self) -> Result<bool> {
+        while !stop::leaving() {
+            match self.next()? {
+                NextTrial::Execute(i) if self.execute_and_commit(i)? => {}
+                NextTrial::Execute(_) | NextTrial::Stop => return Ok(false),
+                NextTrial::NoneLeft => break,
+            }
+        }
+        self.check_time_limit()?;
+        Ok(self.queue.left() == 0)
+    }
+
+    /// The next trial that is expected to end in time. Trials that are not are put aside, since
+    /// shorter ones may follow.
+    fn next(&mut self) -> Result<NextTrial> {
+        let (progress, limit) = (&self.progress, self.options.time_limit);
+        let too_long = &mut self.too_long;
+        let mut take = |queue: &mut TrialQueue| {
+            while let Some(i) = queue.next() {
+                if fits(progress, limit, i) {
+                    return Some(i);
+                }
+                too_long.push(i);
+            }
+            None
         };
-        let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let occupied = entries.any(|e| foreign(&e.file_name().to_string_lossy()));
-        if occupied || (dir.exists() && !dir.is_dir()) {
+        match &mut self.team {
+            Some(team) => team.next(self.todo, &mut self.queue, progress, &mut take),
+            None => Ok(match take(&mut self.queue) {
+                Some(i) => NextTrial::Execute(i),
+                None => NextTrial::NoneLeft,
+            }),
+        }
+    }
+
+    /// Refuses a time limit in which no trial can be executed, since the same command would be
+    /// repeated for ever.
+    ///
+    /// # Errors
+    /// Fails if no trial was executed and none fits, although little of the time has passed.
+    fn check_time_limit(&self) -> Result<()> {
+        let Some(limit) = self.options.time_limit else {
+            return Ok(());
+        };
+        let expected = |i: &usize| self.progress.expected_seconds(*i);
+        let shortest = self.too_long.iter().filter_map(expected).reduce(f64::min);
+        let Some(shortest) = shortest else {
+            return Ok(());
+        };
+        if self.executed == 0 && limit.left() > limit.lasts / 2 {
             bail!(
-                "{}: it exists but holds no plan of a run; give another --out",
-                dir.display()
+                "--time-limit {}: no outstanding trial is expected to end within it, as the shortest \
+                 of {} takes about {}; expected a longer time, or smaller trials (`chunk` of the \
+                 config)",
+                format_duration(limit.lasts.as_secs_f64()),
+                self.too_long.len(),
+                format_duration(shortest)
             );
         }
-        return Ok(());
+        Ok(())
     }
-    let existing = read_plan(dir)?;
-    let differences = plan::plan_differences(&prepared.plan, &existing.plan);
-    if !differences.is_empty() {
-        let shown: Vec<&str> = differences.iter().take(6).map(String::as_str).collect();
-        let more = if differences.len() > 6 {
-            format!(" and {} more", differences.len() - 6)
-        } else {
-            String::new()
+
+    /// Executes one trial and commits its outcome: first the files, then the line of the journal.
+    /// Returns false if a signal broke the trial off.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be written. A failed trial is not an error.
+    fn execute_and_commit(&mut self, i: usize) -> Result<bool> {
+        let (trial, dir) = (self.todo[i], &self.options.out);
+        self.lease.set_trial(&trial.id, self.progress.describe(i));
+        self.progress.begin_trial(i);
+        let progress = self.progress.clone();
+        stop::set_in_hand(Some(Box::new(move || progress.seconds_left_in_hand())));
+        let began = Instant::now();
+        let load = |id: &str| -> Result<Vec<u8>> {
+            let path = array_file(dir, id);
+            std::fs::read(&path).with_context(|| {
+                format!(
+                    "{}: the samples that this trial needs cannot be read",
+                    path.display()
+                )
+            })
         };
-        bail!(
-            "{}: it already holds another plan ({}{more}); give another --out, or remove it",
-            dir.display(),
-            shown.join("; ")
-        );
-    }
-    Ok(())
-}
-
-/// The prefix of the lock files that a run holds while it works in its directory.
-const LOCK_PREFIX: &str = ".lock";
-
-/// Locks a run directory, so that no second run mixes its rows and journal with those of this run.
-/// The locks are released when the process ends, even if it is killed.
-///
-/// Several shards may work in one directory at the same time, but each of them only once.
-///
-/// # Errors
-/// Fails if another process holds the lock, or if the lock file cannot be created.
-fn lock_run_directory(dir: &Path, shard: Option<Shard>) -> Result<Vec<File>> {
-    let busy = || {
-        format!(
-            "{}: another `flowgauge run` is working in this directory; wait for it, \
-             or give another --out",
-            dir.display()
-        )
-    };
-    let whole = lock_file(dir, LOCK_PREFIX)?;
-    let Some(shard) = shard else {
-        require_lock(whole.try_lock(), busy)?;
-        return Ok(vec![whole]);
-    };
-    require_lock(whole.try_lock_shared(), busy)?;
-    let share = lock_file(
-        dir,
-        &format!("{LOCK_PREFIX}-{}-of-{}", shard.index, shard.count),
-    )?;
-    require_lock(share.try_lock(), busy)?;
-    Ok(vec![whole, share])
-}
-
-/// Does short work that only one process at a time may do in a run directory: starting a run, and
-/// publishing.
-///
-/// # Errors
-/// Fails if the work fails, or if the lock file cannot be created.
-pub(crate) fn with_run_lock<T>(dir: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let file = lock_file(dir, &format!("{LOCK_PREFIX}-short"))?;
-    // A file system without locks must not prevent a run.
-    let _held = file.lock();
-    work()
-}
-
-fn lock_file(dir: &Path, name: &str) -> Result<File> {
-    let path = dir.join(name);
-    File::create(&path).with_context(|| format!("{}: it cannot be written", path.display()))
-}
-
-fn require_lock(result: Result<(), TryLockError>, busy: impl Fn() -> String) -> Result<()> {
-    match result {
-        Err(TryLockError::WouldBlock) => bail!(busy()),
-        // A file system without locks must not prevent a run.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
-    }
-}
-
-/// Writes the plan and the config to a new directory, or looks for damaged files in an existing
-/// one. Returns the journal from which the run continues.
-///
-/// # Errors
-/// Fails if a file cannot be read or written.
-fn begin_or_resume(
-    written: &ConfigFile,
-    prepared: &PreparedPlan,
-    runtime: &Runtime,
-    options: &RunOptions,
-) -> Result<Journal> {
-    let dir = &options.out;
-    if !dir.join("plan.json").exists() {
-        write_atomic(&dir.join("config.yaml"), written.text.as_bytes())?;
-        let file = PlanFile {
-            plan: prepared.plan.clone(),
-            environment: describe_environment(runtime, options.machine),
-            changes: written.overrides.clone(),
-            grids: prepared.sampler_grids(),
-            config_sha256: Some(hex(&Sha256::digest(written.text.as_bytes()))),
-            places: ArtifactPaths::relative_to(prepared, dir),
-            steps: prepared.steps.clone(),
-        };
-        write_atomic(&dir.join("plan.json"), &serde_json::to_vec_pretty(&file)?)?;
-    }
-    let mut journal = Journal::read(dir)?;
-    if journal.plan_sha256.is_none() {
-        let plan = std::fs::read(dir.join("plan.json"))?;
-        append_event(
-            &journal_file(dir, options.shard),
-            &Event::Planned {
-                plan_sha256: hex(&Sha256::digest(&plan)),
-            },
-        )?;
-    }
-    let here = runtime_fingerprint(runtime, options.machine);
-    if !options.quiet
-        && let Some((there, _)) = journal
-            .runtime_fingerprints()
-            .into_iter()
-            .find(|(there, _)| *there != here)
-    {
-        errln!(
-            "flowgauge: earlier trials were finished under {there}; the remaining trials run under \
-             {here}; the report lists both"
-        );
-    }
-    for (id, reason) in journal::corrupted_trials(dir, &prepared.plan, &journal) {
-        errln!("flowgauge: {reason}; its trial is done again");
-        journal.outcomes.remove(&id);
-    }
-    Ok(journal)
-}
-
-/// The runtime, execution provider and processor, as the journal records them for a finished trial.
-/// The last digits of its numbers may depend on them.
-pub(crate) fn runtime_fingerprint(runtime: &Runtime, machine: ComputeOptions) -> String {
-    format!(
-        "ONNX Runtime {}, {}, {}",
-        runtime.library.version,
-        machine.provider.name(),
-        processor_name()
-    )
-}
-
-/// Names and values that describe the program, the runtime and the machine.
-fn describe_environment(runtime: &Runtime, machine: ComputeOptions) -> Vec<(String, String)> {
-    let placed = runtime.placements().into_iter().map(|p| {
-        (
-            format!("nodes of {}", p.short_name()),
-            p.describe(machine.provider),
-        )
-    });
-    let known = [
-        ("flowgauge", env!("CARGO_PKG_VERSION").to_owned()),
-        ("ONNX Runtime", runtime.library.version.clone()),
-        ("execution provider", machine.provider.name().to_owned()),
-        ("threads", machine.threads.to_string()),
-        (
-            "batch",
-            machine
-                .batch_size
-                .map_or("auto".to_owned(), |n| n.to_string()),
-        ),
-        (
-            "system",
-            format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        ),
-        ("processor", processor_name()),
-        ("started", today()),
-    ]
-    .map(|(k, v)| (k.to_owned(), v));
-    known.into_iter().chain(placed).collect()
-}
-
-/// The progress of a run: the measured time, the outstanding trials, and the running one.
-struct RunProgress {
-    meter: Arc<Meter>,
-    /// The workload and the description of each trial that this process executes.
-    todo: Vec<(Workload, String)>,
-    /// The number of trials that earlier calls have finished, and of all trials of this process.
-    done_before: usize,
-    total: usize,
-    state: Mutex<RunProgressState>,
-}
-
-/// The part of the progress that changes during the run.
-struct RunProgressState {
-    clock: TimeLeftEstimator,
-    /// The index of the running trial.
-    current_trial: usize,
-    /// The seconds of all finished trials, including those of earlier sessions.
-    seconds_done: f64,
-}
-
-impl RunProgress {
-    fn new(
-        prepared: &PreparedPlan,
-        journal: &Journal,
-        [mine, todo]: [&[&Trial]; 2],
-        seconds_per_row: &[SecondsPerRow],
-        meter: Arc<Meter>,
-    ) -> RunProgress {
-        let mut state = RunProgressState {
-            clock: TimeLeftEstimator::default(),
-            current_trial: 0,
-            seconds_done: 0.0,
-        };
-        for trial in mine {
-            if let Some(Outcome::Finished { seconds, .. }) = journal.outcomes.get(&trial.id) {
-                state.clock.record_earlier_session(
-                    &prepared.trial_load(&trial.work, seconds_per_row),
-                    *seconds,
-                );
-                state.seconds_done += seconds;
+        let event = match self.executor.execute(trial, &load) {
+            Ok(output) => {
+                if let Some(team) = &mut self.team {
+                    team.look(&mut self.queue, &self.progress)?;
+                }
+                let existing = self.existing_files(i);
+                let event = write_trial(self.executor, dir, trial, output, existing, began)?;
+                let seconds = began.elapsed().as_secs_f64();
+                tracing::info!(trial = trial.id, seconds, "finished");
+                event
             }
-        }
-        let loads = todo.iter().map(|t| {
-            (
-                prepared.trial_load(&t.work, seconds_per_row),
-                t.work.describe(&prepared.plan),
-            )
-        });
-        RunProgress {
-            meter,
-            done_before: mine.len() - todo.len(),
-            total: mine.len(),
-            todo: loads.collect(),
-            state: Mutex::new(state),
-        }
-    }
-
-    /// Records that the running trial is done.
-    fn finish_trial(&self) {
-        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let seconds = self.meter.elapsed();
-        if let Some((load, _)) = self.todo.get(state.current_trial) {
-            state.clock.record(load, seconds);
-        }
-        state.seconds_done += seconds;
-        state.current_trial += 1;
-        self.meter.restart();
-    }
-
-    /// The progress that the display shows.
-    fn snapshot(&self) -> ProgressStatus {
-        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
-        let Some((load, what)) = self.todo.get(state.current_trial) else {
-            return ProgressStatus {
-                seconds_done: state.seconds_done,
-                seconds_left: Some(0.0),
-                seconds_left_at_most: Some(0.0),
-                trials: Some([self.done_before + state.current_trial, self.total]),
-                label: String::new(),
-            };
+            // A trial that a signal interrupted has not failed.
+            Err(_) if stop::requested() => return Ok(false),
+            Err(error) => {
+                self.display
+                    .suspend(|| errln!("flowgauge: trial {} failed: {error:#}", trial.id));
+                Event::Failed {
+                    trial: trial.id.clone(),
+                    error: format!("{error:#}"),
+                    seconds: began.elapsed().as_secs_f64(),
+                }
+            }
         };
-        let elapsed = self.meter.elapsed();
-        let running = RunningWorkload::new(load, self.meter.last_reading(), elapsed);
-        let rest = self.todo[state.current_trial + 1..]
-            .iter()
-            .map(|(load, _)| load);
-        let left = state.clock.time_left(Some(running), rest);
-        ProgressStatus {
-            seconds_done: state.seconds_done + elapsed,
-            seconds_left: left.map(|left| left.expected),
-            seconds_left_at_most: left.map(|left| left.at_most),
-            trials: Some([self.done_before + state.current_trial, self.total]),
-            label: what.clone(),
+        append_event(&self.writer.journal_file(dir), &event)?;
+        stop::set_in_hand(None);
+        self.queue.settle(&trial.id);
+        self.progress.finish_trial();
+        self.display.piece_finished();
+        if self.told.elapsed() >= TIME_LEFT_INTERVAL {
+            self.lease
+                .tell_time_left(self.progress.snapshot().seconds_left);
+            self.told = Instant::now();
         }
+        self.lease.trial_done();
+        self.executed += 1;
+        Ok(true)
+    }
+
+    /// What becomes of the trial's files that are there already.
+    fn existing_files(&self, i: usize) -> ExistingFiles {
+        match &self.team {
+            None => ExistingFiles::Replace,
+            Some(_) if self.queue.is_settled(i) => ExistingFiles::Keep,
+            Some(_) if self.damaged.contains(&self.todo[i].id) => ExistingFiles::Replace,
+            Some(_) => ExistingFiles::KeepIfSame,
+        }
+    }
+}
+
+/// Whether a trial is expected to end within the time limit. A trial of a kind that was never
+/// measured is tried.
+fn fits(progress: &RunProgress, limit: Option<TimeLimit>, i: usize) -> bool {
+    match (limit, progress.expected_seconds(i)) {
+        (Some(limit), Some(expected)) => expected <= limit.left().as_secs_f64(),
+        _ => true,
     }
 }

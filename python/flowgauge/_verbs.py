@@ -260,6 +260,10 @@ def run(
     seed: int | None = None,
     set: Mapping[str, Any] | str | Sequence[str] | None = None,
     shard: str | None = None,
+    claim: bool = False,
+    lease: str | None = None,
+    time_limit: str | None = None,
+    grace: str | None = None,
     retry: bool = False,
     no_check: bool = False,
     provider: str | None = None,
@@ -277,6 +281,9 @@ def run(
     of data. Its files are looked for from the current folder. The config and the arrays of a
     dictionary are written to the folder `OUT.inputs` beside the run directory `out`, which is
     `reports/NAME` unless it is given: whoever continues or verifies the run needs them.
+
+    With `claim` any number of processes with the same call share the trials. `lease`, `time_limit`
+    and `grace` are times such as `"55m"`.
 
     Raises `FlowgaugeError` where trials failed; its `result` has the others.
     """

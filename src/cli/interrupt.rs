@@ -15,6 +15,7 @@ pub(super) fn stop_on_signal(grace_period: Option<Duration>) {
     stop::install_signal_handlers(StopPolicy {
         exit_status: None,
         grace_period,
+        farewell: None,
         message: format!("flowgauge: {STOPPED_MESSAGE}"),
     });
 }

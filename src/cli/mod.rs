@@ -41,13 +41,14 @@ mod run_summary;
 mod sample;
 mod schema;
 mod setting;
+mod status;
 mod verify;
 
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
 ///
 /// Exit status: 0 success; 1 a measurement failed, or a disk was full; 2 an input is wrong and
-/// nothing was run; 3 inconclusive (`gate` only); 75 stopped by a signal, and the same command
-/// resumes; 130 or 143 stopped by a signal, and the finished part is in a file that a message
+/// nothing was run; 3 inconclusive (`gate` only); 75 stopped by a signal or a time limit, and
+/// the same command resumes; 130 or 143 stopped by a signal, and the finished part is in a file that a message
 /// names.
 ///
 /// The last line on standard output says what was found and where it is; `--json` prints one document
@@ -109,6 +110,8 @@ enum Verb {
     /// The options for networks are those of `run`; they do not change the plan. Networks run only
     /// to find the number of steps for `steps: auto`.
     Plan(plan::PlanArgs),
+    /// Print how far a run is: what is done, who is at work, what has failed, and the time left
+    Status(status::StatusArgs),
     /// Rebuild the tables, plots and index.html of run directories; needs no ONNX Runtime
     Report(report::ReportArgs),
     /// Recompute a random part of a run's rows and report match, drift or mismatch per row
@@ -321,6 +324,7 @@ impl Verb {
         match self {
             Verb::Run(args) => args.execute(),
             Verb::Plan(args) => args.execute(),
+            Verb::Status(args) => args.execute(),
             Verb::Report(args) => args.execute(),
             Verb::Verify(args) => args.execute(),
             Verb::Gate(args) => args.execute(),

@@ -18,6 +18,7 @@ use crate::publish;
 use crate::report::export::{EXPORT_FORMS, ExportForm, ExportSource};
 use crate::report::paper::{FigureFont, FigureWidth, FontSize, PaperStyle, draw_paper_figures};
 use crate::rows::ClaimResult;
+use crate::status;
 
 /// The examples of the help.
 const EXAMPLES: &str = "\
@@ -126,6 +127,16 @@ impl ReportArgs {
             lines.into_iter().for_each(|line| parts.say(line));
         }
         parts.set("reports", documents);
+        if !self.quiet {
+            for lost in status::lost_shards_in(&self.dirs)? {
+                errln!(
+                    "flowgauge: shard {} has {} outstanding trials and no process; `{}` runs them",
+                    lost.shard,
+                    lost.outstanding,
+                    lost.command
+                );
+            }
+        }
         match self.quiet {
             true => Ok(Exit::Success),
             false => Ok(parts.ending_in(last).show(self.json, None, Exit::Success)),
@@ -163,7 +174,7 @@ impl ReportArgs {
         let names: Vec<&str> = figures.iter().map(|figure| figure.name.as_str()).collect();
         let mut answer = Answer::new("report", "");
         answer.set("figures", &names);
-        answer.set("folder", folder);
+        answer.set_path("folder", folder);
         let last = format!("{} figures in {}", figures.len(), folder.display());
         match self.quiet {
             true => Ok(Exit::Success),

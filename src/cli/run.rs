@@ -1,7 +1,7 @@
 //! `flowgauge run CONFIG`: runs all trials of a config and writes the report.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
@@ -10,12 +10,15 @@ use super::console::{Answer, JsonArgs};
 use super::run_summary::{add_run_tables, answer_line, run_document};
 use super::{Exit, RESUMABLE_STATUS, RuntimeArgs};
 use crate::config::ConfigFile;
+use crate::journal::Journal;
 use crate::stop::{self, StopPolicy};
 use crate::{plan, publish, run};
 
 /// How long a run may take to stop after a signal. A statistic does not check for signals, so that
 /// the process must end without it. Finished trials are safe in the journal.
 const STOP_GRACE_PERIOD: Duration = Duration::from_secs(3);
+/// The least time of a lease. A shorter one would be renewed too often.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 /// The message for a run that a signal stopped.
 const RESUMABLE_MESSAGE: &str =
     "flowgauge: stopped; finished trials are kept, and the same command goes on from there";
@@ -42,9 +45,24 @@ pub(super) struct RunArgs {
     /// Change a value of the config, such as `likelihood.0.samples=16`; may be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     set: Vec<String>,
-    /// Run only share I of N of the trials; shards may use one directory or several
-    #[arg(long, value_name = "I/N")]
-    shard: Option<plan::Shard>,
+    /// Run only share I of N of the trials, or the share that an engine such as Slurm, MPI or
+    /// Kubernetes tells; shards may use one directory or several
+    #[arg(long, value_name = "I/N|auto")]
+    shard: Option<plan::ShardChoice>,
+    /// Take trials as other processes with the same command do; any number of them may use one
+    /// directory, and the trials of a process that dies are taken over
+    #[arg(long, conflicts_with = "shard")]
+    claim: bool,
+    /// How long a process must be silent until others take over its trials, such as `2m`
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_lease, requires = "claim")]
+    lease: Duration,
+    /// Stop by itself within this time, such as `55m`: no trial is begun that is not expected to end
+    /// in time
+    #[arg(long, value_name = "TIME", value_parser = parse_time_limit)]
+    time_limit: Option<Duration>,
+    /// How long the trial in hand may go on after SIGTERM, SIGUSR1 or SIGUSR2
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
+    grace: Duration,
     /// Run the trials again that failed in an earlier call
     #[arg(long)]
     retry: bool,
@@ -63,6 +81,8 @@ impl RunArgs {
     /// # Errors
     /// Fails if the config, a card or the data are wrong, or if a file cannot be written.
     pub(super) fn execute(self) -> Result<Exit> {
+        let began = Instant::now();
+        let part = self.part()?;
         let config_file = ConfigFile::read(&self.config, &self.set)?;
         let out = self
             .out
@@ -84,22 +104,31 @@ impl RunArgs {
                 .iter()
                 .for_each(|what| errln!("flowgauge: {what}"));
         }
+        let time_limit = self.time_limit.map(|lasts| run::TimeLimit { began, lasts });
         let options = run::RunOptions {
             out,
             machine: self.runtime_args.machine(),
-            shard: self.shard,
+            part,
+            time_limit,
             retry: self.retry,
             quiet: self.runtime_args.quiet,
             check: !self.no_check,
         };
         let runtime = self.runtime_args.runtime()?;
-        stop::install_signal_handlers(StopPolicy {
+        let policy = StopPolicy {
             exit_status: Some(RESUMABLE_STATUS),
             grace_period: Some(STOP_GRACE_PERIOD),
+            farewell: Some(self.grace),
             message: RESUMABLE_MESSAGE.to_owned(),
-        });
-        match run::execute_run(&config_file, &prepared, runtime, &options) {
-            Ok(run::RunEnd::Completed) => {}
+        };
+        stop::install_signal_handlers(policy.clone());
+        if let Some(limit) = self.time_limit {
+            // What is broken off then ends within the limit.
+            let time = limit.saturating_sub(began.elapsed() + STOP_GRACE_PERIOD);
+            stop::break_off_after(time, policy);
+        }
+        let team = match run::execute_run(&config_file, &prepared, runtime, &options) {
+            Ok(run::RunEnd::Completed(team)) => team,
             Ok(run::RunEnd::Stopped { done, total }) => {
                 errln!(
                     "flowgauge: stopped with {done} of {total} trials done; \
@@ -112,8 +141,15 @@ impl RunArgs {
                 return Ok(Exit::Resumable);
             }
             Err(error) => return Err(error),
-        }
-        let published = run::with_run_lock(&options.out, || publish::publish_run(&options.out))?;
+        };
+        let publish = || publish::publish_run(&options.out);
+        let published = match team {
+            None => run::with_run_lock(&options.out, publish)?,
+            Some(mut team) => match team.once("report", publish)? {
+                Some(published) => published,
+                None => return finish_without_report(&options, self.json),
+            },
+        };
         let page = options.out.join("index.html");
         let has_failed = published.failed_trials > 0 || published.failed_rows() > 0;
         let exit = match has_failed {
@@ -127,8 +163,10 @@ impl RunArgs {
         }
         if published.outstanding_trials > 0 && !self.runtime_args.quiet {
             errln!(
-                "flowgauge: {} trials are outstanding; they belong to other shards",
-                published.outstanding_trials
+                "flowgauge: {} trials are outstanding; they belong to other shards, and \
+                 `flowgauge status {}` tells which of them nobody runs",
+                published.outstanding_trials,
+                options.out.display()
             );
         }
         if has_failed {
@@ -139,5 +177,70 @@ impl RunArgs {
             );
         }
         Ok(answer.show(self.json, None, exit))
+    }
+
+    /// Which trials this process executes.
+    ///
+    /// # Errors
+    /// Fails if the variables of an engine are missing or contradict one another.
+    fn part(&self) -> Result<run::RunPart> {
+        match self.shard {
+            None if self.claim => Ok(run::RunPart::Claims { lease: self.lease }),
+            None => Ok(run::RunPart::Whole),
+            Some(plan::ShardChoice::Given(shard)) => Ok(run::RunPart::Shard(shard)),
+            Some(plan::ShardChoice::Auto) => {
+                let found = plan::shard_of_environment(&|name| std::env::var(name).ok())
+                    .map_err(anyhow::Error::msg)?;
+                if !self.runtime_args.quiet {
+                    errln!("flowgauge: shard {} from {}", found.shard, found.source);
+                }
+                Ok(run::RunPart::Shard(found.shard))
+            }
+        }
+    }
+}
+
+/// Ends a process whose run another process has published.
+///
+/// # Errors
+/// Fails if the journals cannot be read.
+fn finish_without_report(options: &run::RunOptions, json: JsonArgs) -> Result<Exit> {
+    let journal = Journal::read(&options.out)?;
+    let failed = journal.failed_trials();
+    if !options.quiet {
+        errln!("flowgauge: all trials are done, and another process has written the report");
+    }
+    let page = options.out.join("index.html");
+    let mut answer = Answer::new("run", format!("report: {}", page.display()));
+    answer.set_path("report", &page);
+    answer.set("failed_trials", failed);
+    let exit = match failed {
+        0 => Exit::Success,
+        _ => {
+            errln!("flowgauge: {failed} trials failed; see the report");
+            Exit::Failed
+        }
+    };
+    Ok(answer.show(json, None, exit))
+}
+
+/// Parses the time of a lease.
+fn parse_lease(text: &str) -> Result<Duration, String> {
+    let lease = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    match lease >= SHORTEST_LEASE {
+        true => Ok(lease),
+        false => Err("expected at least 1s".to_owned()),
+    }
+}
+
+/// Parses the time that a run may take.
+fn parse_time_limit(text: &str) -> Result<Duration, String> {
+    let limit = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    match limit > STOP_GRACE_PERIOD {
+        true => Ok(limit),
+        false => Err(format!(
+            "expected more than {}s",
+            STOP_GRACE_PERIOD.as_secs()
+        )),
     }
 }

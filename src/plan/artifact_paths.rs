@@ -24,6 +24,9 @@ use crate::num::shape::RequestedLayout;
 /// absolute if the file shares no folder with the run's directory.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ArtifactPaths {
+    /// The path of the config. Empty in runs of earlier versions.
+    #[serde(default, skip_serializing_if = "is_empty_path")]
+    pub config: PathBuf,
     /// The paths of the models' cards.
     pub models: Vec<PathBuf>,
     pub data: Vec<PathBuf>,
@@ -34,11 +37,12 @@ pub struct ArtifactPaths {
 }
 
 impl ArtifactPaths {
-    /// The paths of opened files, relative to `dir`, which must exist.
-    pub fn relative_to(prepared: &PreparedPlan, dir: &Path) -> ArtifactPaths {
+    /// The paths of the config and of opened files, relative to `dir`, which must exist.
+    pub fn relative_to(prepared: &PreparedPlan, config: &Path, dir: &Path) -> ArtifactPaths {
         let extractor =
             |(file, path): &(PlannedFile, PathBuf)| (file.clone(), relative_path(dir, path));
         ArtifactPaths {
+            config: relative_path(dir, config),
             models: prepared
                 .models
                 .iter()
@@ -53,6 +57,11 @@ impl ArtifactPaths {
             conditions: condition_places(prepared, dir),
         }
     }
+}
+
+/// Whether a path is empty.
+fn is_empty_path(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// The paths of the files with the values of conditions, relative to `dir`: one map for each model.

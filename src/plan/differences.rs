@@ -6,6 +6,9 @@ use super::Plan;
 /// plans describe the same work.
 pub fn plan_differences(ours: &Plan, theirs: &Plan) -> Vec<String> {
     let mut found = Vec::new();
+    if ours == theirs {
+        return found;
+    }
     let (a, b) = (serde_json::to_value(ours), serde_json::to_value(theirs));
     if let (Ok(a), Ok(b)) = (a, b) {
         collect_json_differences("", &a, &b, &mut found);

@@ -11,7 +11,7 @@ mod time_left;
 pub(crate) use display::{ProgressDisplay, ProgressStatus, format_duration};
 pub use form::print_error;
 pub(crate) use form::{ProgressForm, print_note};
-pub(crate) use time_left::{RunningWorkload, TimeLeftEstimator, Workload};
+pub(crate) use time_left::{RunningWorkload, TimeLeft, TimeLeftEstimator, Workload};
 
 /// Counts the rows of one piece of work, as their batches start and finish. Several threads may use
 /// one meter.

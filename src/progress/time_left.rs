@@ -154,15 +154,20 @@ impl TimeLeftEstimator {
         })
     }
 
-    /// Seconds for a workload, by the narrowest of its kinds that was measured. If none was
-    /// measured, a unit counts as a second.
-    fn estimated_seconds(&self, load: &Workload) -> f64 {
+    /// Seconds for a workload, by the narrowest of its kinds that was measured; `None` if none was.
+    pub(crate) fn measured_seconds_of(&self, load: &Workload) -> Option<f64> {
         let rate = |kind: &String| {
             let of =
                 |rates: &BTreeMap<String, WorkRate>| rates.get(kind).and_then(|r| r.per_unit());
             of(&self.this_session).or_else(|| of(&self.earlier_sessions))
         };
-        load.units * load.kinds.iter().find_map(rate).unwrap_or(1.0)
+        Some(load.units * load.kinds.iter().find_map(rate)?)
+    }
+
+    /// Seconds for a workload, by the narrowest of its kinds that was measured. If none was
+    /// measured, a unit counts as a second.
+    fn estimated_seconds(&self, load: &Workload) -> f64 {
+        self.measured_seconds_of(load).unwrap_or(load.units)
     }
 
     /// Seconds for a workload, by the slowest of its kinds that was measured, and at least by

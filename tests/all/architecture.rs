@@ -32,13 +32,13 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["config", "data", "draft", "output"],
     &["plan"],
-    &["journal"],
+    &["claim", "journal"],
     &["execute"],
     &["run"],
     &["budget", "frontier"],
     &["table"],
     &["report"],
-    &["publish", "verify", "gate"],
+    &["publish", "verify", "gate", "status"],
     &["cli"],
 ];
 
@@ -73,6 +73,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("plotters", &["report/plot/"]),
     ("pdf_writer", &["report/plot/pdf.rs"]),
     ("clap", &["cli/", "main.rs"]),
+    ("humantime", &["cli/"]),
     ("indicatif", &["progress/display.rs"]),
     ("anstream", &["cli/console/", "progress/form.rs"]),
     ("terminal_size", &["cli/console/"]),
@@ -302,7 +303,7 @@ fn heavy_crates_have_one_home() {
 const WRITERS: &[&str] = &[
     "output.rs",
     "journal.rs",
-    "run.rs",
+    "run/begin.rs",
     "model/library.rs",
     "features/cache.rs",
     "cli/doctor.rs",

@@ -159,6 +159,72 @@ fn a_share_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn an_engine_names_the_shard() {
+    let folder = folder();
+    let at = folder.path();
+    let config = config(at);
+    let auto = |variables: &[(&str, &str)]| {
+        let args = [
+            "run",
+            &config,
+            "--out",
+            "out",
+            "--shard",
+            "auto",
+            "--no-check",
+        ];
+        let mut call = command(at, &args);
+        // Whatever started this test is not meant.
+        let others = [
+            "RANK",
+            "WORLD_SIZE",
+            "SLURM_ARRAY_TASK_ID",
+            "OMPI_COMM_WORLD_RANK",
+            "PMI_RANK",
+        ];
+        others.iter().for_each(|name| drop(call.env_remove(name)));
+        super::cli::finish({
+            call.envs(variables.iter().copied());
+            call
+        })
+    };
+    auto(&[]).is(2).says(&[
+        "--shard auto: no engine started this process",
+        "--shard I/N",
+    ]);
+    let wrong = [("JOB_COMPLETION_INDEX", "4"), ("FLOWGAUGE_SHARDS", "4")];
+    auto(&wrong)
+        .is(2)
+        .says(&["JOB_COMPLETION_INDEX=4", "contradict"]);
+    assert!(!at.join("out").exists(), "nothing was begun");
+    let second = [("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2")];
+    let said = auto(&second);
+    said.is(0).says(&[
+        "shard 2/2 from Open MPI (OMPI_COMM_WORLD_RANK=1",
+        "shard 2/2: ",
+    ]);
+    assert!(!finished(&at.join("out"), "journal-2-of-2.jsonl").is_empty());
+    // Nobody runs the first shard: that is said, with the command, which works.
+    let report = flowgauge(at, &["report", "out"]);
+    report
+        .is(0)
+        .says(&["shard 1/2 has", "outstanding trials and no process"]);
+    let lost = report
+        .stderr
+        .split('`')
+        .nth(1)
+        .expect("a command")
+        .to_owned();
+    assert_eq!(
+        lost,
+        format!("flowgauge run {config} --out out --shard 1/2")
+    );
+    let words: Vec<&str> = lost.split_whitespace().skip(1).collect();
+    flowgauge(at, &words).is(0);
+    assert_eq!(flowgauge(at, &["report", "out"]).is(0).stderr, "");
+}
+
+#[test]
 fn different_runs_stand_side_by_side() {
     let folder = folder();
     let at = folder.path();

@@ -87,6 +87,134 @@ fn a_run_that_is_stopped_says_how_to_go_on() {
     );
 }
 
+/// A few trials of a second or so, of one kind.
+fn slow_config(at: &Path) -> String {
+    let model = card("mixture");
+    write(at, "x.npy", samples(8, 8));
+    write(
+        at,
+        "slow.yaml",
+        format!(
+            "name: slow\nestimators: [exact]\nsolvers: [{{rk4: {{steps: 4000}}}}]\nchunk: 1\n\
+             likelihood:\n  - {{model: {model:?}, data: x.npy, profile: 0, budget: false}}\n"
+        ),
+    )
+}
+
+#[test]
+fn a_scheduler_s_signal_lets_the_trial_in_hand_end_within_its_grace() {
+    let folder = folder();
+    let at = folder.path();
+    let config = slow_config(at);
+    let done = |out: &str| finished(&at.join(out), "journal.jsonl").len();
+    // Without time to go on, the trial in hand is given up; with time, it is committed.
+    for (signal, grace, more) in [("USR1", "0s", 0), ("USR2", "60s", 1), ("TERM", "60s", 1)] {
+        let out = format!("out-{signal}");
+        let args = [
+            "run",
+            &config,
+            "--out",
+            &out,
+            "--threads",
+            "1",
+            "--grace",
+            grace,
+            "--no-check",
+        ];
+        let third_in_hand = || {
+            // Its lease follows the journal, and the trial begins after that.
+            let ready = done(&out) == 2;
+            if ready {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            ready && done(&out) == 2
+        };
+        let (code, stderr) = stopped(at, &args, signal, third_in_hand);
+        assert_eq!(code, Some(75), "{signal}: {stderr}");
+        assert_eq!(done(&out), 2 + more, "{signal}: {stderr}");
+        let words = format!("{} of 8 trials done; the same command goes on", 2 + more);
+        assert!(stderr.contains(&words), "{signal}: {stderr}");
+    }
+    flowgauge(at, &["run", &config, "--out", "out-USR1", "--quiet"]).is(0);
+    let counts = finished(&at.join("out-USR1"), "journal.jsonl");
+    assert!(
+        counts.len() == 8 && counts.values().all(|n| *n == 1),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn a_time_limit_stops_a_run_in_time() {
+    let folder = folder();
+    let at = folder.path();
+    let config = slow_config(at);
+    let args = [
+        "run",
+        &config,
+        "--out",
+        "out",
+        "--threads",
+        "1",
+        "--no-check",
+        "--quiet",
+    ];
+    let limited = |limit: &str| {
+        let began = Instant::now();
+        let call = flowgauge(at, &[&args[..], &["--time-limit", limit]].concat());
+        (call, began.elapsed())
+    };
+    let began = Instant::now();
+    flowgauge(at, &args).is(0);
+    let whole = began.elapsed();
+    std::fs::remove_dir_all(at.join("out")).expect("removed");
+    // Two thirds of the time of all, and the seconds that are kept for giving up a trial.
+    let limit = whole * 2 / 3 + Duration::from_secs(3);
+    let (mut ends, words) = (Vec::new(), format!("{}ms", limit.as_millis()));
+    while ends.last() != Some(&Some(0)) {
+        let (call, took) = limited(&words);
+        assert!(
+            took < limit + Duration::from_secs(10),
+            "{took:?} of {limit:?}: {}",
+            call.stderr
+        );
+        ends.push(call.code);
+        assert!(ends.len() < 9, "it does not get on: {}", call.stderr);
+    }
+    assert!(
+        ends.len() > 1 && ends[..ends.len() - 1].iter().all(|end| *end == Some(75)),
+        "{ends:?}"
+    );
+    let counts = finished(&at.join("out"), "journal.jsonl");
+    assert!(
+        counts.len() == 8 && counts.values().all(|n| *n == 1),
+        "{counts:?}"
+    );
+    // A limit in which no trial can end would be met for ever: that is an error.
+    let journal = read(&at.join("out/journal.jsonl"));
+    let long: String = journal
+        .lines()
+        .take(7)
+        .map(|line| {
+            let mut event: serde_json::Value = serde_json::from_str(line).expect("an event");
+            if event["event"] == "finished" {
+                event["seconds"] = 9000.0.into();
+            }
+            format!("{event}\n")
+        })
+        .collect();
+    write(at, "out/journal.jsonl", long);
+    let (call, _) = limited("1h");
+    call.is(2).says(&[
+        "--time-limit 60 min",
+        "no outstanding trial",
+        "about 2 h 30 min",
+    ]);
+    for wrong in ["2s", "soon", "-1s", "5"] {
+        let (call, _) = limited(wrong);
+        call.is(2).says(&["--time-limit"]);
+    }
+}
+
 #[test]
 fn a_likelihood_that_is_stopped_keeps_its_rows() {
     let folder = folder();

@@ -1,5 +1,7 @@
 //! What the kinds of work that compute statistics share.
 
+use std::collections::HashSet;
+
 use super::{WorkKind, features_name};
 use crate::metric::Metric;
 use crate::plan::{PlannedFile, PreparedPlan};
@@ -21,14 +23,12 @@ pub(super) fn statistics_workload(
     extractor: Option<&PlannedFile>,
 ) -> Workload {
     let plan = &prepared.plan;
-    let samples_of = |id: &str| {
-        let trial = plan.trials.iter().find(|trial| trial.id == id)?;
-        trial.work.sample_range()
-    };
-    let generated: usize = work
-        .required_trials()
-        .into_iter()
-        .filter_map(samples_of)
+    let required: HashSet<&str> = work.required_trials().into_iter().collect();
+    let generated: usize = plan
+        .trials
+        .iter()
+        .filter(|trial| required.contains(trial.id.as_str()))
+        .filter_map(|trial| trial.work.sample_range())
         .map(|range| (range.end - range.start) as usize)
         .sum();
     let data: usize = work

@@ -4,6 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Plan;
 
+mod engines;
+mod place;
+
+pub(crate) use place::shard_of_environment;
+
 /// The shard with number `index` of `count` shards, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
@@ -39,6 +44,29 @@ impl std::str::FromStr for Shard {
     }
 }
 
+/// The value of `--shard`: a shard, or the place that the engine tells which started the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardChoice {
+    /// This shard.
+    Given(Shard),
+    /// The shard that follows from the variables of an engine.
+    Auto,
+}
+
+impl std::str::FromStr for ShardChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ShardChoice, String> {
+        match text {
+            "auto" => Ok(ShardChoice::Auto),
+            _ => text
+                .parse()
+                .map(ShardChoice::Given)
+                .map_err(|error| format!("{error}; `auto` asks the engine that started it")),
+        }
+    }
+}
+
 impl Shard {
     /// The ids of the trials in this shard. Trials are dealt out in the order of their ids, which
     /// are hashes. A trial that reads the samples of other trials is in the same shard as they are.
@@ -61,24 +89,31 @@ impl Shard {
 /// The group of each trial, named by its smallest id. Trials that share samples, directly or
 /// through other trials, are in the same group.
 fn group_representatives(plan: &Plan) -> BTreeMap<&str, &str> {
-    let mut leaders: BTreeMap<&str, &str> = plan
-        .trials
-        .iter()
-        .map(|t| (t.id.as_str(), t.id.as_str()))
-        .collect();
+    let mut ids: Vec<&str> = plan.trials.iter().map(|t| t.id.as_str()).collect();
+    ids.sort_unstable();
+    let place = |id: &str| ids.binary_search(&id).ok();
+    // Each trial points to one with a smaller id in its group, or to itself.
+    let mut parents: Vec<usize> = (0..ids.len()).collect();
     for trial in &plan.trials {
-        let required = trial.work.required_trials();
-        let ids = required.into_iter().chain([trial.id.as_str()]);
-        let joined: BTreeSet<&str> = ids.filter_map(|id| leaders.get(id).copied()).collect();
-        let Some(first) = joined.first().copied() else {
-            continue;
-        };
-        leaders
-            .values_mut()
-            .filter(|leader| joined.contains(**leader))
-            .for_each(|leader| *leader = first);
+        for required in trial.work.required_trials() {
+            if let (Some(a), Some(b)) = (place(required), place(&trial.id)) {
+                let (a, b) = (root_of(&mut parents, a), root_of(&mut parents, b));
+                parents[a.max(b)] = a.min(b);
+            }
+        }
     }
-    leaders
+    (0..ids.len())
+        .map(|i| (ids[i], ids[root_of(&mut parents, i)]))
+        .collect()
+}
+
+/// The end of the chain of parents. The chain is shortened on the way.
+fn root_of(parents: &mut [usize], mut at: usize) -> usize {
+    while parents[at] != at {
+        parents[at] = parents[parents[at]];
+        at = parents[at];
+    }
+    at
 }
 
 #[cfg(test)]

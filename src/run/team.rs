@@ -1,0 +1,222 @@
+//! One of many processes that take the trials of one run as they go.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use sha2::{Digest, Sha256};
+
+use super::progress::RunProgress;
+use super::queue::TrialQueue;
+use crate::claim::{ClaimAnswer, Claims, WorkerState, pause_between_looks, read_leases};
+use crate::host::hex;
+use crate::journal::{Event, Journal, JournalFollower, Outcome, Writer};
+use crate::output::write_new;
+use crate::plan::Trial;
+use crate::stop;
+
+/// The place of this process among those that claim trials.
+pub(crate) struct Team {
+    dir: PathBuf,
+    /// The name of this process.
+    name: String,
+    claims: Claims,
+    follower: JournalFollower,
+    /// The processes that have committed each trial.
+    committed_by: HashMap<String, HashSet<String>>,
+    /// The trials that others hold, as far as is known.
+    held: Vec<usize>,
+    /// The time between two looks at what others do.
+    pause: Duration,
+    look_again: Instant,
+}
+
+/// What a process does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextTrial {
+    /// It executes this trial, which it has claimed.
+    Execute(usize),
+    /// None is left for it.
+    NoneLeft,
+    /// It was asked to stop.
+    Stop,
+}
+
+impl Team {
+    /// Joins those who work in a run directory, and reads what they have committed.
+    ///
+    /// # Errors
+    /// Fails if a journal cannot be read, or if the folder of the claims cannot be made.
+    pub(super) fn join(dir: &Path, name: &str, lease: Duration) -> Result<Team> {
+        let mut team = Team {
+            dir: dir.to_owned(),
+            name: name.to_owned(),
+            claims: Claims::open(dir, name)?,
+            follower: JournalFollower::new(dir),
+            committed_by: HashMap::new(),
+            held: Vec::new(),
+            pause: pause_between_looks(lease),
+            look_again: Instant::now(),
+        };
+        team.read_journals()?;
+        Ok(team)
+    }
+
+    /// The trials that were committed since the last call.
+    fn read_journals(&mut self) -> Result<Vec<String>> {
+        let mut settled = Vec::new();
+        for (writer, event) in self.follower.read_new()? {
+            let (Event::Finished { trial, .. } | Event::Failed { trial, .. }) = event else {
+                continue;
+            };
+            if let Writer::Worker(name) = writer {
+                self.committed_by
+                    .entry(trial.clone())
+                    .or_default()
+                    .insert(name);
+            }
+            settled.push(trial);
+        }
+        self.look_again = Instant::now() + self.pause;
+        Ok(settled)
+    }
+
+    /// Notes what others have committed since the last look.
+    ///
+    /// # Errors
+    /// Fails if a journal cannot be read.
+    pub(super) fn look(&mut self, queue: &mut TrialQueue, progress: &RunProgress) -> Result<()> {
+        for trial in self.read_journals()? {
+            if let Some(place) = queue.settle(&trial) {
+                progress.close_trial(place);
+            }
+        }
+        self.held.retain(|i| !queue.is_settled(*i));
+        Ok(())
+    }
+
+    /// The next trial that this process has claimed. `take` takes one of the queue that it can
+    /// execute. The process waits while others hold all that is left.
+    ///
+    /// # Errors
+    /// Fails if a file of the run directory cannot be read or written.
+    pub(super) fn next(
+        &mut self,
+        todo: &[&Trial],
+        queue: &mut TrialQueue,
+        progress: &RunProgress,
+        take: &mut dyn FnMut(&mut TrialQueue) -> Option<usize>,
+    ) -> Result<NextTrial> {
+        loop {
+            if stop::leaving() {
+                return Ok(NextTrial::Stop);
+            }
+            if Instant::now() >= self.look_again {
+                self.look(queue, progress)?;
+            }
+            while let Some(i) = take(queue) {
+                match self.claims.claim(&todo[i].id)? {
+                    ClaimAnswer::Won => return Ok(NextTrial::Execute(i)),
+                    ClaimAnswer::Held => self.held.push(i),
+                }
+            }
+            self.look(queue, progress)?;
+            // Trials that are settled or put aside are not held by others.
+            if self.held.is_empty() && !queue.has_ready() {
+                return Ok(NextTrial::NoneLeft);
+            }
+            if let Some(i) = self.take_over_one(todo, queue, progress)? {
+                return Ok(NextTrial::Execute(i));
+            }
+            progress.set_workers(read_leases(&self.dir).map_or(1, |leases| leases.len()));
+            if !queue.has_ready() {
+                std::thread::sleep(self.pause);
+            }
+        }
+    }
+
+    /// Takes over one trial whose holder has gone, or has committed it before its files were
+    /// damaged.
+    fn take_over_one(
+        &mut self,
+        todo: &[&Trial],
+        queue: &mut TrialQueue,
+        progress: &RunProgress,
+    ) -> Result<Option<usize>> {
+        for i in self.held.clone() {
+            let id = &todo[i].id;
+            let holder = self.claims.holder(id)?;
+            let was_committed = |holder: &String| {
+                let by = self.committed_by.get(id);
+                by.is_some_and(|by| by.contains(holder))
+            };
+            let is_free = match &holder {
+                None => true,
+                Some((_, WorkerState::Ended | WorkerState::Dead)) => true,
+                Some((holder, WorkerState::Alive)) => was_committed(holder),
+            };
+            if !is_free {
+                continue;
+            }
+            // The holder may have committed it and ended since the last look.
+            self.look(queue, progress)?;
+            if queue.is_settled(i) {
+                continue;
+            }
+            if self.claims.take_over(id)? == ClaimAnswer::Won {
+                self.held.retain(|held| *held != i);
+                if let Some((holder, WorkerState::Dead)) = &holder {
+                    tracing::info!(trial = id, holder, "taken over");
+                }
+                return Ok(Some(i));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Does work at the end of the run that one process alone shall do, such as publishing. Returns
+    /// `None` if another process does it, after that process has done it.
+    ///
+    /// # Errors
+    /// Fails if the work fails, or if a file cannot be read or written.
+    pub(crate) fn once<T>(
+        &mut self,
+        what: &str,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<Option<T>> {
+        // Trials may fail again or be done again later: then there is something else to publish.
+        let name = format!("{what}-{}", state_of_journal(&Journal::read(&self.dir)?));
+        let done = self.dir.join("claims").join(format!("{name}.done"));
+        let mut answer = self.claims.claim(&name)?;
+        while answer == ClaimAnswer::Held {
+            if done.exists() || stop::leaving() {
+                return Ok(None);
+            }
+            match self.claims.holder(&name)? {
+                Some((_, WorkerState::Alive)) => std::thread::sleep(self.pause),
+                // It may have ended because the work is done.
+                _ if done.exists() => return Ok(None),
+                _ => answer = self.claims.take_over(&name)?,
+            }
+        }
+        let result = work()?;
+        write_new(&done, self.name.as_bytes())?;
+        Ok(Some(result))
+    }
+}
+
+/// A few digits that follow from what is committed.
+fn state_of_journal(journal: &Journal) -> String {
+    let mut digest = Sha256::new();
+    let repeats = journal.repeats.iter();
+    let repeats = repeats.flat_map(|(id, outcomes)| outcomes.iter().map(move |o| (id, o)));
+    for (id, outcome) in journal.outcomes.iter().chain(repeats) {
+        let what = match outcome {
+            Outcome::Finished { sha256, .. } => sha256,
+            Outcome::Failed { error, .. } => error,
+        };
+        digest.update(format!("{id} {what}\n"));
+    }
+    hex(&digest.finalize()[..6])
+}
