@@ -564,13 +564,19 @@ fn variational_bounds_have_a_table_of_their_own() {
 /// The first thing that the page says of a model is one sentence with its number, its error and its unit.
 #[test]
 fn every_model_has_its_sentence() {
-    let html = build_report(&tables(12, plain), &facts(plain)).unwrap().html;
+    let html = build_report(&tables(12, plain), &facts(plain))
+        .unwrap()
+        .html;
     let sentence = html
         .split("<p class=\"verdict\">")
         .nth(1)
         .and_then(|rest| rest.split("</p>").next())
         .expect("a sentence");
-    for part in ["<b>moons</b> has <b>", " ± ", "right to about <b>"] {
+    for part in [
+        "<b>moons</b> has <b>",
+        "\u{a0}±\u{a0}",
+        "right to about <b>",
+    ] {
         assert!(sentence.contains(part), "{part}: {sentence}");
     }
     assert!(html.find("id=\"verdict\"") < html.find("id=\"summary\""));
@@ -579,7 +585,9 @@ fn every_model_has_its_sentence() {
 /// Every number of a table of results stands in its cell in full, and no link leads out of the page.
 #[test]
 fn tables_carry_their_numbers_and_links_stay_inside() {
-    let html = build_report(&tables(12, plain), &facts(plain)).unwrap().html;
+    let html = build_report(&tables(12, plain), &facts(plain))
+        .unwrap()
+        .html;
     let bodies = html.split("<table class=\"data\"").skip(1);
     let mut cells = 0;
     for body in bodies.filter_map(|rest| rest.split("</table>").next()) {
@@ -614,10 +622,23 @@ fn figures_for_papers_are_as_wide_as_asked() {
         assert_eq!((&figure.name, &figure.data), (&of_page.name, &of_page.data));
         let pdf = String::from_utf8_lossy(&figure.pdf);
         let size = pdf.split("/MediaBox [0 0 ").nth(1).expect("a page");
-        let width: f64 = size.split(' ').next().unwrap_or("").parse().expect("a width");
-        assert!((width - 84.0 * 72.0 / 25.4).abs() < 3.0, "{}: {width}", figure.name);
+        let width: f64 = size
+            .split(' ')
+            .next()
+            .unwrap_or("")
+            .parse()
+            .expect("a width");
+        assert!(
+            (width - 84.0 * 72.0 / 25.4).abs() < 3.0,
+            "{}: {width}",
+            figure.name
+        );
         assert!(pdf.contains("/ToUnicode"), "{}", figure.name);
-        assert!(!figure.svg.contains("font-size=\"150\""), "{} has a title", figure.name);
+        assert!(
+            !figure.svg.contains("font-size=\"150\""),
+            "{} has a title",
+            figure.name
+        );
     }
 }
 
@@ -742,7 +763,14 @@ fn only_first_groups_have_figures_and_page_says_so() {
 fn page_loads_no_external_resources() {
     let html = build_report(&tables(6, plain), &facts(plain)).unwrap().html;
     let html = html.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
-    for outside in ["http:", "https:", "url(", "@import", "<script", "src=\"/"] {
+    for outside in [
+        "http:",
+        "https:",
+        "url(",
+        "@import",
+        "<script src",
+        "src=\"/",
+    ] {
         assert!(!html.contains(outside), "{outside}");
     }
 }
@@ -803,7 +831,7 @@ fn few_step_rows_are_compared_across_solvers_and_overestimates_reported() {
     let report = build_report(&tables, &facts(plain)).unwrap();
     let table = report
         .html
-        .split("Few steps beside full trajectories")
+        .split("Few steps beside full trajectories<")
         .nth(1)
         .unwrap();
     let table = table.split("</article>").next().unwrap();
@@ -908,18 +936,12 @@ fn headline_shows_solver_bias() {
             .replace('\u{a0}', " ")
     };
     let bits = |row: &mut SummaryRow| row.solver_bias_bits_per_dim = Some(-0.0301);
-    let (unmeasured, nothing) = ("solver error not measured", "solver none");
+    let (unmeasured, nothing) = ("solver error not measured", "no solver error");
     let html = page(&bits);
-    assert!(
-        html.contains("solver −0.030</span> <span class=\"unit\">bits/dim"),
-        "{html}"
-    );
+    assert!(html.contains("solver error −0.030</span>"), "{html}");
     assert!(!html.contains(unmeasured) && !html.contains(nothing));
     let html = page(&|row| (row.bits_per_dim, row.solver_bias) = (None, Some(0.5)));
-    assert!(
-        html.contains("solver 0.50</span> <span class=\"unit\">nats"),
-        "{html}"
-    );
+    assert!(html.contains("solver error 0.50</span>"), "{html}");
     let html = page(&|row| row.solver_bias = Some(1e-6));
     assert!(html.contains(nothing) && !html.contains(unmeasured));
     let html = page(&|row| row.solver_bias = None);

@@ -63,7 +63,7 @@ fn reweight_table(rows: &[&ReweightRow]) -> Markup {
             html! { @for row in rows { tr {
                 th scope="row" { (quantity_heading(&row.quantity)) }
                 (value_cell(Some(row.value), row.stderr))
-                (shown_cell(row.low, &interval_text(row.low, row.high), false))
+                (shown_cell(row.low.or(row.high), &interval_text(row.low, row.high), false))
                 (count_cell(row.n as f64))
             } } },
         ))
@@ -150,7 +150,7 @@ pub(super) fn mass_section(view: &ReportView, model: &str) -> Markup {
                 td { (name_markup(&row.solver)) }
                 @let mass = format_with_error(Some(row.mass), row.stderr);
                 (shown_cell(Some(row.mass), &mass, is_not_one(row)))
-                (shown_cell(row.low, &interval_text(row.low, row.high), false))
+                (shown_cell(row.low.or(row.high), &interval_text(row.low, row.high), false))
                 (shown_cell(row.khat, &format_optional(row.khat, 2), false))
                 (count_cell((row.ess * row.n as f64).round()))
                 (count_cell(row.n as f64))

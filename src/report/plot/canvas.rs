@@ -8,7 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow};
-use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+pub(super) use image::codecs::png::CompressionType;
+use image::codecs::png::{FilterType, PngEncoder};
 use image::{ColorType, ImageEncoder};
 use ndarray::{ArrayView, Axis};
 use plotters::coord::Shift;
@@ -409,8 +410,8 @@ pub(super) fn draw_png(
     }
     encode_png(
         &downsampled(&pixels, wide as usize, PNG_SUPERSAMPLING as usize)?,
-        w,
-        h,
+        (w, h),
+        CompressionType::Default,
     )
 }
 
@@ -433,10 +434,18 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// The image as PNG bytes.
-pub(super) fn encode_png(rgb: &[u8], width: u32, height: u32) -> Result<Vec<u8>> {
+pub(super) fn encode_png(
+    rgb: &[u8],
+    (width, height): (u32, u32),
+    compression: CompressionType,
+) -> Result<Vec<u8>> {
     let mut png = Vec::new();
-    PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::Adaptive)
-        .write_image(rgb, width, height, ColorType::Rgb8)?;
+    PngEncoder::new_with_quality(&mut png, compression, FilterType::Adaptive).write_image(
+        rgb,
+        width,
+        height,
+        ColorType::Rgb8,
+    )?;
     Ok(png)
 }
 

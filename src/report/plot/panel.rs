@@ -290,7 +290,7 @@ impl PlotArea<'_> {
             }),
             PlotMark::Values(values) => values.iter().try_for_each(|(x, y, text)| {
                 let at = self.to_pixels((*x, *y));
-                at.map_or(Ok(()), |at| canvas.value_text(at, text))
+                at.map_or(Ok(()), |at| canvas.value_text(at, &sanitize_line(text)))
             }),
             PlotMark::Series { name, marks } => {
                 let name = sanitize_line(name);

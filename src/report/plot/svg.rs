@@ -13,7 +13,7 @@ use plotters::style::{FontStyle, FontTransform};
 use plotters_backend::{BackendColor, BackendStyle, BackendTextStyle, DrawingErrorKind};
 
 use super::backend::Backend;
-use super::canvas::{encode_png, escaped};
+use super::canvas::{CompressionType, encode_png, escaped};
 use super::font::FONT_SIZE_PER_EM;
 use crate::report::figure_spec::Raster;
 
@@ -149,7 +149,9 @@ impl Backend for SvgBackend<'_> {
 
     fn draw_raster(&mut self, from: (i32, i32), to: (i32, i32), raster: &Raster) -> bool {
         let bytes: Vec<u8> = raster.pixels.iter().flatten().copied().collect();
-        let png = encode_png(&bytes, raster.width as u32, raster.height as u32);
+        let size = (raster.width as u32, raster.height as u32);
+        // A page contains the raster as text, where every byte counts.
+        let png = encode_png(&bytes, size, CompressionType::Best);
         // A raster has as many pixels as its size says, so that it can always be encoded.
         let png = base64::engine::general_purpose::STANDARD.encode(png.unwrap_or_default());
         self.push(&format!(
@@ -340,8 +342,11 @@ mod tests {
             (0..MANY_CIRCLES as i32).for_each(|x| draw(x, 4));
             let open = |backend: &mut SvgBackend| backend.open_group(&[("id", "\"s")]);
             area.draw(&BackendCall(open)).expect("a group");
-            area.draw(&PathElement::new(vec![(0, 0), (5, 6)], Color::stroke_width(&RED, 2)))
-                .expect("a line");
+            area.draw(&PathElement::new(
+                vec![(0, 0), (5, 6)],
+                Color::stroke_width(&RED, 2),
+            ))
+            .expect("a line");
             let close = |backend: &mut SvgBackend| backend.close_group();
             area.draw(&BackendCall(close)).expect("its end");
             let font = ("sans-serif", 12).into_font();
