@@ -222,10 +222,12 @@ def columns(browser, report: Report, tables: list[dict]) -> None:
             widths = lambda: element.evaluate(
                 "(t) => [...t.rows].map((row) => [...row.cells].reduce((n, c) => n + (c.checkVisibility() ? c.colSpan : 0), 0))")
             hold(f"{report.name}: {table['caption']}: columns", is_on() == heads() == [not h["off"] for h in table["headings"][1:]])
+            uneven = []
             for i in range(boxes.count()):
                 boxes.nth(i).set_checked(not boxes.nth(i).is_checked())
+                uneven += [widths()] if set(widths()) != {1 + sum(is_on())} else []
             hold("    are hidden and shown", is_on() == heads() == [h["off"] for h in table["headings"][1:]])
-            hold("    and all rows are as wide", set(widths()) == {1 + sum(is_on())}, widths())
+            hold("    and all rows are as wide", not uneven, uneven)
             visit.page.keyboard.press("Escape")
             hold("    Escape closes the menu", menu.get_attribute("open") is None)
 
@@ -325,7 +327,8 @@ def latex_problems(tex: str, text: str) -> list:
     plain = re.sub(r"\\text(\w+)\{\}", lambda m: f"\0{list(LATEX_COMMANDS).index(m[1])}\0", tex)
     plain = re.sub(r"\\([&%$#_{}])", lambda m: f"\1{ord(m[1])}\1", plain)
     plain = re.sub(r"\^\{([\d-]+)\}", lambda m: m[1].translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")), plain)
-    plain = re.sub(r"\\pm ?|\\times ?|\\cdot|\\sigma|\\ ", lambda m: {"\\pm": "± ", "\\times": "×", "\\cdot": "·", "\\sigma": "σ", "\\": " "}[m[0].strip()], plain)
+    signs = {"pm": "± ", "times": "×", "cdot": "·", "sigma": "σ", None: " "}
+    plain = re.sub(r"\\(?:(pm|times|cdot|sigma) ?| )", lambda m: signs[m[1]], plain)
     plain = plain.replace("{,}", ",").replace("{-}", "\2").replace("{[}", "[").replace("{*}", "*").replace("--", ABSENT)
     plain = re.sub(r"\$([^$]*)\$", lambda m: m[1].replace("-", "−"), plain).replace("\2", "-")
     live = re.findall(r"[\\{}$&#%_^~]", plain)
@@ -434,7 +437,8 @@ CONTRASTS = """() => {
     const svg = element.closest("svg");
     const style = getComputedStyle(element);
     const below = ground(svg ? svg.parentElement : element);
-    note("text", ratio(over(rgba(svg ? style.fill : style.color), below), below), `${walk.currentNode.data.trim().slice(0, 40)} ${svg ? style.fill : style.color}`);
+    const colour = svg ? style.fill : style.color;
+    note("text", ratio(over(rgba(colour), below), below), `${walk.currentNode.data.trim().slice(0, 40)} ${colour}`);
   }
   // Grids and fields are no marks, nor are bands behind them.
   const quiet = ["#FFFFFF", "#E8EAEE", "#F3F4F6", "#C8C8C8", "#E1E2E5", "none", "transparent"];
@@ -444,7 +448,8 @@ CONTRASTS = """() => {
       const written = shape.getAttribute(paint);
       if (!written || quiet.includes(written)) continue;
       const below = ground(shape.closest(".drawing"));
-      note("mark", ratio(over(rgba(getComputedStyle(shape)[paint]), below), below), `${written} became ${getComputedStyle(shape)[paint]}`);
+      const colour = getComputedStyle(shape)[paint];
+      note("mark", ratio(over(rgba(colour), below), below), `${written} became ${colour}`);
     }
   }
   return worst;
@@ -518,13 +523,14 @@ def widths(browser, report: Report, tables: list[dict]) -> None:
 def prints(browser, report: Report, tables: list[dict]) -> None:
     with tempfile.TemporaryDirectory() as folder, Visit(browser, report, theme="dark") as visit:
         page, file = visit.page, Path(folder) / "page.pdf"
-        headings = page.evaluate("[...document.querySelectorAll('h1, h2, h3, h4, summary')].map((h) => h.textContent.replace(/\\s+/g, ' ').trim())")
-        closed = page.evaluate("[...document.querySelectorAll('details:not([open], .columns) .note')].map((n) => n.textContent.trim().slice(0, 30))")
+        texts = "(places) => [...document.querySelectorAll(places)].map((place) => place.textContent.trim())"
+        headings = page.evaluate(texts, "h1, h2, h3, h4, summary")
+        closed = [text[:30] for text in page.evaluate(texts, "details:not([open], .columns) .note")]
         page.pdf(path=file, format="A4")
         sheets = paper(file)
         hold(f"{report.name}: prints {len(sheets)} pages", 2 <= len(sheets) <= 60)
         last = [sheet["lines"][-1] for sheet in sheets if sheet["lines"]]
-        alone = [line for line in last if any(squeezed(line) and squeezed(heading).startswith(squeezed(line)) for heading in headings)]
+        alone = [line for line in last if any(squeezed(heading).startswith(squeezed(line)) for heading in headings)]
         hold("    no page ends with a heading", not alone, alone)
         text = squeezed(" ".join(line for sheet in sheets for line in sheet["lines"]))
         hold("    what is folded is printed", all(squeezed(words) in text for words in closed), closed)
@@ -533,8 +539,8 @@ def prints(browser, report: Report, tables: list[dict]) -> None:
         hold("    nothing is beyond the margin", not beyond, beyond[:5])
         # A table over several pages repeats its head on each.
         page.evaluate("""() => {
-          const table = document.querySelector("table.data");
-          table.querySelector("thead th :is(button, *) , thead th").append(" Zebra");
+          const table = document.querySelector("details table.data") ?? document.querySelector("table.data");
+          (table.querySelector("thead th button") ?? table.querySelector("thead th")).append(" Zebra");
           for (let i = 0; i < 200; i++) table.tBodies[0].append(table.tBodies[0].rows[0].cloneNode(true));
         }""")
         page.pdf(path=file, format="A4")
@@ -564,8 +570,9 @@ def without_script(browser, report: Report, tables: list[dict]) -> None:
         controls = page.evaluate("[...document.querySelectorAll('button, input, select, .tools, .tooltip')].length")
         hold(f"{report.name}: without script: no dead controls", controls == 0, controls)
         page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-        hidden = page.evaluate("""[...document.querySelectorAll('main *, header *')].filter((e) => !e.checkVisibility({visibilityProperty: true,
-          opacityProperty: true}) && !e.closest('script, style, svg') && e.tagName !== 'WBR').map((e) => e.outerHTML.slice(0, 80))""")
+        hidden = page.evaluate("""[...document.querySelectorAll("main *, header *")]
+          .filter((e) => !e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+          .filter((e) => !e.closest("script, style, svg, wbr")).map((e) => e.outerHTML.slice(0, 80))""")
         hold("    everything is visible", not hidden, hidden[:3])
         links = page.evaluate("[...document.querySelectorAll('a[data-file]')].map((a) => a.getAttribute('href'))")
         hold("    files are linked", links and all((report.files / link).is_file() for link in links), links[:3])
@@ -573,9 +580,10 @@ def without_script(browser, report: Report, tables: list[dict]) -> None:
 
 def inert(browser, report: Report, tables: list[dict]) -> None:
     with Visit(browser, report) as visit:
-        count = "() => ['img:not([src^=\"data:image/png\"])', 'script', 'iframe, object, embed, base, form'].map((s) => document.querySelectorAll(s).length)"
+        count = "(kinds) => kinds.map((kind) => document.querySelectorAll(kind).length)"
         visit.page.wait_for_timeout(200)
-        made = visit.page.evaluate(count)
+        kinds = ['img:not([src^="data:image/png"])', "script", "iframe, object, embed, base, form"]
+        made = visit.page.evaluate(count, kinds)
         hold(f"{report.name}: names made no element", made == [0, 2, 0], made)
         hold(f"{report.name}: no error, no dialog, no request", not visit.wrong, visit.wrong)
 
@@ -644,7 +652,8 @@ def main() -> None:
             alone.mkdir(parents=True)
             (alone / "index.html").write_text(text if page else hostile(text), encoding="utf-8")
             reports.append(Report(name, alone / "index.html", source.parent.resolve()))
-        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for report in reports:
             tables = tables_of(browser, report)
             hold(f"{report.name}: has tables of data", any(len(table["rows"]) > 1 for table in tables))
