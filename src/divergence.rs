@@ -157,7 +157,7 @@ const NON_TRACE_NAMES: [registry::Names; 8] = [
 /// What the estimators are that are not trace estimators, in the order of [`NON_TRACE_NAMES`].
 enum NonTrace {}
 
-crate::describe_kinds! { NonTrace {
+crate::registry::describe_kinds! { NonTrace {
     "learned" {
         what: "The divergence that a trained head of the card predicts.",
         when: "Where Jacobian products are too expensive and the head passed its Stein tests.",

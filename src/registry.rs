@@ -152,7 +152,6 @@ pub trait Described {
 }
 
 /// Describes the kinds of a family that is not declared by [`registry!`]: one entry for each name.
-#[macro_export]
 macro_rules! describe_kinds {
     ($Enum:ty { $($name:literal { what: $what:literal, when: $when:literal, source: $source:literal $(,)? }),+ $(,)? }) => {
         impl $crate::registry::Described for $Enum {
@@ -167,6 +166,8 @@ macro_rules! describe_kinds {
         }
     };
 }
+
+pub(crate) use describe_kinds;
 
 /// A name and its aliases.
 pub type Names = (&'static str, &'static [&'static str]);

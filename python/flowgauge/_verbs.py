@@ -9,7 +9,8 @@ them take
 - `batch`: the number of samples in one call of the network;
 - `threads`: the number of all threads together;
 - `ort_lib`: the library of ONNX Runtime, instead of the one in this Python's `onnxruntime`;
-- `progress`: the form of progress on standard error, `"auto"`, `"bar"`, `"plain"`, `"json"` or `"none"`;
+- `progress`: the form of progress on standard error, `"auto"`, `"bar"`, `"plain"`, `"json"` or
+  `"none"`;
 - `json`: whether the program prints one document, which `document` of the result reads;
 - `color`: where the program writes colours, `"auto"`, `"always"` or `"never"`;
 - `quiet`: whether progress and fewer notes are left out on standard error.

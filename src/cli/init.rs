@@ -136,7 +136,7 @@ impl InitArgs {
 /// # Errors
 /// Fails if the file cannot be read, or if its samples have another shape than the card's.
 fn check_data(file: &Path, model: &Model) -> Result<usize> {
-    let data = Dataset::read(file).with_context(|| format!("--data {}", file.display()))?;
+    let data = Dataset::read(file)?;
     let card = match model.encodes(data.values.len() / data.len().max(1)) {
         true => &model.data_card,
         false => &model.card,

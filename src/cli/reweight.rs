@@ -376,7 +376,11 @@ fn answer(found: &Reweighting, out: &Path) -> Answer {
             high,
             n,
         } = quantity.estimate;
-        let end = |v: Option<f64>| v.map_or("–".to_owned(), |v| with_error(Some(v), None));
+        // The ends have as many decimals as the value.
+        let end = |v: Option<f64>| {
+            let text = with_error(v, stderr);
+            text.split(" ± ").next().unwrap_or_default().to_owned()
+        };
         let interval = match (low, high) {
             (None, None) => "–".to_owned(),
             (low, high) => format!("[{}, {}]", end(low), end(high)),

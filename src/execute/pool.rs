@@ -189,7 +189,7 @@ impl<'a> WorkerPool<'a> {
     ///
     /// # Errors
     /// Fails if the threads cannot be started.
-    pub(super) fn thread_pool(&self, workers: usize) -> Result<Arc<rayon::ThreadPool>> {
+    fn thread_pool(&self, workers: usize) -> Result<Arc<rayon::ThreadPool>> {
         let mut pools = self.thread_pools.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(pool) = pools.get(&workers) {
             return Ok(pool.clone());
@@ -491,6 +491,19 @@ impl<'a> WorkerPool<'a> {
             workers,
             threads_per_call: (self.machine.threads / workers).max(1),
         }
+    }
+
+    /// Calls `work` in each of `workers` threads at the same time, and returns all results.
+    ///
+    /// # Errors
+    /// Fails if the threads cannot be started, or if `work` fails.
+    pub(super) fn in_every_worker<T: Send>(
+        &self,
+        workers: usize,
+        work: impl Fn() -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let threads = self.thread_pool(workers)?;
+        threads.install(|| (0..workers).into_par_iter().map(|_| work()).collect())
     }
 
     /// Calls `work` for each batch of samples, in parallel, and returns the results in the order of

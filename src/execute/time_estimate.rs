@@ -4,7 +4,6 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use rayon::prelude::*;
 
 use super::Executor;
 use super::pool::{WorkerPool, WorkerSpec};
@@ -145,17 +144,11 @@ impl WorkerPool<'_> {
     fn measure_batches(&self, needs: WorkerSpec, samples: usize) -> Result<SecondsPerRow> {
         let split = self.batch_split(samples);
         let rows = split.batch_size.min(samples.max(1));
-        let measure = |_: usize| -> Result<SecondsPerRow> {
+        let paces = self.in_every_worker(split.workers, || {
             let mut worker = self.acquire_worker(needs, split.threads_per_call)?;
             let paces = self.time_networks(&mut worker, &|call| seconds_per_row(call, rows))?;
             self.release_worker(worker);
             Ok(paces)
-        };
-        let paces: Vec<SecondsPerRow> = self.thread_pool(split.workers)?.install(|| {
-            (0..split.workers)
-                .into_par_iter()
-                .map(measure)
-                .collect::<Result<_>>()
         })?;
         // Each worker has its own pace, and together they are faster by their number.
         let count = (paces.len() * paces.len()).max(1) as f64;

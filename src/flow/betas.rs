@@ -26,7 +26,7 @@ pub enum Betas {
     File(PathBuf),
 }
 
-crate::describe_kinds! { Betas {
+crate::registry::describe_kinds! { Betas {
     "linear" {
         what: "β from the first to the second number in equal steps.",
         when: "Networks of DDPM.",

@@ -18,7 +18,7 @@ pub enum GridSpacing {
     LogSnr,
 }
 
-crate::describe_kinds! { GridSpacing {
+crate::registry::describe_kinds! { GridSpacing {
     "uniform" {
         what: "Steps of equal length in the card's own time.",
         when: "Flow-matching paths; the default except for `edm` and `ve`.",

@@ -111,7 +111,7 @@ pub enum ProbabilityPath {
     },
 }
 
-crate::describe_kinds! { ProbabilityPath {
+crate::registry::describe_kinds! { ProbabilityPath {
     "edm" {
         what: "α = 1 and σ = t: the time is the noise level.",
         when: "Networks of EDM.",

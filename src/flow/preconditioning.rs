@@ -34,7 +34,7 @@ pub enum Preconditioning {
     },
 }
 
-crate::describe_kinds! { Preconditioning {
+crate::registry::describe_kinds! { Preconditioning {
     "edm" {
         what: "The denoiser is c_skip·x + c_out·F(c_in·x), with EDM's scalings.",
         when: "A graph that is EDM's inner network, without its scalings.",

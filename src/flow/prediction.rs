@@ -26,7 +26,7 @@ pub enum Prediction {
     V,
 }
 
-crate::describe_kinds! { Prediction {
+crate::registry::describe_kinds! { Prediction {
     "denoised" {
         what: "The network gives the clean data, the mean of x₀ given x.",
         when: "Networks of EDM, and those whose prediction is called `sample` or `x0`.",

@@ -187,7 +187,7 @@ pub enum Controller {
     Coefficients([f64; 3]),
 }
 
-crate::describe_kinds! { Controller {
+crate::registry::describe_kinds! { Controller {
     "pi" {
         what: "Coefficients 0.4, 0.3 and 0: smoother steps than the elementary rule.",
         when: "The default.",

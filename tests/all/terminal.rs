@@ -92,7 +92,7 @@ const CALLS: [Call; 15] = [
         ],
     },
     Call {
-        args: "likelihood --model m/card.yaml --data x.npy --divergence {hutchinson:{probes:2}} --solver {euler:{steps:2}} --out ll.csv --quiet",
+        args: "likelihood --model m/card.yaml --data x.npy --divergence hutchinson(probes=2) --solver euler(steps=2) --out ll.csv --quiet",
         last: "mean log-likelihood ",
         keys: &[
             "model",
@@ -112,7 +112,7 @@ const CALLS: [Call; 15] = [
         ],
     },
     Call {
-        args: "sample --model m/card.yaml --sampler {ode:{solver:{euler:{steps:2}}}} --count 6 --density exact --out s.npy --quiet",
+        args: "sample --model m/card.yaml --sampler '{ode: {solver: {euler: {steps: 2}}}}' --count 6 --density exact --out s.npy --quiet",
         last: "6 samples of shape [8], mean log-density ",
         keys: &[
             "samples",
@@ -245,7 +245,9 @@ fn place() -> tempfile::TempDir {
 }
 
 fn call_with(at: &Path, args: &str, more: &[&str], environment: &[(&str, &str)]) -> Done {
-    let args: Vec<&str> = args.split(' ').chain(more.iter().copied()).collect();
+    let words = split_words(args);
+    let words = words.iter().map(String::as_str);
+    let args: Vec<&str> = words.chain(more.iter().copied()).collect();
     let mut call = command(at, &args);
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
         call.env_remove(name);
