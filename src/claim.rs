@@ -22,7 +22,7 @@ pub(crate) use lease::{Lease, LeaseKeeper, LeaseWatcher, WorkerState, read_lease
 
 /// The claims of one run directory, as one process sees them.
 #[derive(Debug)]
-pub(crate) struct Claims {
+pub(crate) struct ClaimFolder {
     folder: PathBuf,
     /// The name of this process.
     own: String,
@@ -49,16 +49,16 @@ const MISSES_BEFORE_LISTING: usize = 8;
 /// The least time between two listings of the folder, as a multiple of what one takes.
 const LISTING_PAUSE: u32 = 50;
 
-impl Claims {
+impl ClaimFolder {
     /// The claims in a run directory for the process `own`.
     ///
     /// # Errors
     /// Fails if the folder cannot be made.
-    pub(crate) fn open(dir: &Path, own: &str) -> Result<Claims> {
+    pub(crate) fn open(dir: &Path, own: &str) -> Result<ClaimFolder> {
         let folder = dir.join("claims");
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("{}: it cannot be made", folder.display()))?;
-        Ok(Claims {
+        Ok(ClaimFolder {
             folder,
             own: own.to_owned(),
             leases: LeaseWatcher::new(dir),
@@ -114,7 +114,7 @@ impl Claims {
         Ok(Some((holder, state)))
     }
 
-    /// Takes over a claim whose holder, which [`Claims::holder`] told, has gone.
+    /// Takes over a claim whose holder, which [`ClaimFolder::holder`] told, has gone.
     ///
     /// # Errors
     /// Fails if the file cannot be created.
@@ -176,9 +176,9 @@ mod tests {
     use super::*;
 
     /// The claims of a process whose lease lasts that long, with the keeper of its lease.
-    fn process(dir: &Path, name: &str, lease: Duration) -> (Claims, LeaseKeeper) {
+    fn process(dir: &Path, name: &str, lease: Duration) -> (ClaimFolder, LeaseKeeper) {
         let keeper = LeaseKeeper::begin(dir, name, "", lease).expect("a lease");
-        (Claims::open(dir, name).expect("claims"), keeper)
+        (ClaimFolder::open(dir, name).expect("claims"), keeper)
     }
 
     const LONG: Duration = Duration::from_secs(60);

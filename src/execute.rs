@@ -200,8 +200,8 @@ impl<'a> Executor<'a> {
                 .filter(|w| w.model_index() == model)
         };
         (
-            distinct(works().flat_map(|work| work.estimators())),
-            distinct(works().flat_map(|work| work.samplers())),
+            without_repeats(works().flat_map(|work| work.estimators())),
+            without_repeats(works().flat_map(|work| work.samplers())),
         )
     }
 
@@ -284,7 +284,7 @@ impl<'a> Executor<'a> {
 }
 
 /// The items without those that are there already. A plan has few kinds of work and many trials.
-fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+fn without_repeats<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut found = Vec::new();
     for item in items {
         if !found.contains(&item) {

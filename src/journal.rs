@@ -346,7 +346,7 @@ pub fn array_file(dir: &Path, id: &str) -> PathBuf {
 
 /// Who writes a journal file. Each process that shares a run directory has a file of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Writer {
+pub enum JournalWriter {
     /// The only process of the run.
     Alone,
     /// The process of a shard.
@@ -355,34 +355,34 @@ pub enum Writer {
     Worker(String),
 }
 
-impl Writer {
+impl JournalWriter {
     /// The path of its journal file.
     pub fn journal_file(&self, dir: &Path) -> PathBuf {
         dir.join(match self {
-            Writer::Alone => "journal.jsonl".to_owned(),
-            Writer::Shard(s) => format!("journal-{}-of-{}.jsonl", s.index, s.count),
-            Writer::Worker(name) => format!("journal-{name}.jsonl"),
+            JournalWriter::Alone => "journal.jsonl".to_owned(),
+            JournalWriter::Shard(s) => format!("journal-{}-of-{}.jsonl", s.index, s.count),
+            JournalWriter::Worker(name) => format!("journal-{name}.jsonl"),
         })
     }
 
     /// The writer of a journal file; `None` if the name is not one of a journal file.
-    pub fn of_file(file: &Path) -> Option<Writer> {
+    pub fn of_file(file: &Path) -> Option<JournalWriter> {
         let name = file.file_name()?.to_string_lossy().into_owned();
         let middle = match name.strip_prefix("journal")?.strip_suffix(".jsonl")? {
-            "" => return Some(Writer::Alone),
+            "" => return Some(JournalWriter::Alone),
             rest => rest.strip_prefix('-')?.to_owned(),
         };
         let shard = middle.replace("-of-", "/").parse();
-        Some(shard.map_or(Writer::Worker(middle), Writer::Shard))
+        Some(shard.map_or(JournalWriter::Worker(middle), JournalWriter::Shard))
     }
 }
 
-impl std::fmt::Display for Writer {
+impl std::fmt::Display for JournalWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
-            Writer::Alone => write!(f, "the run"),
-            Writer::Shard(shard) => write!(f, "shard {shard}"),
-            Writer::Worker(name) => write!(f, "{name}"),
+            JournalWriter::Alone => write!(f, "the run"),
+            JournalWriter::Shard(shard) => write!(f, "shard {shard}"),
+            JournalWriter::Worker(name) => write!(f, "{name}"),
         }
     }
 }
@@ -585,7 +585,11 @@ mod tests {
     #[test]
     fn torn_last_line_is_dropped_before_appending() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        append_event(&Writer::Alone.journal_file(folder.path()), &finished("a")).expect("written");
+        append_event(
+            &JournalWriter::Alone.journal_file(folder.path()),
+            &finished("a"),
+        )
+        .expect("written");
         let path = folder.path().join("journal.jsonl");
         let mut text = std::fs::read_to_string(&path).expect("read");
         text.push_str("{\"event\":\"finished\",\"tri");
@@ -594,7 +598,11 @@ mod tests {
             Journal::read(folder.path()).expect("read").outcomes.len(),
             1
         );
-        append_event(&Writer::Alone.journal_file(folder.path()), &finished("b")).expect("written");
+        append_event(
+            &JournalWriter::Alone.journal_file(folder.path()),
+            &finished("b"),
+        )
+        .expect("written");
         assert_eq!(
             Journal::read(folder.path()).expect("read").outcomes.len(),
             2
@@ -610,7 +618,7 @@ mod tests {
             seconds: 0.1,
         };
         for index in [1, 2] {
-            let file = Writer::Shard(Shard { index, count: 2 }).journal_file(folder.path());
+            let file = JournalWriter::Shard(Shard { index, count: 2 }).journal_file(folder.path());
             append_event(
                 &file,
                 &Event::Planned {
@@ -628,7 +636,7 @@ mod tests {
             )
             .expect("written");
         }
-        append_event(&Writer::Alone.journal_file(folder.path()), &failed).expect("written");
+        append_event(&JournalWriter::Alone.journal_file(folder.path()), &failed).expect("written");
         let journal = Journal::read(folder.path()).expect("read");
         assert!(
             journal
@@ -647,7 +655,7 @@ mod tests {
     fn trial_that_two_processes_finished_counts_once() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for name in ["b", "a"] {
-            let file = Writer::Worker(name.to_owned()).journal_file(folder.path());
+            let file = JournalWriter::Worker(name.to_owned()).journal_file(folder.path());
             append_event(&file, &finished("t")).expect("written");
         }
         let journal = Journal::read(folder.path()).expect("read");
@@ -671,28 +679,36 @@ mod tests {
     fn journal_files_name_their_writers() {
         let dir = Path::new("");
         for (writer, name) in [
-            (Writer::Alone, "journal.jsonl"),
+            (JournalWriter::Alone, "journal.jsonl"),
             (
-                Writer::Shard(Shard { index: 2, count: 3 }),
+                JournalWriter::Shard(Shard { index: 2, count: 3 }),
                 "journal-2-of-3.jsonl",
             ),
             (
-                Writer::Worker("n1-12-0a".to_owned()),
+                JournalWriter::Worker("n1-12-0a".to_owned()),
                 "journal-n1-12-0a.jsonl",
             ),
         ] {
             let file = writer.journal_file(dir);
             assert_eq!(file, Path::new(name));
-            assert_eq!(Writer::of_file(&file), Some(writer));
+            assert_eq!(JournalWriter::of_file(&file), Some(writer));
         }
-        assert_eq!(Writer::of_file(Path::new("plan.json")), None);
+        assert_eq!(JournalWriter::of_file(Path::new("plan.json")), None);
     }
 
     #[test]
     fn corrupt_middle_line_is_reported_by_number() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        append_event(&Writer::Alone.journal_file(folder.path()), &finished("a")).expect("written");
-        append_event(&Writer::Alone.journal_file(folder.path()), &finished("b")).expect("written");
+        append_event(
+            &JournalWriter::Alone.journal_file(folder.path()),
+            &finished("a"),
+        )
+        .expect("written");
+        append_event(
+            &JournalWriter::Alone.journal_file(folder.path()),
+            &finished("b"),
+        )
+        .expect("written");
         let path = folder.path().join("journal.jsonl");
         let text = std::fs::read_to_string(&path)
             .expect("read")

@@ -12,12 +12,12 @@ use self::begin::{Beginning, begin_or_resume, check_run_directory, lock_run_dire
 use self::commit::{ExistingFiles, write_trial};
 use self::progress::RunProgress;
 use self::queue::{TrialOrder, TrialQueue};
-use self::team::NextTrial;
+use self::team::{NextTrial, Team, TeamAtEnd};
 use crate::claim::{LeaseKeeper, worker_name};
 use crate::config::ConfigFile;
 use crate::execute::{ComputeOptions, Executor};
 use crate::journal::{
-    Event, Journal, Writer, append_event, array_file, outstanding_trials, read_plan,
+    Event, Journal, JournalWriter, append_event, array_file, outstanding_trials, read_plan,
 };
 use crate::model::onnx::Runtime;
 use crate::output::check_output_folder;
@@ -32,7 +32,6 @@ mod queue;
 mod team;
 
 pub(crate) use begin::{runtime_fingerprint, with_run_lock};
-pub(crate) use team::Team;
 
 /// The options of a run besides its config.
 pub(crate) struct RunOptions {
@@ -104,7 +103,7 @@ impl TimeLimit {
 pub(crate) enum RunEnd {
     /// Every trial of this process's share was executed, or by others if it claimed trials. Those
     /// who did so together are a team, which publishes once.
-    Completed(Option<Box<Team>>),
+    Completed(Option<TeamAtEnd>),
     /// A signal or the time limit stopped the run: `done` of its `total` trials are done.
     Stopped { done: usize, total: usize },
 }
@@ -129,9 +128,9 @@ pub(crate) fn execute_run(
     let _lock = lock_run_directory(&options.out, &options.part)?;
     let name = worker_name();
     let writer = match options.part {
-        RunPart::Whole => Writer::Alone,
-        RunPart::Shard(shard) => Writer::Shard(shard),
-        RunPart::Claims { .. } => Writer::Worker(name.clone()),
+        RunPart::Whole => JournalWriter::Alone,
+        RunPart::Shard(shard) => JournalWriter::Shard(shard),
+        RunPart::Claims { .. } => JournalWriter::Worker(name.clone()),
     };
     let begin = || begin_or_resume(written, prepared, runtime, options, &writer);
     // Processes that claim trials need no locks: they may be on file systems without any.
@@ -204,9 +203,12 @@ pub(crate) fn execute_run(
     };
     let completed = trials.run();
     stop::set_in_hand(None);
+    let TrialLoop {
+        queue, team, lease, ..
+    } = trials;
     match completed? {
-        true => Ok(RunEnd::Completed(trials.team)),
-        false => Ok(stopped(trials.queue.left())),
+        true => Ok(RunEnd::Completed(team.map(|team| team.with_lease(lease)))),
+        false => Ok(stopped(queue.left())),
     }
 }
 
@@ -269,7 +271,7 @@ struct TrialLoop<'a> {
     todo: &'a [&'a Trial],
     /// The trials whose files are to be replaced.
     damaged: &'a BTreeSet<String>,
-    writer: &'a Writer,
+    writer: &'a JournalWriter,
     queue: TrialQueue,
     /// The other processes, if they share the trials.
     team: Option<Box<Team>>,
@@ -309,7 +311,7 @@ impl TrialLoop<'_> {
         let too_long = &mut self.too_long;
         let mut take = |queue: &mut TrialQueue| {
             while let Some(i) = queue.next() {
-                if fits(progress, limit, i) {
+                if fits_in_time(progress, limit, i) {
                     return Some(i);
                 }
                 too_long.push(i);
@@ -424,7 +426,7 @@ impl TrialLoop<'_> {
 
 /// Whether a trial is expected to end within the time limit. A trial of a kind that was never
 /// measured is tried.
-fn fits(progress: &RunProgress, limit: Option<TimeLimit>, i: usize) -> bool {
+fn fits_in_time(progress: &RunProgress, limit: Option<TimeLimit>, i: usize) -> bool {
     match (limit, progress.expected_seconds(i)) {
         (Some(limit), Some(expected)) => expected <= limit.left().as_secs_f64(),
         _ => true,

@@ -8,7 +8,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::claim::{Lease, LeaseWatcher, WorkerState, read_leases};
-use crate::journal::{Journal, Outcome, Writer, journal_files, outstanding_trials, read_plan};
+use crate::journal::{
+    Journal, JournalWriter, Outcome, journal_files, outstanding_trials, read_plan,
+};
 use crate::plan::{Plan, PlanFile, Shard};
 
 mod lost;
@@ -99,7 +101,8 @@ impl StatusReader {
         let (mut journal, mut throughput) = (Journal::default(), Vec::new());
         for path in journal_files(&self.dir)? {
             let one = Journal::read_file(&path)?;
-            throughput.extend(Writer::of_file(&path).and_then(|writer| worker_row(&writer, &one)));
+            throughput
+                .extend(JournalWriter::of_file(&path).and_then(|writer| worker_row(&writer, &one)));
             journal.merge(one);
         }
         throughput.sort_by(|a, b| b.finished.cmp(&a.finished).then(a.worker.cmp(&b.worker)));
@@ -160,7 +163,7 @@ fn failed_trials(file: &PlanFile, journal: &Journal) -> Vec<FailedTrial> {
 }
 
 /// What one journal says of its process; `None` if it has committed no trial.
-fn worker_row(writer: &Writer, journal: &Journal) -> Option<WorkerThroughput> {
+fn worker_row(writer: &JournalWriter, journal: &Journal) -> Option<WorkerThroughput> {
     let failed = journal.failed_trials();
     let finished = journal.outcomes.len() - failed;
     let per_hour = 3600.0 * finished as f64 / journal.seconds;
@@ -198,7 +201,7 @@ fn known_shards(dirs: &[PathBuf], processes: &[ProcessStatus]) -> Result<BTreeSe
         .collect();
     for dir in dirs {
         for path in journal_files(dir)? {
-            if let Some(Writer::Shard(shard)) = Writer::of_file(&path) {
+            if let Some(JournalWriter::Shard(shard)) = JournalWriter::of_file(&path) {
                 counts.insert(shard.count);
             }
         }
@@ -223,7 +226,7 @@ mod tests {
     #[test]
     fn time_left_is_what_processes_tell_or_the_mean_of_trials() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = Writer::Alone.journal_file(folder.path());
+        let file = JournalWriter::Alone.journal_file(folder.path());
         for (trial, seconds) in [("a", 2.0), ("b", 4.0)] {
             let event = Event::Failed {
                 trial: trial.to_owned(),

@@ -63,10 +63,11 @@ pub(crate) fn install_signal_handlers(policy: StopPolicy) {
 
 /// Does nothing: on systems other than Unix, signals end the process at once.
 #[cfg(not(unix))]
-pub fn install_signal_handlers(_policy: StopPolicy) {}
+pub(crate) fn install_signal_handlers(_policy: StopPolicy) {}
 
 /// Begins no further piece of work. The one in hand is broken off if it is not done within
 /// `farewell`, and at once if it is not expected to be.
+#[cfg(unix)]
 fn begin_farewell(policy: &StopPolicy, farewell: Duration) {
     LEAVING.store(true, Ordering::Relaxed);
     let fits = match &*in_hand() {

@@ -145,7 +145,7 @@ impl RunArgs {
         let publish = || publish::publish_run(&options.out);
         let published = match team {
             None => run::with_run_lock(&options.out, publish)?,
-            Some(mut team) => match team.once("report", publish)? {
+            Some(team) => match team.once("report", publish)? {
                 Some(published) => published,
                 None => return finish_without_report(&options, self.json),
             },

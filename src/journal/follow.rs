@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Event, Writer, events_of, journal_files};
+use super::{Event, JournalWriter, events_of, journal_files};
 
 /// Follows the journals of all processes that write in a run directory.
 #[derive(Debug)]
@@ -37,10 +37,10 @@ impl JournalFollower {
     ///
     /// # Errors
     /// Fails if a file cannot be read, or if a line is not an event. The message names both.
-    pub(crate) fn read_new(&mut self) -> Result<Vec<(Writer, Event)>> {
+    pub(crate) fn read_new(&mut self) -> Result<Vec<(JournalWriter, Event)>> {
         let mut found = Vec::new();
         for path in journal_files(&self.dir)? {
-            let Some(writer) = Writer::of_file(&path) else {
+            let Some(writer) = JournalWriter::of_file(&path) else {
                 continue;
             };
             let part = self.read.entry(path.clone()).or_default();
@@ -90,7 +90,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut follower = JournalFollower::new(folder.path());
         assert_eq!(follower.read_new().expect("read"), []);
-        let writers = ["b", "a"].map(|name| Writer::Worker(name.to_owned()));
+        let writers = ["b", "a"].map(|name| JournalWriter::Worker(name.to_owned()));
         let mut seen = Vec::new();
         for trial in ["0", "1", "2"] {
             for writer in &writers {

@@ -12,7 +12,7 @@ use super::{RunOptions, RunPart};
 use crate::config::ConfigFile;
 use crate::execute::ComputeOptions;
 use crate::host::{hex, processor_name, today};
-use crate::journal::{self, Event, Journal, Writer, append_event, read_plan};
+use crate::journal::{self, Event, Journal, JournalWriter, append_event, read_plan};
 use crate::model::onnx::Runtime;
 use crate::output::{write_atomic, write_new};
 use crate::plan::{self, ArtifactPaths, PlanFile, PreparedPlan};
@@ -147,7 +147,7 @@ pub(super) fn begin_or_resume(
     prepared: &PreparedPlan,
     runtime: &Runtime,
     options: &RunOptions,
-    writer: &Writer,
+    writer: &JournalWriter,
 ) -> Result<Beginning> {
     let dir = &options.out;
     if !dir.join("plan.json").exists() {

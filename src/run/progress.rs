@@ -38,6 +38,7 @@ struct RunProgressState {
 }
 
 impl RunProgress {
+    /// The progress of a process that executes `todo` out of its part `mine` of the plan.
     pub(super) fn new(
         prepared: &PreparedPlan,
         journal: &Journal,

@@ -9,9 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::progress::RunProgress;
 use super::queue::TrialQueue;
-use crate::claim::{ClaimAnswer, Claims, WorkerState, pause_between_looks, read_leases};
+use crate::claim::{
+    ClaimAnswer, ClaimFolder, LeaseKeeper, WorkerState, pause_between_looks, read_leases,
+};
 use crate::host::hex;
-use crate::journal::{Event, Journal, JournalFollower, Outcome, Writer};
+use crate::journal::{Event, Journal, JournalFollower, JournalWriter, Outcome};
 use crate::output::write_new;
 use crate::plan::Trial;
 use crate::stop;
@@ -21,7 +23,7 @@ pub(crate) struct Team {
     dir: PathBuf,
     /// The name of this process.
     name: String,
-    claims: Claims,
+    claims: ClaimFolder,
     follower: JournalFollower,
     /// The processes that have committed each trial.
     committed_by: HashMap<String, HashSet<String>>,
@@ -30,7 +32,12 @@ pub(crate) struct Team {
     /// The time between two looks at what others do.
     pause: Duration,
     look_again: Instant,
+    /// When the processes may be counted again, for the time left.
+    count_again: Instant,
 }
+
+/// The time between two counts of the processes.
+const COUNTING_PAUSE: Duration = Duration::from_secs(20);
 
 /// What a process does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +59,13 @@ impl Team {
         let mut team = Team {
             dir: dir.to_owned(),
             name: name.to_owned(),
-            claims: Claims::open(dir, name)?,
+            claims: ClaimFolder::open(dir, name)?,
             follower: JournalFollower::new(dir),
             committed_by: HashMap::new(),
             held: Vec::new(),
             pause: pause_between_looks(lease),
             look_again: Instant::now(),
+            count_again: Instant::now(),
         };
         team.read_journals()?;
         Ok(team)
@@ -70,7 +78,7 @@ impl Team {
             let (Event::Finished { trial, .. } | Event::Failed { trial, .. }) = event else {
                 continue;
             };
-            if let Writer::Worker(name) = writer {
+            if let JournalWriter::Worker(name) = writer {
                 self.committed_by
                     .entry(trial.clone())
                     .or_default()
@@ -93,6 +101,10 @@ impl Team {
             }
         }
         self.held.retain(|i| !queue.is_settled(*i));
+        if Instant::now() >= self.count_again {
+            progress.set_workers(read_leases(&self.dir)?.len());
+            self.count_again = Instant::now() + COUNTING_PAUSE;
+        }
         Ok(())
     }
 
@@ -129,7 +141,6 @@ impl Team {
             if let Some(i) = self.take_over_one(todo, queue, progress)? {
                 return Ok(NextTrial::Execute(i));
             }
-            progress.set_workers(read_leases(&self.dir).map_or(1, |leases| leases.len()));
             if !queue.has_ready() {
                 std::thread::sleep(self.pause);
             }
@@ -175,33 +186,52 @@ impl Team {
         Ok(None)
     }
 
-    /// Does work at the end of the run that one process alone shall do, such as publishing. Returns
-    /// `None` if another process does it, after that process has done it.
+    /// The team when every trial is settled. The lease holds until it is dropped.
+    pub(super) fn with_lease(self: Box<Self>, lease: LeaseKeeper) -> TeamAtEnd {
+        TeamAtEnd {
+            team: self,
+            _lease: lease,
+        }
+    }
+}
+
+/// The place of this process among those that claim trials, when no trial is left.
+pub(crate) struct TeamAtEnd {
+    team: Box<Team>,
+    _lease: LeaseKeeper,
+}
+
+impl TeamAtEnd {
+    /// Does work that one process alone shall do, such as publishing. Returns `None` if another
+    /// process does it, after that process has done it.
     ///
     /// # Errors
     /// Fails if the work fails, or if a file cannot be read or written.
-    pub(crate) fn once<T>(
-        &mut self,
-        what: &str,
-        work: impl FnOnce() -> Result<T>,
-    ) -> Result<Option<T>> {
+    pub(crate) fn once<T>(self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let Team {
+            dir,
+            name: own,
+            mut claims,
+            pause,
+            ..
+        } = *self.team;
         // Trials may fail again or be done again later: then there is something else to publish.
-        let name = format!("{what}-{}", state_of_journal(&Journal::read(&self.dir)?));
-        let done = self.dir.join("claims").join(format!("{name}.done"));
-        let mut answer = self.claims.claim(&name)?;
+        let name = format!("{what}-{}", state_of_journal(&Journal::read(&dir)?));
+        let done = dir.join("claims").join(format!("{name}.done"));
+        let mut answer = claims.claim(&name)?;
         while answer == ClaimAnswer::Held {
             if done.exists() || stop::leaving() {
                 return Ok(None);
             }
-            match self.claims.holder(&name)? {
-                Some((_, WorkerState::Alive)) => std::thread::sleep(self.pause),
+            match claims.holder(&name)? {
+                Some((_, WorkerState::Alive)) => std::thread::sleep(pause),
                 // It may have ended because the work is done.
                 _ if done.exists() => return Ok(None),
-                _ => answer = self.claims.take_over(&name)?,
+                _ => answer = claims.take_over(&name)?,
             }
         }
         let result = work()?;
-        write_new(&done, self.name.as_bytes())?;
+        write_new(&done, own.as_bytes())?;
         Ok(Some(result))
     }
 }

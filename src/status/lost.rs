@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{ProcessStatus, known_shards};
 use crate::claim::{Lease, read_leases};
 use crate::config::ConfigFile;
-use crate::journal::{Journal, Writer, outstanding_trials, read_plan};
+use crate::journal::{Journal, JournalWriter, outstanding_trials, read_plan};
 use crate::plan::{PlanFile, Shard};
 
 /// A shard with outstanding trials and without a process.
@@ -98,7 +98,7 @@ pub(crate) fn lost_shards_in(dirs: &[PathBuf]) -> Result<Vec<LostShard>> {
 
 /// The directory in which a shard worked, or the first.
 fn home_of(shard: Shard, dirs: &[PathBuf]) -> &Path {
-    let worked = |dir: &&PathBuf| Writer::Shard(shard).journal_file(dir).exists();
+    let worked = |dir: &&PathBuf| JournalWriter::Shard(shard).journal_file(dir).exists();
     let first = || dirs.first().map_or(Path::new("."), PathBuf::as_path);
     dirs.iter()
         .find(worked)

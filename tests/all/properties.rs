@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flowgauge::dequantization::Dequantization;
 use flowgauge::divergence::DivergenceEstimator;
-use flowgauge::journal::{Event, Journal, Writer, append_event, outstanding_trials};
+use flowgauge::journal::{Event, Journal, JournalWriter, append_event, outstanding_trials};
 use flowgauge::metric::Metric;
 use flowgauge::plan::{Plan, Shard, solver_label};
 use flowgauge::registry::kind_label;
@@ -96,7 +96,7 @@ proptest! {
         let plan = plan(&(0..planned).map(sample_trial).collect::<Vec<_>>());
         let folder = folder();
         let text: String = endings.iter().map(|(trial, well)| line(&event(*trial, *well))).collect();
-        std::fs::write(Writer::Alone.journal_file(folder.path()), &text).expect("written");
+        std::fs::write(JournalWriter::Alone.journal_file(folder.path()), &text).expect("written");
         let journal = read(folder.path());
         let last = |trial: usize| endings.iter().rev().find(|(t, _)| *t == trial).map(|(_, well)| *well);
         for retry in [false, true] {
@@ -117,7 +117,7 @@ proptest! {
             .map(|trial| event(trial, true))
             .collect();
         let more: String = rest.iter().map(line).collect();
-        std::fs::write(Writer::Alone.journal_file(folder.path()), text + &more).expect("written");
+        std::fs::write(JournalWriter::Alone.journal_file(folder.path()), text + &more).expect("written");
         let journal = read(folder.path());
         prop_assert!(outstanding_trials(&plan, &journal, true).is_empty());
         prop_assert_eq!(read(folder.path()), journal);
@@ -126,7 +126,7 @@ proptest! {
     #[test]
     fn torn_line_loses_no_earlier_one(endings in endings(), torn in (0..TRIALS, any::<bool>()), cut in any::<prop::sample::Index>()) {
         let folder = folder();
-        let file = Writer::Alone.journal_file(folder.path());
+        let file = JournalWriter::Alone.journal_file(folder.path());
         let whole: String = endings.iter().map(|(trial, well)| line(&event(*trial, *well))).collect();
         std::fs::write(&file, &whole).expect("written");
         let before = read(folder.path());

@@ -85,17 +85,22 @@ pub(crate) fn shard_of_environment(
     value: &dyn Fn(&str) -> Option<String>,
 ) -> Result<FoundShard, String> {
     let explain = |what: String| format!("--shard auto: {what}; expected {EXPECTED}");
-    let mut found = Vec::new();
-    for engine in ENGINES {
-        found.extend(place_in(engine, value).map_err(explain)?);
-    }
-    let hidden: Vec<&str> = found
+    let present: Vec<&'static Engine> = ENGINES
         .iter()
-        .flat_map(|place| place.engine.hides.iter().copied())
+        .filter(|engine| is_present(engine, value))
         .collect();
-    found.retain(|place| !hidden.contains(&place.engine.name));
-    let array = one_of(&found, Level::Array).map_err(explain)?;
-    let ranks = one_of(&found, Level::Ranks).map_err(explain)?;
+    let mut found = Vec::new();
+    for engine in &present {
+        // What is hidden is not even read: it may lack its number.
+        if !present
+            .iter()
+            .any(|other| other.hides.contains(&engine.name))
+        {
+            found.push(place_in(engine, value).map_err(explain)?);
+        }
+    }
+    let array = place_of_level(&found, Level::Array).map_err(explain)?;
+    let ranks = place_of_level(&found, Level::Ranks).map_err(explain)?;
     let used: Vec<&Place> = array.into_iter().chain(ranks).collect();
     if used.is_empty() {
         let names: Vec<&str> = ENGINES.iter().map(|engine| engine.index).collect();
@@ -109,7 +114,7 @@ pub(crate) fn shard_of_environment(
         index = index * place.count + place.index;
         count *= place.count;
     }
-    check_count(&used, count, value).map_err(explain)?;
+    check_given_number(&used, count, value).map_err(explain)?;
     let words: Vec<String> = used.iter().map(|place| place.describe()).collect();
     let shard = format!("{}/{count}", index + 1)
         .parse()
@@ -123,30 +128,27 @@ pub(crate) fn shard_of_environment(
 /// What would be right, for messages.
 const EXPECTED: &str = "the variables of one engine, or `--shard I/N`";
 
-/// The place that an engine tells; `None` if it did not start this process.
+/// Whether an engine started this process.
+fn is_present(engine: &Engine, value: &dyn Fn(&str) -> Option<String>) -> bool {
+    let set = |name: &str| value(name).filter(|text| !text.is_empty());
+    let has_index = set(engine.index).is_some_and(|text| !engine.no_index.contains(&text.as_str()));
+    let is_here =
+        engine.only_with.is_empty() || engine.only_with.iter().any(|name| set(name).is_some());
+    has_index && is_here
+}
+
+/// The place that an engine tells which started this process.
 ///
 /// # Errors
 /// Fails if one of its variables is missing or wrong.
 fn place_in(
     engine: &'static Engine,
     value: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<Place>, String> {
+) -> Result<Place, String> {
     let mut variables = Variables {
         value,
         read: Vec::new(),
     };
-    let absent = match variables.get(engine.index) {
-        None => true,
-        Some(text) => engine.no_index.contains(&text.as_str()),
-    };
-    let elsewhere = !engine.only_with.is_empty()
-        && !engine
-            .only_with
-            .iter()
-            .any(|name| variables.get(name).is_some());
-    if absent || elsewhere {
-        return Ok(None);
-    }
     let at = variables
         .number(engine.index)?
         .ok_or_else(|| format!("{} is not set", engine.index))?;
@@ -180,12 +182,12 @@ fn place_in(
     let index = index.map(|d| d / step).filter(|i| *i < count);
     let read = variables.read;
     match index {
-        Some(index) => Ok(Some(Place {
+        Some(index) => Ok(Place {
             engine,
             index,
             count,
             read,
-        })),
+        }),
         None => Err(format!(
             "{}: {} contradict one another: an index of {count} from {first} on by {step} is \
              expected",
@@ -234,7 +236,7 @@ fn check_number_of_indices(
 ///
 /// # Errors
 /// Fails if two engines tell different places.
-fn one_of(found: &[Place], level: Level) -> Result<Option<&Place>, String> {
+fn place_of_level(found: &[Place], level: Level) -> Result<Option<&Place>, String> {
     let mut of_level = found.iter().filter(|place| place.engine.level == level);
     let Some(first) = of_level.next() else {
         return Ok(None);
@@ -253,7 +255,7 @@ fn one_of(found: &[Place], level: Level) -> Result<Option<&Place>, String> {
 ///
 /// # Errors
 /// Fails if `FLOWGAUGE_SHARDS` is set and another number.
-fn check_count(
+fn check_given_number(
     used: &[&Place],
     count: u64,
     value: &dyn Fn(&str) -> Option<String>,
