@@ -39,16 +39,16 @@ def stratified(count, gen):
 
 
 def draw_time(family, count, gen):
-    """Half as the family has it, half uniform in ln(sigma/alpha), over which a likelihood is integrated."""
+    """Half as the family has it, half uniform in ln(sigma/alpha), over which likelihoods are integrated; uniform indices."""
+    if family == "vp":
+        return torch.floor(Ddpm.steps * torch.cat([stratified(count // 2, gen), stratified(count - count // 2, gen)]))
     half = count // 2
     log_uniform = torch.exp(LOW + (HIGH - LOW) * stratified(count - half, gen))
     u = stratified(half, gen)
     if family == "edm":
         normal = math.sqrt(2) * torch.erfinv(2 * u.clamp(1e-4, 1 - 1e-4) - 1)
         return torch.cat([torch.exp(1.2 * normal - 1.2).clamp(SIGMA_MIN, SIGMA_MAX), log_uniform])
-    if family == "fm":
-        return torch.cat([u, 1 / (1 + log_uniform)]).clamp(1 / (1 + SIGMA_MAX), 1 / (1 + SIGMA_MIN))
-    return torch.floor(Ddpm.steps * torch.cat([u, stratified(count - half, gen)]))
+    return torch.cat([u, 1 / (1 + log_uniform)]).clamp(1 / (1 + SIGMA_MAX), 1 / (1 + SIGMA_MIN))
 
 
 def drop(labels, gen):
@@ -92,8 +92,9 @@ def loss(family, core, x0, label, time, eps):
         return (weight * (denoised - x0).square()).mean()
     if family == "fm":
         return (denoised - noise - (x0 - eps)).square().mean()
-    # The hybrid loss of improved-diffusion, with the whole bound at a thousandth.
-    bound = Ddpm.steps * discrete_bound(noise, raw[:, 3:4], x0, x, time)
+    # The hybrid loss of improved-diffusion, with the whole bound at a thousandth; it is one of grey levels.
+    half = len(x0) // 2
+    bound = Ddpm.steps * discrete_bound(noise[:half], raw[:half, 3:4], x0[:half], x[:half], time[:half])
     return (noise - eps).square().mean() + 1e-3 * bound.mean()
 
 
@@ -112,8 +113,7 @@ def held_out(family, images):
 
     def report(core):
         with torch.no_grad():
-            denoised = torch.cat([core.both(*part, )[0] for part in zip(x.split(128), alpha.split(128),
-                                                                       sigma.split(128), label.split(128))])
+            denoised = torch.cat([core.both(*part)[0] for part in zip(*(v.split(128) for v in (x, alpha, sigma, label)))])
         error = ((denoised - x0) / wide(s)).square().mean((1, 2, 3))
         bits = ((high - low) * error.mean() + 0.5 * (1 + math.log(2 * math.pi) + 2 * low)) / math.log(2) + 7
         fifths = " ".join(f"{part.mean():.4f}" for part in error.chunk(5))
@@ -153,8 +153,9 @@ def train(args, images, labels, test):
         rows = torch.randint(len(images), (args.batch,), generator=gen)
         x0 = dequantize(images[rows.numpy()], gen)
         if args.family == "vp":
-            # The discrete bound is one of grey levels, so it is trained on grey levels.
-            x0 = torch.from_numpy(images[rows.numpy()]).float()[:, None] / 127.5 - 1
+            # The discrete bound is one of grey levels as they are, the others are of dequantized ones: half and half.
+            half = args.batch // 2
+            x0[:half] = torch.from_numpy(images[rows[:half].numpy()]).float()[:, None] / 127.5 - 1
         time = draw_time(args.family, args.batch, gen)
         eps = torch.randn(x0.shape, generator=gen)
         return loss(args.family, core, x0, drop(labels[rows], gen), time, eps)
@@ -181,7 +182,6 @@ def card_of(family, name, folder, provenance):
     else:
         network |= {"channels": [0, 1], "variance_channels": [1, 2], "prediction": "noise", "time": {"feed": "index"}}
         card |= {"path": {"kind": "discrete", "betas": {"linear": [Ddpm.low, Ddpm.high]}, "steps": Ddpm.steps}}
-    # Dequantized data for `edm` and `fm`; grey levels at X/127.5 - 1 were what `vp` saw.
     return card | {"data": {"range": [-1, 1], "levels": LEVELS}, "provenance": provenance}
 
 
