@@ -19,6 +19,7 @@ from torch import nn
 
 import mnist
 import train_mnist
+import train_mnist_latent as latent
 import train_mnist_maps as maps
 from common import Average
 from mnist import Ddpm, Denoiser, FlowMatching, Pixels, Run, wide
@@ -156,7 +157,10 @@ def every_part_trains_and_exports(folder, program):
     for module, own, model in calls:
         sys.argv = [module.__name__, *own, *common, f"--out={folder / model}"]
         module.main()
-    for model in ("edm", "fm", "vp"):
+    for part in ("vae", "flow", "export"):
+        sys.argv = ["latent", part, *common[:2], "--steps=3", "--batch=8", "--every=2", "--threads=1", f"--out={folder}/latent"]
+        latent.main()
+    for model in ("edm", "fm", "vp", "latent"):
         card = folder / model / "card.yaml"
         if program:
             said = subprocess.run([program, "inspect", card], capture_output=True, text=True)
