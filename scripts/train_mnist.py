@@ -191,7 +191,7 @@ def processor():
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{model}, {torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
 
 
 def export_family(args, images, path):
