@@ -125,6 +125,9 @@ fn latex_text(text: &str) -> String {
             '²' => out += "$^2$",
             // A double hyphen would become a dash.
             '-' => out += "{-}",
+            // At the start of a row they would belong to the end of the row before.
+            '[' => out += "{[}",
+            '*' => out += "{*}",
             c if c.is_ascii() => out.push(c),
             _ => out.push('?'),
         }
