@@ -353,6 +353,10 @@ def report(
     columns: str | Sequence[str] | None = None,
     claims: PathLike | None = None,
     hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    figures: PathLike | None = None,
+    width: str | None = None,
+    font: PathLike | None = None,
+    font_size: str | None = None,
     json: bool = False,
     color: str | None = None,
     quiet: bool = False,
@@ -368,6 +372,10 @@ def report(
     columns: str | Sequence[str] | None = None,
     claims: PathLike | None = None,
     hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    figures: PathLike | None = None,
+    width: str | None = None,
+    font: PathLike | None = None,
+    font_size: str | None = None,
     json: bool = False,
     color: str | None = None,
     quiet: bool = False,
@@ -382,6 +390,10 @@ def report(
     columns: str | Sequence[str] | None = None,
     claims: PathLike | None = None,
     hub_dataset: Mapping[str, str] | str | Sequence[str] | None = None,
+    figures: PathLike | None = None,
+    width: str | None = None,
+    font: PathLike | None = None,
+    font_size: str | None = None,
     json: bool = False,
     color: str | None = None,
     quiet: bool = False,
@@ -394,6 +406,9 @@ def report(
     With `export`, such as `"latex"`, `"markdown"` or `"json"`, the text is returned; with `out` it
     is written there, and the paths of the files are returned. `columns` chooses the columns of
     tables, and `claims` is the file of published numbers whose verdicts are exported too.
+
+    With `figures` the figures for a paper are written to that folder, as SVG and PDF of this `width`,
+    such as `"column"` or `"84mm"`, in the letters of `font` and `font_size`.
     """
     values = {
         "out": out,
@@ -401,6 +416,10 @@ def report(
         "columns": columns if columns is None else ",".join(several(columns)),
         "claims": claims,
         "hub_dataset": hub_dataset,
+        "figures": figures,
+        "width": width,
+        "font": font,
+        "font_size": font_size,
         "json": json,
         "color": color,
         "quiet": quiet,
