@@ -196,7 +196,7 @@ def without_times(path):
     return "\n".join(",".join(row[i] for i in kept) for row in rows).encode()
 
 
-def wait_until(what, ready, seconds=120.0):
+def wait_until(what, ready, seconds=300.0):
     """Waits until something holds."""
     began = time.monotonic()
     while not ready():
