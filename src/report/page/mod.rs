@@ -147,7 +147,7 @@ fn evaluated_samples(view: &ReportView) -> usize {
 fn table_of_contents(view: &ReportView) -> Markup {
     html! {
         nav aria-label="Contents" {
-            a href="#summary" { "In short" }
+            a href="#verdict" { "What was found" }
             a href="#results" { "Results" }
             @if view.models.len() > 1 {
                 @for (i, model) in view.models.iter().enumerate() {

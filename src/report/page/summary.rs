@@ -67,10 +67,11 @@ pub(super) fn summary_section(view: &ReportView) -> Markup {
         .filter(|group| !group.rows.is_empty() && !group.reference_under_other_solver)
         .collect();
     let has_no_likelihood = |model: &&&str| compared.iter().all(|group| group.model != **model);
+    let has_samples = |model: &&str| !sample_metric_sentences(view, model).is_empty();
+    let is_empty = compared.is_empty() && !view.models.iter().any(has_samples);
     html! {
-        section #summary {
+        @if !is_empty { section #summary {
             h2 { "In short" }
-            @if compared.is_empty() { p.empty { "No likelihood has been measured." } }
             div.cards {
                 @for group in &compared { (summary_card(view, group)) }
                 @for model in view.models.iter().filter(has_no_likelihood) {
@@ -81,7 +82,7 @@ pub(super) fn summary_section(view: &ReportView) -> Markup {
                     } }
                 }
             }
-        }
+        } }
     }
 }
 

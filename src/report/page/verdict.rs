@@ -5,11 +5,12 @@ use maud::{Markup, html};
 use super::data_table::name_markup;
 use super::results::{distance_from_floor, find_floor};
 use super::summary::non_breaking;
+use crate::num::importance_weights::MAX_RELIABLE_SHAPE;
 use crate::report::figures::FLOOR_SAMPLER;
 use crate::report::number_format::{counted, format_significant, format_with_error, if_finite};
 use crate::report::text::sanitize_line;
 use crate::report::view::{ComparisonGroup, ReportView};
-use crate::rows::{BudgetRow, EstimateKind, MetricRow, SummaryRow};
+use crate::rows::{BudgetRow, CalibrationRow, EstimateKind, MetricRow, ReweightRow, SummaryRow};
 
 /// The number of combined standard errors from which a statistic is told apart from its floor.
 const TOLD_APART: f64 = 2.0;
@@ -48,7 +49,10 @@ fn model_sentence(view: &ReportView, model: &str) -> Option<Markup> {
             let row = group.reference_row().or(group.rows.first().copied())?;
             Some(likelihood_sentence(view, group, row))
         }
-        None => samples_sentence(view, model).or_else(|| other_sentence(view, model)),
+        None => samples_sentence(view, model)
+            .or_else(|| reweight_sentence(view, model))
+            .or_else(|| calibration_sentence(view, model))
+            .or_else(|| other_sentence(view, model)),
     }
 }
 
@@ -159,18 +163,56 @@ fn samples_sentence(view: &ReportView, model: &str) -> Option<Markup> {
     })
 }
 
+/// The sentence of a model whose samples were only reweighted.
+fn reweight_sentence(view: &ReportView, model: &str) -> Option<Markup> {
+    let of_model = |row: &&ReweightRow| row.model == model;
+    let rows: Vec<&ReweightRow> = view.tables.reweight.iter().filter(of_model).collect();
+    let ess = rows.iter().find(|row| row.quantity == "ess")?;
+    let same = |row: &&&ReweightRow| {
+        (&row.target, &row.sampler, &row.estimator) == (&ess.target, &ess.sampler, &ess.estimator)
+    };
+    let khat = rows.iter().filter(same).find(|row| row.quantity == "khat");
+    Some(html! {
+        "reweighted to " (name_markup(&ess.target)) " keeps an effective sample size of "
+        b { (non_breaking(&format_with_error(Some(ess.value), ess.stderr))) " of " (ess.n) }
+        " samples by " (name_markup(&ess.sampler)) " with " (name_markup(&ess.estimator))
+        @match khat {
+            Some(khat) if khat.value > MAX_RELIABLE_SHAPE => {
+                "; k\u{302} is " (format_significant(khat.value, 2))
+                ", so that a few weights decide everything and the number is not to be trusted."
+            }
+            Some(khat) => {
+                "; k\u{302} is " (format_significant(khat.value, 2))
+                ", which its interval allows for."
+            }
+            None => ".",
+        }
+    })
+}
+
+/// The sentence of a posterior of which only the calibration was measured.
+fn calibration_sentence(view: &ReportView, model: &str) -> Option<Markup> {
+    let tested =
+        |row: &&CalibrationRow| row.model == model && row.statistic == "ecdf" && row.p.is_some();
+    let rows: Vec<&CalibrationRow> = view.tables.calibration.iter().filter(tested).collect();
+    let all = rows.iter().find(|row| row.parameter == "all");
+    let row = all.or(rows.first())?;
+    let p = row.p?;
+    Some(html! {
+        @if p < 0.05 { "is not calibrated" } @else { "shows no miscalibration" }
+        " on " (name_markup(&row.dataset)) ": the ranks of true parameters over "
+        (counted(row.n as f64, "observations"))
+        @if p < 0.05 { " are not uniform" } @else { " may be uniform" }
+        " (p = " (format_significant(p, 2)) ")"
+        @if p >= 0.05 { ", which is necessary for a posterior and not sufficient" }
+        "."
+    })
+}
+
 /// The sentence of a model of which only other things were measured.
 fn other_sentence(view: &ReportView, model: &str) -> Option<Markup> {
     let tables = view.tables;
     let measured = [
-        (
-            "the calibration of its posterior",
-            tables.calibration.iter().any(|row| row.model == model),
-        ),
-        (
-            "the reweighting of its samples",
-            tables.reweight.iter().any(|row| row.model == model),
-        ),
         (
             "the mass of its density",
             tables.mass.iter().any(|row| row.model == model),
