@@ -135,7 +135,7 @@ impl InspectArgs {
                     card.shape,
                     one_call.kind()
                 ));
-                answer.say(format!("{}", one_call.describe()));
+                answer.say(one_call.describe().to_string());
                 if let OneCall::Flow { .. } = one_call {
                     answer.say(format!("latents N(0, {}^2 I)", model.prior.std));
                 }
@@ -239,10 +239,8 @@ impl InspectArgs {
             );
         }
         if card.one_call.is_some() {
-            answer.say(format!(
-                "whether a density integrates to one is estimated by `mass: {{samples: 4096}}` in a \
-                 config"
-            ));
+            answer.say("whether a density integrates to one is estimated by `mass: {{samples: 4096}}` in a \
+                 config");
         } else if let Some(data) = &data {
             let report = add_reading_check(&mut answer, &model, data, &self.runtime_args)?;
             line = report.sentence();
@@ -600,7 +598,7 @@ fn add_graph(
     sha256: &str,
     derivable: &GraphDifferentiability,
 ) -> GraphSummary {
-    answer.say(format!("{name}"));
+    answer.say(name);
     answer.say(format!(
         "  sha256 {sha256}, opset {}, {} parameters",
         model.opset(),

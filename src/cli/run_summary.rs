@@ -117,7 +117,7 @@ pub(super) fn answer_line(run: &RunResults, report: &Path) -> String {
         .tables
         .summary
         .chunk_by(|a, b| (&a.model, &a.dataset) == (&b.model, &b.dataset))
-        .filter_map(|group| first_likelihood(group))
+        .filter_map(first_likelihood)
         .collect();
     if found.is_empty() {
         let own = |row: &&MetricRow| row.sampler != FLOOR;

@@ -101,12 +101,15 @@ impl ProgressStatus {
     }
 }
 
+/// Prints an event of a name.
+type Announce = dyn Fn(&str) + Send + Sync;
+
 /// Shows how far some work is, until the display is dropped.
 pub(crate) struct ProgressDisplay {
     /// The line on a terminal.
     bar: Option<ProgressBar>,
     /// Prints an event of this name.
-    announce: Option<Box<dyn Fn(&str) + Send + Sync>>,
+    announce: Option<Box<Announce>>,
     /// The thread that updates the line. It ends when the sender is dropped.
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
