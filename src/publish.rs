@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use self::side_by_side::LabelledRun;
+use self::labelled_run::LabelledRun;
 use crate::journal::{self, Journal, Outcome, RunDirectory, outstanding_trials, read_plan};
 use crate::output::{check_output_folder, write_atomic};
 use crate::plan::{Plan, PlanFile, PlannedModel};
@@ -15,6 +15,7 @@ use crate::rows::Tables;
 use crate::table;
 
 mod across_runs;
+mod labelled_run;
 mod side_by_side;
 
 /// The tables of a run, and the number of trials that are missing from them.

@@ -23,7 +23,6 @@ use crate::status;
 /// The examples of the help.
 const EXAMPLES: &str = "\
 Examples:
-  flowgauge report reports/quickstart
   flowgauge report reports/quickstart --export latex --columns estimator,nats,cost
   flowgauge report reports/quickstart --figures paper --width 84mm
   flowgauge report reports/first reports/second --out reports/both --json";

@@ -25,7 +25,7 @@ Examples:
 pub(super) struct StatusArgs {
     /// The run directory
     dir: PathBuf,
-    /// Look again every so many seconds until nothing is outstanding
+    /// Look again every so many seconds until nothing is outstanding; with --json each look is a line
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "5", value_parser = parse_seconds)]
     watch: Option<f64>,
     #[command(flatten)]
@@ -57,6 +57,11 @@ impl StatusArgs {
         if self.watch.is_some() && !self.json.json && std::io::stdout().is_terminal() {
             // Clears the terminal, so that one state is seen at a time.
             print_stdout(format_args!("\x1b[2J\x1b[H"));
+        }
+        if self.watch.is_some() && self.json.json {
+            let line = serde_json::to_string(status).unwrap_or_default();
+            print_stdout(format_args!("{line}\n"));
+            return Exit::Success;
         }
         let mut answer = Answer::new("status", headline(status));
         lines(status).into_iter().for_each(|line| answer.say(line));

@@ -9,7 +9,7 @@ use crate::report::Facts;
 use crate::rows::{RunRow, SummaryRow, Tables};
 use sha2::{Digest, Sha256};
 
-use super::side_by_side::LabelledRun;
+use super::labelled_run::LabelledRun;
 
 /// The rows of every dataset, by its SHA-256, that at least two of the runs evaluated. The first row of a
 /// dataset is the reference of the first run, from which all differences are taken.

@@ -4,23 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::across_runs::run_rows;
+use super::labelled_run::LabelledRun;
 use crate::report::Facts;
 use crate::rows::Tables;
-
-/// The tables and facts of one run, with a label for the run.
-pub(super) struct LabelledRun {
-    /// The run's name. [`join_runs`] adds a number if another run has the same name.
-    pub label: String,
-    pub tables: Tables,
-    pub facts: Facts,
-}
-
-impl LabelledRun {
-    /// The tables and facts without the label.
-    pub(super) fn into_tables_and_facts(self) -> (Tables, Facts) {
-        (self.tables, self.facts)
-    }
-}
 
 /// The tables and facts of all runs. A model's name that occurs in several runs is followed by the
 /// run's label.

@@ -113,7 +113,7 @@ fn an_exact_posterior_passes_and_wrong_draws_are_rejected() {
     assert!(ranks.iter().all(|row| row["status"] == "ok"));
     let page = read(&run.join("index.html"));
     assert!(page.contains("Calibration of the posterior"));
-    assert!(page.contains("<figure id=\"calibration-"));
+    assert!(page.contains("<figure class=\"plot\" id=\"calibration-"));
 }
 
 #[test]

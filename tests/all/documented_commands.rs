@@ -20,6 +20,10 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "the run of the quickstart; exports.rs runs every form on a smaller one",
     ),
     (
+        "flowgauge report reports/quickstart --figures paper --width column",
+        "the run of the quickstart; exports.rs draws the figures of a smaller one",
+    ),
+    (
         "flowgauge report reports/quickstart --export model-index --out model-index.yaml",
         "the run of the quickstart; exports.rs runs every form on a smaller one",
     ),

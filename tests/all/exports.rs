@@ -233,6 +233,90 @@ fn what_a_form_lacks_is_said() {
     flowgauge(at, &["report", "done", "--quiet"]).is(0);
 }
 
+/// Figures for a paper are files of each form, in a font by choice; what they cannot be is refused.
+#[test]
+fn figures_for_a_paper_are_written() {
+    let folder = run();
+    let at = folder.path();
+    std::fs::write(at.join("letters.ttf"), dejavu::serif::regular()).expect("a font");
+    std::fs::write(at.join("none.ttf"), "no font").expect("a file");
+    let figures = [
+        "--figures",
+        "paper",
+        "--width",
+        "84mm",
+        "--font",
+        "letters.ttf",
+    ];
+    flowgauge(at, &[&["report", "done"][..], &figures].concat()).is(0);
+    let read = |name: &str| std::fs::read(at.join("paper").join(name)).expect("a figure");
+    assert!(read("bias-moons.pdf").starts_with(b"%PDF-"));
+    let svg = String::from_utf8(read("bias-moons.svg")).expect("text");
+    assert!(svg.contains("font-family=\"DejaVu Serif,"), "{svg}");
+    assert!(!svg.contains("moons · bias"), "no title");
+    let data = String::from_utf8(read("bias-moons.csv")).expect("text");
+    assert!(data.starts_with("panel,series,mark,x_label,x,y_label,y\n"));
+    assert!(data.contains("hutchinson(probes=2)"), "{data}");
+    assert!(read("bias-moons.txt").ends_with(b".\n"));
+    for (args, words) in [
+        (&["--width=wide"][..], &["--width", "column", "84mm"][..]),
+        (&["--font-size=99"], &["--font-size", "24pt"]),
+        (&["--font=none.ttf"], &["none.ttf", "TrueType"]),
+        (&["--font=absent.ttf"], &["absent.ttf"]),
+    ] {
+        let args = [&["report", "done", "--figures=other"], args].concat();
+        refused(at, &args, words);
+        assert!(!at.join("other").exists(), "{args:?}");
+    }
+    refused(at, &["report", "done", "--width=84mm"], &["--figures"]);
+}
+
+/// Runs that evaluated the same data are compared per sample, and a model of the same name is told apart by
+/// its files.
+#[test]
+fn runs_on_the_same_data_are_paired() {
+    let folder = run();
+    let at = folder.path();
+    write(
+        at,
+        "other.yaml",
+        format!(
+            "name: other\nlikelihood:\n\
+             - {{model: {0}/moons/card.yaml, data: {0}/moons/heldout.npy, samples: 16, \
+             estimators: [exact], solvers: [{{heun: {{steps: 7}}}}]}}\n",
+            models("")
+        ),
+    );
+    flowgauge(at, &["run", "other.yaml", "--out=more", "--quiet"]).is(0);
+    flowgauge(at, &["report", "done", "more", "--out=both", "--quiet"]).is(0);
+    let text = std::fs::read_to_string(at.join("both/tables/runs.csv")).expect("a table");
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let rows: Vec<std::collections::BTreeMap<String, String>> = reader
+        .deserialize()
+        .collect::<Result<_, _>>()
+        .expect("rows");
+    assert_eq!(
+        (rows[0]["run"].as_str(), rows[0]["pairs"].as_str()),
+        ("tables", "0")
+    );
+    let last = rows.last().expect("a row");
+    assert_eq!(
+        (last["run"].as_str(), last["estimator"].as_str()),
+        ("other", "exact")
+    );
+    assert_eq!(last["pairs"], "16", "the samples that both runs have");
+    let number = |key: &str| last[key].parse::<f64>().expect("a number");
+    assert!(number("low") < number("difference") && number("difference") < number("high"));
+    assert!(
+        rows.iter()
+            .all(|row| row["model_sha256"] == rows[0]["model_sha256"])
+    );
+    let page = std::fs::read_to_string(at.join("both/index.html")).expect("a page");
+    assert!(page.contains("Runs side by side"));
+    let alone = std::fs::read_to_string(at.join("done/index.html")).expect("a page");
+    assert!(!alone.contains("Runs side by side"));
+}
+
 #[test]
 fn completions_and_manual_pages_name_every_verb() {
     let folder = folder();

@@ -277,8 +277,9 @@ fn every_place_takes_what_fits_and_nothing_else() {
 }
 
 /// Flags and keys that name a file which is no array of samples.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
     "--ort-lib",
+    "--font",
     "--png",
     "--claims",
     "--save-reference",

@@ -115,6 +115,7 @@ fn headers_of_every_table() {
         ("steps", header(&tables.steps)),
         ("calibration", header(&tables.calibration)),
         ("ranks", header(&tables.ranks)),
+        ("runs", header(&tables.runs)),
     ];
     let files = tables.files().expect("no rows");
     let all: Vec<&str> = files.iter().map(|(name, _)| *name).collect();

@@ -23,7 +23,7 @@ struct Call {
 /// Verbs that print what another program reads, and so no line of their own.
 const FOR_PROGRAMS: [&str; 3] = ["schema", "completions", "man"];
 
-const CALLS: [Call; 15] = [
+const CALLS: [Call; 16] = [
     Call {
         args: "run config.yaml --out out --quiet",
         last: "(exact, 5 samples); report: out",
@@ -79,6 +79,11 @@ const CALLS: [Call; 15] = [
             "mismatch",
             "verdicts.0.verdict",
         ],
+    },
+    Call {
+        args: "status out",
+        last: "trials finished (100 %), 0 failed, 0 outstanding",
+        keys: &["trials", "finished", "outstanding"],
     },
     Call {
         args: "gate out --claims claims.yaml",

@@ -247,7 +247,11 @@ mod tests {
             assert_eq!(text.lines().count(), 3, "{text}");
             assert!(text.contains("12.161 ± 0.030"), "{text}");
         }
-        assert!(plain(&table().render(Some(50))).contains("hutchinson(probes…"));
+        let narrow = plain(&table().render(Some(50)));
+        assert!(
+            narrow.contains("  hutchinson(probes=8 distr…  "),
+            "{narrow}"
+        );
         assert!(plain(&table().render(None)).contains("distribution=gaussian)"));
     }
 

@@ -37,7 +37,7 @@ pub(super) fn conventions_section(view: &ReportView, group: &ComparisonGroup) ->
                     }
                     td.wide {
                         @if !convention.reason.is_empty() {
-                            "Does not apply: " (sanitize_line(&convention.reason)) ". "
+                            "does not apply: " (sanitize_line(&convention.reason)) ". "
                         }
                         (sanitize_line(&convention.formula))
                         " (" (sanitize_line(&convention.source)) ")"
