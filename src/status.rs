@@ -108,7 +108,8 @@ impl StatusReader {
         throughput.sort_by(|a, b| b.finished.cmp(&a.finished).then(a.worker.cmp(&b.worker)));
         let processes = self.processes(&journal)?;
         let outstanding = outstanding_trials(&file.plan, &journal, false).len();
-        let lost_shards = lost_shards(&[self.dir.clone()], &file, &journal, &processes)?;
+        let dirs = std::slice::from_ref(&self.dir);
+        let lost_shards = lost_shards(dirs, &file, &journal, &processes)?;
         Ok(RunStatus {
             name: file.plan.name.clone(),
             trials: file.plan.trials.len(),
