@@ -8,9 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow};
-pub(super) use image::codecs::png::CompressionType;
-use image::codecs::png::{FilterType, PngEncoder};
-use image::{ColorType, ImageEncoder};
+use image::codecs::png::CompressionType;
 use ndarray::{ArrayView, Axis};
 use plotters::coord::Shift;
 use plotters::element::{Drawable, PointCollection};
@@ -19,6 +17,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 pub(super) use super::backend::Backend;
 use super::backend::BackendCall;
+use super::encode::{encode_png, escaped};
 use super::font::FigureFont;
 use super::pdf::PdfBackend;
 use super::svg::SvgBackend;
@@ -426,27 +425,6 @@ fn downsampled(pixels: &[u8], wide: usize, side: usize) -> Result<Vec<u8>> {
         .sum_axis(Axis(1))
         .mapv(|sum| ((sum + area / 2) / area) as u8);
     Ok(means.into_iter().collect())
-}
-
-/// A text as the value of an attribute.
-pub(super) fn escaped(text: &str) -> String {
-    maud::html! { (text) }.into_string()
-}
-
-/// The image as PNG bytes.
-pub(super) fn encode_png(
-    rgb: &[u8],
-    (width, height): (u32, u32),
-    compression: CompressionType,
-) -> Result<Vec<u8>> {
-    let mut png = Vec::new();
-    PngEncoder::new_with_quality(&mut png, compression, FilterType::Adaptive).write_image(
-        rgb,
-        width,
-        height,
-        ColorType::Rgb8,
-    )?;
-    Ok(png)
 }
 
 fn to_rgb([r, g, b]: Colour) -> RGBColor {

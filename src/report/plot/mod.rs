@@ -2,6 +2,7 @@
 
 mod backend;
 mod canvas;
+mod encode;
 mod font;
 mod labels;
 mod panel;

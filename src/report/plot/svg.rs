@@ -7,13 +7,14 @@
 use std::convert::Infallible;
 
 use base64::Engine as _;
+use image::codecs::png::CompressionType;
 use plotters::prelude::DrawingBackend;
 use plotters::style::text_anchor::{HPos, VPos};
 use plotters::style::{FontStyle, FontTransform};
 use plotters_backend::{BackendColor, BackendStyle, BackendTextStyle, DrawingErrorKind};
 
 use super::backend::Backend;
-use super::canvas::{CompressionType, encode_png, escaped};
+use super::encode::{encode_png, escaped};
 use super::font::FONT_SIZE_PER_EM;
 use crate::report::figure_spec::Raster;
 
