@@ -50,11 +50,13 @@ impl<'a> Column<'a> {
         }
     }
 
+    /// The column with an explanation.
     pub(super) fn meaning(self, meaning: impl Into<Cow<'a, str>>) -> Column<'a> {
         let meaning = meaning.into();
         Column { meaning, ..self }
     }
 
+    /// The column, hidden at first.
     pub(super) fn off(self) -> Column<'a> {
         Column {
             is_off: true,

@@ -62,10 +62,12 @@ pub(super) struct Rect {
 }
 
 impl Rect {
+    /// The distance between the vertical sides.
     pub(super) fn width(&self) -> f64 {
         self.right - self.left
     }
 
+    /// The distance between the horizontal sides.
     pub(super) fn height(&self) -> f64 {
         self.bottom - self.top
     }

@@ -62,6 +62,7 @@ impl FigureFont {
         Ok(font)
     }
 
+    /// The name of the family.
     pub(super) fn family(&self) -> &str {
         &self.family
     }

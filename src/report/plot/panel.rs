@@ -15,6 +15,7 @@ const HEADING: FontSpec = FontSpec {
     bold: true,
     colour: INK,
 };
+/// The labels of axes.
 pub(super) const LABEL: FontSpec = FontSpec {
     size: 12.0,
     bold: false,
