@@ -134,7 +134,12 @@ pub(crate) fn execute_run(
     };
     let begin = || begin_or_resume(written, prepared, runtime, options, &writer);
     // Processes that claim trials need no locks: they may be on file systems without any.
-    let mut team = None;
+    // A process joins before it reads what is outstanding: a trial that another commits in between
+    // is then news to it, and is not taken for one whose committed files were damaged.
+    let team = match options.part {
+        RunPart::Claims { lease } => Some(Box::new(Team::join(&options.out, &name, lease)?)),
+        _ => None,
+    };
     let Beginning { journal, damaged } = match options.part {
         RunPart::Claims { .. } => begin()?,
         _ => with_run_lock(&options.out, begin)?,
@@ -156,9 +161,6 @@ pub(crate) fn execute_run(
     };
     if todo.is_empty() {
         return Ok(RunEnd::Completed(None));
-    }
-    if let RunPart::Claims { lease } = options.part {
-        team = Some(Box::new(Team::join(&options.out, &name, lease)?));
     }
     let lease = LeaseKeeper::begin(
         &options.out,
