@@ -380,10 +380,11 @@ def tips(browser, report: Report, tables: list[dict]) -> None:
     with Visit(browser, report) as visit:
         page = visit.page
         tooltip = page.locator(".tooltip")
-        drawings = page.locator(".drawing svg:has(.tips [data-tip])")
+        drawings = page.locator(".drawing > svg:has(.tip, .series)")
         hold(f"{report.name}: figures have values", drawings.count() > 0)
         for at in range(min(6, drawings.count())):
-            marks = drawings.nth(at).locator(".tips [data-tip]")
+            drawings.nth(at).dispatch_event("pointerenter")  # What gives its values to a cloud of points.
+            marks = drawings.nth(at).locator("[data-tip]")
             values = marks.evaluate_all("(marks) => marks.map((mark) => mark.dataset.tip)")
             marks.first.scroll_into_view_if_needed()
             box = marks.first.bounding_box()

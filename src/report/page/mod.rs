@@ -246,7 +246,7 @@ fn config_section(view: &ReportView) -> Markup {
         @if !view.facts.config.trim().is_empty() {
             section #config {
                 h2 { "The config" }
-                pre { code { (sanitize_block(&view.facts.config)) } }
+                pre tabindex="0" role="region" aria-label="The config" { code { (sanitize_block(&view.facts.config)) } }
             }
         }
     }

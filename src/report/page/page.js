@@ -320,7 +320,8 @@ function valueAt({ label, scale, unit, range: [low, high], names }, part) {
   if (names.length > 0) return names[names.length - 1 - Math.round(place)] ?? "";
   const step = 10 ** Math.floor(Math.log10((high - low) / 500));
   const value = { linear: Math.round(place / step) * step, log: 10 ** place }[scale] ?? unit * Math.sinh(place * Math.LN10);
-  return `${label.split(":")[0]} ${Number(value.toPrecision(3 + (scale === "linear")))}`.replace("-", "−");
+  const digits = `${Number(value.toPrecision(3 + (scale === "linear")))}`.replace("-", "−");
+  return `${label.split(":")[0]} ${digits}`;
 }
 
 /** Gives values to the series that have none of their own. */
