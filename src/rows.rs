@@ -185,6 +185,19 @@ pub struct StepRow {
     pub coupling: Option<f64>,
     /// The mean weight of the look-ahead; absent in modes without one.
     pub blend: Option<f64>,
+    /// The largest singular value of the step's Jacobian, the mean over the samples at which it was
+    /// measured; absent without `lipschitz`.
+    #[serde(default)]
+    pub lipschitz: Option<f64>,
+    /// The standard error of `lipschitz` over those samples.
+    #[serde(default)]
+    pub lipschitz_stderr: Option<f64>,
+    /// The largest one of those samples.
+    #[serde(default)]
+    pub lipschitz_max: Option<f64>,
+    /// The largest distance of one of them to a true singular value, which more iterations lower.
+    #[serde(default)]
+    pub lipschitz_residual: Option<f64>,
     /// Evaluations of the network per sample, in this step.
     pub evaluations: u64,
     /// Jacobian products per sample, in this step.
@@ -1052,7 +1065,7 @@ pub fn rows_to_csv<T: Serialize>(rows: &[T]) -> Result<Vec<u8>, csv::Error> {
 }
 
 /// The columns that a table has only if a row has a value there.
-const OPTIONAL_COLUMNS: [&str; 7] = [
+const OPTIONAL_COLUMNS: [&str; 11] = [
     "guidance",
     "conditions",
     "bound_prior",
@@ -1060,6 +1073,10 @@ const OPTIONAL_COLUMNS: [&str; 7] = [
     "bound_reconstruction",
     "inverse_residual",
     "observables",
+    "lipschitz",
+    "lipschitz_stderr",
+    "lipschitz_max",
+    "lipschitz_residual",
 ];
 
 /// The table without its optional columns that have no values.

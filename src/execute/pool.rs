@@ -312,12 +312,14 @@ impl<'a> WorkerPool<'a> {
                 _ => {}
             }
         }
-        if samplers
-            .iter()
-            .filter(|s| s.flow_map().is_none())
-            .any(|s| s.cost(&SamplerContext::for_model(self.model)).products > 0)
-        {
-            self.open_tangents(&mut worker, JacobianOptions::default())?;
+        let context = SamplerContext::for_model(self.model);
+        let with_products = |s: &&Sampler| s.flow_map().is_none() && s.cost(&context).products > 0;
+        for sampler in samplers.iter().filter(with_products) {
+            let options = JacobianOptions {
+                vjp: sampler.needs_vjp(),
+                exact_trace: false,
+            };
+            self.open_tangents(&mut worker, options)?;
         }
         for used in samplers.iter().filter_map(|s| s.flow_map()) {
             let derivatives = FlowMapDerivatives {

@@ -102,6 +102,10 @@ fn step_log_row(model: &str, around: &SteinDiff, step: &SteinDiffStepLog) -> row
         s_div: known.map(|s| s.mean_divergence),
         coupling: known.and_then(|s| s.coupling),
         blend: step.mean_blend_weight,
+        lipschitz: step.lipschitz.map(|found| found.mean.value),
+        lipschitz_stderr: step.lipschitz.and_then(|found| found.mean.stderr),
+        lipschitz_max: step.lipschitz.map(|found| found.largest),
+        lipschitz_residual: step.lipschitz.map(|found| found.residual),
         evaluations: step.evaluations,
         jvps: step.products,
     }

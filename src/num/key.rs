@@ -90,6 +90,8 @@ pub enum Purpose {
     Control = 51,
     /// The noise that is added to data to check what a card says of its network.
     Reading = 61,
+    /// The first directions of the iterations that find the largest singular values.
+    Lanczos = 65,
     /// The places of ranks among equal draws.
     RankTie = 71,
     /// The reference points of TARP.

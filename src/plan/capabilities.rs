@@ -259,6 +259,17 @@ pub fn check_centred_states(model: &Model, data: &Dataset) -> Result<()> {
 /// Fails if it does not. The message names the card and what it lacks.
 pub fn check_sampler_supported(model: &Model, sampler: &Sampler) -> Result<()> {
     model.check_has_velocity()?;
+    if let Some(why) = Some(sampler)
+        .filter(|s| s.needs_vjp())
+        .and_then(|_| model.vjp_unsupported())
+    {
+        bail!(
+            "{}: {} takes products with the transposed Jacobian, which the network does not have: \
+             {why}; expected no `lipschitz`",
+            model.path.display(),
+            sampler.name()
+        );
+    }
     let Some(used) = sampler.flow_map() else {
         return Ok(());
     };

@@ -330,6 +330,10 @@ fn step(model: String, sampler: String, i: usize) -> StepRow {
         s_div: Some(1.0),
         coupling: Some(1.1),
         blend: None,
+        lipschitz: Some(1.5),
+        lipschitz_stderr: Some(0.1),
+        lipschitz_max: Some(2.0),
+        lipschitz_residual: Some(0.01),
         evaluations: 2,
         jvps: 10,
     }

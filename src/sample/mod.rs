@@ -405,6 +405,11 @@ pub trait SamplingMethod: Sync {
         None
     }
 
+    /// Whether the sampler takes products with the transposed Jacobian.
+    fn needs_vjp(&self) -> bool {
+        false
+    }
+
     /// The size N of a population: samples that share a statistic and must be drawn together.
     ///
     /// The first population holds the samples 0 to N − 1, the second N to 2N − 1, and so on. `None`

@@ -565,6 +565,70 @@ pub fn step_jacobian_products(
     })
 }
 
+/// J_Tᵀ w of a proposed step, with the same constants as in [`step_jacobian_products`].
+///
+/// # Errors
+/// Fails if the model cannot be evaluated, or has no products with the transposed Jacobian.
+pub fn step_transposed_products(
+    step: &SamplerStep,
+    proposal: &StepProposal,
+    w: &TangentBatch,
+    context: &SamplerContext,
+    field: &mut dyn JacobianOperator,
+) -> Result<TangentBatch, EvalError> {
+    let mut transposed = |at: &EvaluatedPrediction, place, w: &TangentBatch| {
+        prediction_vjp(
+            step.prediction,
+            &proposal.samples,
+            &at.state,
+            place,
+            w,
+            context,
+            field,
+        )
+    };
+    let first = (step.from.t, step.reading);
+    let (Some(corrector), Some(second)) = (&step.corrector, &proposal.second) else {
+        return Ok(
+            transposed(&proposal.first, first, &(w * step.weights[1]))? + w * step.weights[0]
+        );
+    };
+    // What reaches the middle state, and through it the first prediction and the state.
+    let place = (corrector.at.t, corrector.reading);
+    let middle = transposed(second, place, &(w * corrector.weights[1]))?;
+    let to_first = w * corrector.weights[2] + &middle * step.weights[1];
+    let from_first = transposed(&proposal.first, first, &to_first)?;
+    Ok(w * corrector.weights[0] + middle * step.weights[0] + from_first)
+}
+
+/// The transposed Jacobian of the prediction times w.
+fn prediction_vjp(
+    prediction: StepPrediction,
+    samples: &[SampleId],
+    x: &Batch,
+    (t, reading): (f64, Option<Affine>),
+    w: &TangentBatch,
+    context: &SamplerContext,
+    field: &mut dyn JacobianOperator,
+) -> Result<TangentBatch, EvalError> {
+    let velocity = field
+        .vjp(Points::new(samples, &vec![t; x.nrows()], x), w)?
+        .ok_or_else(|| {
+            EvalError::Missing(
+                "this model offers no products with its transposed Jacobian".to_owned(),
+            )
+        })?;
+    let product = if prediction == StepPrediction::Velocity {
+        velocity
+    } else {
+        denoised_jvp(&velocity, w, t, context)
+    };
+    Ok(match reading {
+        Some(Affine { a, b }) => product * b + w * a,
+        None => product,
+    })
+}
+
 /// The Jacobian of the prediction times z.
 fn prediction_jvp(
     prediction: StepPrediction,
@@ -587,7 +651,7 @@ fn prediction_jvp(
     })
 }
 
-/// J_D z = a z + b J_v z, because D = a x + b v on every path.
+/// J_D z = a z + b J_v z, because D = a x + b v on every path. The same holds for the transposes.
 fn denoised_jvp(
     velocity: &TangentBatch,
     z: &TangentBatch,

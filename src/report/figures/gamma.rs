@@ -1,5 +1,5 @@
-//! SteinDiff's factor γ over the steps, before its bounds and as it was applied, and the coupling
-//! ratio that its formula assumes to be 1.
+//! SteinDiff's factor γ over the steps, before its bounds and as it was applied, the coupling ratio
+//! that its formula assumes to be 1, and the largest singular value of each step's Jacobian.
 
 use std::collections::BTreeMap;
 
@@ -67,6 +67,8 @@ struct MeanStep {
     n: usize,
     /// The coupling ratio.
     coupling: Option<f64>,
+    /// The largest singular value of the step's Jacobian.
+    lipschitz: Option<f64>,
     /// Whether γ was known but not applied in at least one population.
     not_applied: bool,
 }
@@ -94,7 +96,18 @@ fn gamma_figure<'a>(
     let label = "half log signal-to-noise ratio ln(α/σ) before the step";
     let mut panels = vec![gamma_panel(&runs, Axis::with_range(label, ends, 6))];
     if all().any(|step| step.coupling.is_some()) {
-        panels.push(coupling_panel(&runs, Axis::with_range(label, ends, 6)));
+        let x = Axis::with_range(label, ends, 6);
+        panels.push(ratio_panel("Coupling ratio", "ratio", &runs, x, |step| {
+            step.coupling
+        }));
+    }
+    let measured = all().any(|step| step.lipschitz.is_some());
+    if measured {
+        let x = Axis::with_range(label, ends, 6);
+        let title = "Largest singular value of the step";
+        panels.push(ratio_panel(title, "σ max", &runs, x, |step| {
+            step.lipschitz
+        }));
     }
     let mut legend: Vec<LegendEntry> = runs
         .iter()
@@ -126,7 +139,13 @@ fn gamma_figure<'a>(
          populations. The line shows the applied γ. Hollow points show γ before its bounds, with \
          95 % confidence intervals over the samples; points outside 0 to {MAX_GAMMA} are not \
          drawn. The coupling ratio E‖x − αD‖² / (σ² (d − α E tr J_D)) is 1 if the state is data \
-         with noise of its level, as the formula of γ assumes."
+         with noise of its level, as the formula of γ assumes.{}",
+        match measured {
+            true =>
+                " A step whose largest singular value is above 1 spreads some states that are near \
+                 one another.",
+            false => "",
+        }
     );
     let spec = FigureSpec {
         title: figure_title(model, &format!("the factor γ of SteinDiff around {inner}")),
@@ -190,6 +209,7 @@ fn mean_step(rows: &[&StepRow]) -> Option<MeanStep> {
         n: rows.iter().map(|row| row.n).sum(),
         raw_stderr: squares.map(|s| (s / rows.len() as f64).sqrt()),
         coupling: known(|row| row.coupling),
+        lipschitz: known(|row| row.lipschitz),
         not_applied: rows
             .iter()
             .any(|row| NOT_APPLIED_ACTIONS.contains(&row.action.as_str())),
@@ -262,12 +282,19 @@ fn gamma_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
     panel
 }
 
-fn coupling_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
+/// A panel of positive numbers of each step about the line at 1.
+fn ratio_panel(
+    title: &str,
+    label: &str,
+    runs: &[SamplerSteps],
+    x: Axis,
+    of: fn(&MeanStep) -> Option<f64>,
+) -> Panel {
     let points = |run: &SamplerSteps| -> Vec<(f64, f64)> {
         let known = run
             .steps
             .iter()
-            .filter_map(|s| Some((s.x, s.coupling.filter(|c| *c > 0.0)?)));
+            .filter_map(|s| Some((s.x, of(s).filter(|value| *value > 0.0)?)));
         known.collect()
     };
     let values: Vec<f64> = runs
@@ -276,7 +303,7 @@ fn coupling_panel(runs: &[SamplerSteps], x: Axis) -> Panel {
         .map(|p| p.1)
         .chain([0.5, 2.0])
         .collect();
-    let mut panel = Panel::new("Coupling ratio", x, Axis::log("ratio", values, 5));
+    let mut panel = Panel::new(title, x, Axis::log(label, values, 5));
     panel.marks.push(PlotMark::HorizontalLine {
         y: 1.0,
         colour: RULE,

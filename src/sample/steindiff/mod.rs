@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::gamma::{GammaRule, GammaStatistics};
+use self::lipschitz::{LipschitzMeasurement, StepLipschitz};
 use super::sampler_step::{self, SamplerStep, StepProposal, Trajectory};
 use super::{
     Denoiser, DrawnSamples, PathPoint, SampleCost, SampleRequest, Sampler, SamplerContext,
@@ -25,6 +26,7 @@ use crate::num::key::SampleId;
 use crate::registry;
 
 mod gamma;
+pub mod lipschitz;
 mod self_consistent;
 #[cfg(test)]
 mod tests;
@@ -63,6 +65,10 @@ pub struct SteinDiff {
     /// full (γ = 1). Default: no bounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gate: Option<[f64; 2]>,
+    /// Measures the largest singular value of every step's Jacobian, the local Lipschitz constant of
+    /// the step. It changes no sample, and its products count in the cost. Default: not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lipschitz: Option<LipschitzMeasurement>,
 }
 
 impl Default for SteinDiff {
@@ -79,6 +85,7 @@ impl Default for SteinDiff {
             skip_last: true,
             significance: 0.0,
             gate: None,
+            lipschitz: None,
         }
     }
 }
@@ -164,6 +171,8 @@ pub struct SteinDiffStepLog {
     pub statistics: Option<GammaStatistics>,
     /// The mean weight λ of the chord, in mode `self-consistent`.
     pub mean_blend_weight: Option<f64>,
+    /// The largest singular values of the step's Jacobian, if they are measured.
+    pub lipschitz: Option<StepLipschitz>,
     /// Evaluations of the network per sample of the population.
     pub evaluations: u64,
     /// Jacobian products per sample of the population.
@@ -201,6 +210,7 @@ impl SteinDiff {
     fn check_parameters(&self) -> Result<(), String> {
         registry::check_bounds("probes", self.probes, 1, 100_000)?;
         registry::check_bounds("population", self.population, 1, 1 << 24)?;
+        self.lipschitz.map_or(Ok(()), |measured| measured.check())?;
         let most = self.gamma_max.unwrap_or(1.0);
         if !(self.gamma_min.is_finite() && most.is_finite() && self.gamma_min <= most) {
             let (least, given) = (
@@ -288,6 +298,15 @@ impl SteinDiff {
             let before = trajectory.evaluations;
             let proposal = trajectory.propose(step, field)?;
             let mut entry = self.choose_gamma(steps, i, &trajectory, &proposal, field, draw)?;
+            if let Some(measurement) = &self.lipschitz {
+                let linearized = field.linearized()?;
+                entry.lipschitz = measurement.measure(step, i, &proposal, draw, linearized)?;
+                entry.products += measurement.products_per_sample(
+                    predictions(step),
+                    trajectory.x.ncols(),
+                    entry.n,
+                );
+            }
             if self.mode == SteinDiffMode::SelfConsistent && !self.skips_step(steps, i) {
                 let damped = damped_step(&trajectory.x, &proposal.state, entry.gamma);
                 let (x, blend) = self_consistent::blend_with_chord(
@@ -337,6 +356,7 @@ impl SteinDiff {
             },
             statistics: None,
             mean_blend_weight: None,
+            lipschitz: None,
             evaluations: 0,
             products: 0,
         };
@@ -358,6 +378,11 @@ impl SteinDiff {
         entry.statistics = Some(statistics);
         Ok(entry)
     }
+}
+
+/// The number of predictions of a step.
+fn predictions(step: &SamplerStep) -> u64 {
+    1 + u64::from(step.corrector.is_some())
 }
 
 /// x − γ (x − T(x)), written in the Krasnoselskii–Mann form (1 − γ) x + γ T(x).
@@ -423,13 +448,19 @@ impl SamplingMethod for SteinDiff {
         let reused = steps
             .iter()
             .any(|s| s.corrector.as_ref().is_some_and(|a| a.reused));
+        let measured = |step: &SamplerStep| {
+            self.lipschitz.map_or(0, |measurement| {
+                measurement.products_per_sample(predictions(step), context.dim, self.population)
+            })
+        };
+        let measured: u64 = steps.iter().map(measured).sum();
         if self.mode == SteinDiffMode::Vanilla {
             return SampleCost {
                 evaluations: sampler_step::count_evaluations(&steps),
+                products: measured,
                 ..SampleCost::default()
             };
         }
-        let predictions = |s: &SamplerStep| 1 + u64::from(s.corrector.is_some());
         let active = (0..steps.len()).filter(|i| !self.skips_step(&steps, *i));
         let products = active
             .clone()
@@ -441,15 +472,20 @@ impl SamplingMethod for SteinDiff {
         SampleCost {
             evaluations: steps.iter().map(predictions).sum::<u64>()
                 + looks.map(|i| predictions(&steps[i + 1])).sum::<u64>(),
-            products: products
-                .map(|i| self.probes as u64 * predictions(&steps[i]))
-                .sum(),
+            products: measured
+                + products
+                    .map(|i| self.probes as u64 * predictions(&steps[i]))
+                    .sum::<u64>(),
             is_upper_bound: reused,
         }
     }
 
     fn population(&self) -> Option<usize> {
         Some(self.population)
+    }
+
+    fn needs_vjp(&self) -> bool {
+        self.lipschitz.is_some()
     }
 
     /// Draws one population after the other.
