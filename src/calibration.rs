@@ -4,7 +4,8 @@
 //! For each observation with its true parameters, a test ranks the true value among draws that the
 //! model gives under that observation. If the model is the posterior, every rank is equally likely,
 //! whatever the posterior's shape. The tests differ in what they rank: each parameter (`sbc`), the
-//! log-density (`coverage`) or the distance from a random point (`tarp`). None of them proves a
+//! log-density (`coverage`) or the distance from a random point (`tarp`). `local-c2st` ranks how well a classifier tells
+//! the true parameters from draws under one observation. None of them proves a
 //! posterior: draws from the prior also have uniform ranks under `sbc`.
 //!
 //! # Example
@@ -22,9 +23,10 @@
 //!     let truth = key.normal(Purpose::Check, index, 0, 1);
 //!     let draws = key.normal(Purpose::Check, index, 1, 99) * 0.8;
 //!     let draws = draws.into_shape_with_order((99, 1)).expect("99 draws");
-//!     let densities = None;
+//!     let (densities, classifiers) = (None, None);
 //!     let (truth, draws, parameters) = (truth.view(), draws.view(), &parameters);
-//!     let observation = Observation { index, truth, draws, densities, parameters, key };
+//!     let observation =
+//!         Observation { index, truth, draws, densities, classifiers, parameters, key };
 //!     test.ranks(&observation).remove(0).rank.expect("a rank")
 //! });
 //! let group = RankGroup::new(Some(0), ranks.collect(), 99, 0, Vec::new())?;
@@ -43,7 +45,10 @@ use crate::num::tails::{binomial_interval, binomial_two_sided_p};
 use crate::registry;
 use crate::rows::Status;
 
+pub use local_c2st::LocalClassifiers;
+
 pub mod coverage;
+pub mod local_c2st;
 pub mod sbc;
 pub mod tarp;
 
@@ -64,6 +69,11 @@ registry! {
             what: "The expected coverage of regions of highest density.",
             when: "Where the model gives densities of its draws.",
             source: "Hermans et al. 2022, arXiv:2110.06581",
+        },
+        "local-c2st" | "lc2st" | "l-c2st" => LocalC2st(local_c2st::LocalC2st) {
+            what: "Classifiers of true parameters and draws, asked at one observation at a time.",
+            when: "To find the observations under which a posterior is wrong.",
+            source: "Linhart, Gramfort & Rodrigues 2023, arXiv:2306.03580",
         },
     }
 }
@@ -89,6 +99,12 @@ pub trait RankStatistic: Sync {
         false
     }
 
+    /// Whether the test needs classifiers that are trained on all observations. Such a test is done
+    /// only where it is asked for.
+    fn needs_classifiers(&self) -> bool {
+        false
+    }
+
     /// The ranks of one observation: one for each parameter, or one in all. They depend only on the
     /// observation and the key.
     fn ranks(&self, observation: &Observation) -> Vec<ObservationRank>;
@@ -109,6 +125,9 @@ pub struct Observation<'a> {
     pub draws: ArrayView2<'a, f64>,
     /// The log-densities, if they were computed.
     pub densities: Option<&'a DrawDensities>,
+    /// The classifiers that are trained on all observations, with the numbers of this observation, if
+    /// a test needs them.
+    pub classifiers: Option<(&'a LocalClassifiers, ArrayView1<'a, f64>)>,
     /// The box of the true parameters of all observations.
     pub parameters: &'a ParameterBox,
     /// The key of random choices.
@@ -298,7 +317,7 @@ pub struct CalibrationStatistic {
 }
 
 /// The names of all statistics, each with its meaning in a few words.
-pub const STATISTICS: [(&str, &str); 8] = [
+pub const STATISTICS: [(&str, &str); 10] = [
     (
         "ecdf",
         "largest deviation of the ranks' distribution function from the uniform one; p by \
@@ -335,6 +354,16 @@ pub const STATISTICS: [(&str, &str); 8] = [
     (
         "log-density",
         "mean log-density of the true parameters, in nats",
+    ),
+    (
+        "rejected",
+        "share of observations under which classifiers tell draws from true parameters at a level of \
+         5 %; p is twice the mean of all their p-values, which holds under any dependence (Vovk and \
+         Wang 2020)",
+    ),
+    (
+        "deviation",
+        "mean square by which the classifier's probability of a draw deviates from ½",
     ),
 ];
 

@@ -38,6 +38,7 @@ use anyhow::{Context, Result, anyhow};
 use ndarray::Axis;
 use serde::Serialize;
 
+use crate::calibration::LocalClassifiers;
 use crate::data::decode_npy_f32;
 use crate::divergence::DivergenceEstimator;
 use crate::features::{ExtractedFeatures, Extractor};
@@ -117,6 +118,8 @@ pub struct Executor<'a> {
     pools: Vec<WorkerPool<'a>>,
     /// The data as states of latent models.
     encoded: latent::EncodedData,
+    /// The classifiers of entries of `calibration`, by the entry.
+    classifiers: Mutex<BTreeMap<String, Arc<LocalClassifiers>>>,
     /// The opened decoders of latent models by the model's position; `None` if a card has none.
     decoders: Mutex<BTreeMap<usize, Option<Decoder>>>,
     /// The most recent reference features, because the trials of an entry share them.
@@ -146,6 +149,7 @@ impl<'a> Executor<'a> {
             meter,
             pools,
             encoded: prepared.data.iter().map(|_| Default::default()).collect(),
+            classifiers: Mutex::default(),
             decoders: Mutex::default(),
             cached_reference: Mutex::default(),
             extractors: Mutex::default(),

@@ -695,13 +695,13 @@ pub struct CalibrationRow {
     pub estimator: String,
     /// The solver of the log-densities; empty if the test or the estimator needs none.
     pub solver: String,
-    /// The test: `sbc`, `tarp` or `coverage`, with the parameters that are not its defaults.
+    /// The test: `sbc`, `tarp`, `coverage` or `local-c2st`, with the parameters that are not its defaults.
     pub test: String,
     /// The index of the parameter, from 0; `all` for the smallest p-value over the parameters, times
     /// their number; empty if the test is one of all parameters together.
     pub parameter: String,
-    /// The statistic: `ecdf`, `chi-square`, `dispersion`, `location`, `ks`, `coverage`, `area` or
-    /// `log-density`.
+    /// The statistic: `ecdf`, `chi-square`, `dispersion`, `location`, `ks`, `coverage`, `area`,
+    /// `log-density`, `rejected` or `deviation`.
     pub statistic: String,
     /// The credibility of a point of a curve, the statistic `coverage`.
     pub level: Option<f64>,

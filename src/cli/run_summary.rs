@@ -342,7 +342,7 @@ pub(super) fn unit_of_statistic(metric: &str) -> &'static str {
 
 /// Whether a statistic of calibration is shown: those that speak of all parameters.
 fn is_overall(row: &CalibrationRow) -> bool {
-    ["ecdf", "dispersion"].contains(&row.statistic.as_str())
+    ["ecdf", "dispersion", "rejected"].contains(&row.statistic.as_str())
         && ["", "all"].contains(&row.parameter.as_str())
 }
 

@@ -1,10 +1,13 @@
 //! Draws under observations and their log-densities, as ranks of the true parameters.
 
-use anyhow::Result;
-use ndarray::{Axis, s};
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use ndarray::{ArrayView1, Axis, s};
 
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
-use crate::calibration::{DrawDensities, Observation, ParameterBox};
+use crate::calibration::local_c2st::TrainingPairs;
+use crate::calibration::{DrawDensities, LocalClassifiers, Observation, ParameterBox};
 use crate::likelihood::{LikelihoodResult, LikelihoodTask};
 use crate::num::Batch;
 use crate::num::key::{SampleId, pack_draw, unpack_draw};
@@ -21,7 +24,12 @@ impl ExecuteWork for CalibrationWork {
         let all = Executor::sample_ids(0, self.observations);
         let parameters = ParameterBox::of(data.states(card, key, &all).view());
         let truths = data.states(card, key, task.samples);
-        let drawn = self.draw(executor, task.samples)?;
+        let drawn = self.draw(executor, &self.draw_addresses(task.samples))?;
+        let classifiers = match self.tests.iter().any(|test| test.needs_classifiers()) {
+            true => Some(self.classifiers(executor)?),
+            false => None,
+        };
+        let observed = self.observed(executor, task.samples)?;
         let densities = match &self.density {
             None => Vec::new(),
             Some(density) => {
@@ -36,6 +44,7 @@ impl ExecuteWork for CalibrationWork {
                 truth: truths.row(i),
                 draws: drawn.slice(s![i * self.draws..(i + 1) * self.draws, ..]),
                 densities: densities.get(i),
+                classifiers: classifiers.as_deref().map(|found| (found, observed.row(i))),
                 parameters: &parameters,
                 key,
             };
@@ -75,16 +84,15 @@ impl CalibrationWork {
         observations.iter().copied().flat_map(of).collect()
     }
 
-    /// The draws of some observations, (observations · draws) × dim. Every draw is under the
-    /// conditions of its observation and has its own noise.
-    fn draw(&self, executor: &Executor, observations: &[SampleId]) -> Result<Batch> {
+    /// The draws at some addresses, addresses × dim. Every draw is under the conditions of its
+    /// observation and has its own noise.
+    fn draw(&self, executor: &Executor, addresses: &[SampleId]) -> Result<Batch> {
         let model = &executor.prepared.models[self.model];
-        let addresses = self.draw_addresses(observations);
         let key = executor.key();
         let mut drawn = DrawnSamples::empty();
         executor.pools[self.model].for_each_sample_batch(
             &self.sampler,
-            &addresses,
+            addresses,
             key,
             |batch| sample::initial_noise(key, batch, model.dim(), model.prior.std),
             None,
@@ -94,6 +102,47 @@ impl CalibrationWork {
             },
         )?;
         Ok(drawn.x)
+    }
+
+    /// The numbers of some observations, observations × numbers.
+    fn observed(&self, executor: &Executor, observations: &[SampleId]) -> Result<Batch> {
+        let conditions = &executor.prepared.models[self.model].conditions;
+        let rows: Vec<Vec<f64>> = observations
+            .iter()
+            .map(|index| conditions.varying_numbers(*index))
+            .collect();
+        let views: Vec<ArrayView1<f64>> = rows.iter().map(|row| ArrayView1::from(row)).collect();
+        ndarray::stack(Axis(0), &views).map_err(|e| anyhow!("conditions of unequal sizes: {e}"))
+    }
+
+    /// The classifiers of the whole entry, which are trained once in a process: on the true
+    /// parameters and on the first draw under every observation.
+    fn classifiers(&self, executor: &Executor) -> Result<Arc<LocalClassifiers>> {
+        let whole = CalibrationWork {
+            first: 0,
+            count: self.observations,
+            ..self.clone()
+        };
+        let name = serde_json::to_string(&whole)?;
+        let mut known = executor.classifiers.lock().expect("no panic while held");
+        if let Some(found) = known.get(&name) {
+            return Ok(Arc::clone(found));
+        }
+        let all = Executor::sample_ids(0, self.observations);
+        let card = &executor.prepared.models[self.model].card;
+        let data = &executor.prepared.data[self.data];
+        let firsts: Vec<SampleId> = all.iter().map(|index| pack_draw(*index, 1)).collect();
+        let truths = data.states(card, executor.key(), &all);
+        let draws = self.draw(executor, &firsts)?;
+        let observed = self.observed(executor, &all)?;
+        let pairs = TrainingPairs {
+            truths: truths.view(),
+            draws: draws.view(),
+            observed: observed.view(),
+        };
+        let found = Arc::new(LocalClassifiers::train(&pairs, self.draws, executor.key()));
+        known.insert(name, Arc::clone(&found));
+        Ok(found)
     }
 
     /// The log-densities of the true parameters and of the draws of each observation.

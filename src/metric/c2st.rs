@@ -6,8 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::feature_set::FeatureSet;
-use super::{SampleSets, Statistic, logistic, notes, permutation};
+use super::{SampleSets, Statistic, notes, permutation};
 use crate::num::key::RngKey;
+use crate::num::logistic::{self, mean_and_inverse_std, standardize_columns};
 use crate::num::stats::Estimate;
 
 /// The classifier two-sample test: the accuracy of a classifier that is trained on one half of both
@@ -131,25 +132,6 @@ impl StandardizedFeatures {
         out.slice_mut(s![.., z.ncols()..]).assign(&squares);
         out
     }
-}
-
-/// The mean and the inverse standard deviation of each column. The inverse is 0 for a column that
-/// is constant up to rounding.
-fn mean_and_inverse_std(x: ArrayView2<f64>) -> [Array1<f64>; 2] {
-    let mean = x.sum_axis(Axis(0)) / x.nrows() as f64;
-    let spread = (&x - &mean).mapv_into(|v| v * v).sum_axis(Axis(0)) / x.nrows() as f64;
-    let floor = mean.mapv(|m| 1e-24 * m * m + f64::MIN_POSITIVE);
-    let inverse = ndarray::Zip::from(&spread)
-        .and(&floor)
-        .map_collect(|v, f| if v > f { 1.0 / v.sqrt() } else { 0.0 });
-    [mean, inverse]
-}
-
-/// Subtracts the mean from each column and multiplies by the inverse standard deviation.
-fn standardize_columns(mut x: Array2<f64>, [mean, inverse]: &[Array1<f64>; 2]) -> Array2<f64> {
-    x -= mean;
-    x *= inverse;
-    x
 }
 
 #[cfg(test)]

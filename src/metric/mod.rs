@@ -44,7 +44,6 @@ pub mod frechet_min;
 pub mod inception_score;
 pub mod kernel;
 mod knn_balls;
-mod logistic;
 pub mod measured;
 mod mixture;
 mod mmd;

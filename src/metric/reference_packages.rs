@@ -8,7 +8,8 @@ use ndarray_npy::NpzReader;
 
 use super::sliced_wasserstein::SlicedWasserstein;
 use super::testing::measure_arrays;
-use super::{Metric, inception_score, logistic, optimal_transport};
+use super::{Metric, inception_score, optimal_transport};
+use crate::num::logistic;
 
 /// The archive with features and with the values of the reference packages.
 struct ReferenceArchive(NpzReader<File>);

@@ -194,6 +194,24 @@ impl Conditions {
         }
     }
 
+    /// The numbers of a sample's conditions that differ between samples, in the order of their names.
+    pub fn varying_numbers(&self, sample: SampleId) -> Vec<f64> {
+        let varies = |condition: &Condition| {
+            !matches!(
+                condition.values,
+                ConditionValues::Null | ConditionValues::Constant(_)
+            )
+        };
+        let names = self
+            .by_name
+            .iter()
+            .filter(|(_, condition)| varies(condition));
+        names
+            .filter_map(|(name, _)| self.value(name, sample))
+            .flat_map(IntoIterator::into_iter)
+            .collect()
+    }
+
     /// The values of a sample's conditions as text, such as `label=3`, for the rows of tables. Only
     /// conditions of one number are written; the text is empty if there are none.
     pub fn describe_sample(&self, sample: SampleId) -> String {

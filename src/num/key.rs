@@ -98,6 +98,8 @@ pub enum Purpose {
     ReferencePoint = 72,
     /// Resamples of observations with replacement.
     Resample = 73,
+    /// The pairs of a true parameter and a draw that change places.
+    PairSwap = 74,
 }
 
 /// The distribution of a probe z. Every distribution satisfies `E[z zᵀ] = I`.

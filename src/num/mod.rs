@@ -6,6 +6,7 @@ pub mod importance_weights;
 pub mod kernel_proposal;
 pub mod key;
 pub mod linalg;
+pub mod logistic;
 pub mod moments;
 pub mod npy;
 pub mod pareto;

@@ -71,6 +71,11 @@ impl RankSample {
         self.ranks.is_empty()
     }
 
+    /// The ranks in the order of the observations.
+    pub fn ranks(&self) -> &[usize] {
+        &self.ranks
+    }
+
     /// The number of draws.
     pub fn draws(&self) -> usize {
         self.draws

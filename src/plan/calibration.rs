@@ -6,6 +6,7 @@ use super::builder::PlanBuilder;
 use super::capabilities::{check_difference_step, max_samples, with_card_defaults};
 use super::conditions::ModelSetting;
 use super::{CalibrationDensity, CalibrationWork, TrialWork};
+use crate::calibration::local_c2st::LocalC2st;
 use crate::calibration::{CalibrationTest, ParameterBox};
 use crate::config::CalibrationEntry;
 use crate::num::shape::RequestedLayout;
@@ -82,6 +83,11 @@ impl PlanBuilder<'_> {
                 );
             }
         }
+        if tests.iter().any(|test| test.needs_classifiers()) {
+            let observed = opened.conditions.varying_numbers(0).len();
+            LocalC2st::check_sizes(opened.dim(), observed)
+                .map_err(|e| anyhow!("tests: local-c2st: {e}"))?;
+        }
         let config = &self.config_file.config;
         let solver = entry.solver.as_ref().or(config.solvers.first()).cloned();
         let density = entry.density.as_ref().map(|estimator| CalibrationDensity {
@@ -149,13 +155,16 @@ impl PlanBuilder<'_> {
     }
 }
 
-/// The tests of an entry, each once. By default these are all tests that it allows.
+/// The tests of an entry, each once. By default these are all tests that it allows and that need no
+/// classifiers.
 ///
 /// # Errors
 /// Fails if a test is listed twice.
 fn planned_tests(entry: &CalibrationEntry) -> Result<Vec<CalibrationTest>> {
     let Some(tests) = &entry.tests else {
-        let allowed = |test: &CalibrationTest| entry.density.is_some() || !test.needs_density();
+        let allowed = |test: &CalibrationTest| {
+            !test.needs_classifiers() && (entry.density.is_some() || !test.needs_density())
+        };
         return Ok(CalibrationTest::defaults()
             .into_iter()
             .filter(allowed)

@@ -274,6 +274,7 @@ fn tables(samples: usize, name: impl Fn(&str) -> String) -> Tables {
         calibration("sbc", "all", "dispersion", None),
         calibration("tarp", "", "coverage", Some(0.5)),
         calibration("tarp", "", "area", None),
+        calibration("local-c2st", "", "rejected", None),
     ]);
     tables.ranks.extend((0..samples).map(|i| RankRow {
         model: name("moons"),

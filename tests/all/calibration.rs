@@ -262,6 +262,76 @@ fn true_parameters_have_the_log_density_that_likelihood_gives() {
 }
 
 #[test]
+fn classifiers_find_the_observations_under_which_draws_are_wrong() {
+    let folder = folder();
+    let at = folder.path();
+    let read_rows = |name: &str| -> ndarray::Array2<f32> {
+        ndarray_npy::read_npy(data(name)).expect("an array")
+    };
+    // True parameters are moved where the first number of the observation is above 0.
+    let (mut theta, observed) = (read_rows("theta.npy"), read_rows("observations.npy"));
+    let is_moved = |i: usize| observed[[i, 0]] > 0.0;
+    for (i, mut row) in theta.rows_mut().into_iter().enumerate() {
+        if is_moved(i) {
+            row += 1.0;
+        }
+    }
+    ndarray_npy::write_npy(at.join("moved.npy"), &theta).expect("written");
+    let keys = "samples: 400, draws: 60, tests: [local-c2st]";
+    let exact = entry("exact.yaml", 30, keys);
+    let moved = exact.replace(&data("theta.npy"), "moved.npy");
+    write(at, "c.yaml", config(&[exact, moved]));
+    flowgauge(at, &["run", "c.yaml", "--out", "run", "--quiet"]).is(0);
+    let run = at.join("run");
+    let found = rows(&run, "calibration");
+    let of = |dataset: &str, statistic: &str, column: &str| -> f64 {
+        let row = found
+            .iter()
+            .find(|row| row["dataset"].ends_with(dataset) && row["statistic"] == statistic);
+        row.expect("a row")[column].parse().expect(column)
+    };
+    for (dataset, is_wrong) in [("theta.npy", false), ("moved.npy", true)] {
+        let (share, p) = (
+            of(dataset, "rejected", "value"),
+            of(dataset, "rejected", "p"),
+        );
+        println!("{dataset}: {share:.3} {p:.3}");
+        assert_eq!(share > 0.35, is_wrong, "{dataset}: {share}");
+        assert_eq!(p < 0.6, is_wrong, "{dataset}: {p}");
+    }
+    assert!(of("moved.npy", "deviation", "value") > of("theta.npy", "deviation", "value"));
+    let ranks = rows(&run, "ranks");
+    let rejected: Vec<usize> = ranks
+        .iter()
+        .filter(|row| row["dataset"].ends_with("moved.npy"))
+        .filter(|row| row["rank"].parse::<usize>().expect("a rank") >= 59)
+        .map(|row| row["sample"].parse().expect("an index"))
+        .collect();
+    let right = rejected.iter().filter(|i| is_moved(**i)).count();
+    assert!(
+        right as f64 > 0.8 * rejected.len() as f64,
+        "{right} of {}",
+        rejected.len()
+    );
+    let page = read(&run.join("index.html"));
+    assert!(page.contains("Observations with the smallest p-values"));
+    // Parts of a run train the same classifiers.
+    for shard in ["1/2", "2/2"] {
+        flowgauge(
+            at,
+            &[
+                "run", "c.yaml", "--out", "parts", "--shard", shard, "--set", "chunk=64", "--quiet",
+            ],
+        )
+        .is(0);
+    }
+    for table in ["ranks", "calibration"] {
+        let path = |out: &str| at.join(out).join(format!("tables/{table}.csv"));
+        assert_eq!(read(&path("run")), read(&path("parts")), "{table}");
+    }
+}
+
+#[test]
 fn wrong_entries_are_refused_by_key() {
     let folder = folder();
     let at = folder.path();
@@ -274,6 +344,10 @@ fn wrong_entries_are_refused_by_key() {
         ("calibration.0.tests=[]", &["tests", "at least one"]),
         ("calibration.0.tests=[sbc, sbc]", &["tests", "twice"]),
         ("calibration.0.tests=[spc]", &["spc", "sbc"]),
+        (
+            "calibration.0.tests=[coverage, local-c2st]",
+            &["local-c2st", "5 draws", "at least 20"],
+        ),
         (
             "calibration.0.tests=[{sbc: {bins: 1}}, coverage]",
             &["bins is 1"],

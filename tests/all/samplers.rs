@@ -58,6 +58,86 @@ fn steindiff_does_not_feel_batch_or_threads() {
 }
 
 #[test]
+fn the_lipschitz_constant_of_a_step_is_measured_and_changes_no_sample() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    let inner = "{heun: {steps: 4}}";
+    let measured = |iterations: usize| {
+        format!(
+            "{{steindiff: {{sampler: {inner}, mode: vanilla, population: 8, \
+             lipschitz: {{samples: 3, iterations: {iterations}}}}}}}"
+        )
+    };
+    let text = format!(
+        "name: l\nseed: 3\nsamples: {{model: {}, count: 8, samplers: [{inner}, {}, {}]}}\n",
+        card("digits"),
+        measured(6),
+        measured(64)
+    );
+    write(at, "c.yaml", &text);
+    flowgauge(at, &["run", "c.yaml", "--out", "run", "--quiet"]).is(0);
+    let rows = |table: &str| -> Vec<std::collections::BTreeMap<String, String>> {
+        let path = at.join(format!("run/tables/{table}.csv"));
+        let mut reader = csv::Reader::from_path(path).expect(table);
+        reader
+            .deserialize()
+            .map(|row| row.expect("a row"))
+            .collect()
+    };
+    let steps = rows("steps");
+    let number = |row: &std::collections::BTreeMap<String, String>, column: &str| -> f64 {
+        row[column].parse().expect(column)
+    };
+    let of = |iterations: &str| -> Vec<_> {
+        let name = format!("iterations={iterations}");
+        let found = steps.iter().filter(|row| row["sampler"].contains(&name));
+        found.cloned().collect()
+    };
+    let (few, all) = (of("6"), of("64"));
+    assert_eq!((few.len(), all.len()), (4, 4), "{}", steps[0]["sampler"]);
+    for (few, all) in few.iter().zip(&all) {
+        let (rough, exact) = (number(few, "lipschitz"), number(all, "lipschitz"));
+        println!(
+            "step {}: {rough} {exact} ± {}",
+            all["step"], all["lipschitz_stderr"]
+        );
+        // In 64 dimensions 64 iterations leave rounding of the network alone.
+        assert!(number(all, "lipschitz_residual") < 1e-2 * exact);
+        assert!(
+            rough <= exact * (1.0 + 1e-3) && rough > 0.5 * exact,
+            "{rough} {exact}"
+        );
+        assert!(number(all, "lipschitz_max") >= exact);
+        // Two products per iteration and prediction, of three of eight samples.
+        let predictions = if all["step"] == "3" { 1.0 } else { 2.0 };
+        assert_eq!(
+            number(few, "jvps"),
+            (2.0 * 6.0 * predictions * 3.0 / 8.0f64).ceil()
+        );
+    }
+    // Three samplers draw the same samples, bit for bit.
+    let drawn: Vec<_> = std::fs::read_dir(at.join("run/arrays"))
+        .expect("arrays")
+        .map(|entry| read(&entry.expect("a file").path()))
+        .collect();
+    assert_eq!(drawn.len(), 3);
+    assert!(drawn.iter().all(|x| *x == drawn[0]));
+    let page = std::fs::read_to_string(at.join("run/index.html")).expect("a page");
+    assert!(page.contains("Largest singular value of the step"));
+    let bad = "{steindiff: {sampler: euler, lipschitz: {iterations: 0}}}";
+    let args = [
+        "sample",
+        "--model",
+        &card("digits"),
+        "--sampler",
+        bad,
+        "--out",
+        "x.npy",
+    ];
+    refused(at, &args, &["lipschitz.iterations is 0"]);
+}
+
+#[test]
 fn a_run_records_grids_steps_and_costs_and_takes_noise_from_a_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();

@@ -141,9 +141,11 @@ impl WorkKind for CalibrationWork {
     fn cost(&self, prepared: &PreparedPlan) -> TrialCost {
         let model = &prepared.models[self.model];
         let context = SamplerContext::for_model(model);
+        // Classifiers are trained on one more draw under each observation.
+        let trained = usize::from(self.tests.iter().any(|test| test.needs_classifiers()));
         let (each, rows) = (
             self.sampler.cost(&context),
-            (self.count * self.draws) as u64,
+            (self.count * (self.draws + trained)) as u64,
         );
         let calls = model.most_calls();
         let sampling = TrialCost {

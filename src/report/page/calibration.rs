@@ -4,13 +4,16 @@ use maud::{Markup, html};
 
 use super::data_table::{Column, count_cell, data_table, name_markup, shown_cell, value_cell};
 use crate::calibration::STATISTICS;
+use crate::calibration::local_c2st::local_p_value;
 use crate::report::number_format::{ABSENT, format_count, format_fixed, format_optional};
 use crate::report::text::sanitize_line;
 use crate::report::view::{CalibrationGroup, ReportView};
-use crate::rows::CalibrationRow;
+use crate::rows::{CalibrationRow, RankRow};
 
 /// The largest number of parameters that the table of a test shows.
 const MAX_PARAMETERS: usize = 32;
+/// The number of observations that the table of a local test shows.
+const MAX_LOCAL: usize = 10;
 /// The statistics that the table shows with their p-values, in the order of its columns.
 const SHOWN_TESTS: [&str; 2] = ["ecdf", "chi-square"];
 /// The statistics that the table shows with their errors and p-values.
@@ -34,6 +37,7 @@ pub(super) fn calibration_section(view: &ReportView, model: &str) -> Markup {
                 view.tables.calibration.iter().filter(|row| group.holds(row)).collect();
             (uniformity_table(group, &rows))
             (coverage_table(group, &rows))
+            (local_table(view, group, &rows))
         }
     }
 }
@@ -71,6 +75,7 @@ fn distinct_parameters<'a>(rows: &[&'a CalibrationRow], test: &str) -> Vec<&'a s
 fn uniformity_table(group: &CalibrationGroup, rows: &[&CalibrationRow]) -> Markup {
     let mut hidden = 0;
     let lines: Vec<(&str, &str)> = (group.tests.iter())
+        .filter(|test| local_row(rows, test).is_none())
         .flat_map(|test| {
             let parameters = distinct_parameters(rows, test);
             hidden += parameters.len().saturating_sub(MAX_PARAMETERS + 1);
@@ -155,6 +160,55 @@ fn coverage_table(group: &CalibrationGroup, rows: &[&CalibrationRow]) -> Markup 
             "nearest to a random point (" code { "tarp" } ")."
         }
     } }
+}
+
+/// The share of observations at which a test of one observation at a time rejects.
+fn local_row<'a>(rows: &[&'a CalibrationRow], test: &str) -> Option<&'a CalibrationRow> {
+    find_row(rows, test, "", "rejected")
+}
+
+/// The observations under which classifiers tell draws from true parameters best.
+fn local_table(view: &ReportView, group: &CalibrationGroup, rows: &[&CalibrationRow]) -> Markup {
+    let found: Vec<(&str, &CalibrationRow)> = (group.tests.iter())
+        .filter_map(|test| Some((*test, local_row(rows, test)?)))
+        .collect();
+    html! { @for (test, row) in found {
+        @let mut ranks: Vec<&RankRow> = view.tables.ranks.iter()
+            .filter(|rank| group.holds_ranks(rank) && rank.test == test && rank.rank.is_some())
+            .collect();
+        @let () = ranks.sort_by_key(|rank| (std::cmp::Reverse(rank.rank), rank.sample));
+        @let all = (group.draws + 1) as f64;
+        (data_table(
+            &format!("local-{}", group.model),
+            "Observations with the smallest p-values",
+            &local_columns(),
+            html! { @for rank in ranks.iter().take(MAX_LOCAL) { tr {
+                th scope="row" { (rank.sample) }
+                @let p = rank.rank.map(|rank| local_p_value(rank, all));
+                (shown_cell(p, &format_optional(p, 4), false))
+                (shown_cell(rank.value, &format_optional(rank.value, 4), false))
+            } } },
+        ))
+        p.note {
+            (name_markup(test)) " rejects "
+            (format_optional(row.value.map(|share| 100.0 * share), 1))
+            " % of " (format_count(row.n as f64)) " observations at a level of 5 %; for all together, p "
+            "is " (format_optional(row.p, 4)) ", twice the mean of their p-values. Under each "
+            "observation a classifier that tells true parameters from draws is compared with "
+            "classifiers whose classes were exchanged at random. All observations share their "
+            "classifiers, so that p-values of different observations are dependent. The others are in "
+            code { "ranks.csv" } ": p = 1 − rank / (draws + 1)."
+        }
+    } }
+}
+
+/// The columns of the observations of a local test.
+fn local_columns() -> Vec<Column<'static>> {
+    vec![
+        Column::text("observation", "Observation"),
+        Column::number("p", "p", ""),
+        Column::number("deviation", "deviation", "").meaning(statistic_meaning("deviation")),
+    ]
 }
 
 /// The share of a point of a curve in percent, with its interval.

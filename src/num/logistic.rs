@@ -1,9 +1,29 @@
-//! Logistic regression with a ridge penalty, fitted by Newton's method with conjugate gradients.
+//! Logistic regression with a ridge penalty, fitted by Newton's method with conjugate gradients, and
+//! the standardization of its inputs.
 
-use ndarray::{Array1, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView2, Axis};
+
+/// The mean and the inverse standard deviation of each column. The inverse is 0 for a column that
+/// is constant up to rounding.
+pub fn mean_and_inverse_std(x: ArrayView2<f64>) -> [Array1<f64>; 2] {
+    let mean = x.sum_axis(Axis(0)) / x.nrows() as f64;
+    let spread = (&x - &mean).mapv_into(|v| v * v).sum_axis(Axis(0)) / x.nrows() as f64;
+    let floor = mean.mapv(|m| 1e-24 * m * m + f64::MIN_POSITIVE);
+    let inverse = ndarray::Zip::from(&spread)
+        .and(&floor)
+        .map_collect(|v, f| if v > f { 1.0 / v.sqrt() } else { 0.0 });
+    [mean, inverse]
+}
+
+/// Subtracts the mean from each column and multiplies by the inverse standard deviation.
+pub fn standardize_columns(mut x: Array2<f64>, [mean, inverse]: &[Array1<f64>; 2]) -> Array2<f64> {
+    x -= mean;
+    x *= inverse;
+    x
+}
 
 /// A linear classifier: the score w·x + b is positive for the first class.
-pub(super) struct LogisticRegression {
+pub struct LogisticRegression {
     /// The weights w, one per column.
     pub weights: Array1<f64>,
     /// The intercept b.
@@ -16,7 +36,7 @@ pub(super) struct LogisticRegression {
 /// The intercept has no penalty. The objective is convex, so the starting point does not affect the
 /// result. The iteration starts at 0. It ends when the norm of the gradient is 1e-8 times the first
 /// one, or after 100 steps.
-pub(super) fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRegression {
+pub fn fit_logistic_regression(x: ArrayView2<f64>, first: &[bool]) -> LogisticRegression {
     let signs = Array1::from_iter(first.iter().map(|f| if *f { 1.0 } else { -1.0 }));
     let score = |w: &Array1<f64>, b: f64| x.dot(w) + b;
     let loss = |scores: &Array1<f64>, w: &Array1<f64>| {
@@ -116,7 +136,14 @@ fn conjugate_gradients(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::testing::normal_samples;
+    use crate::num::key::{Purpose, RngKey};
+
+    fn normal_samples(seed: u64, rows: usize, dim: usize, mean: f64, std: f64) -> Array2<f64> {
+        let draws = RngKey { seed }.normal(Purpose::Check, 0, 0, rows * dim) * std + mean;
+        draws
+            .into_shape_with_order((rows, dim))
+            .expect("rows × dim")
+    }
 
     #[test]
     fn logistic_gradient_vanishes_at_fit() {
