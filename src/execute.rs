@@ -35,7 +35,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow};
-use ndarray::Axis;
 use serde::Serialize;
 
 use crate::calibration::LocalClassifiers;
@@ -74,17 +73,13 @@ struct TrialTask<'a> {
 }
 
 impl TrialTask<'_> {
-    /// The samples of other trials, joined in the order of the ids: rows × dim.
-    ///
-    /// # Errors
-    /// Fails if an array file cannot be read, or if the arrays differ in the number of columns.
-    fn required_samples(&self, trials: &[String]) -> Result<Batch> {
-        let parts: Vec<Batch> = trials
-            .iter()
-            .map(|id| decode_npy_f32(&(self.array)(id)?))
-            .collect::<Result<_>>()?;
-        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-        Ok(ndarray::concatenate(Axis(0), &views)?)
+    /// The samples of earlier trials, trial by trial, rows × dim each. Only one array is in memory
+    /// while they are walked through. An item is an error if an array file cannot be read.
+    fn sample_parts<'b>(
+        &'b self,
+        trials: &'b [String],
+    ) -> impl Iterator<Item = Result<Batch>> + 'b {
+        trials.iter().map(|id| decode_npy_f32(&(self.array)(id)?))
     }
 }
 

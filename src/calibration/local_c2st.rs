@@ -24,9 +24,10 @@ use crate::rows::Status;
 /// pairs exchanged, which changes nothing if the model is the posterior. The rank of the deviation
 /// among these is then uniform, and a high rank says that draws are wrong there.
 ///
-/// The classifier's inputs are the standardized parameters, their products of two, their products
-/// with the observation's numbers, and the products of their squares with these. It therefore sees
-/// errors of location, of width and of dependence that change with the observation about linearly.
+/// The classifier's inputs are the standardized parameters and the observation's numbers, all products
+/// of two of these, and the products of squared parameters with the observation's numbers. It
+/// therefore sees errors of location, of width and of dependence that change with the observation
+/// about linearly.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalC2st {}
@@ -241,17 +242,14 @@ impl LocalClassifiers {
         let mut features = Array2::zeros((parameters.nrows(), count));
         let rows = features.rows_mut().into_iter();
         for ((mut row, parameters), observed) in rows.zip(parameters.rows()).zip(observed.rows()) {
-            let products = (0..parameters.len())
-                .flat_map(|i| (i..parameters.len()).map(move |j| (i, j)))
-                .map(|(i, j)| parameters[i] * parameters[j]);
-            let with_observed = parameters
+            let both: Vec<f64> = parameters.iter().chain(observed).copied().collect();
+            let products = (0..both.len())
+                .flat_map(|i| (i..both.len()).map(move |j| (i, j)))
+                .map(|(i, j)| both[i] * both[j]);
+            let squares = parameters
                 .iter()
-                .flat_map(|p| observed.iter().flat_map(move |x| [p * x, p * p * x]));
-            let all = parameters
-                .iter()
-                .copied()
-                .chain(products)
-                .chain(with_observed);
+                .flat_map(|p| observed.iter().map(move |x| p * p * x));
+            let all = both.iter().copied().chain(products).chain(squares);
             row.iter_mut().zip(all).for_each(|(to, value)| *to = value);
         }
         features
@@ -260,7 +258,8 @@ impl LocalClassifiers {
 
 /// The number of inputs of a classifier.
 fn feature_count(parameters: usize, observed: usize) -> usize {
-    parameters + parameters * (parameters + 1) / 2 + 2 * parameters * observed
+    let both = parameters + observed;
+    both + both * (both + 1) / 2 + parameters * observed
 }
 
 #[cfg(test)]
@@ -271,9 +270,9 @@ mod tests {
     const OBSERVATIONS: usize = 300;
     const DRAWS: usize = 60;
 
-    /// The ranks under observations x = θ + noise for θ ~ N(0, I₂). Draws are those of the posterior,
+    /// The ranks under the first `ranked` of `count` observations x = θ + noise for θ ~ N(0, I₂). Draws are those of the posterior,
     /// but where the first number of an observation is above 0 they are `wrong` deviations off.
-    fn ranks(seed: u64, wrong: f64) -> (Vec<usize>, Array2<f64>) {
+    fn ranks(seed: u64, wrong: f64, [count, ranked]: [usize; 2]) -> (Vec<usize>, Array2<f64>) {
         let key = RngKey { seed };
         let normal = |place: u64, rows: usize| {
             let numbers = key.normal(Purpose::Check, place, 0, rows * 2);
@@ -281,9 +280,9 @@ mod tests {
                 .into_shape_with_order((rows, 2))
                 .expect("two columns")
         };
-        let truths = normal(0, OBSERVATIONS);
-        let observed = &truths + &normal(1, OBSERVATIONS);
-        let draws: Vec<Array2<f64>> = (0..OBSERVATIONS)
+        let truths = normal(0, count);
+        let observed = &truths + &normal(1, count);
+        let draws: Vec<Array2<f64>> = (0..count)
             .map(|i| {
                 let x = observed.row(i);
                 let shift = if x[0] > 0.0 { wrong } else { 0.0 };
@@ -300,7 +299,7 @@ mod tests {
         let classifiers = LocalClassifiers::train(&pairs, DRAWS, key);
         let test = CalibrationTest::from_name("lc2st").expect("a test");
         let parameters = ParameterBox::of(truths.view());
-        let found = (0..OBSERVATIONS).map(|i| {
+        let found = (0..ranked).map(|i| {
             let observation = Observation {
                 index: i as SampleId,
                 truth: truths.row(i),
@@ -324,7 +323,7 @@ mod tests {
 
     #[test]
     fn draws_that_are_wrong_under_some_observations_are_found_there() {
-        let (ranks, observed) = ranks(1, 1.0);
+        let (ranks, observed) = ranks(1, 1.0, [OBSERVATIONS; 2]);
         let there = share_rejected(&ranks, |i| observed[[i, 0]] > 0.7);
         let elsewhere = share_rejected(&ranks, |i| observed[[i, 0]] < -0.7);
         println!("{there:.2} {elsewhere:.2}");
@@ -338,8 +337,9 @@ mod tests {
     #[test]
     fn a_p_value_of_one_observation_is_uniform_for_an_exact_posterior() {
         // Observations of one repetition share classifiers: only repetitions are independent.
-        let repetitions = 100;
-        let firsts: Vec<usize> = (0..repetitions).map(|seed| ranks(seed, 0.0).0[0]).collect();
+        let firsts: Vec<usize> = (0..100)
+            .map(|seed| ranks(seed, 0.0, [100, 1]).0[0])
+            .collect();
         let sample = RankSample::new(firsts, DRAWS).expect("ranks");
         let test = sample.ecdf_deviation();
         println!("{test:?}");
@@ -352,7 +352,7 @@ mod tests {
         let none = LocalC2st::check_sizes(4, 0).expect_err("no numbers");
         assert!(none.contains("no conditions"), "{none}");
         let many = LocalC2st::check_sizes(4, 784).expect_err("too many");
-        assert!(many.contains("6286") && many.contains("1000"), "{many}");
+        assert!(many.contains("314790") && many.contains("1000"), "{many}");
         assert!(LocalC2st {}.check(19).is_err() && LocalC2st {}.check(20).is_ok());
     }
 }

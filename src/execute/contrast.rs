@@ -7,7 +7,6 @@ use super::features::FeatureSetting;
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::features::ExtractedFeatures;
 use crate::metric::paired::{self, FeatureRows};
-use crate::num::Batch;
 use crate::num::stats::Estimate;
 use crate::plan::{ContrastWork, features_name};
 use crate::registry::prefix_with_name;
@@ -16,19 +15,26 @@ use crate::rows::ContrastRow;
 impl ExecuteWork for ContrastWork {
     /// The difference of every statistic over the samples that are finite for both samplers.
     fn execute(&self, executor: &Executor, task: &TrialTask) -> Result<TrialOutput> {
-        let samples = task.required_samples(&self.parts)?;
-        let baseline = task.required_samples(&self.baseline_parts)?;
-        let is_finite = |x: &Batch, i: usize| x.row(i).iter().all(|v| v.is_finite());
-        let keep: Vec<usize> = (0..samples.nrows())
-            .filter(|i| is_finite(&samples, *i) && is_finite(&baseline, *i))
+        let finite = finite_rows(task, &self.parts)?;
+        let both: Vec<bool> = std::iter::zip(finite, finite_rows(task, &self.baseline_parts)?)
+            .map(|(a, b)| a && b)
             .collect();
         let setting = FeatureSetting {
             extractor: self.extractor.as_ref(),
             bytes: self.bytes,
         };
-        let features =
-            |x: Batch| executor.extract_features(self.model, x.select(Axis(0), &keep), setting);
-        let (samples, baseline) = (features(samples)?, features(baseline)?);
+        let features = |parts: &[String]| {
+            let mut rows = both.iter();
+            let kept = task.sample_parts(parts).map(|part| {
+                let part = part?;
+                let kept: Vec<usize> = (0..part.nrows())
+                    .filter(|_| rows.next().is_some_and(|keep| *keep))
+                    .collect();
+                Ok(part.select(Axis(0), &kept))
+            });
+            executor.features_of_parts(self.model, kept, setting)
+        };
+        let (samples, baseline) = (features(&self.parts)?, features(&self.baseline_parts)?);
         let reference = executor.reference_features(self.model, self.reference, setting)?;
         let (pair, reference) = (
             [feature_rows(&samples), feature_rows(&baseline)],
@@ -61,6 +67,20 @@ impl ExecuteWork for ContrastWork {
         }
         write_rows(rows.into_iter())
     }
+}
+
+/// Whether each sample of some trials is finite.
+fn finite_rows(task: &TrialTask, parts: &[String]) -> Result<Vec<bool>> {
+    let mut finite = Vec::new();
+    for part in task.sample_parts(parts) {
+        let rows = part?;
+        finite.extend(
+            rows.rows()
+                .into_iter()
+                .map(|row| row.iter().all(|v| v.is_finite())),
+        );
+    }
+    Ok(finite)
 }
 
 fn feature_rows(x: &ExtractedFeatures) -> FeatureRows<'_> {

@@ -4,6 +4,7 @@ use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use ndarray::Axis;
 
 use super::Executor;
 use crate::features::cache::{self, Provenance};
@@ -99,19 +100,23 @@ impl Executor<'_> {
         Ok(features)
     }
 
-    /// The features of generated samples `x`, rows × dim. Without an extractor, they are the
-    /// numbers themselves.
+    /// The features of generated samples, which come in parts of rows × dim. Without an extractor,
+    /// they are the numbers themselves. With one, only a part and the features are in memory.
     ///
     /// # Errors
-    /// Fails if the extractor cannot be opened or run.
-    pub(super) fn extract_features(
+    /// Fails with the first error of a part, if parts differ in the number of columns, or if the
+    /// extractor cannot be opened or run.
+    pub(super) fn features_of_parts(
         &self,
         model: usize,
-        x: Batch,
+        parts: impl Iterator<Item = Result<Batch>>,
         setting: FeatureSetting,
     ) -> Result<ExtractedFeatures> {
         let Some(file) = setting.extractor else {
-            return Ok(ExtractedFeatures::from_rows(x));
+            let parts: Vec<Batch> = parts.collect::<Result<_>>()?;
+            let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+            let rows = ndarray::concatenate(Axis(0), &views)?;
+            return Ok(ExtractedFeatures::from_rows(rows));
         };
         let card = &self.prepared.models[model].data_card;
         let coding = card
@@ -119,7 +124,7 @@ impl Executor<'_> {
             .map(|d| PixelCoding::of_range(d.range, setting.bytes));
         self.with_extractor(file, |extractor| {
             let shape = extractor_input_shape(extractor, card);
-            extractor.extract(x.view(), &shape, coding)
+            extractor.extract_parts(parts, &shape, coding)
         })
     }
 

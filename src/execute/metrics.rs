@@ -93,12 +93,13 @@ impl MetricsWork {
         executor: &Executor,
         task: &TrialTask,
     ) -> Result<ExtractedFeatures> {
-        let samples = select_finite_rows(&task.required_samples(&self.parts)?);
+        let parts = task.sample_parts(&self.parts);
+        let finite = parts.map(|part| Ok(select_finite_rows(&part?)));
         let setting = FeatureSetting {
             extractor: self.extractor.as_ref(),
             bytes: self.bytes,
         };
-        executor.extract_features(self.model, samples, setting)
+        executor.features_of_parts(self.model, finite, setting)
     }
 
     /// A statistic as a row.

@@ -127,6 +127,41 @@ impl ParallelField<'_, '_> {
     }
 }
 
+impl ParallelField<'_, '_> {
+    /// Calls `call` with the points and directions of each batch, in parallel, and joins the
+    /// resulting products.
+    fn map_products(
+        &mut self,
+        at: Points,
+        directions: &TangentBatch,
+        call: impl Fn(
+            &mut dyn JacobianOperator,
+            Points,
+            &TangentBatch,
+        ) -> Result<Option<TangentBatch>, EvalError>
+        + Sync,
+    ) -> Result<Option<TangentBatch>, EvalError> {
+        let began = std::time::Instant::now();
+        let parts = self.map_batches(at.rows(), |worker, rows| {
+            let missing = || EvalError::Missing("the Jacobian products were not opened".to_owned());
+            let jacobian = worker.sources.jacobian.as_mut().ok_or_else(missing)?;
+            let points = at.select(rows);
+            call(
+                jacobian.as_mut(),
+                points.points(),
+                &directions.select(Axis(1), rows),
+            )
+        })?;
+        self.product_seconds += began.elapsed().as_secs_f64();
+        let Some(parts) = parts.into_iter().collect::<Option<Vec<TangentBatch>>>() else {
+            return Ok(None);
+        };
+        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
+        let all = ndarray::concatenate(Axis(1), &views).expect("directions of one model");
+        Ok(Some(all))
+    }
+}
+
 /// Returns the model's own error if the error contains one.
 fn into_eval_error(error: anyhow::Error) -> EvalError {
     error
@@ -168,15 +203,11 @@ impl JacobianOperator for ParallelField<'_, '_> {
     }
 
     fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
-        let began = std::time::Instant::now();
-        let parts = self.map_batches(at.rows(), |worker, rows| {
-            let missing = || EvalError::Missing("the Jacobian products were not opened".to_owned());
-            let tangents = worker.sources.jacobian.as_mut().ok_or_else(missing)?;
-            tangents.jvp(at.select(rows).points(), &z.select(Axis(1), rows))
-        })?;
-        let views: Vec<_> = parts.iter().map(|p| p.view()).collect();
-        let all = ndarray::concatenate(Axis(1), &views).expect("directions of one model");
-        self.product_seconds += began.elapsed().as_secs_f64();
-        Ok(all)
+        let products = self.map_products(at, z, |jacobian, at, z| jacobian.jvp(at, z).map(Some))?;
+        Ok(products.expect("every worker has them"))
+    }
+
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+        self.map_products(at, w, |jacobian, at, w| jacobian.vjp(at, w))
     }
 }

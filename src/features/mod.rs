@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use self::cache::Provenance;
 use self::images::{Image, ImageShape, PixelCoding};
+use self::micro_batches::MicroBatches;
 use self::preset::{Preset, PresetInput, ResolvedExtractor};
 use self::resize::Resize;
 use crate::graph::{self, Scaling};
@@ -21,6 +22,7 @@ use crate::signature::{self, ExpectedFile};
 
 pub mod cache;
 pub mod images;
+mod micro_batches;
 pub mod preset;
 pub mod resize;
 
@@ -262,14 +264,42 @@ impl Extractor {
         coding: Option<PixelCoding>,
     ) -> Result<ExtractedFeatures> {
         let feed = self.extractor_input(samples, shape, coding)?;
-        let file = self.session.file.clone();
-        let chunks = samples.axis_chunks_iter(Axis(0), MICRO_BATCH);
         self.meter.begin(samples.nrows());
-        self.run_calls(chunks.map(|chunk| {
-            Ok((
-                chunk.nrows(),
-                feed.batch_tensor(chunk).with_context(|| file.clone())?,
-            ))
+        let batches = samples.axis_chunks_iter(Axis(0), MICRO_BATCH);
+        self.extract_batches(batches.map(Ok), &feed)
+    }
+
+    /// Like [`Extractor::extract`], for samples that come in parts. The outputs are those of all parts
+    /// together, bit for bit, and only a part is in memory at a time. What the numbers mean is judged
+    /// from the first call's samples.
+    ///
+    /// # Errors
+    /// Fails like [`Extractor::extract`], and with the first error of a part.
+    pub fn extract_parts(
+        &mut self,
+        parts: impl Iterator<Item = Result<Array2<f64>>>,
+        shape: &[usize],
+        coding: Option<PixelCoding>,
+    ) -> Result<ExtractedFeatures> {
+        let mut batches = MicroBatches::new(parts);
+        let feed = self.extractor_input(batches.peek()?.view(), shape, coding)?;
+        self.extract_batches(batches, &feed)
+    }
+
+    /// Computes the features and class logits of batches of samples, one call each.
+    ///
+    /// # Errors
+    /// Fails with the first error of a batch, or if a call fails.
+    fn extract_batches<S: ndarray::Data<Elem = f64>>(
+        &mut self,
+        batches: impl Iterator<Item = Result<ndarray::ArrayBase<S, ndarray::Ix2>>>,
+        feed: &ExtractorInput,
+    ) -> Result<ExtractedFeatures> {
+        let file = self.session.file.clone();
+        self.run_calls(batches.map(|batch| {
+            let batch = batch?;
+            let tensor = feed.batch_tensor(batch.view());
+            Ok((batch.nrows(), tensor.with_context(|| file.clone())?))
         }))
     }
 

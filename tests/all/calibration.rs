@@ -268,13 +268,10 @@ fn classifiers_find_the_observations_under_which_draws_are_wrong() {
     let read_rows = |name: &str| -> ndarray::Array2<f32> {
         ndarray_npy::read_npy(data(name)).expect("an array")
     };
-    // True parameters are moved where the first number of the observation is above 0.
+    // True parameters are moved by a multiple of the observation's first number.
     let (mut theta, observed) = (read_rows("theta.npy"), read_rows("observations.npy"));
-    let is_moved = |i: usize| observed[[i, 0]] > 0.0;
-    for (i, mut row) in theta.rows_mut().into_iter().enumerate() {
-        if is_moved(i) {
-            row += 1.0;
-        }
+    for (mut row, observed) in theta.rows_mut().into_iter().zip(observed.rows()) {
+        row += 1.2 * observed[0];
     }
     ndarray_npy::write_npy(at.join("moved.npy"), &theta).expect("written");
     let keys = "samples: 400, draws: 60, tests: [local-c2st]";
@@ -301,18 +298,19 @@ fn classifiers_find_the_observations_under_which_draws_are_wrong() {
     }
     assert!(of("moved.npy", "deviation", "value") > of("theta.npy", "deviation", "value"));
     let ranks = rows(&run, "ranks");
-    let rejected: Vec<usize> = ranks
-        .iter()
-        .filter(|row| row["dataset"].ends_with("moved.npy"))
-        .filter(|row| row["rank"].parse::<usize>().expect("a rank") >= 59)
-        .map(|row| row["sample"].parse().expect("an index"))
-        .collect();
-    let right = rejected.iter().filter(|i| is_moved(**i)).count();
-    assert!(
-        right as f64 > 0.8 * rejected.len() as f64,
-        "{right} of {}",
-        rejected.len()
-    );
+    // A model that is wrong somewhere can be rejected everywhere; how far it is off is a local matter.
+    let mean_deviation = |of: &dyn Fn(f32) -> bool| {
+        let values: Vec<f64> = ranks
+            .iter()
+            .filter(|row| row["dataset"].ends_with("moved.npy"))
+            .filter(|row| of(observed[[row["sample"].parse().expect("an index"), 0]].abs()))
+            .map(|row| row["value"].parse().expect("a deviation"))
+            .collect();
+        values.iter().sum::<f64>() / values.len() as f64
+    };
+    let [far, near] = [mean_deviation(&|x| x > 1.0), mean_deviation(&|x| x < 0.1)];
+    println!("{far:.3} {near:.3}");
+    assert!(far > 5.0 * near, "{far} {near}");
     let page = read(&run.join("index.html"));
     assert!(page.contains("Observations with the smallest p-values"));
     // Parts of a run train the same classifiers.

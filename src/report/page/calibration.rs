@@ -176,7 +176,9 @@ fn local_table(view: &ReportView, group: &CalibrationGroup, rows: &[&Calibration
         @let mut ranks: Vec<&RankRow> = view.tables.ranks.iter()
             .filter(|rank| group.holds_ranks(rank) && rank.test == test && rank.rank.is_some())
             .collect();
-        @let () = ranks.sort_by_key(|rank| (std::cmp::Reverse(rank.rank), rank.sample));
+        @let () = ranks.sort_by(|a, b| {
+            b.rank.cmp(&a.rank).then(b.value.unwrap_or(0.0).total_cmp(&a.value.unwrap_or(0.0)))
+        });
         @let all = (group.draws + 1) as f64;
         (data_table(
             &format!("local-{}", group.model),

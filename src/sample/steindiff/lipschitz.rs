@@ -50,6 +50,8 @@ pub struct StepLipschitz {
     pub largest: f64,
     /// The largest distance of a value to a true singular value, over the samples.
     pub residual: f64,
+    /// The number of Jacobian products for each of the samples.
+    pub products: u64,
 }
 
 impl LipschitzMeasurement {
@@ -67,12 +69,16 @@ impl LipschitzMeasurement {
         self.iterations.min(dim)
     }
 
-    /// The number of Jacobian products that a step with this number of predictions takes, per sample
-    /// of a population of `n`, rounded up.
-    pub(super) fn products_per_sample(&self, predictions: u64, dim: usize, n: usize) -> u64 {
-        let measured = self.samples.min(n) as u64;
-        let products = 2 * self.iterations_in(dim) as u64 * predictions * measured;
-        products.div_ceil(n.max(1) as u64)
+    /// The number of Jacobian products of a step with this number of predictions, for each of the
+    /// samples.
+    pub(super) fn products(&self, predictions: u64, dim: usize) -> u64 {
+        2 * self.iterations_in(dim) as u64 * predictions
+    }
+
+    /// The share of each sample of a population of `n` in the products of those that are measured,
+    /// rounded up.
+    pub(super) fn per_sample(&self, products: u64, n: usize) -> u64 {
+        (products * self.samples.min(n) as u64).div_ceil(n.max(1) as u64)
     }
 
     /// Measures a proposed step at the first samples of a population. `None` if no value is finite.
@@ -100,11 +106,13 @@ impl LipschitzMeasurement {
         }
         let bases = vec![Bidiagonalization::default(); rows];
         let mut found = Recurrence { bases, next: first };
+        let mut products = 0;
         for _ in 0..self.iterations_in(dim) {
             let right = found.begin_iteration().insert_axis(Axis(0));
             let context = &draw.context;
-            let product = step_jacobian_products(step, &proposal, &right, context, field)?.step;
-            let left = found.add_left(product).insert_axis(Axis(0));
+            let along = step_jacobian_products(step, &proposal, &right, context, field)?;
+            products += 2 * along.count;
+            let left = found.add_left(along.step).insert_axis(Axis(0));
             let product = step_transposed_products(step, &proposal, &left, context, field)?;
             found.add_right(product);
         }
@@ -124,6 +132,7 @@ impl LipschitzMeasurement {
             mean,
             largest: largest(0),
             residual: largest(1),
+            products,
         }))
     }
 }

@@ -301,11 +301,8 @@ impl SteinDiff {
             if let Some(measurement) = &self.lipschitz {
                 let linearized = field.linearized()?;
                 entry.lipschitz = measurement.measure(step, i, &proposal, draw, linearized)?;
-                entry.products += measurement.products_per_sample(
-                    predictions(step),
-                    trajectory.x.ncols(),
-                    entry.n,
-                );
+                let products = entry.lipschitz.map_or(0, |found| found.products);
+                entry.products += measurement.per_sample(products, entry.n);
             }
             if self.mode == SteinDiffMode::SelfConsistent && !self.skips_step(steps, i) {
                 let damped = damped_step(&trajectory.x, &proposal.state, entry.gamma);
@@ -450,7 +447,8 @@ impl SamplingMethod for SteinDiff {
             .any(|s| s.corrector.as_ref().is_some_and(|a| a.reused));
         let measured = |step: &SamplerStep| {
             self.lipschitz.map_or(0, |measurement| {
-                measurement.products_per_sample(predictions(step), context.dim, self.population)
+                let products = measurement.products(predictions(step), context.dim);
+                measurement.per_sample(products, self.population)
             })
         };
         let measured: u64 = steps.iter().map(measured).sum();
