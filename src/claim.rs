@@ -304,4 +304,41 @@ mod tests {
         }
         assert_eq!(b.taken.len(), names.len());
     }
+
+    #[test]
+    fn claims_in_a_store_are_won_once_and_taken_over() {
+        use object_store::memory::InMemory;
+        let folder = ObjectFolder::in_store(Arc::new(InMemory::new()), "run");
+        // Each process lists the store itself.
+        let place = || MeetingPlace::objects(&folder);
+        let lease = Duration::from_millis(1500);
+        let (mut dead, keeper) = process_at(&place(), "dead", lease);
+        assert_eq!(dead.claim("t").expect("an answer"), ClaimAnswer::Won);
+        keeper.stop_renewing_for_tests();
+        let (mut a, keeper_a) = process_at(&place(), "a", lease);
+        let (mut b, _keeper_b) = process_at(&place(), "b", lease);
+        assert_eq!(a.claim("u").expect("an answer"), ClaimAnswer::Won);
+        assert_eq!(b.claim("t").expect("an answer"), ClaimAnswer::Held);
+        assert_eq!(b.claim("u").expect("an answer"), ClaimAnswer::Held);
+        let began = Instant::now();
+        while b.holder("t").expect("read").expect("held").1 == WorkerState::Alive {
+            assert!(began.elapsed() < 10 * lease, "the lease never runs out");
+            std::thread::sleep(lease / 10);
+        }
+        assert!(began.elapsed() > lease / 2, "it ran out at once");
+        let alive = Some(("a".to_owned(), WorkerState::Alive));
+        assert_eq!(b.holder("u").expect("read"), alive);
+        assert_eq!(a.holder("t").expect("read").expect("held").0, "dead");
+        assert_eq!(b.take_over("t").expect("an answer"), ClaimAnswer::Won);
+        assert_eq!(a.take_over("t").expect("an answer"), ClaimAnswer::Held);
+        let held = Some(("b".to_owned(), WorkerState::Alive));
+        assert_eq!(a.holder("t").expect("read"), held);
+        drop(keeper_a);
+        std::thread::sleep(lease / 2);
+        let gone = Some(("a".to_owned(), WorkerState::Ended));
+        assert_eq!(b.holder("u").expect("read"), gone);
+        assert!(!a.is_done("report").expect("read"));
+        b.set_done("report").expect("written");
+        assert!(a.is_done("report").expect("read"));
+    }
 }

@@ -52,6 +52,10 @@ pub(crate) struct ListedObject {
 const RETRIES: usize = 8;
 /// The time after which a request is not tried again.
 const RETRY_TIME: Duration = Duration::from_secs(60);
+/// How often a request is sent that the network broke off.
+const ATTEMPTS: u32 = 5;
+/// The pause before it is sent the second time.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Larger objects are sent in parts, so that a part that is lost is sent again alone.
 const PART_BYTES: usize = 16 << 20;
 /// How many requests are under way at the same time.
@@ -99,9 +103,12 @@ impl ObjectFolder {
     /// # Errors
     /// Fails if the store refuses, or does not answer.
     pub(crate) fn create(&self, key: &str, bytes: &[u8]) -> Result<bool> {
-        let options = PutOptions::from(PutMode::Create);
-        let payload = PutPayload::from(bytes.to_vec());
-        match wait(self.store.put_opts(&self.key(key), payload, options)) {
+        let (location, payload) = (self.key(key), PutPayload::from(bytes.to_vec()));
+        let create = || {
+            let options = PutOptions::from(PutMode::Create);
+            self.store.put_opts(&location, payload.clone(), options)
+        };
+        match patiently(create) {
             Ok(_) => Ok(true),
             Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
             Err(error) => Err(self.fault(key, error)),
@@ -113,23 +120,22 @@ impl ObjectFolder {
     /// # Errors
     /// Fails if the store refuses, or does not answer.
     pub(crate) fn put(&self, key: &str, bytes: Vec<u8>) -> Result<()> {
-        let location = self.key(key);
-        let done = match bytes.len() > PART_BYTES {
-            false => {
-                let options = PutOptions {
-                    attributes: self.attributes_of(key),
-                    ..PutOptions::default()
-                };
-                wait(self.store.put_opts(&location, bytes.into(), options)).map(drop)
-            }
-            true => wait(async {
+        let (location, payload) = (self.key(key), PutPayload::from(bytes));
+        let put = || async {
+            if payload.content_length() > PART_BYTES {
                 let upload = self.store.put_multipart(&location).await?;
                 let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-                parts.put(bytes.into());
-                parts.finish().await.map(drop)
-            }),
+                payload.iter().for_each(|bytes| parts.put(bytes.clone()));
+                return parts.finish().await.map(drop);
+            }
+            let options = PutOptions {
+                attributes: self.attributes_of(key),
+                ..PutOptions::default()
+            };
+            let put = self.store.put_opts(&location, payload.clone(), options);
+            put.await.map(drop)
         };
-        done.map_err(|error| self.fault(key, error))
+        patiently(put).map_err(|error| self.fault(key, error))
     }
 
     /// The content of an object; `None` if there is none of that name.
@@ -138,8 +144,8 @@ impl ObjectFolder {
     /// Fails if the store refuses, or does not answer.
     pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let location = self.key(key);
-        let got = wait(async { self.store.get(&location).await?.bytes().await });
-        match got {
+        let get = || async { self.store.get(&location).await?.bytes().await };
+        match patiently(get) {
             Ok(bytes) => Ok(Some(bytes.to_vec())),
             Err(error) if fault::is_missing_object(&error) => Ok(None),
             Err(error) => Err(self.fault(key, error)),
@@ -151,7 +157,8 @@ impl ObjectFolder {
     /// # Errors
     /// Fails if the store refuses, or does not answer.
     pub(crate) fn delete(&self, key: &str) -> Result<()> {
-        match wait(self.store.delete(&self.key(key))) {
+        let location = self.key(key);
+        match patiently(|| self.store.delete(&location)) {
             Err(error) if fault::is_missing_object(&error) => Ok(()),
             done => done.map_err(|error| self.fault(key, error)),
         }
@@ -164,12 +171,15 @@ impl ObjectFolder {
     /// Fails if the store refuses, or does not answer.
     pub(crate) fn list(&self, below: &str, after: Option<&str>) -> Result<Vec<ListedObject>> {
         let folder = self.key(below);
-        let found = match after {
-            Some(after) => self.store.list_with_offset(Some(&folder), &self.key(after)),
-            None => self.store.list(Some(&folder)),
+        let after = after.map(|after| self.key(after));
+        let list = || {
+            let objects = match &after {
+                Some(after) => self.store.list_with_offset(Some(&folder), after),
+                None => self.store.list(Some(&folder)),
+            };
+            objects.try_collect::<Vec<object_store::ObjectMeta>>()
         };
-        let found: Vec<object_store::ObjectMeta> =
-            wait(found.try_collect()).map_err(|error| self.fault(below, error))?;
+        let found = patiently(list).map_err(|error| self.fault(below, error))?;
         let mut found: Vec<ListedObject> = found
             .into_iter()
             .filter_map(|object| {
@@ -192,7 +202,7 @@ impl ObjectFolder {
     /// Fails if the store refuses, or does not answer.
     pub(crate) fn names(&self, below: &str) -> Result<Vec<String>> {
         let folder = self.key(below);
-        let found = wait(self.store.list_with_delimiter(Some(&folder)))
+        let found = patiently(|| self.store.list_with_delimiter(Some(&folder)))
             .map_err(|error| self.fault(below, error))?;
         let objects = found.objects.iter().map(|object| &object.location);
         let last = |key: &Key| key.filename().map(str::to_owned);
@@ -308,6 +318,25 @@ fn connect(address: &Address) -> Result<Arc<dyn ObjectStore>> {
     store.map_err(explained)
 }
 
+/// Waits for an answer of a store. A request that the network broke off, and that nobody has tried
+/// again, is tried again.
+fn patiently<T, F>(request: impl Fn() -> F) -> object_store::Result<T>
+where
+    F: Future<Output = object_store::Result<T>>,
+{
+    let mut answer = wait(request());
+    for attempt in 1..ATTEMPTS {
+        match &answer {
+            Err(error) if fault::is_broken_off(error) => {
+                std::thread::sleep(FIRST_PAUSE * attempt * attempt);
+                answer = wait(request());
+            }
+            _ => break,
+        }
+    }
+    answer
+}
+
 /// Waits for an answer of a store.
 fn wait<T>(answer: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
     static RUNTIME: OnceLock<std::io::Result<tokio::runtime::Runtime>> = OnceLock::new();
@@ -323,5 +352,85 @@ fn wait<T>(answer: impl Future<Output = object_store::Result<T>>) -> object_stor
             store: "runtime",
             source: error.to_string().into(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+
+    fn folder() -> ObjectFolder {
+        ObjectFolder::in_store(Arc::new(InMemory::new()), "runs/a")
+    }
+
+    #[test]
+    fn one_of_many_creates_an_object() {
+        let folder = folder();
+        let won = Mutex::new(0);
+        let names: Vec<usize> = (0..40).collect();
+        folder
+            .for_each(&names, |i| {
+                *won.lock().expect("a count") += usize::from(folder.create("x", &[*i as u8])?);
+                Ok(())
+            })
+            .expect("created");
+        assert_eq!(won.into_inner().expect("a count"), 1);
+    }
+
+    #[test]
+    fn objects_are_written_read_listed_and_deleted() {
+        let folder = folder();
+        assert_eq!(folder.get("a/1").expect("an answer"), None);
+        for (key, bytes) in [
+            ("a/1", "one"),
+            ("a/2", "two"),
+            ("a/b/3", "three"),
+            ("c", ""),
+        ] {
+            folder.put(key, bytes.into()).expect("put");
+        }
+        assert_eq!(folder.get("a/b/3").expect("read"), Some(b"three".to_vec()));
+        let keys = |below, after| -> Vec<String> {
+            let listed = folder.list(below, after).expect("listed");
+            listed.into_iter().map(|object| object.key).collect()
+        };
+        assert_eq!(keys("a", None), ["a/1", "a/2", "a/b/3"]);
+        assert_eq!(keys("a", Some("a/1")), ["a/2", "a/b/3"]);
+        assert_eq!(keys("nothing", None), [""; 0]);
+        let mut names = folder.names("").expect("listed");
+        names.sort();
+        assert_eq!(names, ["a", "c"]);
+        let before = folder.list("", None).expect("listed")[3].tag.clone();
+        folder.put("c", "new".into()).expect("put");
+        assert_ne!(folder.list("", None).expect("listed")[3].tag, before);
+        folder.delete("c").expect("deleted");
+        folder
+            .delete("c")
+            .expect("it is not there, which was wanted");
+        assert_eq!(folder.list("", None).expect("listed").len(), 3);
+    }
+
+    #[test]
+    fn large_objects_are_sent_in_parts_and_come_back_whole() {
+        let folder = folder();
+        let bytes: Vec<u8> = (0..2 * PART_BYTES + 5).map(|i| (i % 251) as u8).collect();
+        folder.put("large", bytes.clone()).expect("put");
+        assert!(folder.get("large").expect("read") == Some(bytes));
+    }
+
+    #[test]
+    fn first_failure_ends_work_for_many() {
+        let folder = folder();
+        let items: Vec<usize> = (0..1000).collect();
+        let begun = Mutex::new(0);
+        let failed = folder.for_each(&items, |i| {
+            *begun.lock().expect("a count") += 1;
+            anyhow::ensure!(*i != 3, "no {i}");
+            std::thread::sleep(Duration::from_millis(2));
+            Ok(())
+        });
+        assert_eq!(failed.expect_err("3 fails").to_string(), "no 3");
+        assert!(begun.into_inner().expect("a count") < 500);
     }
 }

@@ -608,3 +608,211 @@ fn write_plain(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     std::fs::write(path, bytes).with_context(context)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::journal::{Journal, Outcome};
+
+    /// The copies of one run by several processes.
+    fn copies(n: usize) -> Vec<RemoteRun> {
+        let folder = ObjectFolder::in_store(Arc::new(InMemory::new()), "runs/a");
+        folder.put(PLAN, b"{}".to_vec()).expect("put");
+        (0..n)
+            .map(|_| {
+                let run = RemoteRun::of_folder(folder.clone()).expect("a copy");
+                run.require_plan().expect("a plan");
+                run
+            })
+            .collect()
+    }
+
+    /// Writes the files of a trial to a copy, as its execution does, and returns its event.
+    fn finished(run: &RemoteRun, trial: &str, rows: &str, array: Option<&[u8]>) -> Event {
+        let sha256 = |bytes: &[u8]| hex(&Sha256::digest(bytes));
+        write_plain(&row_file(run.dir(), trial), rows.as_bytes()).expect("written");
+        if let Some(array) = array {
+            write_plain(&array_file(run.dir(), trial), array).expect("written");
+        }
+        Event::Finished {
+            trial: trial.to_owned(),
+            rows: 1,
+            sha256: sha256(rows.as_bytes()),
+            array_sha256: array.map(sha256),
+            steps_sha256: None,
+            under: None,
+            seconds: 1.25,
+        }
+    }
+
+    fn failed(trial: &str) -> Event {
+        Event::Failed {
+            trial: trial.to_owned(),
+            error: "why".to_owned(),
+            seconds: 0.5,
+        }
+    }
+
+    #[test]
+    fn commits_reach_others_once_by_their_names() {
+        let runs = copies(2);
+        let (a, b) = (&runs[0], &runs[1]);
+        b.read_new_commits().expect("read");
+        let array = [1u8, 2, 3];
+        a.commit("a", &finished(a, "t1", "x\n1\n", Some(&array)))
+            .expect("committed");
+        a.commit("a", &failed("t2")).expect("committed");
+        for _ in 0..2 {
+            b.read_new_commits().expect("read");
+        }
+        a.commit("a", &finished(a, "t3", "x\n3\n", None))
+            .expect("committed");
+        // Its lease is not there, so that it counts as ended once it was read.
+        b.read_new_commits().expect("read");
+        let text = std::fs::read_to_string(b.dir().join("journal-a.jsonl")).expect("a journal");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        let journal = Journal::read(b.dir()).expect("a journal");
+        assert!(matches!(
+            journal.outcomes["t1"],
+            Outcome::Finished { seconds: 1.25, .. }
+        ));
+        assert!(matches!(&journal.outcomes["t2"], Outcome::Failed { error, .. } if error == "why"));
+        b.fetch_array("t1").expect("copied");
+        let copied = std::fs::read(array_file(b.dir(), "t1")).expect("an array");
+        assert_eq!(copied, array);
+        assert_eq!(Journal::read(a.dir()).expect("a journal").outcomes.len(), 3);
+    }
+
+    #[test]
+    fn processes_with_leases_are_listed_behind_their_last_commit() {
+        let runs = copies(2);
+        let (a, b) = (&runs[0], &runs[1]);
+        a.folder.put("workers/a.json", vec![]).expect("put");
+        for i in 0..12 {
+            a.commit("a", &failed(&format!("t{i}"))).expect("committed");
+            b.read_new_commits().expect("read");
+        }
+        let text = std::fs::read_to_string(b.dir().join("journal-a.jsonl")).expect("a journal");
+        assert_eq!(text.lines().count(), 12, "{text}");
+    }
+
+    #[test]
+    fn of_two_commits_the_first_counts_and_both_are_kept() {
+        let runs = copies(3);
+        let rows = ["x,seconds\n1,0.5\n", "x,seconds\n1,0.7\n"];
+        // The names are in the other order.
+        for (run, (worker, rows)) in runs.iter().zip([("b", rows[0]), ("a", rows[1])]) {
+            run.commit(worker, &finished(run, "t", rows, None))
+                .expect("committed");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let whole = &runs[2];
+        // The plan of this test is none, which is all that is wrong.
+        let error = whole.fetch_all().expect_err("no plan").to_string();
+        assert!(error.contains("plan.json"), "{error}");
+        let kept = std::fs::read_to_string(row_file(whole.dir(), "t")).expect("rows");
+        assert_eq!(kept, rows[0]);
+        let journal = Journal::read(whole.dir()).expect("a journal");
+        assert_eq!(journal.repeats["t"].len(), 1);
+        assert_eq!(
+            journal.plan_sha256,
+            Some(whole.plan_sha256().expect("read"))
+        );
+    }
+
+    #[test]
+    fn damaged_objects_are_named_with_what_helps() {
+        for (damage, key, fault) in [
+            (&b"{\"plan"[..], "commits/a/00000000.t.finished.1250", "EOF"),
+            (&b"[1]"[..], "arrays/a/00000000.npy", "it is torn"),
+        ] {
+            let runs = copies(2);
+            let (a, b) = (&runs[0], &runs[1]);
+            a.commit("a", &finished(a, "t", "x\n1\n", Some(&[7])))
+                .expect("committed");
+            a.folder.put(key, damage.to_vec()).expect("put");
+            b.read_new_commits().expect("the name says all");
+            for error in [b.fetch_array("t"), b.fetch_all()] {
+                let error = format!("{:#}", error.expect_err(key));
+                let words = [key, fault, "memory:///runs/a/", "is deleted"];
+                assert!(words.iter().all(|word| error.contains(word)), "{error}");
+            }
+        }
+        // Another trial's content under a name.
+        let runs = copies(1);
+        let run = &runs[0];
+        run.commit("a", &failed("t")).expect("committed");
+        let content = run.folder.get("commits/a/00000000.t.failed.500");
+        let content = content.expect("read").expect("there");
+        run.folder
+            .put("commits/b/00000000.u.failed.500", content)
+            .expect("put");
+        let error = format!("{:#}", run.fetch_all().expect_err("another trial"));
+        assert!(error.contains("another trial"), "{error}");
+    }
+
+    #[test]
+    fn names_that_are_no_commits_are_passed_over() {
+        let name = CommitName {
+            worker: "host-1-abc".to_owned(),
+            number: 12,
+            trial: "ab12".to_owned(),
+            is_finished: true,
+            milliseconds: 7,
+        };
+        assert_eq!(CommitName::parse(&name.key()), Some(name));
+        for key in [
+            "commits/a",
+            "commits/a/x",
+            "commits/a/1.t.finished",
+            "commits/a/1.t.maybe.3",
+            "commits/a/-1.t.failed.3",
+            "commits/../1.t.failed.3",
+            "commits/a/1.t/../x.failed.3",
+            "commits/a\\b/1.t.failed.3",
+            "commits/a/1..failed.3",
+            "elsewhere/a/1.t.failed.3",
+        ] {
+            assert_eq!(CommitName::parse(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn first_plan_counts_and_others_get_it() {
+        let folder = ObjectFolder::in_store(Arc::new(InMemory::new()), "runs/a");
+        let runs = [(); 2].map(|()| RemoteRun::of_folder(folder.clone()).expect("a copy"));
+        for (run, plan) in runs.iter().zip(["first", "second"]) {
+            run.look_before_run().expect("free, or begun");
+            write_plain(&run.dir().join(PLAN), plan.as_bytes()).expect("written");
+            run.agree_on_plan().expect("agreed");
+            let agreed = std::fs::read_to_string(run.dir().join(PLAN)).expect("a plan");
+            assert_eq!(agreed, "first");
+        }
+        assert_eq!(folder.get(PLAN).expect("read"), Some(b"first".to_vec()));
+        write_plain(&runs[1].dir().join(CONFIG), b"c").expect("written");
+        runs[1].keep_config().expect("kept");
+        assert_eq!(folder.get(CONFIG).expect("read"), Some(b"c".to_vec()));
+    }
+
+    #[test]
+    fn folder_with_something_else_is_refused() {
+        let folder = ObjectFolder::in_store(Arc::new(InMemory::new()), "runs/a");
+        let run = RemoteRun::of_folder(folder.clone()).expect("a copy");
+        for harmless in ["config.yaml", "claims/x.0", "workers/w.json"] {
+            folder.put(harmless, vec![]).expect("put");
+        }
+        run.look_before_run().expect("what a killed run leaves");
+        folder.put("photos/cat.png", vec![]).expect("put");
+        let error = run
+            .look_before_run()
+            .expect_err("a foreign file")
+            .to_string();
+        assert!(error.contains("give another --out"), "{error}");
+        let error = run.require_plan().expect_err("no plan").to_string();
+        assert!(error.contains("memory:///runs/a/plan.json"), "{error}");
+    }
+}

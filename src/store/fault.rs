@@ -93,6 +93,12 @@ fn is_of_network(error: &object_store::Error) -> bool {
     text.contains("Error performing ") || text.contains("HTTP error")
 }
 
+/// Whether the network broke a request off, and nobody has tried it again.
+pub(super) fn is_broken_off(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    is_of_network(error) && status(&text).is_none() && !text.contains(" retries, max_retries: ")
+}
+
 /// The code of an answer of S3 or Azure, such as `NoSuchBucket`; empty if there is none.
 fn code(error: &object_store::Error) -> String {
     let text = error.to_string();
@@ -197,6 +203,14 @@ mod tests {
             source: "Error performing GET http://host/b in 1ms - HTTP error: error sending request"
                 .into(),
         };
-        assert!(is_busy(unreachable));
+        assert!(is_broken_off(&unreachable) && is_busy(unreachable));
+        let tried = object_store::Error::Generic {
+            store: "S3",
+            source: "Error performing GET http://host/b in 9s, after 8 retries, max_retries: 8, \
+                     retry_timeout: 60s  - HTTP error: error sending request"
+                .into(),
+        };
+        assert!(!is_broken_off(&tried) && is_busy(tried));
+        assert!(!is_broken_off(&generic("500 Internal Server Error", "")));
     }
 }
