@@ -5,30 +5,34 @@
 //! own (`workers/<name>.json`). If the holder of a claim has gone, the next generation of the claim
 //! is free, and again exactly one process can create it.
 //!
-//! Only creating a file that does not exist must be atomic, as it is on local disks and NFS. Claims
-//! save work and decide nothing: if two processes do one trial, the journal keeps one result.
+//! Only creating a file that does not exist must be atomic, as it is on local disks, on NFS and in
+//! object stores. Claims save work and decide nothing: if two processes do one trial, the journal
+//! keeps one result.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
-
-use crate::output::create_exclusive;
+use anyhow::Result;
 
 mod lease;
+mod place;
 
-pub(crate) use lease::{Lease, LeaseKeeper, LeaseWatcher, WorkerState, read_leases, worker_name};
+pub(crate) use lease::{
+    Lease, LeaseKeeper, LeaseWatcher, WorkerState, count_leases, read_leases, worker_name,
+};
+pub(crate) use place::MeetingPlace;
 
-/// The claims of one run directory, as one process sees them.
+/// The claims of one run, as one process sees them.
 #[derive(Debug)]
 pub(crate) struct ClaimFolder {
-    folder: PathBuf,
+    place: MeetingPlace,
     /// The name of this process.
     own: String,
     leases: LeaseWatcher,
     /// The latest generation of each claim that this process knows to be taken.
     taken: BTreeMap<String, u32>,
+    /// The name in each claim that was read, with the claim's generation. A claim never changes.
+    holders: BTreeMap<String, (u32, String)>,
     /// When the folder may be listed again.
     list_again: Instant,
     /// The claims that this process failed to get since the folder was listed.
@@ -44,25 +48,26 @@ pub(crate) enum ClaimAnswer {
     Held,
 }
 
+/// The folder of the claims.
+const FOLDER: &str = "claims";
 /// After how many claims in a row that others hold the folder is listed.
 const MISSES_BEFORE_LISTING: usize = 8;
 /// The least time between two listings of the folder, as a multiple of what one takes.
 const LISTING_PAUSE: u32 = 50;
 
 impl ClaimFolder {
-    /// The claims in a run directory for the process `own`.
+    /// The claims at a meeting place for the process `own`.
     ///
     /// # Errors
     /// Fails if the folder cannot be made.
-    pub(crate) fn open(dir: &Path, own: &str) -> Result<ClaimFolder> {
-        let folder = dir.join("claims");
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("{}: it cannot be made", folder.display()))?;
+    pub(crate) fn open(place: &MeetingPlace, own: &str) -> Result<ClaimFolder> {
+        place.make_folder(FOLDER)?;
         Ok(ClaimFolder {
-            folder,
+            place: place.clone(),
             own: own.to_owned(),
-            leases: LeaseWatcher::new(dir),
+            leases: LeaseWatcher::new(place),
             taken: BTreeMap::new(),
+            holders: BTreeMap::new(),
             list_again: Instant::now(),
             misses: 0,
         })
@@ -94,14 +99,17 @@ impl ClaimFolder {
     /// Fails if a file cannot be read.
     pub(crate) fn holder(&mut self, name: &str) -> Result<Option<(String, WorkerState)>> {
         let mut generation = self.taken.get(name).copied().unwrap_or(0);
-        while self.file(name, generation + 1).exists() {
+        while self.place.is_seen(&file_name(name, generation + 1)) {
             generation += 1;
         }
-        let path = self.file(name, generation);
-        let holder = match std::fs::read_to_string(&path) {
-            Ok(holder) => holder,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        let holder = match self.holders.get(name) {
+            Some((known, holder)) if *known == generation => holder.clone(),
+            _ => {
+                let Some(text) = self.place.read(&file_name(name, generation))? else {
+                    return Ok(None);
+                };
+                String::from_utf8_lossy(&text).into_owned()
+            }
         };
         self.taken.insert(name.to_owned(), generation);
         if holder.is_empty() {
@@ -110,8 +118,26 @@ impl ClaimFolder {
             let file = format!("{name}.{generation}");
             return Ok(Some((file.clone(), self.leases.state_of_nameless(&file))));
         }
+        let known = (generation, holder.clone());
+        self.holders.insert(name.to_owned(), known);
         let state = self.leases.state(&holder)?;
         Ok(Some((holder, state)))
+    }
+
+    /// Whether work that only one process does, under a claim, is done.
+    ///
+    /// # Errors
+    /// Fails if the file that says so cannot be read.
+    pub(crate) fn is_done(&self, name: &str) -> Result<bool> {
+        Ok(self.place.read(&done_name(name))?.is_some())
+    }
+
+    /// Says that work under a claim is done.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written.
+    pub(crate) fn set_done(&self, name: &str) -> Result<()> {
+        self.place.keep(&done_name(name), &self.own)
     }
 
     /// Takes over a claim whose holder, which [`ClaimFolder::holder`] told, has gone.
@@ -125,7 +151,7 @@ impl ClaimFolder {
 
     /// Creates one generation of a claim.
     fn create(&mut self, name: &str, generation: u32) -> Result<ClaimAnswer> {
-        let won = create_exclusive(&self.file(name, generation), &self.own)?;
+        let won = self.place.create(&file_name(name, generation), &self.own)?;
         self.taken.insert(name.to_owned(), generation);
         Ok(if won {
             ClaimAnswer::Won
@@ -138,47 +164,49 @@ impl ClaimFolder {
     /// each of them.
     fn list(&mut self) -> Result<()> {
         let began = Instant::now();
-        for (name, generation) in existing_claims(&self.folder)? {
-            let known = self.taken.entry(name).or_default();
-            *known = generation.max(*known);
+        for file in self.place.names(FOLDER)? {
+            let Some((name, generation)) = file.rsplit_once('.') else {
+                continue;
+            };
+            if let Ok(generation) = generation.parse::<u32>() {
+                let known = self.taken.entry(name.to_owned()).or_default();
+                *known = generation.max(*known);
+            }
         }
         self.misses = 0;
         self.list_again = Instant::now() + began.elapsed() * LISTING_PAUSE;
         Ok(())
     }
-
-    fn file(&self, name: &str, generation: u32) -> PathBuf {
-        self.folder.join(format!("{name}.{generation}"))
-    }
 }
 
-/// The claims in a folder, each with a generation. A claim appears once for each of its generations.
-fn existing_claims(folder: &Path) -> Result<BTreeSet<(String, u32)>> {
-    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let parse = |file: String| {
-        let (name, generation) = file.rsplit_once('.')?;
-        Some((name.to_owned(), generation.parse().ok()?))
-    };
-    Ok(entries
-        .flatten()
-        .filter_map(|e| parse(e.file_name().to_string_lossy().into_owned()))
-        .collect())
+/// The file of one generation of a claim.
+fn file_name(name: &str, generation: u32) -> String {
+    format!("{FOLDER}/{name}.{generation}")
 }
 
-/// How long a process waits between two looks at what others hold. It grows with the lease, so that
-/// a long lease means few looks.
-pub(crate) fn pause_between_looks(lease: Duration) -> Duration {
-    (lease / 40).clamp(Duration::from_millis(50), Duration::from_secs(2))
+/// The file that says that work under a claim is done.
+fn done_name(name: &str) -> String {
+    format!("{FOLDER}/{name}.done")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
+    use crate::store::ObjectFolder;
 
     /// The claims of a process whose lease lasts that long, with the keeper of its lease.
     fn process(dir: &Path, name: &str, lease: Duration) -> (ClaimFolder, LeaseKeeper) {
-        let keeper = LeaseKeeper::begin(dir, name, "", lease).expect("a lease");
-        (ClaimFolder::open(dir, name).expect("claims"), keeper)
+        process_at(&MeetingPlace::folder(dir), name, lease)
+    }
+
+    /// The claims of a process at any place.
+    fn process_at(place: &MeetingPlace, name: &str, lease: Duration) -> (ClaimFolder, LeaseKeeper) {
+        let keeper = LeaseKeeper::begin(place, name, "", lease).expect("a lease");
+        (ClaimFolder::open(place, name).expect("claims"), keeper)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -275,5 +303,42 @@ mod tests {
             assert_eq!(b.claim(name).expect("an answer"), ClaimAnswer::Held);
         }
         assert_eq!(b.taken.len(), names.len());
+    }
+
+    #[test]
+    fn claims_in_a_store_are_won_once_and_taken_over() {
+        use object_store::memory::InMemory;
+        let folder = ObjectFolder::in_store(Arc::new(InMemory::new()), "run");
+        // Each process lists the store itself.
+        let place = || MeetingPlace::objects(&folder);
+        let lease = Duration::from_millis(1500);
+        let (mut dead, keeper) = process_at(&place(), "dead", lease);
+        assert_eq!(dead.claim("t").expect("an answer"), ClaimAnswer::Won);
+        keeper.stop_renewing_for_tests();
+        let (mut a, keeper_a) = process_at(&place(), "a", lease);
+        let (mut b, _keeper_b) = process_at(&place(), "b", lease);
+        assert_eq!(a.claim("u").expect("an answer"), ClaimAnswer::Won);
+        assert_eq!(b.claim("t").expect("an answer"), ClaimAnswer::Held);
+        assert_eq!(b.claim("u").expect("an answer"), ClaimAnswer::Held);
+        let began = Instant::now();
+        while b.holder("t").expect("read").expect("held").1 == WorkerState::Alive {
+            assert!(began.elapsed() < 10 * lease, "the lease never runs out");
+            std::thread::sleep(lease / 10);
+        }
+        assert!(began.elapsed() > lease / 2, "it ran out at once");
+        let alive = Some(("a".to_owned(), WorkerState::Alive));
+        assert_eq!(b.holder("u").expect("read"), alive);
+        assert_eq!(a.holder("t").expect("read").expect("held").0, "dead");
+        assert_eq!(b.take_over("t").expect("an answer"), ClaimAnswer::Won);
+        assert_eq!(a.take_over("t").expect("an answer"), ClaimAnswer::Held);
+        let held = Some(("b".to_owned(), WorkerState::Alive));
+        assert_eq!(a.holder("t").expect("read"), held);
+        drop(keeper_a);
+        std::thread::sleep(lease / 2);
+        let gone = Some(("a".to_owned(), WorkerState::Ended));
+        assert_eq!(b.holder("u").expect("read"), gone);
+        assert!(!a.is_done("report").expect("read"));
+        b.set_done("report").expect("written");
+        assert!(a.is_done("report").expect("read"));
     }
 }

@@ -17,8 +17,10 @@ use crate::host::hex;
 use crate::plan::{self, Plan, PlanFile, Shard, Trial};
 
 mod follow;
+mod remote;
 
 pub(crate) use follow::JournalFollower;
+pub(crate) use remote::RemoteRun;
 
 /// One line of a journal file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -81,6 +81,7 @@ pub mod solve;
 mod status;
 pub mod stein;
 mod stop;
+mod store;
 mod table;
 pub mod trace;
 mod verify;

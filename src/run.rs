@@ -13,11 +13,12 @@ use self::commit::{ExistingFiles, write_trial};
 use self::progress::RunProgress;
 use self::queue::{TrialOrder, TrialQueue};
 use self::team::{NextTrial, Team, TeamAtEnd};
-use crate::claim::{LeaseKeeper, worker_name};
+use crate::claim::{LeaseKeeper, MeetingPlace, worker_name};
 use crate::config::ConfigFile;
 use crate::execute::{ComputeOptions, Executor};
 use crate::journal::{
-    Event, Journal, JournalWriter, append_event, array_file, outstanding_trials, read_plan,
+    Event, Journal, JournalWriter, RemoteRun, append_event, array_file, outstanding_trials,
+    read_plan,
 };
 use crate::model::onnx::Runtime;
 use crate::output::check_output_folder;
@@ -35,8 +36,10 @@ pub(crate) use begin::{runtime_fingerprint, with_run_lock};
 
 /// The options of a run besides its config.
 pub(crate) struct RunOptions {
-    /// The run directory.
+    /// The run directory, or the copy of a run in an object store.
     pub out: PathBuf,
+    /// The run in an object store. Its trials are taken by claims.
+    pub remote: Option<Arc<RemoteRun>>,
     /// The execution provider, batch size and threads.
     pub machine: ComputeOptions,
     /// Which trials this process executes.
@@ -137,7 +140,10 @@ pub(crate) fn execute_run(
     // A process joins before it reads what is outstanding: a trial that another commits in between
     // is then news to it, and is not taken for one whose committed files were damaged.
     let team = match options.part {
-        RunPart::Claims { lease } => Some(Box::new(Team::join(&options.out, &name, lease)?)),
+        RunPart::Claims { lease } => {
+            let remote = options.remote.as_ref();
+            Some(Box::new(Team::join(&options.out, remote, &name, lease)?))
+        }
         _ => None,
     };
     let Beginning { journal, damaged } = match options.part {
@@ -162,12 +168,12 @@ pub(crate) fn execute_run(
     if todo.is_empty() {
         return Ok(RunEnd::Completed(None));
     }
-    let lease = LeaseKeeper::begin(
-        &options.out,
-        &name,
-        &options.part.name(),
-        options.part.lease(),
-    )?;
+    let place = match &team {
+        Some(team) => team.place().clone(),
+        None => MeetingPlace::folder(&options.out),
+    };
+    let part = &options.part;
+    let lease = LeaseKeeper::begin(&place, &name, &part.name(), part.lease())?;
     if options.check {
         executor.warn_about_wrong_cards(&todo);
     }
@@ -363,6 +369,11 @@ impl TrialLoop<'_> {
     /// Fails if a file cannot be written. A failed trial is not an error.
     fn execute_and_commit(&mut self, i: usize) -> Result<bool> {
         let (trial, dir) = (self.todo[i], &self.options.out);
+        if let Some(remote) = &self.options.remote {
+            // A store that does not answer is no fault of the trial.
+            let needed = trial.work.required_trials();
+            needed.iter().try_for_each(|id| remote.fetch_array(id))?;
+        }
         self.lease.set_trial(&trial.id, self.progress.describe(i));
         self.progress.begin_trial(i);
         let progress = self.progress.clone();
@@ -379,7 +390,7 @@ impl TrialLoop<'_> {
         };
         let event = match self.executor.execute(trial, &load) {
             Ok(output) => {
-                if let Some(team) = &mut self.team {
+                if let (Some(team), None) = (&mut self.team, &self.options.remote) {
                     team.look(&mut self.queue, &self.progress)?;
                 }
                 let existing = self.existing_files(i);
@@ -391,6 +402,10 @@ impl TrialLoop<'_> {
             // A trial that a signal interrupted has not failed.
             Err(_) if stop::requested() => return Ok(false),
             Err(error) => {
+                let error = match &self.options.remote {
+                    Some(remote) => remote.with_addresses_in(error),
+                    None => error,
+                };
                 self.display
                     .suspend(|| errln!("flowgauge: trial {} failed: {error:#}", trial.id));
                 Event::Failed {
@@ -400,7 +415,10 @@ impl TrialLoop<'_> {
                 }
             }
         };
-        append_event(&self.writer.journal_file(dir), &event)?;
+        match (&self.options.remote, self.writer) {
+            (Some(remote), JournalWriter::Worker(name)) => remote.commit(name, &event)?,
+            _ => append_event(&self.writer.journal_file(dir), &event)?,
+        }
         stop::set_in_hand(None);
         self.queue.settle(&trial.id);
         self.progress.finish_trial();
@@ -419,6 +437,8 @@ impl TrialLoop<'_> {
     fn existing_files(&self, i: usize) -> ExistingFiles {
         match &self.team {
             None => ExistingFiles::Replace,
+            // Others do not see the files of a copy.
+            Some(_) if self.options.remote.is_some() => ExistingFiles::Replace,
             Some(_) if self.queue.is_settled(i) => ExistingFiles::Keep,
             Some(_) if self.damaged.contains(&self.todo[i].id) => ExistingFiles::Replace,
             Some(_) => ExistingFiles::KeepIfSame,

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::claim::{Lease, LeaseWatcher, WorkerState, read_leases};
+use crate::claim::{Lease, LeaseWatcher, MeetingPlace, WorkerState, read_leases};
 use crate::journal::{
-    Journal, JournalWriter, Outcome, journal_files, outstanding_trials, read_plan,
+    Journal, JournalWriter, Outcome, RemoteRun, journal_files, outstanding_trials, read_plan,
 };
 use crate::plan::{Plan, PlanFile, Shard};
 
@@ -80,16 +80,32 @@ pub(crate) struct WorkerThroughput {
 /// dead only after its lease was watched for its whole time.
 pub(crate) struct StatusReader {
     dir: PathBuf,
+    /// The run in an object store of which the directory is a copy.
+    remote: Option<RemoteRun>,
+    place: MeetingPlace,
     watcher: LeaseWatcher,
 }
 
 impl StatusReader {
-    /// Looks at the run in a directory.
-    pub(crate) fn new(dir: &Path) -> StatusReader {
-        StatusReader {
-            dir: dir.to_owned(),
-            watcher: LeaseWatcher::new(dir),
+    /// Looks at the run in a directory, or at an address of an object store.
+    ///
+    /// # Errors
+    /// Fails if the address is malformed, or if there is no run.
+    pub(crate) fn new(dir: &Path) -> Result<StatusReader> {
+        let remote = RemoteRun::open(dir)?;
+        if let Some(remote) = &remote {
+            remote.require_plan()?;
         }
+        let place = match &remote {
+            Some(remote) => MeetingPlace::objects(remote.folder()),
+            None => MeetingPlace::folder(dir),
+        };
+        Ok(StatusReader {
+            dir: (remote.as_ref()).map_or_else(|| dir.to_owned(), |r| r.dir().to_owned()),
+            remote,
+            watcher: LeaseWatcher::new(&place),
+            place,
+        })
     }
 
     /// The state of the run now.
@@ -97,6 +113,9 @@ impl StatusReader {
     /// # Errors
     /// Fails if the directory is not a run's directory, or if a file cannot be read.
     pub(crate) fn read(&mut self) -> Result<RunStatus> {
+        if let Some(remote) = &self.remote {
+            remote.read_new_commits()?;
+        }
         let file = read_plan(&self.dir)?;
         let (mut journal, mut throughput) = (Journal::default(), Vec::new());
         for path in journal_files(&self.dir)? {
@@ -127,7 +146,7 @@ impl StatusReader {
     /// The processes with leases. A trial in hand that is committed is shown no more.
     fn processes(&mut self, journal: &Journal) -> Result<Vec<ProcessStatus>> {
         let mut processes = Vec::new();
-        for mut lease in read_leases(&self.dir)? {
+        for mut lease in read_leases(&self.place)? {
             let dead = match self.watcher.state(&lease.worker)? {
                 WorkerState::Alive => false,
                 WorkerState::Dead => true,

@@ -7,18 +7,17 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::MeetingPlace;
 use crate::host::{host_name, machine_id, now_utc};
-use crate::output::overwrite_in_place;
 
 /// What a process says of itself in its lease.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,7 +83,9 @@ pub(crate) struct LeaseKeeper {
 
 /// What the keeper and its thread share.
 struct SharedLease {
-    path: PathBuf,
+    place: MeetingPlace,
+    /// The name of the process, after which its lease is named.
+    name: String,
     state: Mutex<LeaseState>,
 }
 
@@ -111,7 +112,9 @@ impl SharedLease {
             false => rounded(state.trial_began.elapsed()),
         };
         let text = serde_json::to_string(&state.lease)?;
-        overwrite_in_place(&self.path, &format!("{text:<TEXT_LENGTH$}\n"))
+        let file = format!("{FOLDER}/{}", lease_file(&self.name));
+        self.place
+            .overwrite(&file, &format!("{text:<TEXT_LENGTH$}\n"))
     }
 }
 
@@ -121,14 +124,12 @@ impl LeaseKeeper {
     /// # Errors
     /// Fails if the lease cannot be written.
     pub(crate) fn begin(
-        dir: &Path,
+        place: &MeetingPlace,
         name: &str,
         part: &str,
         lasts: Duration,
     ) -> Result<LeaseKeeper> {
-        let folder = dir.join(FOLDER);
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("{}: it cannot be made", folder.display()))?;
+        place.make_folder(FOLDER)?;
         let lease = Lease {
             worker: name.to_owned(),
             part: part.to_owned(),
@@ -148,7 +149,8 @@ impl LeaseKeeper {
             seconds_left: None,
         };
         let shared = Arc::new(SharedLease {
-            path: lease_file(dir, name),
+            place: place.clone(),
+            name: name.to_owned(),
             state: Mutex::new(LeaseState {
                 lease,
                 began: Instant::now(),
@@ -216,7 +218,8 @@ impl Drop for LeaseKeeper {
             // If the thread has panicked, there is nothing to wait for.
             let _ = thread.join();
         }
-        let _ = std::fs::remove_file(&self.shared.path);
+        let file = format!("{FOLDER}/{}", lease_file(&self.shared.name));
+        self.shared.place.remove(&file);
     }
 }
 
@@ -234,20 +237,23 @@ pub(crate) enum WorkerState {
 /// Watches the leases of other processes.
 #[derive(Debug)]
 pub(crate) struct LeaseWatcher {
-    dir: PathBuf,
-    /// The text of each lease, and when it was first seen to be this one.
+    place: MeetingPlace,
+    /// The version of each lease, and when it was first seen to be this one.
     seen: BTreeMap<String, (Vec<u8>, Instant)>,
+    /// What each lease says that never changes: its process, and how long it lasts.
+    known: BTreeMap<String, Lease>,
 }
 
 /// The time after which a lease without a readable time counts as run out.
 const DEFAULT_LEASE: Duration = Duration::from_secs(60);
 
 impl LeaseWatcher {
-    /// Watches the leases in a run directory.
-    pub(crate) fn new(dir: &Path) -> LeaseWatcher {
+    /// Watches the leases at a meeting place.
+    pub(crate) fn new(place: &MeetingPlace) -> LeaseWatcher {
         LeaseWatcher {
-            dir: dir.to_owned(),
+            place: place.clone(),
             seen: BTreeMap::new(),
+            known: BTreeMap::new(),
         }
     }
 
@@ -256,34 +262,39 @@ impl LeaseWatcher {
     /// # Errors
     /// Fails if a lease that is there cannot be read.
     pub(crate) fn state(&mut self, worker: &str) -> Result<WorkerState> {
-        let path = lease_file(&self.dir, worker);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(WorkerState::Ended),
-            Err(e) => return Err(e).with_context(|| path.display().to_string()),
+        let file = lease_file(worker);
+        let Some(version) = self.place.version(FOLDER, &file)? else {
+            return Ok(WorkerState::Ended);
         };
-        let lease: Option<Lease> = serde_json::from_slice(&text).ok();
-        if lease.as_ref().is_some_and(Lease::has_died_here) {
+        if !self.known.contains_key(worker) {
+            let text = self.place.read(&format!("{FOLDER}/{file}"))?;
+            let lease = text.and_then(|text| serde_json::from_slice(&text).ok());
+            self.known
+                .extend(lease.map(|lease| (worker.to_owned(), lease)));
+        }
+        let lease = self.known.get(worker);
+        if lease.is_some_and(Lease::has_died_here) {
             return Ok(WorkerState::Dead);
         }
         let lasts = lease
             .and_then(|lease| Duration::try_from_secs_f64(lease.lease_seconds).ok())
             .unwrap_or(DEFAULT_LEASE);
-        Ok(self.state_of_text(worker, text, lasts))
+        Ok(self.state_of_version(worker, version, lasts))
     }
 
     /// What is known of the process behind a claim that names none.
     pub(crate) fn state_of_nameless(&mut self, claim: &str) -> WorkerState {
-        self.state_of_text(claim, Vec::new(), DEFAULT_LEASE)
+        self.state_of_version(claim, Vec::new(), DEFAULT_LEASE)
     }
 
-    fn state_of_text(&mut self, worker: &str, text: Vec<u8>, lasts: Duration) -> WorkerState {
-        let known = self.seen.get(worker).filter(|(known, _)| *known == text);
+    fn state_of_version(&mut self, worker: &str, version: Vec<u8>, lasts: Duration) -> WorkerState {
+        let known = self.seen.get(worker).filter(|(known, _)| *known == version);
         match known {
             Some((_, since)) if since.elapsed() > lasts => WorkerState::Dead,
             Some(_) => WorkerState::Alive,
             None => {
-                self.seen.insert(worker.to_owned(), (text, Instant::now()));
+                let now = Instant::now();
+                self.seen.insert(worker.to_owned(), (version, now));
                 WorkerState::Alive
             }
         }
@@ -310,25 +321,31 @@ impl Lease {
     }
 }
 
-/// The leases in a run directory: those of processes at work, and of processes that died.
+/// The leases at a meeting place: those of processes at work, and of processes that died.
 ///
 /// # Errors
 /// Fails if the folder is there and cannot be read.
-pub(crate) fn read_leases(dir: &Path) -> Result<Vec<Lease>> {
-    let folder = dir.join(FOLDER);
-    let entries = match std::fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| folder.display().to_string()),
-    };
-    let mut leases: Vec<Lease> = entries
-        .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
-        .filter_map(|entry| std::fs::read(entry.path()).ok())
-        .filter_map(|text| serde_json::from_slice(&text).ok())
-        .collect();
+pub(crate) fn read_leases(place: &MeetingPlace) -> Result<Vec<Lease>> {
+    let mut leases = Vec::new();
+    for file in place.names(FOLDER)? {
+        if !file.ends_with(".json") {
+            continue;
+        }
+        // A process may end in between, and a lease may be read while it is written.
+        let text = place.read(&format!("{FOLDER}/{file}")).ok().flatten();
+        leases.extend(text.and_then(|text| serde_json::from_slice::<Lease>(&text).ok()));
+    }
     leases.sort_by(|a, b| a.worker.cmp(&b.worker));
     Ok(leases)
+}
+
+/// The number of leases at a meeting place.
+///
+/// # Errors
+/// Fails if the folder is there and cannot be listed.
+pub(crate) fn count_leases(place: &MeetingPlace) -> Result<usize> {
+    let names = place.names(FOLDER)?;
+    Ok(names.iter().filter(|name| name.ends_with(".json")).count())
 }
 
 /// A name that no other process has: the host, the process number, and digits at random.
@@ -343,8 +360,9 @@ pub(crate) fn worker_name() -> String {
     format!("{host}-{}-{digits:08x}", std::process::id())
 }
 
-fn lease_file(dir: &Path, worker: &str) -> PathBuf {
-    dir.join(FOLDER).join(format!("{worker}.json"))
+/// The file of a lease in its folder.
+fn lease_file(worker: &str) -> String {
+    format!("{worker}.json")
 }
 
 /// Seconds with one decimal.
@@ -359,11 +377,12 @@ mod tests {
     #[test]
     fn lease_says_what_is_in_hand_and_goes_with_its_process() {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let place = MeetingPlace::folder(folder.path());
         let keeper =
-            LeaseKeeper::begin(folder.path(), "w", "1/2", Duration::from_secs(60)).expect("begun");
+            LeaseKeeper::begin(&place, "w", "1/2", Duration::from_secs(60)).expect("begun");
         keeper.set_trial("abc", "samples");
         keeper.shared.renew().expect("written");
-        let leases = read_leases(folder.path()).expect("read");
+        let leases = read_leases(&place).expect("read");
         let [lease] = &leases[..] else {
             unreachable!("{leases:?}")
         };
@@ -384,10 +403,10 @@ mod tests {
         keeper.trial_done();
         keeper.tell_time_left(Some(3.0));
         keeper.shared.renew().expect("written");
-        let leases = read_leases(folder.path()).expect("read");
+        let leases = read_leases(&place).expect("read");
         assert_eq!((leases[0].done, &leases[0].trial[..]), (1, ""));
         drop(keeper);
-        assert_eq!(read_leases(folder.path()).expect("read"), []);
+        assert_eq!(read_leases(&place).expect("read"), []);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::Exit;
 use super::console::{
     Align, AlignedTable, Answer, Cell, GOOD, JsonArgs, UNSURE, WRONG, with_error,
 };
+use super::opened_run::OpenedRuns;
 use crate::gate::claims::Claims;
 use crate::gate::{ClaimVerdict, check_claims};
 use crate::hub;
@@ -24,13 +25,15 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml
   flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml --out verdicts.csv
-  flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml --json";
+  flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml --json
+  flowgauge gate s3://bucket/runs/quickstart --claims configs/quickstart-claims.yaml";
 
 /// The arguments of `flowgauge gate`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GateArgs {
-    /// The run directory, or the directories of all its shards
+    /// The run directory, the directories of all its shards, or the address of a run in an object
+    /// store
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
     /// The YAML file of published numbers with tolerances; `flowgauge schema claims` describes it
@@ -52,7 +55,8 @@ impl GateArgs {
     /// # Errors
     /// Fails if the run or the claims cannot be read, or if the table cannot be written.
     pub(super) fn execute(self) -> Result<Exit> {
-        let inputs: Vec<PathBuf> = self
+        let runs = OpenedRuns::open(&self.dirs)?;
+        let inputs: Vec<PathBuf> = runs
             .dirs
             .iter()
             .flat_map(|d| journal::run_files(d))
@@ -65,7 +69,7 @@ impl GateArgs {
             .transpose()?;
         self.json.check(out.as_ref())?;
         let claims = Claims::read(&hub::local_path(&self.claims)?)?;
-        let run = publish::read_results(&self.dirs)?;
+        let run = runs.with(publish::read_results)?;
         let results = check_claims(&run.tables, &claims)
             .with_context(|| self.claims.display().to_string())?;
         let (verdicts, rows): (Vec<ClaimVerdict>, Vec<ClaimResult>) = results.into_iter().unzip();

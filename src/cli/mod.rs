@@ -12,6 +12,7 @@ use crate::model::onnx::{Provider, Runtime};
 use crate::plan::{AutoStepsRequest, PreparedPlan};
 use crate::progress::ProgressForm;
 pub use crate::progress::print_error;
+use crate::store::StoreBusy;
 
 /// Prints a line on standard output, like `println!`. A reader that has closed the pipe is not an
 /// error: `flowgauge list | head -1` succeeds.
@@ -32,6 +33,7 @@ mod likelihood;
 mod list;
 mod man;
 mod metrics;
+mod opened_run;
 mod plan;
 mod readings;
 mod report;
@@ -47,8 +49,8 @@ mod verify;
 /// Measures log-likelihoods and samples of diffusion and flow models given as ONNX files.
 ///
 /// Exit status: 0 success; 1 a measurement failed, or a disk was full; 2 an input is wrong and
-/// nothing was run; 3 inconclusive (`gate` only); 75 stopped by a signal or a time limit, and
-/// the same command resumes; 130 or 143 stopped by a signal, and the finished part is in a file that a message
+/// nothing was run; 3 inconclusive (`gate` only); 75 stopped by a signal or a time limit, or
+/// an object store did not answer, and the same command resumes; 130 or 143 stopped by a signal, and the finished part is in a file that a message
 /// names.
 ///
 /// The last line on standard output says what was found and where it is; `--json` prints one document
@@ -177,12 +179,15 @@ impl Exit {
     }
 }
 
-/// The exit status for an error: 1 if a disk is full, else 2, since an input is wrong.
+/// The exit status for an error: 1 if a disk is full, 75 if an object store does not answer, else 2,
+/// since an input is wrong.
 pub fn error_status(error: &anyhow::Error) -> u8 {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     let full = |e: &std::io::Error| matches!(e.kind(), StorageFull | QuotaExceeded | FileTooLarge);
     if error.chain().filter_map(|e| e.downcast_ref()).any(full) {
         1
+    } else if error.chain().any(|e| e.is::<StoreBusy>()) {
+        RESUMABLE_STATUS
     } else {
         2
     }

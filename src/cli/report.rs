@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Exit;
 use super::console::{Answer, JsonArgs};
+use super::opened_run::OpenedRuns;
 use super::run_summary::{add_run_tables, answer_line, run_document};
 use crate::gate::check_claims;
 use crate::gate::claims::Claims;
@@ -19,19 +20,22 @@ use crate::report::export::{EXPORT_FORMS, ExportForm, ExportSource};
 use crate::report::paper::{FigureFont, FigureWidth, FontSize, PaperStyle, draw_paper_figures};
 use crate::rows::ClaimResult;
 use crate::status;
+use crate::store::is_address;
 
 /// The examples of the help.
 const EXAMPLES: &str = "\
 Examples:
   flowgauge report reports/quickstart --export latex --columns estimator,nats,cost
   flowgauge report reports/quickstart --figures paper --width 84mm
-  flowgauge report reports/first reports/second --out reports/both --json";
+  flowgauge report reports/first reports/second --out reports/both --json
+  flowgauge report s3://bucket/runs/first";
 
 /// The arguments of `flowgauge report`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ReportArgs {
-    /// Run directories: the shards of one run give one report, each other run gives its own
+    /// Run directories: the shards of one run give one report, each other run gives its own. The
+    /// address of a run in an object store gets its report there
     #[arg(required = true)]
     dirs: Vec<PathBuf>,
     /// Write one report of all directories to this folder, with different runs side by side; with
@@ -99,13 +103,20 @@ impl ReportArgs {
     /// # Errors
     /// Fails if a directory is not a run, or if a file cannot be written.
     pub(super) fn execute(self) -> Result<Exit> {
+        let runs = OpenedRuns::open(&self.dirs)?;
+        for place in [&self.out, &self.figures].into_iter().flatten() {
+            refuse_address(place)?;
+        }
         if let Some(form) = self.export {
-            return self.export(form);
+            return self.export(form, &runs);
         }
         if let Some(folder) = &self.figures {
-            return self.draw_figures(folder);
+            return self.draw_figures(folder, &runs);
         }
-        let reports = publish::publish_runs(&self.dirs, self.out.as_deref())?;
+        let reports = runs.with(|dirs| publish::publish_runs(dirs, self.out.as_deref()))?;
+        if self.out.is_none() {
+            runs.put_reports()?;
+        }
         let mut lines: Vec<String> = Vec::new();
         let mut documents = Vec::new();
         let mut parts = Answer::new("report", "");
@@ -115,7 +126,7 @@ impl ReportArgs {
             }
             add_run_tables(&mut parts, &report.results);
             for folder in &report.folders {
-                let page = folder.join("index.html");
+                let page = runs.shown(folder).join("index.html");
                 lines.push(answer_line(&report.results, &page));
                 documents.push(run_document(&report.results, &page)?);
             }
@@ -127,7 +138,7 @@ impl ReportArgs {
         }
         parts.set("reports", documents);
         if !self.quiet {
-            for lost in status::lost_shards_in(&self.dirs)? {
+            for lost in status::lost_shards_in(&runs.dirs)? {
                 errln!(
                     "flowgauge: shard {} has {} outstanding trials and no process; `{}` runs them",
                     lost.shard,
@@ -147,7 +158,7 @@ impl ReportArgs {
     /// # Errors
     /// Fails if the runs or the font cannot be read, if there is no figure, or if a file cannot be
     /// written.
-    fn draw_figures(&self, folder: &Path) -> Result<Exit> {
+    fn draw_figures(&self, folder: &Path, runs: &OpenedRuns) -> Result<Exit> {
         let font = match &self.font {
             Some(file) => FigureFont::from_file(file).context("--font")?,
             None => FigureFont::default(),
@@ -158,7 +169,7 @@ impl ReportArgs {
             font,
         };
         check_output_folder(folder).context("--figures")?;
-        let (tables, facts) = publish::read_tables_and_facts(&self.dirs)?;
+        let (tables, facts) = runs.with(publish::read_tables_and_facts)?;
         let figures = draw_paper_figures(&tables, &facts, &style)?;
         if figures.is_empty() {
             bail!("the run has no figures: no trial has finished that one could be drawn of");
@@ -185,7 +196,7 @@ impl ReportArgs {
     ///
     /// # Errors
     /// Fails if the runs cannot be read, if the form lacks something, or if a file cannot be written.
-    fn export(&self, form: &ExportForm) -> Result<Exit> {
+    fn export(&self, form: &ExportForm, runs: &OpenedRuns) -> Result<Exit> {
         if self.json.json && self.out.is_none() {
             bail!(
                 "--json: standard output takes the document, and the export is printed there too; \
@@ -198,7 +209,7 @@ impl ReportArgs {
                 form.name
             );
         }
-        let (tables, facts) = publish::read_tables_and_facts(&self.dirs)?;
+        let (tables, facts) = runs.with(publish::read_tables_and_facts)?;
         let claims: Vec<ClaimResult> = match &self.claims {
             None => Vec::new(),
             Some(file) => {
@@ -208,7 +219,7 @@ impl ReportArgs {
                 results.into_iter().map(|(_, result)| result).collect()
             }
         };
-        let run_files = match &self.dirs[..] {
+        let run_files = match &runs.dirs[..] {
             [dir] => files_below(dir)?,
             _ => Vec::new(),
         };
@@ -233,12 +244,12 @@ impl ReportArgs {
                     true => out.join(&file.name),
                     false => out.clone(),
                 };
-                written.push(self.write(&at, &file.content)?);
+                written.push(self.write(&at, &file.content, runs)?);
             }
             (Some(out), _, files) => {
                 check_output_folder(out)?;
                 for file in files {
-                    written.push(self.write(&out.join(&file.name), &file.content)?);
+                    written.push(self.write(&out.join(&file.name), &file.content, runs)?);
                 }
             }
             (None, _, _) => {}
@@ -263,9 +274,9 @@ impl ReportArgs {
     ///
     /// # Errors
     /// Fails if the file is one of a run, or cannot be written.
-    fn write(&self, at: &Path, content: &[u8]) -> Result<String> {
+    fn write(&self, at: &Path, content: &[u8], runs: &OpenedRuns) -> Result<String> {
         let own = |file: &PathBuf| same_file::is_same_file(file, at).unwrap_or(false);
-        let inputs = self.dirs.iter().flat_map(|dir| journal::run_files(dir));
+        let inputs = runs.dirs.iter().flat_map(|dir| journal::run_files(dir));
         if let Some(input) = inputs.chain(self.claims.clone()).find(own) {
             bail!(
                 "--out {}: it is a file of the run: {}",
@@ -278,6 +289,20 @@ impl ReportArgs {
         }
         write_atomic(at, content)?;
         Ok(at.display().to_string())
+    }
+}
+
+/// Refuses an address where a folder or a file is to be written.
+///
+/// # Errors
+/// Fails if the path is an address.
+fn refuse_address(place: &Path) -> Result<()> {
+    match is_address(place) {
+        None => Ok(()),
+        Some(address) => bail!(
+            "{address}: only a report of one run is written to an object store, beside the run; \
+             expected a path of this machine"
+        ),
     }
 }
 

@@ -1,16 +1,17 @@
 //! `flowgauge run CONFIG`: runs all trials of a config and writes the report.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use super::console::{Answer, JsonArgs};
 use super::run_summary::{add_run_tables, answer_line, run_document};
 use super::{Exit, RESUMABLE_STATUS, RuntimeArgs};
 use crate::config::ConfigFile;
-use crate::journal::Journal;
+use crate::journal::{Journal, RemoteRun};
 use crate::stop::{self, StopPolicy};
 use crate::{plan, publish, run};
 
@@ -28,7 +29,8 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge run configs/quickstart.yaml
   flowgauge run configs/quickstart.yaml --set likelihood.0.samples=16 --out reports/first
-  flowgauge run configs/few-step.yaml --progress json --json";
+  flowgauge run configs/few-step.yaml --progress json --json
+  flowgauge run configs/quickstart.yaml --out s3://bucket/runs/first --claim";
 
 /// The arguments of `flowgauge run`.
 #[derive(Debug, Args)]
@@ -36,7 +38,8 @@ Examples:
 pub(super) struct RunArgs {
     /// The config file (YAML)
     config: PathBuf,
-    /// The run directory [default: reports/<name>]
+    /// The run directory, or an address such as `s3://bucket/prefix`, `gs://…` or `az://…`, with
+    /// credentials in the environment [default: reports/<name>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Override the config's seed
@@ -86,7 +89,17 @@ impl RunArgs {
         let config_file = ConfigFile::read(&self.config, &self.set)?;
         let out = self
             .out
+            .clone()
             .unwrap_or_else(|| Path::new("reports").join(&config_file.config.name));
+        let remote = RemoteRun::open(&out)?.map(Arc::new);
+        let out = match &remote {
+            None => out,
+            Some(remote) => {
+                remote.look_before_run()?;
+                remote.dir().to_owned()
+            }
+        };
+        let part = self.part_in(part, remote.as_deref())?;
         let prepared = self
             .runtime_args
             .prepare(&config_file, self.seed, Some(&out))?;
@@ -107,6 +120,7 @@ impl RunArgs {
         let time_limit = self.time_limit.map(|lasts| run::TimeLimit { began, lasts });
         let options = run::RunOptions {
             out,
+            remote,
             machine: self.runtime_args.machine(),
             part,
             time_limit,
@@ -140,9 +154,12 @@ impl RunArgs {
                 errln!("{RESUMABLE_MESSAGE}");
                 return Ok(Exit::Resumable);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(with_addresses(&options, error)),
         };
-        let publish = || publish::publish_run(&options.out);
+        let publish = || match &options.remote {
+            None => publish::publish_run(&options.out),
+            Some(remote) => publish_remote(remote),
+        };
         let published = match team {
             None => run::with_run_lock(&options.out, publish)?,
             Some(team) => match team.once("report", publish)? {
@@ -150,7 +167,7 @@ impl RunArgs {
                 None => return finish_without_report(&options, self.json),
             },
         };
-        let page = options.out.join("index.html");
+        let page = shown_dir(&options).join("index.html");
         let has_failed = published.failed_trials > 0 || published.failed_rows() > 0;
         let exit = match has_failed {
             true => Exit::Failed,
@@ -166,7 +183,7 @@ impl RunArgs {
                 "flowgauge: {} trials are outstanding; they belong to other shards, and \
                  `flowgauge status {}` tells which of them nobody runs",
                 published.outstanding_trials,
-                options.out.display()
+                shown_dir(&options).display()
             );
         }
         if has_failed {
@@ -177,6 +194,27 @@ impl RunArgs {
             );
         }
         Ok(answer.show(self.json, None, exit))
+    }
+
+    /// Which trials this process executes: in an object store those that it claims.
+    ///
+    /// # Errors
+    /// Fails if a shard was asked for, which shares its directory by other means.
+    fn part_in(&self, part: run::RunPart, remote: Option<&RemoteRun>) -> Result<run::RunPart> {
+        let (Some(remote), false) = (remote, self.claim) else {
+            return Ok(part);
+        };
+        let address = remote.folder().address();
+        if self.shard.is_some() {
+            bail!(
+                "--shard: {address} is in an object store, where processes take trials as they go; \
+                 expected --claim, or a directory of this machine"
+            );
+        }
+        if !self.runtime_args.quiet {
+            errln!("flowgauge: {address}: trials are taken as with --claim; others may join");
+        }
+        Ok(run::RunPart::Claims { lease: self.lease })
     }
 
     /// Which trials this process executes.
@@ -200,6 +238,36 @@ impl RunArgs {
     }
 }
 
+/// Publishes a run in an object store, from a copy with the files of all trials.
+///
+/// # Errors
+/// Fails if the store refuses, or if a file is damaged.
+fn publish_remote(remote: &RemoteRun) -> Result<publish::RunResults> {
+    let whole = RemoteRun::of_folder(remote.folder().clone())?;
+    let published = whole
+        .fetch_all()
+        .and_then(|()| publish::publish_run(whole.dir()))
+        .map_err(|error| whole.with_addresses_in(error))?;
+    whole.put_report()?;
+    Ok(published)
+}
+
+/// The run directory, or the address of the run, as the user knows it.
+fn shown_dir(options: &run::RunOptions) -> PathBuf {
+    match &options.remote {
+        Some(remote) => PathBuf::from(remote.folder().address()),
+        None => options.out.clone(),
+    }
+}
+
+/// An error that names the address of the run instead of its copy.
+fn with_addresses(options: &run::RunOptions, error: anyhow::Error) -> anyhow::Error {
+    match &options.remote {
+        Some(remote) => remote.with_addresses_in(error),
+        None => error,
+    }
+}
+
 /// Ends a process whose run another process has published.
 ///
 /// # Errors
@@ -210,7 +278,7 @@ fn finish_without_report(options: &run::RunOptions, json: JsonArgs) -> Result<Ex
     if !options.quiet {
         errln!("flowgauge: all trials are done, and another process has written the report");
     }
-    let page = options.out.join("index.html");
+    let page = shown_dir(options).join("index.html");
     let mut answer = Answer::new("run", format!("report: {}", page.display()));
     answer.set_path("report", &page);
     answer.set("failed_trials", failed);

@@ -17,13 +17,14 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge status reports/quickstart
   flowgauge status reports/quickstart --watch 10
-  flowgauge status reports/quickstart --json";
+  flowgauge status reports/quickstart --json
+  flowgauge status s3://bucket/runs/first";
 
 /// The arguments of `flowgauge status`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct StatusArgs {
-    /// The run directory
+    /// The run directory, or the address of a run in an object store
     dir: PathBuf,
     /// Look again every so many seconds until nothing is outstanding; with --json each look is a line
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "5", value_parser = parse_seconds)]
@@ -41,7 +42,7 @@ impl StatusArgs {
     /// # Errors
     /// Fails if the directory is not a run's directory, or if a file cannot be read.
     pub(super) fn execute(self) -> Result<Exit> {
-        let mut reader = StatusReader::new(&self.dir);
+        let mut reader = StatusReader::new(&self.dir)?;
         loop {
             let status = reader.read()?;
             let exit = self.print(&status);

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::console::{Align, AlignedTable, Answer, Cell, GOOD, JsonArgs, UNSURE, WRONG};
+use super::opened_run::OpenedRuns;
 use super::{Exit, RuntimeArgs};
 use crate::journal::config_change_warning;
 use crate::output::{Output, OutputKind};
@@ -22,13 +23,14 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge verify reports/quickstart
   flowgauge verify reports/quickstart --fraction 1 --out verdicts.csv
-  flowgauge verify reports/quickstart --json";
+  flowgauge verify reports/quickstart --json
+  flowgauge verify s3://bucket/runs/first";
 
 /// The arguments of `flowgauge verify`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct VerifyArgs {
-    /// The run directory
+    /// The run directory, or the address of a run in an object store
     dir: PathBuf,
     /// The fraction of each kind of row to recompute, above 0 and at most 1
     #[arg(long, default_value_t = 0.05, value_parser = parse_fraction)]
@@ -52,7 +54,8 @@ impl VerifyArgs {
     /// Fails if the directory is not a run with finished trials, or if a model or an array is
     /// missing or changed.
     pub(super) fn execute(self) -> Result<Exit> {
-        let opened = RunToVerify::read(&self.dir)?;
+        let runs = OpenedRuns::open(std::slice::from_ref(&self.dir))?;
+        let opened = runs.with(|dirs| RunToVerify::read(&dirs[0]))?;
         let out = self
             .out
             .as_deref()
@@ -60,7 +63,7 @@ impl VerifyArgs {
             .transpose()?;
         self.json.check(out.as_ref())?;
         let (runtime, machine) = (self.runtime_args.runtime()?, self.runtime_args.machine());
-        if let Some(changed) = config_change_warning(&self.dir, &opened.plan_file) {
+        if let Some(changed) = config_change_warning(&runs.dirs[0], &opened.plan_file) {
             errln!("flowgauge: {}: {changed}", self.dir.display());
         }
         let options = VerifyOptions {
@@ -72,7 +75,8 @@ impl VerifyArgs {
         let show = ProgressDisplay::for_meter(self.runtime_args.quiet, Arc::default(), || {
             "rows that are computed again".to_owned()
         });
-        let rows = verify_run(&opened, runtime, &options, &mut |row| checked.push(row))?;
+        let rows =
+            runs.with(|_| verify_run(&opened, runtime, &options, &mut |row| checked.push(row)))?;
         drop(show);
         let lines: Vec<VerifyCsvRow> = checked.iter().map(VerifiedRow::csv_row).collect();
         if let Some(out) = &out {

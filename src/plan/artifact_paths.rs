@@ -39,22 +39,36 @@ pub struct ArtifactPaths {
 impl ArtifactPaths {
     /// The paths of the config and of opened files, relative to `dir`, which must exist.
     pub fn relative_to(prepared: &PreparedPlan, config: &Path, dir: &Path) -> ArtifactPaths {
-        let extractor =
-            |(file, path): &(PlannedFile, PathBuf)| (file.clone(), relative_path(dir, path));
+        ArtifactPaths::with(prepared, config, &|path| relative_path(dir, path))
+    }
+
+    /// The absolute paths of the config and of opened files.
+    pub(crate) fn absolute(prepared: &PreparedPlan, config: &Path) -> ArtifactPaths {
+        ArtifactPaths::with(
+            prepared,
+            config,
+            &|path| match preset::is_built_in_preset(path) {
+                true => path.to_owned(),
+                false => canonicalize_artifact_path(path),
+            },
+        )
+    }
+
+    /// The paths, each as `place` writes it.
+    fn with(
+        prepared: &PreparedPlan,
+        config: &Path,
+        place: &dyn Fn(&Path) -> PathBuf,
+    ) -> ArtifactPaths {
+        let extractor = |(file, path): &(PlannedFile, PathBuf)| (file.clone(), place(path));
         ArtifactPaths {
-            config: relative_path(dir, config),
-            models: prepared
-                .models
-                .iter()
-                .map(|m| relative_path(dir, &m.path))
-                .collect(),
-            data: prepared
-                .data
-                .iter()
-                .map(|d| relative_path(dir, Path::new(&d.name)))
+            config: place(config),
+            models: prepared.models.iter().map(|m| place(&m.path)).collect(),
+            data: (prepared.data.iter())
+                .map(|d| place(Path::new(&d.name)))
                 .collect(),
             extractors: prepared.extractors.iter().map(extractor).collect(),
-            conditions: condition_places(prepared, dir),
+            conditions: condition_places(prepared, place),
         }
     }
 }
@@ -64,15 +78,18 @@ fn is_empty_path(path: &Path) -> bool {
     path.as_os_str().is_empty()
 }
 
-/// The paths of the files with the values of conditions, relative to `dir`: one map for each model.
-/// It is empty if no condition is in a file.
-fn condition_places(prepared: &PreparedPlan, dir: &Path) -> Vec<BTreeMap<String, PathBuf>> {
+/// The paths of the files with the values of conditions: one map for each model. It is empty if no
+/// condition is in a file.
+fn condition_places(
+    prepared: &PreparedPlan,
+    place: &dyn Fn(&Path) -> PathBuf,
+) -> Vec<BTreeMap<String, PathBuf>> {
     let places = |model: &Model| {
         let named = model.conditions.by_name.iter();
         named
             .filter_map(|(name, condition)| {
                 let path = condition.path.as_ref()?;
-                Some((name.clone(), relative_path(dir, path)))
+                Some((name.clone(), place(path)))
             })
             .collect()
     };

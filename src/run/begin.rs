@@ -157,7 +157,11 @@ pub(super) fn begin_or_resume(
             changes: written.overrides.clone(),
             grids: prepared.sampler_grids(),
             config_sha256: Some(hex(&Sha256::digest(written.text.as_bytes()))),
-            places: ArtifactPaths::relative_to(prepared, &written.path, dir),
+            // The copy of a run in an object store lies elsewhere each time.
+            places: match options.remote {
+                Some(_) => ArtifactPaths::absolute(prepared, &written.path),
+                None => ArtifactPaths::relative_to(prepared, &written.path, dir),
+            },
             steps: prepared.steps.clone(),
         };
         let plan = serde_json::to_vec_pretty(&file)?;
@@ -165,8 +169,14 @@ pub(super) fn begin_or_resume(
             write_atomic(&dir.join("config.yaml"), written.text.as_bytes())?;
         }
     }
+    if let Some(remote) = &options.remote {
+        remote.agree_on_plan()?;
+    }
     check_run_directory(dir, prepared)?;
     write_lost_config(dir, written)?;
+    if let Some(remote) = &options.remote {
+        remote.keep_config()?;
+    }
     let mut journal = Journal::read(dir)?;
     if journal.plan_sha256.is_none() {
         let plan = std::fs::read(dir.join("plan.json"))?;
@@ -190,6 +200,10 @@ pub(super) fn begin_or_resume(
         );
     }
     let mut damaged = BTreeSet::new();
+    if options.remote.is_some() {
+        // The files of trials are in the store, each with its line of the journal.
+        return Ok(Beginning { journal, damaged });
+    }
     for (id, reason) in journal::corrupted_trials(dir, &prepared.plan, &journal) {
         errln!("flowgauge: {reason}; its trial is done again");
         journal.outcomes.remove(&id);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -10,17 +11,19 @@ use sha2::{Digest, Sha256};
 use super::progress::RunProgress;
 use super::queue::TrialQueue;
 use crate::claim::{
-    ClaimAnswer, ClaimFolder, LeaseKeeper, WorkerState, pause_between_looks, read_leases,
+    ClaimAnswer, ClaimFolder, LeaseKeeper, MeetingPlace, WorkerState, count_leases,
 };
 use crate::host::hex;
-use crate::journal::{Event, Journal, JournalFollower, JournalWriter, Outcome};
-use crate::output::write_new;
+use crate::journal::{Event, Journal, JournalFollower, JournalWriter, Outcome, RemoteRun};
 use crate::plan::Trial;
 use crate::stop;
 
 /// The place of this process among those that claim trials.
 pub(crate) struct Team {
     dir: PathBuf,
+    /// The run in an object store of which the directory is a copy.
+    remote: Option<Arc<RemoteRun>>,
+    place: MeetingPlace,
     /// The name of this process.
     name: String,
     claims: ClaimFolder,
@@ -39,6 +42,9 @@ pub(crate) struct Team {
 /// The time between two counts of the processes.
 const COUNTING_PAUSE: Duration = Duration::from_secs(20);
 
+/// The least time between two looks at what others have committed, as a multiple of what one takes.
+const LOOKING_PAUSE: u32 = 20;
+
 /// What a process does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextTrial {
@@ -55,15 +61,26 @@ impl Team {
     ///
     /// # Errors
     /// Fails if a journal cannot be read, or if the folder of the claims cannot be made.
-    pub(super) fn join(dir: &Path, name: &str, lease: Duration) -> Result<Team> {
+    pub(super) fn join(
+        dir: &Path,
+        remote: Option<&Arc<RemoteRun>>,
+        name: &str,
+        lease: Duration,
+    ) -> Result<Team> {
+        let place = match remote {
+            Some(remote) => MeetingPlace::objects(remote.folder()),
+            None => MeetingPlace::folder(dir),
+        };
         let mut team = Team {
             dir: dir.to_owned(),
+            remote: remote.cloned(),
+            claims: ClaimFolder::open(&place, name)?,
             name: name.to_owned(),
-            claims: ClaimFolder::open(dir, name)?,
             follower: JournalFollower::new(dir),
             committed_by: HashMap::new(),
             held: Vec::new(),
-            pause: pause_between_looks(lease),
+            pause: place.pause_between_looks(lease),
+            place,
             look_again: Instant::now(),
             count_again: Instant::now(),
         };
@@ -73,6 +90,10 @@ impl Team {
 
     /// The trials that were committed since the last call.
     fn read_journals(&mut self) -> Result<Vec<String>> {
+        let began = Instant::now();
+        if let Some(remote) = &self.remote {
+            remote.read_new_commits()?;
+        }
         let mut settled = Vec::new();
         for (writer, event) in self.follower.read_new()? {
             let (Event::Finished { trial, .. } | Event::Failed { trial, .. }) = event else {
@@ -86,7 +107,8 @@ impl Team {
             }
             settled.push(trial);
         }
-        self.look_again = Instant::now() + self.pause;
+        // Looking costs more the more processes there are, and is done less often.
+        self.look_again = Instant::now() + self.pause.max(LOOKING_PAUSE * began.elapsed());
         Ok(settled)
     }
 
@@ -102,7 +124,7 @@ impl Team {
         }
         self.held.retain(|i| !queue.is_settled(*i));
         if Instant::now() >= self.count_again {
-            progress.set_workers(read_leases(&self.dir)?.len());
+            progress.set_workers(count_leases(&self.place)?);
             self.count_again = Instant::now() + COUNTING_PAUSE;
         }
         Ok(())
@@ -162,6 +184,11 @@ impl Team {
                 let by = self.committed_by.get(id);
                 by.is_some_and(|by| by.contains(holder))
             };
+            // A store's answer to the claim may have been lost on the way: then it is this one's.
+            if matches!(&holder, Some((holder, _)) if *holder == self.name) {
+                self.held.retain(|held| *held != i);
+                return Ok(Some(i));
+            }
             let is_free = match &holder {
                 None => true,
                 Some((_, WorkerState::Ended | WorkerState::Dead)) => true,
@@ -184,6 +211,11 @@ impl Team {
             }
         }
         Ok(None)
+    }
+
+    /// Where this process meets the others.
+    pub(super) fn place(&self) -> &MeetingPlace {
+        &self.place
     }
 
     /// The team when every trial is settled. The lease holds until it is dropped.
@@ -217,21 +249,22 @@ impl TeamAtEnd {
         } = *self.team;
         // Trials may fail again or be done again later: then there is something else to publish.
         let name = format!("{what}-{}", state_of_journal(&Journal::read(&dir)?));
-        let done = dir.join("claims").join(format!("{name}.done"));
         let mut answer = claims.claim(&name)?;
         while answer == ClaimAnswer::Held {
-            if done.exists() || stop::leaving() {
+            if claims.is_done(&name)? || stop::leaving() {
                 return Ok(None);
             }
             match claims.holder(&name)? {
+                // The store's answer to the claim was lost on the way.
+                Some((holder, _)) if holder == own => answer = ClaimAnswer::Won,
                 Some((_, WorkerState::Alive)) => std::thread::sleep(pause),
                 // It may have ended because the work is done.
-                _ if done.exists() => return Ok(None),
+                _ if claims.is_done(&name)? => return Ok(None),
                 _ => answer = claims.take_over(&name)?,
             }
         }
         let result = work()?;
-        write_new(&done, own.as_bytes())?;
+        claims.set_done(&name)?;
         Ok(Some(result))
     }
 }

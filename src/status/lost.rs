@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{ProcessStatus, known_shards};
-use crate::claim::{Lease, read_leases};
+use crate::claim::{Lease, MeetingPlace, read_leases};
 use crate::config::ConfigFile;
 use crate::journal::{Journal, JournalWriter, outstanding_trials, read_plan};
 use crate::plan::{PlanFile, Shard};
@@ -89,7 +89,11 @@ pub(crate) fn lost_shards_in(dirs: &[PathBuf]) -> Result<Vec<LostShard>> {
                 dead: lease.has_died_here(),
                 lease,
             };
-            processes.extend(read_leases(dir)?.into_iter().map(alive));
+            processes.extend(
+                read_leases(&MeetingPlace::folder(dir))?
+                    .into_iter()
+                    .map(alive),
+            );
         }
         lost.extend(lost_shards(parts, file, journal, &processes)?);
     }

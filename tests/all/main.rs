@@ -50,6 +50,7 @@ mod snapshots;
 mod status;
 mod stein;
 mod stop;
+mod stores;
 mod terminal;
 mod times;
 mod verify;
