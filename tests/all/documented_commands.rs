@@ -87,6 +87,18 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "flowgauge run configs/steindiff-mnist.yaml",
         "networks and images of other projects",
     ),
+    (
+        "flowgauge plan configs/papers/edm-cifar10.yaml",
+        "networks and images of other projects; scripts/test_papers.py runs it on stand-ins",
+    ),
+    (
+        "flowgauge run configs/papers/edm-cifar10.yaml --provider cuda --batch 500",
+        "networks and images of other projects, and a GPU",
+    ),
+    (
+        "flowgauge gate reports/edm-cifar10 --claims configs/papers/edm-cifar10-claims.yaml",
+        "the tables of that run; scripts/test_papers.py checks the claims' rows",
+    ),
 ];
 
 /// First words of commands of other programs, each with the reason why no test runs them.
