@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Event, JournalWriter, append_event, array_file, read_plan, row_file, step_file};
 use crate::host::hex;
-use crate::output::write_atomic;
+use crate::output::{append_unsynced, write_atomic, write_unsynced};
 use crate::store::{ListedObject, ObjectFolder, is_address, no_conditional_puts};
 
 /// A run in an object store with its copy on this machine.
@@ -275,13 +275,15 @@ impl RemoteRun {
     }
 
     /// Notes in the journals of the copy what was committed since the last call. Files of trials are
-    /// not copied, and of a finished trial the journals say no more than that it is finished.
+    /// not copied, and of a finished trial the journals say no more than that it is finished. Returns
+    /// how many lists it took.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
-    pub(crate) fn read_new_commits(&self) -> Result<()> {
+    pub(crate) fn read_new_commits(&self) -> Result<usize> {
         let mut seen = self.seen();
         let mut new: Vec<ListedObject> = Vec::new();
+        let mut lists = 1;
         if seen.last.is_empty() {
             new = self.folder.list(COMMITS, None)?;
         } else {
@@ -295,6 +297,7 @@ impl RemoteRun {
             let others: Vec<String> = (self.folder.names(COMMITS)?.into_iter())
                 .filter(|worker| !seen.ended.contains(worker))
                 .collect();
+            lists = 2 + others.len();
             let found = Mutex::new(&mut new);
             self.folder.for_each(&others, |worker| {
                 let below = format!("{COMMITS}/{worker}");
@@ -330,22 +333,16 @@ impl RemoteRun {
             }
         }
         drop(seen);
-        lines
-            .iter()
-            .try_for_each(|(worker, text)| self.append_lines(worker, text))
+        for (worker, text) in &lines {
+            self.append_lines(worker, text)?;
+        }
+        Ok(lists)
     }
 
-    /// Appends lines to the journal of a process in the copy, which need not outlast this process.
+    /// Appends lines to the journal of a process in the copy.
     fn append_lines(&self, worker: &str, lines: &str) -> Result<()> {
-        use std::io::Write;
         let path = JournalWriter::Worker(worker.to_owned()).journal_file(self.dir());
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| path.display().to_string())?;
-        file.write_all(lines.as_bytes())
-            .with_context(|| path.display().to_string())
+        append_unsynced(&path, lines.as_bytes())
     }
 
     /// Commits the outcome of a trial of this process, whose files are in the copy, and notes it in
@@ -556,7 +553,7 @@ impl RemoteRun {
         ];
         for (path, text) in files {
             if let Some(text) = text {
-                write_plain(&path, text.as_bytes())?;
+                write_unsynced(&path, text.as_bytes())?;
             }
         }
         self.copy_array(name, commit)
@@ -575,7 +572,7 @@ impl RemoteRun {
             ensure!(hex(&Sha256::digest(&bytes)) == *sha256, "it is torn");
             Ok(bytes)
         })?;
-        write_plain(&array_file(self.dir(), &name.trial), &array)
+        write_unsynced(&array_file(self.dir(), &name.trial), &array)
     }
 
     /// Puts the tables, the plots and the page of the copy into the store, the page last.
@@ -598,15 +595,6 @@ impl RemoteRun {
         self.folder.for_each(&files, put)?;
         put(&"index.html".to_owned())
     }
-}
-
-/// Writes a file of the copy, which need not outlast this process.
-fn write_plain(path: &Path, bytes: &[u8]) -> Result<()> {
-    let context = || path.display().to_string();
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(context)?;
-    }
-    std::fs::write(path, bytes).with_context(context)
 }
 
 #[cfg(test)]
@@ -634,9 +622,9 @@ mod tests {
     /// Writes the files of a trial to a copy, as its execution does, and returns its event.
     fn finished(run: &RemoteRun, trial: &str, rows: &str, array: Option<&[u8]>) -> Event {
         let sha256 = |bytes: &[u8]| hex(&Sha256::digest(bytes));
-        write_plain(&row_file(run.dir(), trial), rows.as_bytes()).expect("written");
+        write_unsynced(&row_file(run.dir(), trial), rows.as_bytes()).expect("written");
         if let Some(array) = array {
-            write_plain(&array_file(run.dir(), trial), array).expect("written");
+            write_unsynced(&array_file(run.dir(), trial), array).expect("written");
         }
         Event::Finished {
             trial: trial.to_owned(),
@@ -787,13 +775,13 @@ mod tests {
         let runs = [(); 2].map(|()| RemoteRun::of_folder(folder.clone()).expect("a copy"));
         for (run, plan) in runs.iter().zip(["first", "second"]) {
             run.look_before_run().expect("free, or begun");
-            write_plain(&run.dir().join(PLAN), plan.as_bytes()).expect("written");
+            write_unsynced(&run.dir().join(PLAN), plan.as_bytes()).expect("written");
             run.agree_on_plan().expect("agreed");
             let agreed = std::fs::read_to_string(run.dir().join(PLAN)).expect("a plan");
             assert_eq!(agreed, "first");
         }
         assert_eq!(folder.get(PLAN).expect("read"), Some(b"first".to_vec()));
-        write_plain(&runs[1].dir().join(CONFIG), b"c").expect("written");
+        write_unsynced(&runs[1].dir().join(CONFIG), b"c").expect("written");
         runs[1].keep_config().expect("kept");
         assert_eq!(folder.get(CONFIG).expect("read"), Some(b"c".to_vec()));
     }
