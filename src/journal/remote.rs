@@ -310,8 +310,10 @@ impl RemoteRun {
                 found.extend(listed);
                 Ok(())
             })?;
-            let ended = others.into_iter().filter(|name| !at_work.contains(name));
-            seen.ended.extend(ended);
+            // Whoever has committed before had a lease, which a new process may have got since.
+            let SeenCommits { last, ended, .. } = &mut *seen;
+            let is_known = |name: &String| last.contains_key(name);
+            ended.extend((others.into_iter()).filter(|n| is_known(n) && !at_work.contains(n)));
         }
         new.sort_by(|a, b| (a.modified, &a.key).cmp(&(b.modified, &b.key)));
         let mut lines: BTreeMap<String, String> = BTreeMap::new();
