@@ -25,6 +25,8 @@ RUN pip install --no-cache-dir --no-deps --target /packages "${RUNTIME}==${RUNTI
 FROM ${BASE}
 COPY --from=library /libraries/ /usr/local/lib/
 COPY --from=program /source/target/release/flowgauge /usr/local/bin/flowgauge
+# Certificates, with which object stores and the Hub prove who they are.
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 flowgauge || true
 USER 1000
 WORKDIR /work

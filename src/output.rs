@@ -496,6 +496,30 @@ pub(crate) fn overwrite_in_place(path: &Path, text: &str) -> Result<()> {
     written.map_err(explain_io_error).with_context(context)
 }
 
+/// Writes a file that need not outlast this process, such as one of a copy. Missing folders are
+/// created.
+///
+/// # Errors
+/// Fails if the disk refuses.
+pub(crate) fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = std::fs::create_dir_all(folder_of(path))
+        .and_then(|()| std::fs::write(path, bytes))
+        .map_err(explain_io_error);
+    written.with_context(|| format!("{}: it cannot be written", path.display()))
+}
+
+/// Appends to a file that need not outlast this process, and creates it if there is none.
+///
+/// # Errors
+/// Fails if the disk refuses.
+pub(crate) fn append_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let opened = OpenOptions::new().create(true).append(true).open(path);
+    let written = opened.and_then(|mut file| file.write_all(bytes));
+    written
+        .map_err(explain_io_error)
+        .with_context(|| format!("{}: it cannot be written", path.display()))
+}
+
 /// Checks that files can be written in a folder, before anything is computed for it. The folder
 /// need not exist.
 ///

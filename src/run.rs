@@ -189,9 +189,10 @@ pub(crate) fn execute_run(
         executor.meter.clone(),
     ));
     let units = progress.units();
-    let order = match team {
-        Some(_) => TrialOrder::LongestFirst(&units),
-        None => TrialOrder::Plan,
+    let order = match (&team, &options.remote) {
+        (Some(_), Some(_)) => TrialOrder::LongestFirstFor(&units, &name),
+        (Some(_), None) => TrialOrder::LongestFirst(&units),
+        (None, _) => TrialOrder::Plan,
     };
     let shown_progress = progress.clone();
     let mut trials = TrialLoop {

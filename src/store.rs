@@ -5,7 +5,7 @@
 //! several processes which create one object, exactly one succeeds.
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
@@ -318,16 +318,16 @@ fn connect(address: &Address) -> Result<Arc<dyn ObjectStore>> {
     store.map_err(explained)
 }
 
-/// Waits for an answer of a store. A request that the network broke off, and that nobody has tried
-/// again, is tried again.
+/// Waits for an answer of a store. A request that the network broke off in the middle is sent again.
 fn patiently<T, F>(request: impl Fn() -> F) -> object_store::Result<T>
 where
     F: Future<Output = object_store::Result<T>>,
 {
+    let began = Instant::now();
     let mut answer = wait(request());
     for attempt in 1..ATTEMPTS {
         match &answer {
-            Err(error) if fault::is_broken_off(error) => {
+            Err(error) if fault::is_broken_off(error) && began.elapsed() < RETRY_TIME => {
                 std::thread::sleep(FIRST_PAUSE * attempt * attempt);
                 answer = wait(request());
             }

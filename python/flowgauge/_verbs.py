@@ -284,7 +284,9 @@ def run(
     `reports/NAME` unless it is given: whoever continues or verifies the run needs them.
 
     With `claim` any number of processes with the same call share the trials. `lease`, `time_limit`
-    and `grace` are times such as `"55m"`.
+    and `grace` are times such as `"55m"`. `out` may be an address of an object store, such as
+    `"s3://bucket/prefix"`, if `config` is a file; tables are then read there, or from a folder that
+    `report` writes.
 
     Raises `FlowgaugeError` where trials failed; its `result` has the others.
     """
@@ -293,6 +295,10 @@ def run(
     fresh: Path | None = None
     directory = Path(out) if out is not None else None
     if isinstance(config, Mapping):
+        if "://" in str(out or ""):
+            raise ValueError(
+                f"{out}: the files of a dictionary would be written beside it; expected a config file"
+            )
         directory = directory or Path("reports") / str(config.get("name"))
         inputs = directory.with_name(directory.name + ".inputs")
         fresh = None if inputs.exists() else inputs

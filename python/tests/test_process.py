@@ -225,3 +225,10 @@ def test_a_failed_row_keeps_the_others(models, tmp_path):
         )  # fmt: skip
     assert caught.value.returncode == 1
     assert list(caught.value.result.samples["status"]) == ["max-steps"] * 4
+
+
+def test_dictionary_is_not_run_at_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="expected a config file"):
+        flowgauge.run({"name": "x"}, out="s3://bucket/x")
+    assert not list(tmp_path.iterdir())

@@ -143,8 +143,12 @@ impl MeetingPlace {
         match self {
             MeetingPlace::Folder(_) => self.read(&format!("{folder}/{file}")),
             MeetingPlace::Objects { .. } => {
-                let tags = self.tags(folder)?;
-                Ok(tags.get(file).map(|tag| tag.clone().into_bytes()))
+                let mut tags = self.tags(folder, LISTING_IS_NEW)?;
+                if !tags.contains_key(file) {
+                    // It may have come since.
+                    tags = self.tags(folder, Duration::ZERO)?;
+                }
+                Ok(tags.remove(file).map(String::into_bytes))
             }
         }
     }
@@ -167,18 +171,21 @@ impl MeetingPlace {
                 names.sort();
                 Ok(names)
             }
-            MeetingPlace::Objects { .. } => Ok(self.tags(folder)?.into_keys().collect()),
+            MeetingPlace::Objects { .. } => {
+                Ok(self.tags(folder, LISTING_IS_NEW)?.into_keys().collect())
+            }
         }
     }
 
-    /// The tags of the objects in a folder of a store, by their names there.
-    fn tags(&self, below: &str) -> Result<BTreeMap<String, String>> {
+    /// The tags of the objects in a folder of a store, by their names there, from a list that is no
+    /// older than that.
+    fn tags(&self, below: &str, age: Duration) -> Result<BTreeMap<String, String>> {
         let MeetingPlace::Objects { folder, listed } = self else {
             return Ok(BTreeMap::new());
         };
         let mut listed = listed.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(listing) = listed.get(below)
-            && listing.at.elapsed() < LISTING_IS_NEW
+            && listing.at.elapsed() < age
         {
             return Ok(listing.tags.clone());
         }

@@ -25,8 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml
   flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml --out verdicts.csv
-  flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml --json
-  flowgauge gate s3://bucket/runs/quickstart --claims configs/quickstart-claims.yaml";
+  flowgauge gate reports/quickstart --claims configs/quickstart-claims.yaml --json";
 
 /// The arguments of `flowgauge gate`.
 #[derive(Debug, Args)]

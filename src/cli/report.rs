@@ -27,8 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge report reports/quickstart --export latex --columns estimator,nats,cost
   flowgauge report reports/quickstart --figures paper --width 84mm
-  flowgauge report reports/first reports/second --out reports/both --json
-  flowgauge report s3://bucket/runs/first";
+  flowgauge report reports/first reports/second --out reports/both --json";
 
 /// The arguments of `flowgauge report`.
 #[derive(Debug, Args)]

@@ -29,7 +29,6 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge run configs/quickstart.yaml
   flowgauge run configs/quickstart.yaml --set likelihood.0.samples=16 --out reports/first
-  flowgauge run configs/few-step.yaml --progress json --json
   flowgauge run configs/quickstart.yaml --out s3://bucket/runs/first --claim";
 
 /// The arguments of `flowgauge run`.

@@ -17,7 +17,6 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge status reports/quickstart
   flowgauge status reports/quickstart --watch 10
-  flowgauge status reports/quickstart --json
   flowgauge status s3://bucket/runs/first";
 
 /// The arguments of `flowgauge status`.

@@ -23,8 +23,7 @@ const EXAMPLES: &str = "\
 Examples:
   flowgauge verify reports/quickstart
   flowgauge verify reports/quickstart --fraction 1 --out verdicts.csv
-  flowgauge verify reports/quickstart --json
-  flowgauge verify s3://bucket/runs/first";
+  flowgauge verify reports/quickstart --json";
 
 /// The arguments of `flowgauge verify`.
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Event, JournalWriter, append_event, array_file, read_plan, row_file, step_file};
 use crate::host::hex;
-use crate::output::write_atomic;
+use crate::output::{append_unsynced, write_atomic, write_unsynced};
 use crate::store::{ListedObject, ObjectFolder, is_address, no_conditional_puts};
 
 /// A run in an object store with its copy on this machine.
@@ -32,6 +32,8 @@ pub(crate) struct RemoteRun {
     /// The copy. It is deleted with this value.
     copy: tempfile::TempDir,
     seen: Mutex<SeenCommits>,
+    /// The SHA-256 of the plan, which never changes once a trial is committed.
+    plan_sha256: OnceLock<String>,
 }
 
 /// What was read of the commits of all processes.
@@ -159,6 +161,7 @@ impl RemoteRun {
             folder,
             copy,
             seen: Mutex::default(),
+            plan_sha256: OnceLock::new(),
         })
     }
 
@@ -275,13 +278,15 @@ impl RemoteRun {
     }
 
     /// Notes in the journals of the copy what was committed since the last call. Files of trials are
-    /// not copied, and of a finished trial the journals say no more than that it is finished.
+    /// not copied, and of a finished trial the journals say no more than that it is finished. Returns
+    /// how many lists it took.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
-    pub(crate) fn read_new_commits(&self) -> Result<()> {
+    pub(crate) fn read_new_commits(&self) -> Result<usize> {
         let mut seen = self.seen();
         let mut new: Vec<ListedObject> = Vec::new();
+        let mut lists = 1;
         if seen.last.is_empty() {
             new = self.folder.list(COMMITS, None)?;
         } else {
@@ -295,6 +300,7 @@ impl RemoteRun {
             let others: Vec<String> = (self.folder.names(COMMITS)?.into_iter())
                 .filter(|worker| !seen.ended.contains(worker))
                 .collect();
+            lists = 2 + others.len();
             let found = Mutex::new(&mut new);
             self.folder.for_each(&others, |worker| {
                 let below = format!("{COMMITS}/{worker}");
@@ -304,8 +310,10 @@ impl RemoteRun {
                 found.extend(listed);
                 Ok(())
             })?;
-            let ended = others.into_iter().filter(|name| !at_work.contains(name));
-            seen.ended.extend(ended);
+            // Whoever has committed before had a lease, which a new process may have got since.
+            let SeenCommits { last, ended, .. } = &mut *seen;
+            let is_known = |name: &String| last.contains_key(name);
+            ended.extend((others.into_iter()).filter(|n| is_known(n) && !at_work.contains(n)));
         }
         new.sort_by(|a, b| (a.modified, &a.key).cmp(&(b.modified, &b.key)));
         let mut lines: BTreeMap<String, String> = BTreeMap::new();
@@ -330,22 +338,16 @@ impl RemoteRun {
             }
         }
         drop(seen);
-        lines
-            .iter()
-            .try_for_each(|(worker, text)| self.append_lines(worker, text))
+        for (worker, text) in &lines {
+            self.append_lines(worker, text)?;
+        }
+        Ok(lists)
     }
 
-    /// Appends lines to the journal of a process in the copy, which need not outlast this process.
+    /// Appends lines to the journal of a process in the copy.
     fn append_lines(&self, worker: &str, lines: &str) -> Result<()> {
-        use std::io::Write;
         let path = JournalWriter::Worker(worker.to_owned()).journal_file(self.dir());
-        let mut file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| path.display().to_string())?;
-        file.write_all(lines.as_bytes())
-            .with_context(|| path.display().to_string())
+        append_unsynced(&path, lines.as_bytes())
     }
 
     /// Commits the outcome of a trial of this process, whose files are in the copy, and notes it in
@@ -404,8 +406,7 @@ impl RemoteRun {
             true => &name.event(),
             false => event,
         };
-        let journal = JournalWriter::Worker(worker.to_owned()).journal_file(dir);
-        append_event(&journal, noted)?;
+        self.append_lines(worker, &format!("{}\n", serde_json::to_string(noted)?))?;
         // The rows are read again from the store by whoever needs them.
         for path in [row_file(dir, trial), step_file(dir, trial)] {
             let _ = std::fs::remove_file(path);
@@ -418,9 +419,13 @@ impl RemoteRun {
     }
 
     fn plan_sha256(&self) -> Result<String> {
+        if let Some(known) = self.plan_sha256.get() {
+            return Ok(known.clone());
+        }
         let path = self.dir().join(PLAN);
         let plan = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        Ok(hex(&Sha256::digest(&plan)))
+        let sha256 = hex(&Sha256::digest(&plan));
+        Ok(self.plan_sha256.get_or_init(|| sha256).clone())
     }
 
     /// Copies the array of a finished trial, unless the copy has it.
@@ -556,7 +561,7 @@ impl RemoteRun {
         ];
         for (path, text) in files {
             if let Some(text) = text {
-                write_plain(&path, text.as_bytes())?;
+                write_unsynced(&path, text.as_bytes())?;
             }
         }
         self.copy_array(name, commit)
@@ -575,7 +580,7 @@ impl RemoteRun {
             ensure!(hex(&Sha256::digest(&bytes)) == *sha256, "it is torn");
             Ok(bytes)
         })?;
-        write_plain(&array_file(self.dir(), &name.trial), &array)
+        write_unsynced(&array_file(self.dir(), &name.trial), &array)
     }
 
     /// Puts the tables, the plots and the page of the copy into the store, the page last.
@@ -598,15 +603,6 @@ impl RemoteRun {
         self.folder.for_each(&files, put)?;
         put(&"index.html".to_owned())
     }
-}
-
-/// Writes a file of the copy, which need not outlast this process.
-fn write_plain(path: &Path, bytes: &[u8]) -> Result<()> {
-    let context = || path.display().to_string();
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(context)?;
-    }
-    std::fs::write(path, bytes).with_context(context)
 }
 
 #[cfg(test)]
@@ -634,9 +630,9 @@ mod tests {
     /// Writes the files of a trial to a copy, as its execution does, and returns its event.
     fn finished(run: &RemoteRun, trial: &str, rows: &str, array: Option<&[u8]>) -> Event {
         let sha256 = |bytes: &[u8]| hex(&Sha256::digest(bytes));
-        write_plain(&row_file(run.dir(), trial), rows.as_bytes()).expect("written");
+        write_unsynced(&row_file(run.dir(), trial), rows.as_bytes()).expect("written");
         if let Some(array) = array {
-            write_plain(&array_file(run.dir(), trial), array).expect("written");
+            write_unsynced(&array_file(run.dir(), trial), array).expect("written");
         }
         Event::Finished {
             trial: trial.to_owned(),
@@ -787,13 +783,13 @@ mod tests {
         let runs = [(); 2].map(|()| RemoteRun::of_folder(folder.clone()).expect("a copy"));
         for (run, plan) in runs.iter().zip(["first", "second"]) {
             run.look_before_run().expect("free, or begun");
-            write_plain(&run.dir().join(PLAN), plan.as_bytes()).expect("written");
+            write_unsynced(&run.dir().join(PLAN), plan.as_bytes()).expect("written");
             run.agree_on_plan().expect("agreed");
             let agreed = std::fs::read_to_string(run.dir().join(PLAN)).expect("a plan");
             assert_eq!(agreed, "first");
         }
         assert_eq!(folder.get(PLAN).expect("read"), Some(b"first".to_vec()));
-        write_plain(&runs[1].dir().join(CONFIG), b"c").expect("written");
+        write_unsynced(&runs[1].dir().join(CONFIG), b"c").expect("written");
         runs[1].keep_config().expect("kept");
         assert_eq!(folder.get(CONFIG).expect("read"), Some(b"c".to_vec()));
     }
@@ -814,5 +810,33 @@ mod tests {
         assert!(error.contains("give another --out"), "{error}");
         let error = run.require_plan().expect_err("no plan").to_string();
         assert!(error.contains("memory:///runs/a/plan.json"), "{error}");
+    }
+
+    #[test]
+    fn reading_is_linear_in_the_number_of_commits() {
+        let runs = copies(2);
+        let (a, b) = (&runs[0], &runs[1]);
+        a.folder.put("workers/a.json", vec![]).expect("put");
+        let name = |i: usize| CommitName {
+            worker: "a".to_owned(),
+            number: i,
+            trial: format!("t{i}"),
+            is_finished: true,
+            milliseconds: 5,
+        };
+        let (mut read, mut lists) = (std::time::Duration::ZERO, 0);
+        for i in 0..20_000 {
+            a.folder.put(&name(i).key(), vec![]).expect("put");
+            if i % 500 == 499 {
+                let began = std::time::Instant::now();
+                lists += b.read_new_commits().expect("read");
+                read += began.elapsed();
+            }
+        }
+        let text = std::fs::read_to_string(b.dir().join("journal-a.jsonl")).expect("a journal");
+        assert_eq!(text.lines().count(), 20_000);
+        // Each look lists leases, processes, and what is new of one of them.
+        assert_eq!(lists, 1 + 39 * 3);
+        println!("20,000 commits read in {read:?}");
     }
 }

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+use sha2::{Digest, Sha256};
+
 use crate::plan::Trial;
 
 /// The outstanding trials of a process, each given out when those that it needs are settled.
@@ -32,6 +34,9 @@ pub(super) enum TrialOrder<'a> {
     /// The longest first, by the estimated seconds of each trial. What waits for a trial counts
     /// with it.
     LongestFirst(&'a [f64]),
+    /// Likewise, with those of about the same length in an order that follows from a name: processes
+    /// with different names rarely want the same trial, where asking for one costs a request.
+    LongestFirstFor(&'a [f64], &'a str),
 }
 
 impl TrialQueue {
@@ -54,13 +59,20 @@ impl TrialQueue {
         }
         let seconds = match order {
             TrialOrder::Plan => vec![0.0; todo.len()],
-            TrialOrder::LongestFirst(seconds) => with_longest_dependent(seconds, &dependents),
+            TrialOrder::LongestFirst(seconds) | TrialOrder::LongestFirstFor(seconds, _) => {
+                with_longest_dependent(seconds, &dependents)
+            }
         };
-        let ranks: Vec<Rank> = seconds
-            .iter()
-            .enumerate()
-            .map(|(i, seconds)| ((1e6 * seconds) as u64, Reverse(i)))
-            .collect();
+        let ranks: Vec<Rank> = match order {
+            TrialOrder::LongestFirstFor(_, name) => {
+                let turns = turns_of(name, todo);
+                let about = |(seconds, turn): (&f64, usize)| (about(*seconds), Reverse(turn));
+                seconds.iter().zip(turns).map(about).collect()
+            }
+            _ => (seconds.iter().enumerate())
+                .map(|(i, seconds)| ((1e6 * seconds) as u64, Reverse(i)))
+                .collect(),
+        };
         let ready = (0..todo.len())
             .filter(|i| missing[*i] == 0)
             .map(|i| (ranks[i], i))
@@ -122,6 +134,24 @@ impl TrialQueue {
     pub(super) fn left(&self) -> usize {
         self.left
     }
+}
+
+/// A number that is the same for times within a fifth of each other, as a rule.
+fn about(seconds: f64) -> u64 {
+    (4.0 * (1.0 + 1e6 * seconds).log2()) as u64
+}
+
+/// The turn of each trial in an order that follows from a name.
+fn turns_of(name: &str, todo: &[&Trial]) -> Vec<usize> {
+    let digest = |i: &usize| Sha256::digest(format!("{name} {}", todo[*i].id));
+    let mut order: Vec<usize> = (0..todo.len()).collect();
+    order.sort_by_cached_key(digest);
+    let mut turns = vec![0; order.len()];
+    order
+        .into_iter()
+        .enumerate()
+        .for_each(|(turn, i)| turns[i] = turn);
+    turns
 }
 
 /// The seconds of each trial plus those of the longest chain of trials that wait for it.
@@ -203,6 +233,28 @@ mod tests {
         let seconds = [2.0, 1.0, 0.5, 1.5, 3.0];
         let longest = TrialOrder::LongestFirst(&seconds);
         assert_eq!(order(&trials, &longest), ["c", "n", "a", "b", "m"]);
+    }
+
+    #[test]
+    fn processes_take_trials_of_one_length_in_orders_of_their_own() {
+        let ids: Vec<String> = (0..40).map(|i| format!("t{i}")).collect();
+        let mut trials: Vec<Trial> = ids.iter().map(|id| sample(id)).collect();
+        trials.push(metrics("m", &["t3"]));
+        // The first is far longer, and so is `t3`, for which another one waits.
+        let mut seconds = vec![1.0; 41];
+        (seconds[0], seconds[40]) = (20.0, 5.0);
+        let orders =
+            ["a", "b"].map(|name| order(&trials, &TrialOrder::LongestFirstFor(&seconds, name)));
+        for order in &orders {
+            assert_eq!(order[..3], ["t0", "t3", "m"]);
+        }
+        let same = (orders[0].iter().zip(&orders[1]).skip(3)).filter(|(a, b)| a == b);
+        assert!(same.count() < 10, "{orders:?}");
+        let sorted = orders.map(|mut order| {
+            order.sort();
+            order
+        });
+        assert_eq!(sorted[0], sorted[1]);
     }
 
     #[test]

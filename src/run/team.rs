@@ -44,6 +44,10 @@ const COUNTING_PAUSE: Duration = Duration::from_secs(20);
 
 /// The least time between two looks at what others have committed, as a multiple of what one takes.
 const LOOKING_PAUSE: u32 = 20;
+/// The least time between two looks for each list of an object store that one takes.
+const PAUSE_PER_LIST: Duration = Duration::from_millis(500);
+/// How long a process that waits sleeps before it looks whether it was asked to stop.
+const NAP: Duration = Duration::from_millis(200);
 
 /// What a process does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,9 +95,10 @@ impl Team {
     /// The trials that were committed since the last call.
     fn read_journals(&mut self) -> Result<Vec<String>> {
         let began = Instant::now();
-        if let Some(remote) = &self.remote {
-            remote.read_new_commits()?;
-        }
+        let lists = match &self.remote {
+            Some(remote) => remote.read_new_commits()?,
+            None => 0,
+        };
         let mut settled = Vec::new();
         for (writer, event) in self.follower.read_new()? {
             let (Event::Finished { trial, .. } | Event::Failed { trial, .. }) = event else {
@@ -108,7 +113,8 @@ impl Team {
             settled.push(trial);
         }
         // Looking costs more the more processes there are, and is done less often.
-        self.look_again = Instant::now() + self.pause.max(LOOKING_PAUSE * began.elapsed());
+        let pause = (LOOKING_PAUSE * began.elapsed()).max(PAUSE_PER_LIST * lists as u32);
+        self.look_again = Instant::now() + self.pause.max(pause);
         Ok(settled)
     }
 
@@ -164,8 +170,16 @@ impl Team {
                 return Ok(NextTrial::Execute(i));
             }
             if !queue.has_ready() {
-                std::thread::sleep(self.pause);
+                self.wait();
             }
+        }
+    }
+
+    /// Waits until it is time for the next look, or until the process is asked to stop.
+    fn wait(&self) {
+        let until = self.look_again.max(Instant::now() + self.pause);
+        while Instant::now() < until && !stop::leaving() {
+            std::thread::sleep(until.saturating_duration_since(Instant::now()).min(NAP));
         }
     }
 

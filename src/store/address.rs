@@ -135,8 +135,8 @@ pub(super) fn require_aws_credentials() -> Result<()> {
         "AWS_METADATA_ENDPOINT",
         "AWS_SKIP_SIGNATURE",
     ];
-    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if NAMES.iter().any(|name| is_set(&name)) {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if NAMES.into_iter().any(is_set) {
         return Ok(());
     }
     let metadata = SocketAddr::from(([169, 254, 169, 254], 80));

@@ -93,10 +93,23 @@ fn is_of_network(error: &object_store::Error) -> bool {
     text.contains("Error performing ") || text.contains("HTTP error")
 }
 
-/// Whether the network broke a request off, and nobody has tried it again.
+/// Whether the network broke a request off that may be sent again.
 pub(super) fn is_broken_off(error: &object_store::Error) -> bool {
     let text = error.to_string();
-    is_of_network(error) && status(&text).is_none() && !text.contains(" retries, max_retries: ")
+    is_of_network(error) && status(&text).is_none() && !is_given_up(&text)
+}
+
+/// Whether a request was sent as often as it may be.
+fn is_given_up(text: &str) -> bool {
+    let retries = || {
+        let (before, behind) = text.split_once(" retries, max_retries: ")?;
+        let number = |word: &str| word.trim_end_matches(',').parse::<usize>().ok();
+        Some((
+            number(before.rsplit(' ').next()?)?,
+            number(behind.split(' ').next()?)?,
+        ))
+    };
+    retries().is_some_and(|(done, most)| done >= most)
 }
 
 /// The code of an answer of S3 or Azure, such as `NoSuchBucket`; empty if there is none.
@@ -204,13 +217,18 @@ mod tests {
                 .into(),
         };
         assert!(is_broken_off(&unreachable) && is_busy(unreachable));
-        let tried = object_store::Error::Generic {
+        let tried = |retries: usize| {
+            object_store::Error::Generic {
             store: "S3",
-            source: "Error performing GET http://host/b in 9s, after 8 retries, max_retries: 8, \
-                     retry_timeout: 60s  - HTTP error: error sending request"
-                .into(),
+            source: format!(
+                "Error performing GET http://host/b in 9s, after {retries} retries, max_retries: 8, \
+                 retry_timeout: 60s  - HTTP error: error sending request"
+            )
+            .into(),
+        }
         };
-        assert!(!is_broken_off(&tried) && is_busy(tried));
+        assert!(!is_broken_off(&tried(8)) && is_busy(tried(8)));
+        assert!(is_broken_off(&tried(1)));
         assert!(!is_broken_off(&generic("500 Internal Server Error", "")));
     }
 }

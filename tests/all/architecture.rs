@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
         "registry",
         "rows",
         "signature",
+        "store",
         "yaml",
     ],
     &["flow", "graph"],
@@ -61,6 +62,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 /// Crates with one home: the paths that may name them.
 const HOMES: &[(&str, &[&str])] = &[
     ("hf_hub", &["hub.rs"]),
+    ("object_store", &["store.rs", "store/"]),
+    ("reqwest", &[]),
+    ("rustls", &["store.rs"]),
+    ("tokio", &["store.rs"]),
     ("ort", &["model/onnx.rs", "model/provider.rs"]),
     ("libloading", &["model/shared_library.rs"]),
     ("onnx_autodiff", &["graph.rs"]),
