@@ -21,6 +21,7 @@ COMPILED_ONLY = {
     "torch.onnx.export(net, (x, sigma)": "a network of the reader, exported by torch alone",
     "path=..., prediction=...": "it shows the form of a call",
     'condition={"label": labels}': "a conditional network of the reader",
+    "cifar-10-batches-py": "images that are not part of this repository",
 }
 
 
