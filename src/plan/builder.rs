@@ -77,6 +77,36 @@ impl PlanBuilder<'_> {
     /// Fails if the plan already has a trial with the same work.
     pub(super) fn add_trial(&mut self, work: impl Into<TrialWork>) -> Result<String> {
         let work = work.into();
+        let id = self.trial_id(&work)?;
+        if !self.ids.insert(id.clone()) {
+            let plan = &self.prepared.plan;
+            bail!("the same work is listed twice: {}", work.describe(plan));
+        }
+        self.prepared.plan.trials.push(Trial {
+            id: id.clone(),
+            work,
+        });
+        Ok(id)
+    }
+
+    /// Adds a trial that several entries may need, unless the plan has it, and returns its id.
+    ///
+    /// # Errors
+    /// Fails if the work cannot be written as JSON.
+    pub(super) fn add_shared_trial(&mut self, work: impl Into<TrialWork>) -> Result<String> {
+        let work = work.into();
+        let id = self.trial_id(&work)?;
+        if self.ids.insert(id.clone()) {
+            self.prepared.plan.trials.push(Trial {
+                id: id.clone(),
+                work,
+            });
+        }
+        Ok(id)
+    }
+
+    /// The id of a trial, which depends on its work alone.
+    fn trial_id(&self, work: &TrialWork) -> Result<String> {
         let plan = &self.prepared.plan;
         let model = &plan.models[work.model_index()];
         let read = |data: &PlannedData| {
@@ -101,7 +131,7 @@ impl PlanBuilder<'_> {
         let touched: Vec<String> = touched.into_iter().chain(precise).chain(setting).collect();
         // Positions in the plan are left out, so that the order of a config changes no id. The
         // hashes of the model and of the data stand for them.
-        let mut content = serde_json::to_value(&work)?;
+        let mut content = serde_json::to_value(work)?;
         for body in content
             .as_object_mut()
             .into_iter()
@@ -121,15 +151,7 @@ impl PlanBuilder<'_> {
             touched,
             content,
         ))?;
-        let id = hex(&Sha256::digest(text.as_bytes()))[..12].to_owned();
-        if !self.ids.insert(id.clone()) {
-            bail!("the same work is listed twice: {}", work.describe(plan));
-        }
-        self.prepared.plan.trials.push(Trial {
-            id: id.clone(),
-            work,
-        });
-        Ok(id)
+        Ok(hex(&Sha256::digest(text.as_bytes()))[..12].to_owned())
     }
 
     /// Opens a card with its conditions and its guidance, unless the plan has it already, and returns

@@ -906,7 +906,8 @@ impl PlanBuilder<'_> {
             let mut parts = Vec::new();
             for first in (0..entry.count).step_by(chunk) {
                 let count = chunk.min(entry.count - first);
-                parts.push(self.add_trial(SampleWork {
+                // Entries with other features share samples.
+                parts.push(self.add_shared_trial(SampleWork {
                     model,
                     sampler: sampler.clone(),
                     noise,
