@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -308,6 +308,9 @@ fn connect(address: &Address) -> Result<Arc<dyn ObjectStore>> {
             .with_retry(retry)
             .build()
             .map(|store| Arc::new(store) as _),
+        Scheme::Azure if std::env::var_os("AZURE_STORAGE_ACCOUNT_NAME").is_none() => {
+            bail!("no account: expected AZURE_STORAGE_ACCOUNT_NAME in the environment")
+        }
         Scheme::Azure => MicrosoftAzureBuilder::from_env()
             .with_container_name(bucket)
             .with_retry(retry)

@@ -30,6 +30,9 @@ pub(super) fn explained(error: object_store::Error) -> anyhow::Error {
         code => format!(" ({code})"),
     };
     match &error {
+        _ if is_of_credentials(&error) => anyhow!(
+            "no credentials: expected them in the environment, since this machine has none of its own"
+        ),
         NotFound { .. } if !is_missing_object(&error) => {
             anyhow!("there is no such bucket{told}; expected one that exists")
         }
@@ -85,6 +88,14 @@ fn explained_by_status(error: &object_store::Error, told: &str) -> anyhow::Error
         None if is_of_network(error) => anyhow::Error::new(StoreBusy(cause)),
         None => anyhow!("{cause}"),
     }
+}
+
+/// Whether the credentials of the machine were asked for, at the addresses that clouds have for them.
+fn is_of_credentials(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    ["169.254.169.254", "metadata.google.internal"]
+        .iter()
+        .any(|host| text.contains(host))
 }
 
 /// Whether an error comes from the network and not from a configuration.
@@ -198,6 +209,14 @@ mod tests {
                 "status 400 (BadDigest)",
             ),
             (generic("301 Moved", ""), "AWS_REGION"),
+            (
+                object_store::Error::Generic {
+                    store: "S3",
+                    source: "Error performing PUT http://169.254.169.254/latest/api/token in 1s"
+                        .into(),
+                },
+                "no credentials",
+            ),
         ] {
             let text = format!("{:#}", explained(error));
             assert!(text.contains(words), "{text}");
