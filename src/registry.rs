@@ -514,16 +514,8 @@ pub fn kind_label<T: serde::Serialize>(name: &str, entry: &T, default: &T) -> St
     }
 }
 
-/// A value in a label: text without quotes, unless it has characters that a label uses itself, and
-/// nested parameters in parentheses.
+/// A value in a label: text without quotes, unless it has characters that a label uses itself.
 fn label_value(value: &serde_json::Value) -> String {
-    if let Some(nested) = value.as_object() {
-        let pairs = nested.iter().filter(|(_, value)| !value.is_null());
-        let pairs: Vec<String> = pairs
-            .map(|(key, value)| format!("{key}={}", label_value(value)))
-            .collect();
-        return format!("({})", pairs.join(" "));
-    }
     match value.as_str() {
         Some(text) if !text.contains(['=', '(', ')', '[', ']', '{', '}', '"']) => text.to_owned(),
         _ => value.to_string(),

@@ -84,7 +84,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("terminal_size", &["cli/console/"]),
     ("unicode_width", &["cli/console/"]),
     ("signal_hook", &["stop.rs"]),
-    ("rayon", &["execute/pool.rs", "metric/"]),
+    (
+        "rayon",
+        &["execute/pool.rs", "metric/", "calibration/local_c2st.rs"],
+    ),
 ];
 
 fn root() -> &'static Path {

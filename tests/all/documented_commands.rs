@@ -80,6 +80,10 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "2,048 samples of each of 28 samplers, with and without SteinDiff",
     ),
     (
+        "flowgauge run configs/steindiff-protocol.yaml",
+        "2,000 samples of each of 24 samplers, with and without SteinDiff, and products at 41 steps",
+    ),
+    (
         "flowgauge run configs/steindiff-log-snr.yaml",
         "2,048 samples of each of 20 samplers, with and without SteinDiff",
     ),

@@ -90,7 +90,7 @@ fn the_lipschitz_constant_of_a_step_is_measured_and_changes_no_sample() {
         row[column].parse().expect(column)
     };
     let of = |iterations: &str| -> Vec<_> {
-        let name = format!("lipschitz=(samples=3 iterations={iterations})");
+        let name = format!("lipschitz={{\"samples\":3,\"iterations\":{iterations}}}");
         let found = steps.iter().filter(|row| row["sampler"].contains(&name));
         found.cloned().collect()
     };
