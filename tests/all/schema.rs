@@ -149,8 +149,11 @@ impl Schema {
     }
 }
 
-/// Patterns of the form `^(a|b)\\(.*\\)$`, the only ones that our schemas have.
+/// Patterns of the forms `^(a|b)\\(.*\\)$` and `\\.a$`, the only ones that our schemas have.
 fn matches(pattern: &str, text: &str) -> bool {
+    if let Some(ending) = pattern.strip_prefix('\\').and_then(|p| p.strip_suffix('$')) {
+        return text.ends_with(ending);
+    }
     let names = pattern
         .strip_prefix("^(")
         .and_then(|p| p.strip_suffix(")\\(.*\\)$"))
