@@ -111,7 +111,7 @@ impl CalibrationWork {
             .iter()
             .map(|index| conditions.varying_numbers(*index))
             .collect();
-        let views: Vec<ArrayView1<f64>> = rows.iter().map(|row| ArrayView1::from(row)).collect();
+        let views: Vec<ArrayView1<f64>> = rows.iter().map(ArrayView1::from).collect();
         ndarray::stack(Axis(0), &views).map_err(|e| anyhow!("conditions of unequal sizes: {e}"))
     }
 
