@@ -56,13 +56,9 @@ const MISSES_BEFORE_LISTING: usize = 8;
 const LISTING_PAUSE: u32 = 50;
 
 impl ClaimFolder {
-    /// The claims at a meeting place for the process `own`.
-    ///
-    /// # Errors
-    /// Fails if the folder cannot be made.
-    pub(crate) fn open(place: &MeetingPlace, own: &str) -> Result<ClaimFolder> {
-        place.make_folder(FOLDER)?;
-        Ok(ClaimFolder {
+    /// The claims at a meeting place for the process `own`. Nothing is written yet.
+    pub(crate) fn new(place: &MeetingPlace, own: &str) -> ClaimFolder {
+        ClaimFolder {
             place: place.clone(),
             own: own.to_owned(),
             leases: LeaseWatcher::new(place),
@@ -70,7 +66,15 @@ impl ClaimFolder {
             holders: BTreeMap::new(),
             list_again: Instant::now(),
             misses: 0,
-        })
+        }
+    }
+
+    /// Makes the folder of the claims, without which none can be claimed.
+    ///
+    /// # Errors
+    /// Fails if the folder cannot be made.
+    pub(crate) fn make(&self) -> Result<()> {
+        self.place.make_folder(FOLDER)
     }
 
     /// Claims what nobody has claimed before.
@@ -206,7 +210,9 @@ mod tests {
     /// The claims of a process at any place.
     fn process_at(place: &MeetingPlace, name: &str, lease: Duration) -> (ClaimFolder, LeaseKeeper) {
         let keeper = LeaseKeeper::begin(place, name, "", lease).expect("a lease");
-        (ClaimFolder::open(place, name).expect("claims"), keeper)
+        let claims = ClaimFolder::new(place, name);
+        claims.make().expect("a folder");
+        (claims, keeper)
     }
 
     const LONG: Duration = Duration::from_secs(60);

@@ -169,7 +169,10 @@ pub(crate) fn execute_run(
         return Ok(RunEnd::Completed(None));
     }
     let place = match &team {
-        Some(team) => team.place().clone(),
+        Some(team) => {
+            team.begin_claims()?;
+            team.place().clone()
+        }
         None => MeetingPlace::folder(&options.out),
     };
     let part = &options.part;

@@ -63,8 +63,11 @@ pub(super) enum NextTrial {
 impl Team {
     /// Joins those who work in a run directory, and reads what they have committed.
     ///
+    /// Nothing is written: a directory without a plan is taken for a run's only as long as it is
+    /// empty.
+    ///
     /// # Errors
-    /// Fails if a journal cannot be read, or if the folder of the claims cannot be made.
+    /// Fails if a journal cannot be read.
     pub(super) fn join(
         dir: &Path,
         remote: Option<&Arc<RemoteRun>>,
@@ -78,7 +81,7 @@ impl Team {
         let mut team = Team {
             dir: dir.to_owned(),
             remote: remote.cloned(),
-            claims: ClaimFolder::open(&place, name)?,
+            claims: ClaimFolder::new(&place, name),
             name: name.to_owned(),
             follower: JournalFollower::new(dir),
             committed_by: HashMap::new(),
@@ -90,6 +93,14 @@ impl Team {
         };
         team.read_journals()?;
         Ok(team)
+    }
+
+    /// Makes what is needed to claim trials. The plan must have been written.
+    ///
+    /// # Errors
+    /// Fails if the folder of the claims cannot be made.
+    pub(super) fn begin_claims(&self) -> Result<()> {
+        self.claims.make()
     }
 
     /// The trials that were committed since the last call.
@@ -296,4 +307,20 @@ fn state_of_journal(journal: &Journal) -> String {
         digest.update(format!("{id} {what}\n"));
     }
     hex(&digest.finalize()[..6])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_joins_leaves_nothing_before_the_plan_is_written() {
+        // Otherwise another that begins at the same time would take the directory for a foreign one.
+        let dir = tempfile::tempdir().expect("a folder");
+        let entries = || std::fs::read_dir(dir.path()).expect("a folder").count();
+        let team = Team::join(dir.path(), None, "w", Duration::from_secs(60)).expect("joined");
+        assert_eq!(entries(), 0);
+        team.begin_claims().expect("a folder");
+        assert_eq!(entries(), 1);
+    }
 }
