@@ -124,7 +124,10 @@ impl CalibrationWork {
             ..self.clone()
         };
         let name = serde_json::to_string(&whole)?;
-        let mut known = executor.classifiers.lock().expect("no panic while held");
+        let mut known = executor
+            .classifiers
+            .lock()
+            .unwrap_or_else(|e| e.into_inner());
         if let Some(found) = known.get(&name) {
             return Ok(Arc::clone(found));
         }
@@ -140,7 +143,8 @@ impl CalibrationWork {
             draws: draws.view(),
             observed: observed.view(),
         };
-        let found = Arc::new(LocalClassifiers::train(&pairs, self.draws, executor.key()));
+        let train = || LocalClassifiers::train(&pairs, self.draws, executor.key());
+        let found = Arc::new(executor.machine.with_threads(train)?);
         known.insert(name, Arc::clone(&found));
         Ok(found)
     }

@@ -281,6 +281,7 @@ impl Extractor {
         shape: &[usize],
         coding: Option<PixelCoding>,
     ) -> Result<ExtractedFeatures> {
+        self.meter.restart();
         let mut batches = MicroBatches::new(parts);
         let feed = self.extractor_input(batches.peek()?.view(), shape, coding)?;
         self.extract_batches(batches, &feed)
