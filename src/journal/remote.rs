@@ -227,10 +227,18 @@ impl RemoteRun {
     /// # Errors
     /// Fails if the store cannot be read, or if it holds something else there.
     pub(crate) fn look_before_run(&self) -> Result<()> {
-        if self.fetch_plan()? {
+        let is_begun = self.fetch_plan()?;
+        let names = self.folder.names("")?;
+        // Its trials are not those of the store: all would be done again.
+        if names.iter().any(|name| super::is_journal(name)) {
+            bail!(
+                "{}: it holds a run of a directory; expected its path without an address, or another --out",
+                self.folder.address()
+            );
+        }
+        if is_begun {
             return Ok(());
         }
-        let names = self.folder.names("")?;
         let is_foreign = |name: &String| !BEFORE_PLAN.contains(&name.as_str());
         // Another process may have begun the run in the meantime.
         if names.iter().any(is_foreign) && !self.fetch_plan()? {

@@ -776,3 +776,30 @@ fn folders_hold_images_of_every_format() {
     let energy: f64 = table(at.join("o.csv"))[0][1].parse().expect("a number");
     assert!(energy < 1.0, "{energy}");
 }
+
+#[test]
+fn entries_with_other_features_share_samples() {
+    let folder = folder();
+    let at = folder.path();
+    let entry = |more: &str| {
+        let [card, reference] = ["card.yaml", "heldout.npy"].map(|name| digits(name));
+        format!(
+            "  - {{model: {}, samplers: [{{heun: {{steps: 3}}}}], count: 48, reference: {}, \
+             metrics: [kernel]{more}}}\n",
+            card.display(),
+            reference.display()
+        )
+    };
+    let extracted = format!(", extractor: {}", digits("features.onnx").display());
+    let config = |entries: &[String]| format!("name: f\nsamples:\n{}", entries.concat());
+    write(at, "c.yaml", config(&[entry(""), entry(&extracted)]));
+    flowgauge(at, &["run", "c.yaml", "--out", "run", "--quiet"]).is(0);
+    let read = |name: &str| std::fs::read_to_string(at.join("run").join(name)).expect(name);
+    // The samples are drawn once, and each entry has its statistic.
+    assert_eq!(read("tables/metrics.csv").lines().count(), 1 + 2);
+    let sampled = |line: &&str| line.contains("\"finished\"") && line.contains("\"rows\":48");
+    assert_eq!(read("journal.jsonl").lines().filter(sampled).count(), 1);
+    write(at, "c.yaml", config(&[entry(""), entry("")]));
+    let twice = ["run", "c.yaml", "--out", "twice", "--quiet"];
+    refused(at, &twice, &["the same work is listed twice"]);
+}

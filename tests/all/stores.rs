@@ -133,7 +133,9 @@ fn addresses_that_cannot_be_taken_are_refused() {
     let config = config(at);
     std::fs::create_dir_all(at.join("photos")).expect("a folder");
     write(at, "photos/cat.png", "");
-    let (photos, none) = (address(&at.join("photos")), address(&at.join("none")));
+    std::fs::create_dir_all(at.join("local")).expect("a folder");
+    write(at, "local/journal.jsonl", "");
+    let [photos, none, local] = ["photos", "none", "local"].map(|name| address(&at.join(name)));
     let run = |out: &str| {
         [
             "run".to_owned(),
@@ -157,6 +159,7 @@ fn addresses_that_cannot_be_taken_are_refused() {
         (run("http://host/a").to_vec(), "`http://` is not known"),
         (run("file://a").to_vec(), "file:///"),
         (run(&photos).to_vec(), "holds no plan of a run"),
+        (run(&local).to_vec(), "holds a run of a directory"),
         (shard, "expected --claim"),
         (plain(&["report", &none]), "there is no plan"),
         (plain(&["verify", &none]), "there is no plan"),
