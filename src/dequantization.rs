@@ -612,6 +612,9 @@ mod tests {
                 }
             }))
         }
+        fn vjp(&mut self, _: Points, _w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+            Ok(None)
+        }
     }
 
     /// The combined rows of the samples, with dx/dt = 0 over one unit of time.

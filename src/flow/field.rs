@@ -350,9 +350,7 @@ pub trait JacobianOperator: Send {
     ///
     /// # Errors
     /// Fails if the model cannot be evaluated.
-    fn vjp(&mut self, _: Points, _w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
-        Ok(None)
-    }
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError>;
 }
 
 /// A scalar function of state and time, such as a learned divergence or a closed-form log-density.

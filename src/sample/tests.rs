@@ -158,13 +158,16 @@ fn steindiff_variants(schedule: &str) -> Vec<Sampler> {
     .into_iter();
     let modes = modes.map(|mode| ("unipc", mode));
     let around = deterministic_sampler_names().map(|name| (name, "clipped"));
-    let spec = |(inner, mode): (&str, &str)| {
+    let spec = |more: &str, (inner, mode): (&str, &str)| {
         sampler_from_yaml(&format!(
             "{{steindiff: {{sampler: {{{inner}: {{steps: 5, {schedule}}}}}, mode: {mode}, \
-             skip_last: false, probes: 2}}}}"
+             skip_last: false, probes: 2{more}}}}}"
         ))
     };
-    modes.chain(around).map(spec).collect()
+    let measured = ", population: 3, lipschitz: {samples: 3, iterations: 2}";
+    let with_lipschitz = ["vanilla", "clipped"].map(|mode| spec(measured, ("unipc", mode)));
+    let plain = modes.chain(around).map(|variant| spec("", variant));
+    plain.chain(with_lipschitz).collect()
 }
 
 /// Counts evaluations and Jacobian products per direction.
@@ -198,6 +201,10 @@ impl JacobianOperator for CountingMixture {
     fn jvp(&mut self, at: Points, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         self.2 += z.shape()[0] as u64;
         self.0.jvp(at, z)
+    }
+    fn vjp(&mut self, at: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
+        self.2 += w.shape()[0] as u64;
+        self.0.vjp(at, w)
     }
 }
 

@@ -782,7 +782,7 @@ fn entries_with_other_features_share_samples() {
     let folder = folder();
     let at = folder.path();
     let entry = |more: &str| {
-        let [card, reference] = ["card.yaml", "heldout.npy"].map(|name| digits(name));
+        let [card, reference] = ["card.yaml", "heldout.npy"].map(digits);
         format!(
             "  - {{model: {}, samplers: [{{heun: {{steps: 3}}}}], count: 48, reference: {}, \
              metrics: [kernel]{more}}}\n",
