@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
+use super::call_rows::{CallRows, RowPlaces};
 use super::card::{FlowMapDirection, FlowMapSpec, TimeVariable};
 use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
@@ -289,8 +290,8 @@ impl FlowMapPorts {
 /// the samples.
 type FlowMapExtraInput<'a> = (&'a str, ArrayD<f64>, Axis);
 
-/// Calls a session of the map. Rows are added up to a multiple of four, as in
-/// [`Network::call_padded`](super::network::Network::call_padded).
+/// Calls a session of the map, with rows added and each sample in its place as [`CallRows`] has
+/// them, and returns the outputs of the given rows.
 fn call_flow_map(
     ports: &FlowMapPorts,
     session: &mut Session,
@@ -300,12 +301,15 @@ fn call_flow_map(
     wanted: &[&str],
 ) -> Result<Vec<ArrayD<f64>>, EvalError> {
     let rows = at.rows();
-    let filled: Vec<usize> = (0..rows.next_multiple_of(4))
-        .map(|i| if i < rows { i } else { 0 })
-        .collect();
+    let filled = CallRows::padded(at.samples, RowPlaces::BySample);
     let mut call =
         |rows: &[usize]| call_flow_map_rows(ports, session, at, to, extra.as_ref(), wanted, rows);
-    call(&filled).map_err(|error| add_batch_size_hint(error, rows, |rows| call(rows).is_ok()))
+    let outputs = call(&filled.filled)
+        .map_err(|error| add_batch_size_hint(error, rows, |rows| call(rows).is_ok()))?;
+    // Outputs of a graph with directions have these before the rows.
+    let axis = extra.map_or(Axis(0), |(_, _, axis)| axis);
+    let given = |output: ArrayD<f64>| filled.given_outputs(output, axis);
+    Ok(outputs.into_iter().map(given).collect())
 }
 
 /// Calls a session of the map once, with a selection of the rows of all inputs.
@@ -440,28 +444,27 @@ impl OnnxFlowMap {
         }
     }
 
-    /// Checks the shape of an output and removes the rows that were added for the call. Each row
-    /// must fit `shape` up to axes of length 1; see [`shape::fits`].
-    fn unpad_rows(
+    /// Checks the shape of an output. Each row must fit `shape` up to axes of length 1; see
+    /// [`shape::fits`].
+    fn rows_of_shape(
         &self,
         name: &str,
         values: ArrayD<f64>,
         x: &Batch,
         shape: &[usize],
     ) -> Result<Batch, EvalError> {
-        let filled = x.nrows().next_multiple_of(4);
+        let rows = x.nrows();
         let fits = values
             .shape()
             .split_first()
-            .is_some_and(|(n, row)| *n == filled && shape::fits(row, shape));
+            .is_some_and(|(n, row)| *n == rows && shape::fits(row, shape));
         if !fits {
-            return Err(self.shape_error(name, values.shape(), [&[filled], shape].concat()));
+            return Err(self.shape_error(name, values.shape(), [&[rows], shape].concat()));
         }
         let values = values.as_standard_layout().into_owned();
-        let values = values
-            .into_shape_with_order((filled, shape.iter().product::<usize>()))
-            .expect("the shape was just compared");
-        Ok(values.slice(ndarray::s![..x.nrows(), ..]).to_owned())
+        Ok(values
+            .into_shape_with_order((rows, shape.iter().product::<usize>()))
+            .expect("the shape was just compared"))
     }
 
     /// Returns the average velocity (X − x)/(to − from) of an endpoint map.
@@ -508,7 +511,7 @@ impl OnnxFlowMap {
     ) -> Result<Vec<f64>, EvalError> {
         let scale = self.ports.spec.divergence_scale;
         Ok(self
-            .unpad_rows(name, values, x, &[])?
+            .rows_of_shape(name, values, x, &[])?
             .iter()
             .map(|d| d * scale)
             .collect())
@@ -549,7 +552,7 @@ impl FlowMap for OnnxFlowMap {
         let mut out =
             call_flow_map(&self.ports, &mut self.session, at, to, None, &wanted)?.into_iter();
         let (u, d) = (out.next().unwrap_or_default(), out.next());
-        let state = self.unpad_rows(&velocity, u, x, &self.ports.shape)?;
+        let state = self.rows_of_shape(&velocity, u, x, &self.ports.shape)?;
         Ok(FlowMapAverages {
             velocity: match self.ports.spec.outputs.endpoint {
                 Some(_) => self.average_velocity(at, to, state)?,
@@ -587,7 +590,8 @@ impl FlowMap for OnnxFlowMap {
         );
         Ok((
             self.scaled_divergence(&name, d, x)?,
-            self.unpad_rows(&gradient, g, x, &self.ports.shape)? * self.ports.spec.divergence_scale,
+            self.rows_of_shape(&gradient, g, x, &self.ports.shape)?
+                * self.ports.spec.divergence_scale,
         ))
     }
 
@@ -601,7 +605,6 @@ impl FlowMap for OnnxFlowMap {
             .to_shape(shape)
             .expect("dim numbers per tangent")
             .into_owned();
-        let filled = rows.next_multiple_of(4);
         let extra = format!("{}_tangent", self.ports.spec.inputs.x);
         let wanted = format!("{}_tangent", self.ports.velocity);
         let out = call_flow_map(
@@ -614,19 +617,18 @@ impl FlowMap for OnnxFlowMap {
         )?
         .remove(0);
         let found = out.shape().to_vec();
-        if found.get(..2) != Some(&[k, filled]) || !shape::fits(&found[2..], &self.ports.shape) {
+        if found.get(..2) != Some(&[k, rows]) || !shape::fits(&found[2..], &self.ports.shape) {
             return Err(self.shape_error(
                 &wanted,
                 &found,
-                [&[k, filled], &self.ports.shape[..]].concat(),
+                [&[k, rows], &self.ports.shape[..]].concat(),
             ));
         }
         let out = out
             .as_standard_layout()
             .into_owned()
-            .into_shape_with_order((k, filled, dim));
-        let out = out.expect("the shape was just compared");
-        let mut products = out.slice(ndarray::s![.., ..rows, ..]).to_owned();
+            .into_shape_with_order((k, rows, dim));
+        let mut products = out.expect("the shape was just compared");
         if self.ports.spec.outputs.endpoint.is_some() {
             // With u = (X − x)/(to − from), J_u·z = (J_X·z − z)/(to − from).
             products -= z;

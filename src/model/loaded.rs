@@ -27,6 +27,7 @@ use super::output_cache::OutputCache;
 use super::ports::{find_port, is_scalar_port};
 use super::precision::NetworkPrecision;
 use super::probe_cache::ProbeCache;
+use super::row_invariance::RowInvariance;
 use super::scalar::{HeadTransform, ScalarNetwork};
 use super::time::TimeInput;
 use crate::flow::guidance::{ActiveGuidance, Guidance, Guided, WeakField};
@@ -104,9 +105,9 @@ pub(super) struct ModelCaches {
     pub(super) kinks: Mutex<BTreeMap<String, Option<graph::Kink>>>,
     /// The number of values in the largest tensor that the network computes for one sample.
     max_activation_size: OnceLock<u64>,
-    /// Whether small calls of the network and of its derived graphs give the same bytes per row as
-    /// larger ones, by the kind of graph (`None` for the network itself).
-    batch_invariance: Mutex<BTreeMap<Option<graph::Mode>, bool>>,
+    /// What the rows of a network and of its derived graphs depend on, by the key of the network
+    /// and the kind of graph (`None` for the network itself).
+    row_invariance: Mutex<BTreeMap<(String, Option<graph::Mode>), RowInvariance>>,
 }
 
 /// A model: a card whose files exist and match their hashes, with values for its conditions.
@@ -571,11 +572,13 @@ impl Model {
         self.is_large()
             && self
                 .caches
-                .batch_invariance
+                .row_invariance
                 .lock()
                 .unwrap_or_else(|e| e.into_inner())
-                .values()
-                .all(|free| *free)
+                .iter()
+                .all(|((key, _), known)| {
+                    key != "network.file" || self.card.network.batch.is_some() || known.small_calls
+                })
     }
 
     /// Returns the default number of samples in one call of the network on a CPU. As many are used
@@ -1138,7 +1141,8 @@ impl Model {
         let mut network = Network {
             max_activation_size: self.max_activation_size(),
             fixed_batch: self.card.network.batch.filter(|_| is_network),
-            batch_invariant: false,
+            batch_invariant: RowInvariance::UNKNOWN.small_calls,
+            row_places: RowInvariance::UNKNOWN.places,
             smooth: derived.is_none() && self.kink(of)?.is_none(),
             scalar_time: match &roles.time {
                 Some(time) => is_scalar_port(find_port(&session.inputs, time, &name, "input")?),
@@ -1177,17 +1181,20 @@ impl Model {
                 .check(&port.name, port.format, &self.curve, of)
                 .with_context(|| name.clone())?;
         }
-        if gives_states && self.is_large() && network.fixed_batch.is_none() {
-            let mode = derived.map(|(mode, _)| mode);
-            let mut known = self
-                .caches
-                .batch_invariance
-                .lock()
-                .unwrap_or_else(|e| e.into_inner());
-            network.batch_invariant = *known
-                .entry(mode)
-                .or_insert_with(|| network.is_batch_invariant(mode));
-        }
+        let mode = derived.map(|(mode, _)| mode);
+        let mut known = self
+            .caches
+            .row_invariance
+            .lock()
+            .unwrap_or_else(|e| e.into_inner());
+        let found = known.entry((key.to_owned(), mode)).or_insert_with(|| {
+            match gives_states || mode.is_none() {
+                true => network.row_invariance(mode, gives_states && self.is_large()),
+                false => RowInvariance::UNKNOWN,
+            }
+        });
+        (network.batch_invariant, network.row_places) = (found.small_calls, found.places);
+        drop(known);
         if derived.is_none() {
             self.check_time_dependence_once(key, || {
                 network.check_time_dependence(of, self.may_be_time_independent(of))

@@ -2,6 +2,7 @@
 
 pub mod analytic;
 mod axes;
+mod call_rows;
 pub mod card;
 pub mod coder;
 pub mod conditions;
@@ -30,6 +31,7 @@ pub mod precision;
 pub mod probe_cache;
 pub mod provider;
 pub mod readings;
+mod row_invariance;
 pub mod scalar;
 pub mod shared_library;
 pub mod state_function;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
+use super::call_rows::{self, CallRows, ROWS_TOGETHER, RowPlaces};
 use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
 use super::onnx::{Session, SessionPort};
@@ -15,8 +16,8 @@ use super::time::{self, TimeInput, is_integer_format, is_near_whole};
 use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::ForwardNetwork;
 use crate::flow::path::PathCurve;
-use crate::graph;
-use crate::num::key::{Purpose, RngKey, SampleId};
+
+use crate::num::key::SampleId;
 use crate::num::{Batch, TangentBatch};
 
 /// The seed of a differentiated graph: its input besides the inputs of the original graph.
@@ -54,6 +55,8 @@ pub struct Network {
     pub(super) fixed_batch: Option<usize>,
     /// Whether a test showed that calls with fewer than four rows give the same bytes per row.
     pub(super) batch_invariant: bool,
+    /// Whether a row's output depends on its place in the call.
+    pub(super) row_places: RowPlaces,
     /// Whether the output's derivatives with respect to state and time are known to be continuous.
     pub(super) smooth: bool,
     /// The shape of one state, without the batch axis.
@@ -197,13 +200,10 @@ impl Network {
         leading.iter().chain(&self.shape).copied().collect()
     }
 
-    /// Calls the network once, with rows added if their number is not a multiple of four.
-    ///
-    /// ONNX Runtime rounds differently if a batch does not fill the processor's vector units. With
-    /// rows added (copies of the first row), the last bits of a sample's output hardly ever depend
-    /// on the rest of the batch. They were identical on `digits` and `moons`; on `mixture` a few
-    /// rows differed by 1e-7. At most three rows are wasted. For a large network one row is enough
-    /// work for a call, so no rows are added if a test showed that none are needed.
+    /// Calls the network once, with rows added and each sample in its place as
+    /// [`CallRows`] has them. At most three rows are added where places do not matter. For a large
+    /// network one row is enough work for a call, so no rows are added if a test showed that none
+    /// are needed.
     pub(super) fn call_padded(
         &mut self,
         at: Points,
@@ -214,29 +214,22 @@ impl Network {
             return self.call_in_batches(batch, at, seed, wanted);
         }
         let rows = at.rows();
-        if rows.is_multiple_of(4) || (rows < 4 && self.batch_invariant) {
+        let call = CallRows::padded(at.samples, self.row_places);
+        if (rows < ROWS_TOGETHER && self.batch_invariant) || call.is_identity(rows) {
             return self
                 .call_interpolated(at, seed, wanted)
                 .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted));
         }
-        let filled: Vec<usize> = (0..rows.next_multiple_of(4))
-            .map(|i| if i < rows { i } else { 0 })
-            .collect();
-        let out = self
-            .call_rows(&filled, at, seed, wanted)
+        let outputs = self
+            .call_rows(&call.filled, at, seed, wanted)
             .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted))?;
-        let cut = |(mut a, name): (ArrayD<f64>, &String)| {
-            let axis = self.sample_axis(name, seed);
-            if a.shape().get(axis.0) == Some(&filled.len()) {
-                a.slice_axis_inplace(axis, (..rows).into());
-            }
-            a.as_standard_layout().into_owned()
+        let given = |(output, name): (ArrayD<f64>, &String)| {
+            call.given_outputs(output, self.sample_axis(name, seed))
         };
-        Ok(out.into_iter().zip(wanted).map(cut).collect())
+        Ok(outputs.into_iter().zip(wanted).map(given).collect())
     }
 
-    /// Calls a graph that takes only batches of `batch` rows: as often as needed, with copies of a
-    /// row in the last call if the rows do not fill it.
+    /// Calls a graph that takes only batches of `batch` rows, as often as needed.
     fn call_in_batches(
         &mut self,
         batch: usize,
@@ -244,100 +237,39 @@ impl Network {
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
+        let calls = CallRows::in_batches(at.samples, batch, self.row_places);
         let mut parts: Vec<Vec<ArrayD<f64>>> = vec![Vec::new(); wanted.len()];
-        for first in (0..at.rows()).step_by(batch) {
-            let count = batch.min(at.rows() - first);
-            let filled: Vec<usize> = (0..batch)
-                .map(|i| if i < count { first + i } else { first })
-                .collect();
-            let outputs = self.call_rows(&filled, at, seed, wanted)?;
-            for ((parts, mut output), name) in parts.iter_mut().zip(outputs).zip(wanted) {
+        for call in &calls {
+            let outputs = self.call_rows(&call.filled, at, seed, wanted)?;
+            for ((parts, output), name) in parts.iter_mut().zip(outputs).zip(wanted) {
                 let axis = self.sample_axis(name, seed);
                 if output.shape().get(axis.0) != Some(&batch) {
                     return Err(self.shape_error(output.shape(), vec![batch]));
                 }
-                output.slice_axis_inplace(axis, (..count).into());
-                parts.push(output);
+                parts.push(output.select(axis, &call.used));
             }
         }
+        let order = call_rows::indices_of_given(&calls);
         let join = |(parts, name): (Vec<ArrayD<f64>>, &String)| {
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-            let joined = ndarray::concatenate(self.sample_axis(name, seed), &views);
+            let axis = self.sample_axis(name, seed);
+            let joined = ndarray::concatenate(axis, &views);
             let joined = joined.map_err(|_| self.shape_error(&[], Vec::new()))?;
-            Ok(joined.as_standard_layout().into_owned())
+            Ok(call_rows::select_rows(&joined, axis, &order))
         };
         parts.into_iter().zip(wanted).map(join).collect()
     }
 
     /// Returns the axis of samples in an output. Products of a tangent graph and trace terms have
     /// an axis of directions in front of it; the original output has none.
-    fn sample_axis(&self, name: &str, seed: DerivativeSeed) -> Axis {
+    pub(super) fn sample_axis(&self, name: &str, seed: DerivativeSeed) -> Axis {
         let traced = name.strip_prefix(self.output_name.as_str()) == Some("_trace_terms");
         let leads = traced || matches!(seed, DerivativeSeed::Tangents(_));
         Axis(usize::from(leads && name != self.output_name))
     }
 
-    /// Whether one row, and two rows, get the same bytes in a call of their own as in a call with
-    /// four rows. `mode` is the kind of derived graph, `None` for the original one. The result is
-    /// `false` if the calls fail; the first user of the network gets the error.
-    pub(super) fn is_batch_invariant(&mut self, mode: Option<graph::Mode>) -> bool {
-        let dim = ForwardNetwork::dim(self);
-        let draws = |place: u64| RngKey { seed: 0 }.normal(Purpose::Check, place, 0, 4 * dim);
-        let shaped = |place: u64| {
-            draws(place)
-                .into_shape_with_order((4, dim))
-                .expect("four rows")
-        };
-        let (x, w) = (shaped(0), shaped(1));
-        let z = w.clone().insert_axis(Axis(0));
-        let t = [0.5 * (self.curve.data_end() + self.curve.prior_end()); 4];
-        let (seed, wanted) = match mode {
-            None => (DerivativeSeed::Nothing, vec![self.output_name.clone()]),
-            Some(graph::Mode::Jvp | graph::Mode::Quadratic) => (
-                DerivativeSeed::Tangents(&z),
-                vec![
-                    self.output_name.clone(),
-                    format!("{}_quadratic", self.output_name),
-                ],
-            ),
-            Some(graph::Mode::Vjp) => (
-                DerivativeSeed::Cotangents(&w),
-                vec![format!("{}_cotangent", self.x_name)],
-            ),
-            Some(graph::Mode::Trace) => (
-                DerivativeSeed::Nothing,
-                vec![
-                    self.output_name.clone(),
-                    format!("{}_trace_terms", self.output_name),
-                ],
-            ),
-        };
-        let at = Points::new(&[0, 1, 2, 3], &t, &x);
-        let Ok(whole) = self.call_interpolated(at, seed, &wanted) else {
-            return false;
-        };
-        let mut same = |rows: &[usize]| {
-            let Ok(part) = self.call_rows(rows, at, seed, &wanted) else {
-                return false;
-            };
-            whole
-                .iter()
-                .zip(&part)
-                .zip(&wanted)
-                .all(|((whole, part), name)| {
-                    let expected = whole.select(self.sample_axis(name, seed), rows);
-                    expected.shape() == part.shape()
-                        && expected
-                            .iter()
-                            .zip(part)
-                            .all(|(a, b)| a.to_bits() == b.to_bits())
-                })
-        };
-        same(&[3]) && same(&[1, 2])
-    }
-
     /// Calls the network once with a selection of the rows of all inputs.
-    fn call_rows(
+    pub(super) fn call_rows(
         &mut self,
         rows: &[usize],
         at: Points,
@@ -383,7 +315,7 @@ impl Network {
     /// Calls the network at whole-number times if its time input takes only those. If a time lies
     /// between two of them, both are evaluated, and all outputs and derivatives are interpolated
     /// linearly, unless the card sets `interpolate: false`.
-    fn call_interpolated(
+    pub(super) fn call_interpolated(
         &mut self,
         at: Points,
         seed: DerivativeSeed,
