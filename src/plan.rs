@@ -74,6 +74,7 @@ pub struct Plan {
 
 /// The content of `plan.json`: the plan, and the environment in which the run began.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "PlanFileKeys")]
 pub struct PlanFile {
     #[serde(flatten)]
     pub plan: Plan,
@@ -93,6 +94,52 @@ pub struct PlanFile {
     /// The numbers of steps that were chosen for solvers with `steps: auto`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<ChosenSteps>,
+}
+
+/// The keys of `plan.json` one by one. Read through `flatten`, all trials would be held twice, once as
+/// values of unknown types.
+#[derive(Deserialize)]
+struct PlanFileKeys {
+    format: u32,
+    name: String,
+    seed: u64,
+    models: Vec<PlannedModel>,
+    data: Vec<PlannedData>,
+    trials: Vec<Trial>,
+    #[serde(default)]
+    notes: Vec<String>,
+    environment: Vec<(String, String)>,
+    changes: Vec<String>,
+    #[serde(default)]
+    grids: Vec<PlannedGrid>,
+    #[serde(default)]
+    config_sha256: Option<String>,
+    #[serde(default)]
+    places: ArtifactPaths,
+    #[serde(default)]
+    steps: Vec<ChosenSteps>,
+}
+
+impl From<PlanFileKeys> for PlanFile {
+    fn from(keys: PlanFileKeys) -> PlanFile {
+        PlanFile {
+            plan: Plan {
+                format: keys.format,
+                name: keys.name,
+                seed: keys.seed,
+                models: keys.models,
+                data: keys.data,
+                trials: keys.trials,
+                notes: keys.notes,
+            },
+            environment: keys.environment,
+            changes: keys.changes,
+            grids: keys.grids,
+            config_sha256: keys.config_sha256,
+            places: keys.places,
+            steps: keys.steps,
+        }
+    }
 }
 
 /// The points between which a sampler steps, from the prior end to the data end.

@@ -1018,8 +1018,15 @@ macro_rules! tables {
             ///
             /// # Errors
             /// Fails if a row cannot be written as JSON.
-            pub fn to_json(&self) -> serde_json::Result<Vec<(&'static str, serde_json::Value)>> {
-                Ok(vec![$((stringify!($file), serde_json::to_value(&self.$file)?),)*])
+            pub fn to_json(
+                &self,
+                wanted: impl Fn(&str) -> bool,
+            ) -> serde_json::Result<Vec<(&'static str, serde_json::Value)>> {
+                let mut documents = Vec::new();
+                $(if wanted(stringify!($file)) {
+                    documents.push((stringify!($file), serde_json::to_value(&self.$file)?));
+                })*
+                Ok(documents)
             }
         }
     };

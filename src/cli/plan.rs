@@ -86,7 +86,7 @@ impl PlanArgs {
             .steps
             .iter()
             .for_each(|found| answer.say(found.describe()));
-        let (evaluations, products) = add_trials(&mut answer, &prepared);
+        let (evaluations, products) = add_trials(&mut answer, &prepared, self.json);
         prepared
             .skipped
             .iter()
@@ -114,7 +114,7 @@ impl PlanArgs {
 
 /// Adds the table of the trials; returns the evaluations, and the Jacobian products and head calls, of
 /// all of them.
-fn add_trials(answer: &mut Answer, prepared: &PreparedPlan) -> (u64, u64) {
+fn add_trials(answer: &mut Answer, prepared: &PreparedPlan, json: JsonArgs) -> (u64, u64) {
     let plan = &prepared.plan;
     let mut table = AlignedTable::new([
         ("trial", Align::Right),
@@ -134,14 +134,17 @@ fn add_trials(answer: &mut Answer, prepared: &PreparedPlan) -> (u64, u64) {
             format!("{mark}{}", cost.products).into(),
             work.as_str().into(),
         ]);
-        documents.push(json!({
-            "trial": trial.id,
-            "kind": trial.work.kind_name(),
-            "work": work,
-            "evaluations": cost.evaluations,
-            "jacobian_products_and_head_calls": cost.products,
-            "guessed": cost.guessed,
-        }));
+        // The documents of many trials take far more memory than their plan.
+        if json.json {
+            documents.push(json!({
+                "trial": trial.id,
+                "kind": trial.work.kind_name(),
+                "work": work,
+                "evaluations": cost.evaluations,
+                "jacobian_products_and_head_calls": cost.products,
+                "guessed": cost.guessed,
+            }));
+        }
         evaluations += cost.evaluations;
         products += cost.products;
         is_guessed |= cost.guessed;

@@ -82,11 +82,9 @@ pub(super) fn add_run_tables(answer: &mut Answer, run: &RunResults) {
 pub(super) fn run_document(run: &RunResults, report: &Path) -> Result<Map<String, Value>> {
     let tables: Map<String, Value> = run
         .tables
-        .to_json()?
+        .to_json(|name| !LONG_TABLES.contains(&name))?
         .into_iter()
-        .filter(|(name, rows)| {
-            !LONG_TABLES.contains(name) && rows.as_array().is_some_and(|rows| !rows.is_empty())
-        })
+        .filter(|(_, rows)| rows.as_array().is_some_and(|rows| !rows.is_empty()))
         .map(|(name, rows)| (name.to_owned(), rows))
         .collect();
     let mut document = Map::new();

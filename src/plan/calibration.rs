@@ -136,7 +136,7 @@ impl PlanBuilder<'_> {
             .trials
             .iter()
             .filter_map(|trial| match &trial.work {
-                TrialWork::Calibration(there) => Some(there),
+                TrialWork::Calibration(there) => Some(&**there),
                 _ => None,
             });
         for there in earlier.filter(same_draws) {

@@ -145,7 +145,7 @@ fn check_references(plan: &Plan) -> Vec<Fault> {
     let likelihoods = || {
         plan.trials.iter().filter_map(|t| {
             if let TrialWork::Likelihood(w) = &t.work {
-                Some(w)
+                Some(&**w)
             } else {
                 None
             }

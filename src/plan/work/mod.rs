@@ -157,7 +157,7 @@ macro_rules! work_kinds {
         /// The work of a trial, of any kind.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         pub enum TrialWork {
-            $($(#[$meta])* #[serde(rename = $name)] $Kind($Work),)+
+            $($(#[$meta])* #[serde(rename = $name)] $Kind(Box<$Work>),)+
         }
 
         impl TrialWork {
@@ -174,7 +174,7 @@ macro_rules! work_kinds {
 
             fn deref(&self) -> &Self::Target {
                 match self {
-                    $(TrialWork::$Kind(work) => work,)+
+                    $(TrialWork::$Kind(work) => &**work,)+
                 }
             }
         }
@@ -182,7 +182,7 @@ macro_rules! work_kinds {
         $(
             impl From<$Work> for TrialWork {
                 fn from(work: $Work) -> TrialWork {
-                    TrialWork::$Kind(work)
+                    TrialWork::$Kind(Box::new(work))
                 }
             }
         )+

@@ -14,7 +14,7 @@ pub(super) fn json_document(source: &ExportSource) -> Result<Vec<ExportedFile>> 
     let facts = source.facts;
     let tables: serde_json::Map<String, serde_json::Value> = source
         .tables
-        .to_json()?
+        .to_json(|_| true)?
         .into_iter()
         .filter(|(_, rows)| rows.as_array().is_some_and(|rows| !rows.is_empty()))
         .map(|(name, rows)| (name.to_owned(), rows))

@@ -15,7 +15,7 @@ use super::{ExportSource, ExportedFile};
 /// A file for every table that has rows.
 pub(super) fn parquet_files(source: &ExportSource) -> Result<Vec<ExportedFile>> {
     let mut files = Vec::new();
-    for (name, rows) in source.tables.to_json()? {
+    for (name, rows) in source.tables.to_json(|_| true)? {
         let rows = rows.as_array().cloned().unwrap_or_default();
         if !rows.is_empty() {
             files.push(ExportedFile {
