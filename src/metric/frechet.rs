@@ -38,7 +38,7 @@ impl Statistic for Frechet {
     /// random.
     ///
     /// The standard error describes the random spread, not the bias: the distance of finite samples
-    /// is too large by about c/n. It is estimated from at most 8,192 samples of each set, drawn by
+    /// is too large by about c/n. It is estimated from at most 4,096 samples of each set, drawn by
     /// the seed.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ pub fn check_covariance_counts(
 }
 
 /// The largest number of rows of each set from which the standard error is estimated.
-const ERROR_ROWS: usize = 8192;
+const ERROR_ROWS: usize = 4096;
 
 /// The smallest squared pivot of a usable Cholesky factor, relative to the largest one. The factor
 /// is then accurate to 1e-7 of the trace.

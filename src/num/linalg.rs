@@ -5,7 +5,7 @@ use std::sync::Once;
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Par, Side};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, ShapeBuilder};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, ShapeBuilder, s};
 
 /// Q of the thin QR factorization of an n×k matrix with k ≤ n: k orthonormal columns.
 ///
@@ -246,8 +246,22 @@ fn as_faer<'a>(a: &'a ArrayView2<f64>) -> MatRef<'a, f64> {
 fn to_faer(a: ArrayView2<f64>) -> Mat<f64> {
     static SET: Once = Once::new();
     SET.call_once(|| faer::set_global_parallelism(fixed_parallelism()));
-    as_faer(&a).to_owned()
+    let mut columns = Mat::zeros(a.nrows(), a.ncols());
+    // In blocks of rows, so that the part of a cache line that a column does not need is still there
+    // for the next column.
+    for first in (0..a.nrows()).step_by(COPIED_ROWS) {
+        let block = first..(first + COPIED_ROWS).min(a.nrows());
+        let rows = a.slice(s![block.clone(), ..]);
+        for (j, from) in rows.columns().into_iter().enumerate() {
+            let to = &mut columns.col_as_slice_mut(j)[block.clone()];
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        }
+    }
+    columns
 }
+
+/// The number of rows that are copied together into columns.
+const COPIED_ROWS: usize = 32;
 
 /// The parallelism of large matrices.
 ///
