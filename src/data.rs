@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use ndarray::{Array1, Array2, ArrayD, Axis, IxDyn};
+use ndarray::{Array1, Array2, ArrayD, IxDyn};
 use sha2::{Digest, Sha256};
 
 use crate::dequantization::CellNoise;
@@ -16,6 +16,7 @@ use crate::num::Batch;
 use crate::num::key::{Purpose, RngKey, SampleId, unpack_draw};
 use crate::num::npy;
 use crate::num::shape::{self, AxisLayout, RequestedLayout, ShapeMismatch};
+use crate::num::stored_values::StoredValues;
 use crate::rows::BoundKind;
 use crate::signature::{self, ExpectedFile};
 
@@ -25,6 +26,7 @@ mod images;
 mod npy_rows;
 mod parquet_table;
 pub use images::{ImageFolder, png_grid};
+use npy_rows::MappedNpy;
 pub use npy_rows::NpyRows;
 
 /// A whole array of samples, as read from a file or a folder.
@@ -35,7 +37,7 @@ pub struct Dataset {
     /// The SHA-256 of the file's bytes, in hexadecimal.
     pub sha256: String,
     /// The values, with the samples along the first axis.
-    pub values: ArrayD<f64>,
+    pub values: StoredValues,
     /// The kind of the file's numbers.
     pub number_kind: NumberKind,
     /// Whether the file says by an array's name that these are features, and not samples.
@@ -83,7 +85,7 @@ pub enum LoadedData {
 /// An array from a parser, with the notes for [`Dataset::notes`].
 #[derive(Debug)]
 struct ParsedArray {
-    values: ArrayD<f64>,
+    values: StoredValues,
     number_kind: NumberKind,
     /// Whether the array is one of features, by its name.
     are_features: bool,
@@ -144,6 +146,18 @@ impl LoadedData {
             if file.exists() && !file.is_file() {
                 bail!("{name}: it is neither a file nor a folder");
             }
+            if member.is_none()
+                && let Some(mapped) = MappedNpy::open(&file)?
+            {
+                let MappedNpy {
+                    values,
+                    number_kind,
+                    sha256,
+                } = mapped;
+                let data = Dataset::new(name, sha256, values, number_kind);
+                data.check_values()?;
+                return Ok(LoadedData::Samples(data));
+            }
             let bytes = std::fs::read(&file)
                 .with_context(|| format!("{}: the data cannot be read", file.display()))?;
             // An empty file has no signature. Its reader gives a better message.
@@ -197,11 +211,16 @@ impl FeatureStatistics {
 
 impl Dataset {
     /// A dataset without layout and notes. The samples lie along the first axis of `values`.
-    pub fn new(name: String, sha256: String, values: ArrayD<f64>, numbers: NumberKind) -> Dataset {
+    pub fn new(
+        name: String,
+        sha256: String,
+        values: impl Into<StoredValues>,
+        numbers: NumberKind,
+    ) -> Dataset {
         Dataset {
             name,
             sha256,
-            values,
+            values: values.into(),
             number_kind: numbers,
             are_features: false,
             layout: None,
@@ -261,8 +280,9 @@ impl Dataset {
     pub fn rearranged(mut self, layout: &AxisLayout, wanted: Option<&[i64]>) -> Result<Dataset> {
         let read = self.values.shape().to_vec();
         self.values = layout
-            .rearrange(self.values, wanted)
-            .map_err(|e| anyhow!("{}: {e}", self.name))?;
+            .rearrange(self.values.into_array(), wanted)
+            .map_err(|e| anyhow!("{}: {e}", self.name))?
+            .into();
         self.notes.push(format!(
             "its axes {read:?} are read as {layout}: samples have shape {:?}",
             self.sample_shape()
@@ -283,7 +303,7 @@ impl Dataset {
 
     /// The number of samples.
     pub fn len(&self) -> usize {
-        self.values.shape().first().copied().unwrap_or(0)
+        self.values.samples()
     }
 
     /// Whether there are no samples.
@@ -293,14 +313,14 @@ impl Dataset {
 
     /// Checks that there is at least one sample and that all values are finite.
     fn check_values(&self) -> Result<()> {
-        if self.values.ndim() == 0 || self.values.is_empty() {
+        if self.values.shape().is_empty() || self.values.is_empty() {
             bail!(
                 "{}: it has shape {:?}, expected at least one sample",
                 self.name,
                 self.values.shape()
             );
         }
-        for (i, sample) in self.values.outer_iter().enumerate() {
+        for (i, sample) in self.values.all_samples().enumerate() {
             if let Some(bad) = sample.iter().find(|v| !v.is_finite()) {
                 bail!(
                     "{}: sample {i} holds {bad}; expected finite numbers",
@@ -313,13 +333,16 @@ impl Dataset {
 
     /// The first `n` samples as flat rows, with unchanged values.
     pub fn first_rows(&self, n: usize) -> Array2<f64> {
-        let n = n.min(self.len());
-        let width = self.values.len() / self.len();
-        let flat = self.values.as_standard_layout().into_owned();
-        let flat = flat
-            .into_shape_with_order((self.len(), width))
-            .expect("samples of equal size");
-        flat.slice_move(ndarray::s![..n, ..])
+        self.values.first_rows(n)
+    }
+
+    /// The given samples as flat rows, with unchanged values.
+    pub fn rows(&self, samples: &[SampleId]) -> Batch {
+        let mut rows = Batch::zeros((samples.len(), self.values.width()));
+        for (row, sample) in rows.rows_mut().into_iter().zip(samples) {
+            self.values.write_sample(*sample as usize, row);
+        }
+        rows
     }
 
     /// Checks that the samples fit the card's shape, by the rule of [`shape::fits`].
@@ -358,10 +381,11 @@ impl Dataset {
                 card.name
             );
         };
+        let is_outside = |v: &&f64| **v < 0.0 || **v >= f64::from(levels);
         let outside = self
             .values
-            .iter()
-            .find(|v| **v < 0.0 || **v >= f64::from(levels));
+            .all_samples()
+            .find_map(|sample| sample.iter().find(is_outside).copied());
         let hint = match self.number_kind {
             NumberKind::IntegerText => {
                 "; a table of whole numbers is read as integers: write 1.0 instead of 1 for floats"
@@ -475,8 +499,7 @@ impl Dataset {
         let mut out = Batch::zeros((samples.len(), dim));
         for (mut row, sample) in out.rows_mut().into_iter().zip(samples) {
             let (sample, draw) = unpack_draw(*sample);
-            let values = self.values.index_axis(Axis(0), sample as usize);
-            row.iter_mut().zip(values.iter()).for_each(|(r, v)| *r = *v);
+            self.values.write_sample(sample as usize, row.view_mut());
             if let (true, Some(data)) = (self.is_quantized(card), card.data) {
                 let levels = f64::from(data.levels.unwrap_or(1));
                 let u = key.uniform(Purpose::Dequantization, sample, draw, dim);
@@ -515,8 +538,7 @@ impl Dataset {
     pub fn scaled_rows(&self, card: &Card, samples: &[SampleId]) -> Batch {
         let mut out = Batch::zeros((samples.len(), card.dim()));
         for (mut row, sample) in out.rows_mut().into_iter().zip(samples) {
-            let values = self.values.index_axis(Axis(0), *sample as usize);
-            row.iter_mut().zip(values.iter()).for_each(|(r, v)| *r = *v);
+            self.values.write_sample(*sample as usize, row.view_mut());
             if let (true, Some(data)) = (self.is_quantized(card), card.data) {
                 let [low, high] = data.range;
                 let last = f64::from(data.levels.unwrap_or(2)) - 1.0;
@@ -669,10 +691,8 @@ fn array_from_idx(bytes: &[u8]) -> Result<ParsedArray> {
             bytes.len() - header
         );
     }
-    let values = bytes[header..].iter().map(|b| f64::from(*b)).collect();
-    let values = ArrayD::from_shape_vec(IxDyn(&shape), values)?;
     Ok(ParsedArray {
-        values,
+        values: StoredValues::from_bytes(&shape, bytes[header..].to_vec()),
         number_kind: NumberKind::Uint8,
         are_features: false,
         notes: Vec::new(),
@@ -772,7 +792,7 @@ mod tests {
             let data = Dataset::read(&path).expect("read");
             assert_eq!(
                 (data.values.clone(), data.number_kind),
-                (values.clone(), NumberKind::Floats),
+                (values.clone().into(), NumberKind::Floats),
                 "{}",
                 path.display()
             );

@@ -11,7 +11,7 @@
 //! equally spaced values and half precision. They accept a grid of points, a constant array, and
 //! halves and quarters written by hand.
 
-use ndarray::ArrayD;
+use crate::num::stored_values::StoredValues;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,11 @@ pub enum LatticePolicy {
 ///
 /// `values` holds the samples along its first axis, and `shape` is the shape of one sample.
 #[cfg(test)]
-fn detect_lattice(values: &ArrayD<f64>, shape: &[usize], data: Option<DataSpec>) -> Option<String> {
+fn detect_lattice(
+    values: &StoredValues,
+    shape: &[usize],
+    data: Option<DataSpec>,
+) -> Option<String> {
     detect_lattice_in_subsample(&Subsample::from_array(values, shape), data)
 }
 
@@ -87,7 +91,7 @@ pub(crate) enum DataMismatch {
 ///
 /// `values` holds the samples along its first axis, and `shape` is the shape of one sample.
 pub(crate) fn float_data_mismatch(
-    values: &ArrayD<f64>,
+    values: &StoredValues,
     shape: &[usize],
     data: Option<DataSpec>,
 ) -> Option<DataMismatch> {
@@ -104,7 +108,7 @@ pub(crate) fn float_data_mismatch(
 ///
 /// `bytes` says that the file's number type holds only 0 to 255.
 pub(crate) fn integer_data_mismatch(
-    values: &ArrayD<f64>,
+    values: &StoredValues,
     bytes: bool,
     data: Option<DataSpec>,
 ) -> Option<DataMismatch> {
@@ -113,13 +117,13 @@ pub(crate) fn integer_data_mismatch(
 
 #[cfg(test)]
 mod tests {
-    use ndarray::Array2;
+    use ndarray::{Array2, ArrayD};
 
     use super::{detect_lattice as found_in, *};
     use crate::num::key::{Purpose, RngKey};
 
     fn found(values: &ArrayD<f64>, data: Option<DataSpec>) -> Option<String> {
-        found_in(values, &values.shape()[1..], data)
+        found_in(&values.clone().into(), &values.shape()[1..], data)
     }
 
     fn bytes(range: [f64; 2]) -> Option<DataSpec> {
@@ -585,7 +589,7 @@ mod tests {
                 levels: Some(levels),
             })
         };
-        let why = |x: ArrayD<f64>, card| match float_data_mismatch(&x, &[64], card) {
+        let why = |x: ArrayD<f64>, card| match float_data_mismatch(&x.into(), &[64], card) {
             Some(DataMismatch::OutOfRange(why)) => why,
             other => format!("{other:?}"),
         };
@@ -613,7 +617,7 @@ mod tests {
         }
         assert_eq!(
             float_data_mismatch(
-                &(u() * 256.0).into_dyn(),
+                &(u() * 256.0).into_dyn().into(),
                 &[64],
                 Some(DataSpec {
                     range: signed,
@@ -637,7 +641,7 @@ mod tests {
             (false, ArrayD::zeros(vec![10, 64]), false, 256),
         ] {
             assert_eq!(
-                integer_data_mismatch(&x, bytes, card(signed, levels)).is_some(),
+                integer_data_mismatch(&x.into(), bytes, card(signed, levels)).is_some(),
                 refused,
                 "{bytes} {levels}"
             );

@@ -155,6 +155,8 @@ impl RunArgs {
             }
             Err(error) => return Err(with_addresses(&options, error)),
         };
+        // The report is made of what the run has written, and needs the memory.
+        drop(prepared);
         let publish = || match &options.remote {
             None => publish::publish_run(&options.out),
             Some(remote) => publish_remote(remote),

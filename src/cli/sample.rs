@@ -417,7 +417,7 @@ fn density_table(drawn: &DrawnSamples) -> Result<Vec<u8>> {
 /// # Errors
 /// Fails if the file is not a `.npy` array of this shape.
 fn read_step_noise(file: &Path, count: usize, shape: &[usize]) -> Result<ReplayedNoise> {
-    let (values, _) = parse_npy(&std::fs::read(file)?)?;
+    let values = parse_npy(&std::fs::read(file)?)?.0.into_array();
     let wanted = [&[count], shape].concat();
     if values.ndim() != wanted.len() + 1 || values.shape()[1..] != wanted[..] {
         bail!(

@@ -144,7 +144,7 @@ pub(super) fn archive_content(
 /// Reads an array of samples, or of features if its name says so.
 fn read_samples(archive: &mut impl ArrayArchive, name: &str) -> Result<ParsedArray> {
     let mut array = archive.read_array(name)?;
-    array.are_features = FEATURE_NAMES.contains(&name) && array.values.ndim() == 2;
+    array.are_features = FEATURE_NAMES.contains(&name) && array.values.shape().len() == 2;
     Ok(array)
 }
 
@@ -166,8 +166,8 @@ fn read_mean_and_covariance(
     sigma: &str,
 ) -> Result<ParsedContent> {
     let (mean, covariance) = (
-        archive.read_array(mu)?.values,
-        archive.read_array(sigma)?.values,
+        archive.read_array(mu)?.values.into_array(),
+        archive.read_array(sigma)?.values.into_array(),
     );
     let mean = Array1::from_iter(mean.iter().copied());
     let covariance = covariance
@@ -357,7 +357,7 @@ impl ArrayArchive for SafetensorsArchive<'_> {
         let values = ArrayD::from_shape_vec(IxDyn(tensor.shape()), values)
             .context("its shape does not match its bytes")?;
         Ok(ParsedArray {
-            values,
+            values: values.into(),
             number_kind: numbers,
             are_features: false,
             notes: Vec::new(),

@@ -295,7 +295,8 @@ impl CsvCells {
             NumberKind::Floats
         };
         Ok(ParsedArray {
-            values: ArrayD::from_shape_vec(IxDyn(&[self.rows.len(), numeric.len()]), values)?,
+            values: ArrayD::from_shape_vec(IxDyn(&[self.rows.len(), numeric.len()]), values)?
+                .into(),
             number_kind: numbers,
             are_features: false,
             notes,
@@ -584,7 +585,8 @@ mod tests {
                         [numbers.len() / width, *width],
                         "{text:?}"
                     );
-                    assert!(read.values.iter().eq(*numbers), "{text:?}: {}", read.values);
+                    let found = read.values.to_array();
+                    assert!(found.iter().eq(*numbers), "{text:?}: {found}");
                     let said = read.notes.join("\n");
                     assert!(notes.iter().all(|n| said.contains(n)), "{text:?}: {said}");
                     assert_eq!(said.is_empty(), notes.is_empty(), "{text:?}: {said}");
@@ -593,7 +595,11 @@ mod tests {
                     assert!(format!("{error:#}").contains(why), "{text:?}: {error:#}")
                 }
                 (Ok(read), Err(_)) => {
-                    panic!("{text:?} is read as {} {:?}", read.values, read.notes)
+                    panic!(
+                        "{text:?} is read as {} {:?}",
+                        read.values.to_array(),
+                        read.notes
+                    )
                 }
                 (Err(error), Ok(_)) => panic!("{text:?}: {error:#}"),
             }
@@ -607,6 +613,7 @@ mod tests {
             array_from_csv(&wide)
                 .expect("read")
                 .values
+                .to_array()
                 .iter()
                 .eq(&[0.5, 1.5])
         );

@@ -11,6 +11,7 @@ use super::{NumberKind, ParsedArray};
 use crate::features::images::{Image, ImageShape, PixelCoding};
 use crate::host::hex;
 use crate::num::Batch;
+use crate::num::stored_values::StoredValues;
 use crate::signature::{self, ExpectedFile};
 
 /// The extensions of files that are read as images.
@@ -255,7 +256,7 @@ pub(super) fn array_from_image_folder(folder: &Path) -> Result<(ParsedArray, Str
     let grey = decoded.iter().all(DecodedImage::is_grey);
     let first = &decoded[0];
     let [width, height] = first.size();
-    let mut values = Vec::new();
+    let (mut wide, mut bytes, mut channels) = (Vec::new(), Vec::new(), Vec::new());
     for image in &decoded {
         image.check_same_depth(&(first.file.clone(), first.is_16_bit))?;
         if image.size() != [width, height] {
@@ -268,21 +269,28 @@ pub(super) fn array_from_image_folder(folder: &Path) -> Result<(ParsedArray, Str
                 first.file.display()
             );
         }
-        image.append_channels(&mut values, grey);
+        channels.clear();
+        image.append_channels(&mut channels, grey);
+        match first.is_16_bit {
+            true => wide.extend_from_slice(&channels),
+            false => bytes.extend(channels.iter().map(|v| *v as u8)),
+        }
     }
     let shape = if grey {
         vec![files.len(), height, width]
     } else {
         vec![files.len(), 3, height, width]
     };
-    let numbers = if first.is_16_bit {
-        NumberKind::Integers
+    let (values, numbers) = if first.is_16_bit {
+        let wide = ArrayD::from_shape_vec(IxDyn(&shape), wide)?;
+        (wide.into(), NumberKind::Integers)
     } else {
-        NumberKind::Uint8
+        let bytes = StoredValues::from_bytes(&shape, bytes);
+        (bytes, NumberKind::Uint8)
     };
     Ok((
         ParsedArray {
-            values: ArrayD::from_shape_vec(IxDyn(&shape), values)?,
+            values,
             number_kind: numbers,
             are_features: false,
             notes,

@@ -109,7 +109,7 @@ fn read_parquet_columns(bytes: &[u8]) -> Result<ParsedArray> {
         NumberKind::Floats
     };
     Ok(ParsedArray {
-        values: ArrayD::from_shape_vec(IxDyn(&[values.len() / width, width]), values)?,
+        values: ArrayD::from_shape_vec(IxDyn(&[values.len() / width, width]), values)?.into(),
         number_kind: numbers,
         are_features: false,
         notes,
@@ -336,13 +336,13 @@ mod tests {
             ] {
                 let read = array_from_parquet(&written(fields, compression, None)).expect(fields);
                 assert_eq!(read.values.shape(), [3, 1], "{fields}");
+                let found = read.values.to_array();
                 assert!(
-                    read.values
+                    found
                         .iter()
                         .zip(numbers)
                         .all(|(a, b)| (a - b).abs() < 1e-15),
-                    "{fields}: {}",
-                    read.values
+                    "{fields}: {found}"
                 );
                 assert_eq!(
                     read.number_kind == NumberKind::Integers,
@@ -374,7 +374,7 @@ mod tests {
         ))
         .expect("read");
         assert_eq!(
-            read.values,
+            read.values.to_array(),
             ndarray::array![[10.0, 0.5], [20.0, 1.5], [30.0, 2.5]].into_dyn()
         );
     }

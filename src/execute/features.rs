@@ -13,6 +13,7 @@ use crate::features::{ExtractedFeatures, Extractor, MICRO_BATCH};
 use crate::host::user_cache_folder;
 use crate::model::card::Card;
 use crate::num::Batch;
+use crate::num::key::SampleId;
 use crate::plan::PlannedFile;
 
 /// The features of reference data, kept in memory for the next trial.
@@ -172,9 +173,10 @@ impl Executor<'_> {
             &self.prepared.models[model].data_card,
             &self.prepared.data[data],
         );
-        let states = || data.states(card, self.key(), &Executor::sample_ids(0, data.len()));
+        let all = Executor::sample_ids(0, data.len());
+        let states = |samples: &[SampleId]| data.states(card, self.key(), samples);
         let Some(file) = setting.extractor else {
-            return Ok(ExtractedFeatures::from_rows(states()));
+            return Ok(ExtractedFeatures::from_rows(states(&all)));
         };
         self.with_extractor(file, |extractor| {
             let exact = match card.data.and_then(|d| d.levels) {
@@ -213,9 +215,14 @@ impl Executor<'_> {
                     self.machine.provider,
                 ),
             };
-            let extract = || match exact {
-                Some(_) => extractor.extract(data.first_rows(data.len()).view(), &shape, exact),
-                None => extractor.extract(states().view(), &shape, range),
+            let extract = || {
+                let parts = all.chunks(MICRO_BATCH);
+                match exact {
+                    Some(_) => {
+                        extractor.extract_parts(parts.map(|p| Ok(data.rows(p))), &shape, exact)
+                    }
+                    None => extractor.extract_parts(parts.map(|p| Ok(states(p))), &shape, range),
+                }
             };
             cache::cached_or_computed(
                 user_cache_folder().ok().as_deref(),

@@ -1,18 +1,17 @@
 //! Checks of a card's range and depth: numbers outside the range, numbers in one half of it, and
 //! integers of another depth.
 
-use ndarray::ArrayD;
-
 use super::subsample::Subsample;
+use crate::num::stored_values::StoredValues;
 
 /// Why floats do not match a card's range with `levels` levels, in words. `None` if they match.
 pub(super) fn float_range_mismatch(
-    values: &ArrayD<f64>,
+    values: &StoredValues,
     subsample: &Subsample,
     [low, high]: [f64; 2],
     levels: u32,
 ) -> Option<String> {
-    let (least, most) = min_and_max(values);
+    let (least, most) = values.min_and_max();
     let half_level = (high - low) / f64::from(levels) / 2.0;
     if least < low - half_level || most > high + half_level {
         return Some(format!(
@@ -49,11 +48,11 @@ pub(super) fn float_range_mismatch(
 ///
 /// `bytes` says that the file's number type holds only 0 to 255.
 pub(super) fn integer_depth_mismatch(
-    values: &ArrayD<f64>,
+    values: &StoredValues,
     bytes: bool,
     levels: u32,
 ) -> Option<String> {
-    let (least, most) = min_and_max(values);
+    let (least, most) = values.min_and_max();
     let card = format!("the card has {levels} levels, 0 to {}", levels - 1);
     if bytes && levels > 256 {
         return Some(format!("its integers are bytes, 0 to 255, but {card}"));
@@ -66,15 +65,6 @@ pub(super) fn integer_depth_mismatch(
              levels: {card}"
         )
     })
-}
-
-/// The smallest and the largest value.
-fn min_and_max(values: &ArrayD<f64>) -> (f64, f64) {
-    values
-        .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| {
-            (a.min(*v), b.max(*v))
-        })
 }
 
 /// A number with at most four decimals.

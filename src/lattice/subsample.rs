@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ndarray::{ArrayD, Axis};
+use crate::num::stored_values::StoredValues;
 
 /// The largest number of examined values, whatever the size of the array.
 const MAX_NUMBERS: usize = 1 << 18;
@@ -27,20 +27,14 @@ impl Subsample {
     /// Takes a subsample of an array with the samples along its first axis.
     ///
     /// `shape` is the shape of one sample in the card. It may differ from the file's axes.
-    pub(super) fn from_array(values: &ArrayD<f64>, shape: &[usize]) -> Subsample {
-        let samples = values.shape().first().copied().unwrap_or(0);
+    pub(super) fn from_array(values: &StoredValues, shape: &[usize]) -> Subsample {
+        let samples = values.samples();
         let width = values.len().checked_div(samples).unwrap_or(0);
         let positions = stratified_indices(width, MAX_POSITIONS);
         let mut numbers = Vec::new();
         for sample in stratified_indices(samples, MAX_NUMBERS / positions.len().max(1)) {
-            let sample = values.index_axis(Axis(0), sample);
-            match sample.as_slice() {
-                Some(flat) => numbers.extend(positions.iter().map(|p| flat[*p])),
-                None => {
-                    let flat: Vec<f64> = sample.iter().copied().collect();
-                    numbers.extend(positions.iter().map(|p| flat[*p]));
-                }
-            }
+            let flat = values.sample(sample);
+            numbers.extend(positions.iter().map(|p| flat[*p]));
         }
         let fits = shape.iter().product::<usize>() == width;
         let shape = if fits { shape.to_vec() } else { vec![width] };
@@ -138,21 +132,23 @@ pub(super) fn is_regular_pattern(numbers: &[f64], distinct: &[f64]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::ArrayD;
+
     use super::*;
 
     #[test]
     fn large_arrays_are_subsampled_and_small_ones_kept_whole() {
         let small = ArrayD::from_shape_fn(vec![7, 3, 2], |i| (6 * i[0] + 2 * i[1] + i[2]) as f64);
-        let look = Subsample::from_array(&small, &[6]);
+        let look = Subsample::from_array(&small.clone().into(), &[6]);
         assert_eq!(look.numbers, (0..42).map(f64::from).collect::<Vec<_>>());
         // Axes in another order in memory are read in the order of the shape.
         let turned = small.clone().permuted_axes(vec![0, 2, 1]);
         assert_eq!(
-            Subsample::from_array(&turned, &[2, 3]).numbers[..4],
+            Subsample::from_array(&turned.into(), &[2, 3]).numbers[..4],
             [0.0, 2.0, 4.0, 1.0]
         );
         let large = ArrayD::from_shape_fn(vec![3000, 3072], |i| (i[1] % 3) as f64);
-        let look = Subsample::from_array(&large, &[32, 32, 3]);
+        let look = Subsample::from_array(&large.into(), &[32, 32, 3]);
         assert!(
             look.numbers.len() <= MAX_NUMBERS && look.numbers.len() > MAX_NUMBERS / 2,
             "{}",

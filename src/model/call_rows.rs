@@ -89,11 +89,6 @@ impl CallRows {
         calls
     }
 
-    /// Whether the call has the given rows as they are.
-    pub(super) fn is_identity(&self, rows: usize) -> bool {
-        self.filled.len() == rows && self.given.iter().copied().eq(0..rows)
-    }
-
     /// Returns the outputs of the given rows in their order, where the call is the only one. An output
     /// with another number of rows than the call is returned as it is.
     pub(super) fn given_outputs(&self, output: ArrayD<f64>, axis: Axis) -> ArrayD<f64> {
@@ -104,6 +99,15 @@ impl CallRows {
         let rows: Vec<usize> = order.into_iter().map(|index| self.used[index]).collect();
         select_rows(&output, axis, &rows)
     }
+}
+
+/// Whether the given samples are the rows of a call as they are: none is to be added, and each is in its place.
+pub(super) fn are_complete(samples: &[SampleId], places: RowPlaces) -> bool {
+    let in_place = |(row, sample): (SampleId, &SampleId)| {
+        row % ROWS_TOGETHER as SampleId == sample % ROWS_TOGETHER as SampleId
+    };
+    samples.len().is_multiple_of(ROWS_TOGETHER)
+        && (places == RowPlaces::Free || (0..).zip(samples).all(in_place))
 }
 
 /// The rows along an axis, in the order of their indices and in standard layout.
@@ -146,9 +150,10 @@ mod tests {
         let call = CallRows::padded(&SAMPLES, RowPlaces::Free);
         assert_eq!(call.filled, [0, 1, 2, 3, 4, 5, 6, 0]);
         assert_eq!(call.used, [0, 1, 2, 3, 4, 5, 6]);
-        assert!(CallRows::padded(&SAMPLES[..4], RowPlaces::Free).is_identity(4));
-        assert!(CallRows::padded(&[8, 9, 10, 11], RowPlaces::BySample).is_identity(4));
-        assert!(!CallRows::padded(&[9, 8, 10, 11], RowPlaces::BySample).is_identity(4));
+        assert!(are_complete(&SAMPLES[..4], RowPlaces::Free));
+        assert!(are_complete(&[8, 9, 10, 11], RowPlaces::BySample));
+        assert!(!are_complete(&[9, 8, 10, 11], RowPlaces::BySample));
+        assert!(!are_complete(&[8, 9], RowPlaces::BySample));
     }
 
     #[test]

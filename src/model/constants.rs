@@ -50,11 +50,10 @@ impl Constant {
             Constant::Flag(flag) => ArrayD::from_elem(IxDyn(&[]), f64::from(u8::from(*flag))),
             Constant::Number(number) => ArrayD::from_elem(IxDyn(&[]), *number),
             Constant::List(list) => ArrayD::from_shape_vec(IxDyn(&[list.len()]), list.clone())?,
-            Constant::File(file) => {
-                parse_npy(bytes)
-                    .with_context(|| file.display().to_string())?
-                    .0
-            }
+            Constant::File(file) => parse_npy(bytes)
+                .with_context(|| file.display().to_string())?
+                .0
+                .into_array(),
         })
     }
 }
@@ -64,7 +63,7 @@ impl Constant {
 /// # Errors
 /// Fails if the file is not such an array.
 pub(super) fn read_betas(bytes: &[u8]) -> Result<Vec<f64>> {
-    let values = parse_npy(bytes)?.0;
+    let values = parse_npy(bytes)?.0.into_array();
     if values.ndim() != 1 {
         bail!(
             "it has shape {:?}, expected one axis with a beta for every discrete time",

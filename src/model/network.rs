@@ -214,12 +214,13 @@ impl Network {
             return self.call_in_batches(batch, at, seed, wanted);
         }
         let rows = at.rows();
-        let call = CallRows::padded(at.samples, self.row_places);
-        if (rows < ROWS_TOGETHER && self.batch_invariant) || call.is_identity(rows) {
+        let is_small = rows < ROWS_TOGETHER && self.batch_invariant;
+        if is_small || call_rows::are_complete(at.samples, self.row_places) {
             return self
                 .call_interpolated(at, seed, wanted)
                 .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted));
         }
+        let call = CallRows::padded(at.samples, self.row_places);
         let outputs = self
             .call_rows(&call.filled, at, seed, wanted)
             .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted))?;

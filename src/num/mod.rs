@@ -14,6 +14,7 @@ pub mod rank_tests;
 pub mod shape;
 pub mod source;
 pub mod stats;
+pub mod stored_values;
 pub mod tails;
 
 /// `value` with `places` decimals and without a negative zero.

@@ -4,6 +4,8 @@
 use anyhow::{Result, anyhow, bail};
 use ndarray::ArrayD;
 
+use super::stored_values::StoredValues;
+
 /// The kind of numbers in a `.npy` file, according to its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NpyFormat {
@@ -21,7 +23,7 @@ pub enum NpyFormat {
 ///
 /// # Errors
 /// Fails if the bytes are not a valid `.npy` array, or if its number format is not supported.
-pub fn parse_npy(bytes: &[u8]) -> Result<(ArrayD<f64>, NpyFormat)> {
+pub fn parse_npy(bytes: &[u8]) -> Result<(StoredValues, NpyFormat)> {
     use ndarray_npy::ReadNpyExt;
     let plain = single_quoted_header(bytes)?;
     let described = dtype_of_header(&plain).to_owned();
@@ -30,25 +32,35 @@ pub fn parse_npy(bytes: &[u8]) -> Result<(ArrayD<f64>, NpyFormat)> {
         ($ty:ty, $format:expr) => {{
             let array = ArrayD::<$ty>::read_npy(bytes)
                 .map_err(|e| anyhow!("it is not a valid .npy array: {e}"))?;
-            (array.mapv(|v| v as f64), $format)
+            (array.mapv(|v| v as f64).into(), $format)
+        }};
+        // Types that are stored as they are.
+        (own $ty:ty, $format:expr) => {{
+            let array = ArrayD::<$ty>::read_npy(bytes)
+                .map_err(|e| anyhow!("it is not a valid .npy array: {e}"))?;
+            (array.into(), $format)
         }};
     }
     Ok(match &described[..] {
         "f2" => (
-            read_npy_bit_patterns(bytes)?.mapv(|bits| half::f16::from_bits(bits).to_f64()),
+            read_npy_bit_patterns(bytes)?
+                .mapv(|bits| half::f16::from_bits(bits).to_f32())
+                .into(),
             NpyFormat::Floats,
         ),
         "V2" => (
-            read_npy_bit_patterns(bytes)?.mapv(|bits| half::bf16::from_bits(bits).to_f64()),
+            read_npy_bit_patterns(bytes)?
+                .mapv(|bits| half::bf16::from_bits(bits).to_f32())
+                .into(),
             NpyFormat::Void2,
         ),
-        "f4" => read!(f32, NpyFormat::Floats),
-        "f8" => read!(f64, NpyFormat::Floats),
+        "f4" => read!(own f32, NpyFormat::Floats),
+        "f8" => read!(own f64, NpyFormat::Floats),
         "i1" => read!(i8, NpyFormat::Integers),
         "i2" => read!(i16, NpyFormat::Integers),
         "i4" => read!(i32, NpyFormat::Integers),
         "i8" => read!(i64, NpyFormat::Integers),
-        "u1" => read!(u8, NpyFormat::Uint8),
+        "u1" => read!(own u8, NpyFormat::Uint8),
         "u2" => read!(u16, NpyFormat::Integers),
         "u4" => read!(u32, NpyFormat::Integers),
         "u8" => read!(u64, NpyFormat::Integers),
@@ -215,10 +227,11 @@ mod tests {
                     v
                 }
             });
+            let array = array.into_array();
             assert_eq!((array.shape(), is), (&[2, 3][..], format));
             assert!(array.iter().eq(&wanted), "{descr}: {array}");
             let (turned, _) = parse_npy(&file(descr, "True", "(3, 2)", numbers)).expect(descr);
-            assert_eq!(turned.t(), array, "{descr}");
+            assert_eq!(turned.into_array().t(), array, "{descr}");
             assert!(parse_npy(&file(descr, "False", "(2, 3)", &numbers[..11])).is_err());
         }
         for other in ["<f16", "|V1", "<c8", "|b1", "|S2"] {

@@ -177,7 +177,10 @@ pub fn check_difference_step(
         .unwrap_or(ElemType::FLOAT);
     let largest = match model.card.data.filter(|_| data.is_quantized(&model.card)) {
         Some(scaled) => scaled.range[0].abs().max(scaled.range[1].abs()),
-        None => data.values.iter().fold(0.0, |a: f64, b| a.max(b.abs())),
+        None => {
+            let (low, high) = data.values.min_and_max();
+            low.abs().max(high.abs())
+        }
     };
     let smallest =
         FiniteDifference::smallest_step(&model.curve, largest, format.spacing().unwrap_or(0.0));

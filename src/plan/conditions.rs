@@ -99,7 +99,7 @@ fn read_condition(
                     let data = Dataset::read(&resolve(Path::new(file))?)?;
                     sha256 = Some(data.sha256);
                     path = Some(PathBuf::from(data.name));
-                    ConditionValues::Constant(data.values)
+                    ConditionValues::Constant(data.values.into_array())
                 }
                 _ => {
                     let data = Dataset::read(&resolve(Path::new(text))?)?;
@@ -108,7 +108,7 @@ fn read_condition(
                     }
                     sha256 = Some(data.sha256);
                     path = Some(PathBuf::from(data.name));
-                    ConditionValues::PerSample(data.values)
+                    ConditionValues::PerSample(data.values.into_array())
                 }
             };
             (values, text.clone())

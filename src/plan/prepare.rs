@@ -941,6 +941,16 @@ impl PlanBuilder<'_> {
                 entry.count
             );
         }
+        let pairs = sampler_pairs::sampler_pairs(&entry.samplers, entry.baseline.as_ref());
+        if !enough && !pairs.is_empty() {
+            self.prepared.skipped.push(format!(
+                "{}: no paired differences of its samplers, which need at least {} samples on each \
+                 side: there are {}, and {available} of the reference",
+                self.prepared.plan.models[model].name,
+                paired::MIN_SAMPLES_PER_SIDE,
+                entry.count
+            ));
+        }
         // Paired differences exist only for statistics against the reference, not for those that
         // compare with training data.
         let against_it = |m: &&Metric| {
@@ -949,7 +959,6 @@ impl PlanBuilder<'_> {
         };
         let differing: Vec<Metric> = entry.metrics.iter().filter(against_it).cloned().collect();
         let enough = enough && !differing.is_empty();
-        let pairs = sampler_pairs::sampler_pairs(&entry.samplers, entry.baseline.as_ref());
         for [one, other] in pairs.into_iter().filter(|_| enough) {
             let [(sampler, parts), (baseline, baseline_parts)] =
                 [one, other].map(|i| drawn[i].clone());

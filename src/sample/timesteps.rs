@@ -81,7 +81,7 @@ impl TryFrom<NoiseLevelsSource> for NoiseLevels {
             NoiseLevelsSource::File(file) => file,
         };
         let read = || -> anyhow::Result<Vec<f64>> {
-            let values = parse_npy(&std::fs::read(&file)?)?.0;
+            let values = parse_npy(&std::fs::read(&file)?)?.0.into_array();
             anyhow::ensure!(
                 values.ndim() == 1,
                 "it has shape {:?}, expected one axis",

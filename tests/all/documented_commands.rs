@@ -334,6 +334,7 @@ fn place_example(at: &Path) {
     let heldout = flowgauge::data::Dataset::read(&at.join("heldout.npy")).expect("held-out data");
     let points: Vec<f32> = heldout
         .values
+        .to_array()
         .iter()
         .take(2 * 48)
         .map(|v| *v as f32)

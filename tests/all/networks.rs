@@ -104,6 +104,7 @@ fn array(file: &Path, name: &str) -> ArrayD<f64> {
     Dataset::read(&member)
         .unwrap_or_else(|e| panic!("{e:#}"))
         .values
+        .into_array()
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn data() -> tempfile::TempDir {
 
 fn truth(folder: &Path, name: &str) -> Vec<f64> {
     let data = Dataset::read(&folder.join(format!("{name}_truth.npy"))).expect("the truth");
-    data.values.iter().copied().collect()
+    data.values.into_array().into_iter().collect()
 }
 
 /// The rows of a table as maps from columns to texts.

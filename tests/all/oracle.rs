@@ -43,7 +43,7 @@ fn array(file: &str, name: &str) -> ArrayD<f64> {
         "{}:{name}",
         root().join("tests/data").join(file).display()
     ));
-    Dataset::read(&path).expect(file).values
+    Dataset::read(&path).expect(file).values.into_array()
 }
 
 fn rows_of(file: &str, name: &str) -> Batch {

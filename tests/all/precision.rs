@@ -51,7 +51,10 @@ fn float64_reaches_what_float32_cannot() {
     // The references are computed in float64 by `scripts/`; that of the mixture is right to 2e-6.
     for (model, bound, reached) in [("moons", 1e-8, true), ("mixture", 5e-6, false)] {
         let truth = root().join(format!("tests/data/{model}_truth.npz:log_likelihood"));
-        let truth = Dataset::read(&truth).expect("references").values;
+        let truth = Dataset::read(&truth)
+            .expect("references")
+            .values
+            .into_array();
         let wide = measured(model, &["--precision", "float64"]);
         assert_eq!(wide.len(), truth.len());
         for ((value, status), known) in wide.iter().zip(&truth) {
