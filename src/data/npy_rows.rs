@@ -212,7 +212,12 @@ mod tests {
                 "single" => values.mapv(f32::from).write_npy(file),
                 "double" => double.write_npy(file),
                 "signed" => values.mapv(i16::from).write_npy(file),
-                _ => double.t().to_owned().reversed_axes().write_npy(file),
+                _ => double
+                    .t()
+                    .as_standard_layout()
+                    .into_owned()
+                    .reversed_axes()
+                    .write_npy(file),
             }
             .expect(what);
         };

@@ -545,14 +545,14 @@ mod tests {
         // Few rows use QR of all rows, many rows use Cholesky, and a column that depends on others
         // leads to QR in blocks.
         let (a, b) = (
-            normal_samples(1, 5000, 6, 0.0, 1.0),
-            normal_samples(2, 4000, 6, 0.2, 1.3),
+            normal_samples(1, 4000, 6, 0.0, 1.0),
+            normal_samples(2, 3500, 6, 0.2, 1.3),
         );
         let few = |x: &Array2<f64>| linalg::qr_r((x - &x.mean_axis(Axis(0)).expect("rows")).view());
         let sample = FeatureSet::new(&a).expect("finite");
         let (_, r) = fit_mean_and_factor(
             &|at: &[usize]| sample.rows_at(at),
-            &(0..5000).collect::<Vec<_>>(),
+            &(0..4000).collect::<Vec<_>>(),
             6,
         )
         .expect("finite");

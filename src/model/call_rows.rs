@@ -97,7 +97,7 @@ impl CallRows {
         }
         let order = indices_of_given(std::slice::from_ref(self));
         let rows: Vec<usize> = order.into_iter().map(|index| self.used[index]).collect();
-        select_rows(&output, axis, &rows)
+        rows_along(&output, axis, &rows)
     }
 }
 
@@ -111,7 +111,7 @@ pub(super) fn are_complete(samples: &[SampleId], places: RowPlaces) -> bool {
 }
 
 /// The rows along an axis, in the order of their indices and in standard layout.
-pub(super) fn select_rows(values: &ArrayD<f64>, axis: Axis, rows: &[usize]) -> ArrayD<f64> {
+pub(super) fn rows_along(values: &ArrayD<f64>, axis: Axis, rows: &[usize]) -> ArrayD<f64> {
     let selected = values.select(axis, rows);
     match selected.is_standard_layout() {
         true => selected,

@@ -256,7 +256,7 @@ impl Network {
             let axis = self.sample_axis(name, seed);
             let joined = ndarray::concatenate(axis, &views);
             let joined = joined.map_err(|_| self.shape_error(&[], Vec::new()))?;
-            Ok(call_rows::select_rows(&joined, axis, &order))
+            Ok(call_rows::rows_along(&joined, axis, &order))
         };
         parts.into_iter().zip(wanted).map(join).collect()
     }
