@@ -190,7 +190,9 @@ def export_all(table, args):
     x = t[:, None] * table.validation[:7] + (1 - t[:, None]) * torch.randn(
         (7, len(table.columns)), generator=torch.Generator().manual_seed(6))
     export(runs["velocity"].average.model, folder / "velocity.onnx", (x, t), ("x", "t"), ("v",))
-    export(runs["flow"].average.model, folder / "flow.onnx", (x,), ("x",), ("z", "log_det"))
+    # A flow that is trained stretches narrow directions by orders of magnitude, and rounding with them.
+    export(runs["flow"].average.model, folder / "flow.onnx", (table.validation[:7],), ("x",), ("z", "log_det"),
+           tolerance=5e-4)
     provenance = lambda part: {
         "trained_on": f"{args.set} of treforevans/uci_datasets (MIT): {table.log}",
         "data_sha256": HASHES[args.set],
