@@ -68,10 +68,16 @@ def log_volume_is_that_of_the_scaling():
 
 def log_determinant_is_that_of_the_jacobian(gen):
     factor = np.random.default_rng(5).standard_normal((5, 5))
-    flow = awake(train_tabular.Flow(factor @ factor.T, 3, 16), gen).double()
     x = torch.randn((6, 5), generator=gen, dtype=torch.float64)
-    jacobians = torch.stack([torch.autograd.functional.jacobian(lambda y: flow(y[None])[0][0], row) for row in x])
-    assert torch.allclose(torch.linalg.slogdet(jacobians)[1], flow(x)[1], atol=1e-9)
+    for whitening in ("cholesky", "eigenvectors"):
+        flow = train_tabular.Flow(factor @ factor.T, 3, 16, whitening).double()
+        # Without training it is the whitening alone.
+        white = flow(x @ torch.from_numpy(np.linalg.cholesky(factor @ factor.T)).T)[0]
+        assert torch.allclose(white.square().sum(1), x.square().sum(1), rtol=1e-3)
+        flow = awake(flow, gen)
+        jacobians = torch.stack([torch.autograd.functional.jacobian(lambda y: flow(y[None])[0][0], row) for row in x])
+        # The constant of the whitening is kept in float32.
+        assert torch.allclose(torch.linalg.slogdet(jacobians)[1], flow(x)[1], atol=1e-5)
     # In each layer a coordinate depends on those before it alone, and on all of these.
     layer = flow.layers[0]
     slope = torch.autograd.functional.jacobian(lambda y: layer(y[None])[0][0], x[0])

@@ -107,12 +107,20 @@ class Autoregressive(nn.Module):
 
 
 class Flow(nn.Module):
-    """z and ln |det dz/dx| of a masked autoregressive flow (Papamakarios et al. 2017) behind a whitening of the data."""
+    """z and ln |det dz/dx| of a masked autoregressive flow (Papamakarios et al. 2017) behind a whitening of the data.
 
-    def __init__(self, covariance, layers, width):
+    The whitening is by eigenvectors of the covariance, which turns the axes, or by its Cholesky factor, by which each
+    column is a residual of those before it.
+    """
+
+    def __init__(self, covariance, layers, width, whitening="cholesky"):
         super().__init__()
         values, vectors = np.linalg.eigh(covariance)
-        self.register_buffer("whiten", torch.from_numpy(vectors / np.sqrt(values)).float())
+        if whitening == "eigenvectors":
+            whiten = vectors / np.sqrt(values)
+        else:
+            whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T
+        self.register_buffer("whiten", torch.from_numpy(whiten).float())
         self.register_buffer("volume", torch.tensor(-0.5 * np.log(values).sum()).float())
         dim = len(values)
         self.register_buffer("reverse", torch.eye(dim).flip(0))
@@ -135,7 +143,7 @@ class Flow(nn.Module):
 def models(table, args):
     covariance = np.cov(table.train.double().numpy().T)
     return {"velocity": Velocity(covariance, args.width, args.blocks, octaves=(1.0, 2.0)),
-            "flow": Flow(covariance, args.layers, args.flow_width)}
+            "flow": Flow(covariance, args.layers, args.flow_width, args.whitening)}
 
 
 def begin(part, table, args):
@@ -251,6 +259,7 @@ def main():
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--flow-width", type=int, default=96)
+    parser.add_argument("--whitening", choices=("cholesky", "eigenvectors"), default="cholesky", help="of the normalizing flow")
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--hardware", help="the processor's name, for the cards")
     parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints; default target/checkpoints")
@@ -263,7 +272,7 @@ def main():
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; parts are {', '.join(parts)}")
     args.command = shlex.join(["python", "scripts/train_tabular.py", "--set", args.set, "--data", "FOLDER"])
-    changed = {"steps", "flow_steps", "batch", "rate", "width", "blocks", "layers", "flow_width"}
+    changed = {"steps", "flow_steps", "batch", "rate", "width", "blocks", "layers", "flow_width", "whitening"}
     args.command += "".join(f" --{k.replace('_', '-')} {getattr(args, k)}" for k in sorted(changed)
                             if getattr(args, k) != parser.get_default(k))
     torch.set_num_threads(1)
