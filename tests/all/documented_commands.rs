@@ -52,6 +52,10 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "half an hour, and networks and images of other projects",
     ),
     (
+        "flowgauge run configs/posterior.yaml",
+        "36,600 draws with their densities",
+    ),
+    (
         "flowgauge run configs/dw4.yaml",
         "12,000 samples with their densities",
     ),
