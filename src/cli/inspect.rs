@@ -239,8 +239,10 @@ impl InspectArgs {
             );
         }
         if card.one_call.is_some() {
-            answer.say("whether a density integrates to one is estimated by `mass: {{samples: 4096}}` in a \
-                 config");
+            answer.say(
+                "whether a density integrates to one is estimated by `mass: {samples: 4096}` in a \
+                 config",
+            );
         } else if let Some(data) = &data {
             let report = add_reading_check(&mut answer, &model, data, &self.runtime_args)?;
             line = report.sentence();
