@@ -90,10 +90,12 @@ def samplers(folder, config):
 
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "reports/zoo"
-    for title, show in (("regimes", errors), ("heads", errors), ("heads", stein), ("maps", errors), ("mnist", errors), ("mnist", stein),
-                        ("conventions", conventions), ("samplers", samplers)):
-        print(f"## {title}\n")
-        show(folder, title)
+    shown = (("regimes", errors), ("heads", errors), ("heads", stein), ("maps", errors), ("mnist", errors), ("mnist", stein),
+             ("conventions", conventions), ("f2d2", errors), ("exact", errors), ("samplers", samplers))
+    for title, show in shown:
+        if (folder / title).is_dir():
+            print(f"## {title}\n")
+            show(folder, title)
 
 
 if __name__ == "__main__":

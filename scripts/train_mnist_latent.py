@@ -88,7 +88,7 @@ class Velocity(nn.Module):
 
     names = ("x", "t", "label"), ("velocity",)
 
-    def __init__(self, width=96):
+    def __init__(self, width=64):
         super().__init__()
         self.embed = TimeAndLabel()
         self.first = nn.Conv2d(CHANNELS, width, 3, padding=1)
