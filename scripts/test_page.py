@@ -483,6 +483,13 @@ def themes(browser, report: Report, tables: list[dict]) -> None:
     hold(f"{report.name}: the button gives the same as the system", fine, colours)
 
 
+# What hangs on a place's scrolling (the hint that a table goes on) is computed by the browser with a frame, not with the layout.
+FRAMES = """() => new Promise((done) => {
+  let left = 5;
+  const next = () => (left-- ? requestAnimationFrame(next) : done());
+  next();
+})"""
+
 # Cells whose content is cut, tables that are wider than their place and do not say so, and words that are broken.
 MISFITS = """() => {
   const found = [];
@@ -517,6 +524,7 @@ def widths(browser, report: Report, tables: list[dict]) -> None:
             visit.page.evaluate("document.querySelectorAll('details:not(.columns)').forEach((d) => (d.open = true))")
             wide = visit.page.evaluate("document.scrollingElement.scrollWidth")
             hold(f"{report.name}: nothing is wider than {width} px", wide <= width, wide)
+            visit.page.evaluate(FRAMES)
             misfits = visit.page.evaluate(MISFITS)
             hold("    and nothing is cut or broken", not misfits, misfits[:5])
 
