@@ -12,6 +12,8 @@ pub enum Pass {
     BlockedFilters,
     /// Tangents of an `Einsum` of two operands are products of matrices.
     EinsumProducts,
+    /// The derivative of a value times its sigmoid is made of values that the network has.
+    GatedSlopes,
     /// The two products of a bilinear tangent are one product.
     JoinedProducts,
     /// Transpositions stay next to the product that they are free in.
@@ -24,6 +26,8 @@ pub enum Pass {
     LocalAxes,
     /// Directions stay merged into the batch between operators on images.
     MergedDirections,
+    /// Factors that are the same along inner axes stay narrow through a reshape.
+    NarrowFactors,
     /// Tangents of norms of long rows take one product of matrices.
     NormalizedRows,
     /// Zeros in a concatenated tangent are left out of the product that follows.
@@ -40,15 +44,17 @@ pub enum Pass {
 
 impl Pass {
     /// All passes, in alphabetical order.
-    pub const ALL: [Pass; 14] = [
+    pub const ALL: [Pass; 16] = [
         Pass::BlockedFilters,
         Pass::EinsumProducts,
+        Pass::GatedSlopes,
         Pass::JoinedProducts,
         Pass::KeptTranspositions,
         Pass::LateExpansion,
         Pass::LazyFactors,
         Pass::LocalAxes,
         Pass::MergedDirections,
+        Pass::NarrowFactors,
         Pass::NormalizedRows,
         Pass::OmittedZeros,
         Pass::ReducedOutputs,
@@ -78,6 +84,10 @@ impl Pass {
                 "einsum-products",
                 "The tangent of an `Einsum` of two operands is a product of matrices, at which runtimes are several times faster.",
             ),
+            Pass::GatedSlopes => (
+                "gated-slopes",
+                "The derivative of `y = x s` with the sigmoid `s` of `x` is `s + y (1 - s)`, of values that the network has.",
+            ),
             Pass::JoinedProducts => (
                 "joined-products",
                 "Where a product is much larger than its operands, as the scores of attention are, `dA B + A dB` is one product and no sum.",
@@ -101,6 +111,10 @@ impl Pass {
             Pass::MergedDirections => (
                 "merged-directions",
                 "Directions stay merged into the batch between operators on images, where runtimes then keep their own layouts.",
+            ),
+            Pass::NarrowFactors => (
+                "narrow-factors",
+                "What multiplies a tangent and is the same along its inner axes, as the deviation of a norm is, stays as narrow behind a reshape.",
             ),
             Pass::NormalizedRows => (
                 "normalized-rows",

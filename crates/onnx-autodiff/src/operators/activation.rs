@@ -273,10 +273,16 @@ fn softsign_derivative(s: &mut JvpContext) -> DerivativeResult {
 
 /// Returns the derivative of `x sigmoid(a x)`.
 fn swish_derivative(s: &mut JvpContext) -> DerivativeResult {
-    let (x, y) = (s.x(0)?, s.y()?);
+    let x = s.x(0)?;
     let alpha = s.node.float("alpha", 1.0);
     let scaled = s.g.scale(x, alpha);
     let sigmoid = s.g.op("Sigmoid", &[scaled]);
+    swish_slope(s, alpha, sigmoid)
+}
+
+/// Appends the derivative of the node's output `x sigmoid(a x)` from this output and the sigmoid.
+pub(super) fn swish_slope(s: &mut JvpContext, alpha: f64, sigmoid: Val) -> DerivativeResult {
+    let y = s.y()?;
     let rest = from(s, 1.0, sigmoid);
     let bend = s.g.mul(y, rest);
     let bend = s.g.scale(bend, alpha);

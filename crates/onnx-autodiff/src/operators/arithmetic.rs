@@ -1,11 +1,13 @@
 //! Sums, differences, products, quotients and means, with broadcasting.
 
+use super::activation::swish_slope;
 use super::operator::{Operator, TangentResult};
 use crate::error::Refusal;
 use crate::folding::{binary, unary};
 use crate::graph::{Graph, Node, Val};
 use crate::inference::broadcast_all;
 use crate::jvp_context::{JvpContext, Tangent};
+use crate::passes::Pass;
 use crate::transpose_context::{Cotangents, TransposeContext};
 
 /// The declarations of this file's operators.
@@ -127,10 +129,29 @@ fn neg_tangent(s: &mut JvpContext) -> TangentResult {
 }
 
 fn mul_tangent(s: &mut JvpContext) -> TangentResult {
+    if let Some((gated, sigmoid)) = gate(s) {
+        let slope = swish_slope(s, 1.0, sigmoid)?;
+        return s.times(gated, slope);
+    }
     let (a, b) = (s.x(0)?, s.x(1)?);
     let left = s.times(0, b)?;
     let right = s.times(1, a)?;
     Ok(s.sum(left, right))
+}
+
+/// Returns the operand that the other operand is the sigmoid of, and that sigmoid.
+fn gate(s: &mut JvpContext) -> Option<(usize, Val)> {
+    let operands = [s.node.input(0)?, s.node.input(1)?];
+    let gated = (0..2).find(|index| {
+        let maker = s.g.maker(operands[1 - index]);
+        maker.is_some_and(|node| {
+            node.standard() == "Sigmoid" && node.input(0) == Some(operands[*index])
+        })
+    })?;
+    let sigmoid = s.primal(operands[1 - gated]);
+    s.g.passes
+        .has(Pass::GatedSlopes)
+        .then_some((gated, sigmoid))
 }
 
 /// Returns `d(a / b) = da / b - y db / b`.

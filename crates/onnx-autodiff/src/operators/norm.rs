@@ -3,6 +3,7 @@
 
 use super::fused_layer_norm::layer_normalization;
 use super::operator::{Operator, TangentResult};
+use super::reshape::reshaped_factor;
 use crate::elem::ElemType;
 use crate::error::Refusal;
 use crate::graph::{Graph, Inferred, Node, Shape, Val};
@@ -265,19 +266,28 @@ fn channel_tangent(s: &mut JvpContext, index: usize, rank: usize) -> Option<Val>
     Some(s.g.unsqueeze(d, &[1]))
 }
 
+/// Returns the node's output instead of the equal `hat`, unless it is rounded to a narrower type.
+fn standardized(s: &mut JvpContext, hat: Val) -> Result<Val, Refusal> {
+    let y = s.node.output(0).ok_or("its first output is missing")?;
+    let is_same = s.g.passes.has(Pass::SharedNodes) && s.g.elem(y) == s.g.elem(hat);
+    Ok(if is_same { y } else { hat })
+}
+
 fn instance_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let rank = s.rank(0)?;
     let axes: Vec<i64> = (2..rank as i64).collect();
     let (x, scale) = (s.x(0)?, s.x(1)?);
     let Normalized { hat, inverse } = normalize(s, x, &axes, s.node.float("epsilon", EPSILON));
+    let is_unscaled = s.all_known(scale, |x| x == 1.0);
+    let hat = match s.node.input(2) {
+        // The node itself gives the standardized tensor, as what exporters write for groups does.
+        Some(bias) if is_unscaled && s.all_known(bias, |x| x == 0.0) => standardized(s, hat)?,
+        _ => hat,
+    };
     let normal = match s.d(0) {
         Some(d) => {
             let base = project(s, d, hat, &axes);
-            let ones =
-                s.g.content(scale)
-                    .and_then(|c| c.reals())
-                    .is_some_and(|c| c.iter().all(|x| *x == 1.0));
-            let factor = if ones {
+            let factor = if is_unscaled {
                 inverse
             } else {
                 let gamma = per_channel(s, scale, rank, 0);
@@ -323,8 +333,7 @@ fn group_norm_tangent(s: &mut JvpContext) -> TangentResult {
             let base = project(s, d, hat, &axes);
             let gamma = s.g.reshape(scale, &parts);
             let factor = s.g.mul(inverse, gamma);
-            let factor = s.g.expand(factor, &grouped);
-            let factor = s.g.reshape(factor, &shape);
+            let factor = reshaped_factor(s.g, factor, &grouped, &shape);
             let target = s.tangent_shape(&shape);
             Some(Tangent {
                 base: s.g.reshape(base, &target),

@@ -163,12 +163,42 @@ fn reshape_tangent(s: &mut JvpContext) -> TangentResult {
         matrices(s, tangent.base, &target).unwrap_or_else(|| s.g.reshape(tangent.base, &target));
     let factor = tangent.factor.map(|factor| match s.g.rank(factor) {
         Some(0) => factor,
-        _ => {
-            let factor = s.g.expand(factor, &from);
-            s.g.reshape(factor, &to)
-        }
+        _ => reshaped_factor(s.g, factor, &from, &to),
     });
     Ok(Some(Tangent { base, factor }))
+}
+
+/// Reshapes the factor of a tangent that is reshaped from `from` to `to`. The result broadcasts to
+/// `to`, and has as many axes.
+pub(super) fn reshaped_factor(g: &mut Graph, factor: Val, from: &[Size], to: &[Size]) -> Val {
+    let narrow = match g.passes.has(Pass::NarrowFactors) {
+        true => narrow_factor(g, factor, from, to),
+        false => None,
+    };
+    narrow.unwrap_or_else(|| {
+        let factor = g.expand(factor, from);
+        g.reshape(factor, to)
+    })
+}
+
+/// Reshapes a factor that is the same along the last axes of `from`. Where the other axes, each of
+/// their elements a fixed number of times, are the first axes of `to`, it stays the same along the
+/// last axes of `to`.
+fn narrow_factor(g: &mut Graph, factor: Val, from: &[Size], to: &[Size]) -> Option<Val> {
+    let shape = g.shape(factor)?.clone();
+    let missing = from.len().checked_sub(shape.len())?;
+    let varying = shape.iter().rposition(|size| !size.is(1));
+    let kept = varying.map_or(0, |axis| missing + axis + 1);
+    let outer = size_product(g, &from[..kept]);
+    let (first, times) = (0..to.len()).find_map(|first| {
+        let times = size_product(g, &to[..first]).over(&outer)?;
+        times.as_fixed().map(|times| (first, times))
+    })?;
+    let ones = |count: usize| vec![Size::fixed(1); count];
+    let outer = g.expand(factor, &[&from[..kept], &ones(from.len() - kept)].concat());
+    let outer = g.reshape(outer, &[&from[..kept], &ones(1)].concat());
+    let repeated = g.expand(outer, &[&from[..kept], &[Size::fixed(times)]].concat());
+    Some(g.reshape(repeated, &[&to[..first], &ones(to.len() - first)].concat()))
 }
 
 /// Reshapes the leading axes of transposed matrices before the transposition, so that a product can
