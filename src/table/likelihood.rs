@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{CollectedRows, TabulateWork, TrialFiles};
 use crate::divergence::DivergenceEstimator;
-use crate::plan::{LikelihoodWork, solver_label};
+use crate::plan::LikelihoodWork;
 use crate::rows::{LikelihoodRow, SampleLikelihoodRow};
 
 impl TabulateWork for LikelihoodWork {
@@ -13,11 +13,10 @@ impl TabulateWork for LikelihoodWork {
             Some(against) => (&against.estimator, &against.solver),
             None => (&self.estimators[self.reference], &self.solver),
         };
-        collected.references.insert(
-            files.trial.id.clone(),
-            [estimator.label(), solver_label(solver)],
-        );
-        let solver = solver_label(&self.solver);
+        collected
+            .references
+            .insert(files.trial.id.clone(), [estimator.label(), solver.label()]);
+        let solver = self.solver.label();
         collected
             .trajectories
             .insert(solver, self.solver.trajectory());

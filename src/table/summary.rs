@@ -62,29 +62,30 @@ pub(super) fn add_summaries_and_pairs(
         frame.partition_by_stable(["model", "dataset", "solver", "estimator"], true)?;
     for group in frame.partition_by_stable(["model", "dataset", "solver"], true)? {
         let estimators = group.partition_by_stable(["estimator"], true)?;
-        let here = first(&group)?;
-        let [reference, solver] = references.get(&here.trial).cloned().unwrap_or_default();
-        let is_base = |r: &LikelihoodRow| {
-            (&r.model, &r.dataset, &r.solver, &r.estimator)
-                == (&here.model, &here.dataset, &solver, &reference)
-        };
-        let base = everywhere.iter().find(|e| first(e).is_ok_and(is_base));
-        // If the reference has the same solver but no rows, the first estimator with rows replaces
-        // it.
-        let base = if solver == here.solver {
-            base.or(estimators.first())
-        } else {
-            base
-        };
-        let base = ReferenceRows {
-            rows: base,
-            first_row: base.map(&first).transpose()?,
-            planned_labels: [&reference, &solver],
-        };
         for one in &estimators {
+            // Entries that share model, dataset and solver may have references of their own.
+            let here = first(one)?;
+            let [reference, solver] = references.get(&here.trial).cloned().unwrap_or_default();
+            let is_base = |r: &LikelihoodRow| {
+                (&r.model, &r.dataset, &r.solver, &r.estimator)
+                    == (&here.model, &here.dataset, &solver, &reference)
+            };
+            let base = everywhere.iter().find(|e| first(e).is_ok_and(is_base));
+            // If the reference has the same solver but no rows, the first estimator with rows
+            // replaces it.
+            let base = if solver == here.solver {
+                base.or(estimators.first())
+            } else {
+                base
+            };
+            let base = ReferenceRows {
+                rows: base,
+                first_row: base.map(&first).transpose()?,
+                planned_labels: [&reference, &solver],
+            };
             tables
                 .summary
-                .push(summarize_estimator(one, &base, rows, first(one)?)?);
+                .push(summarize_estimator(one, &base, rows, here)?);
         }
         for (i, one) in estimators.iter().enumerate() {
             for other in &estimators[i + 1..] {
@@ -142,7 +143,7 @@ impl PairedLogLikelihoods {
     }
 }
 
-/// The reference estimate with which the rows of a group are compared.
+/// The reference estimate with which the rows of an estimator are compared.
 struct ReferenceRows<'a> {
     /// The rows of the reference. `None` if its trials have not finished.
     rows: Option<&'a DataFrame>,

@@ -504,6 +504,39 @@ fn a_run_holds_few_steps_beside_the_full_trajectory() {
     );
 }
 
+/// Entries of one model, data set and solver may each have a reference of their own.
+#[test]
+fn every_entry_keeps_its_own_reference() {
+    let folder = folder();
+    let entry = |estimators: &str| {
+        let (card, points) = (data("card.yaml"), data("points.npy"));
+        format!("  - {{model: {card}, data: {points}, estimators: [{estimators}]}}\n")
+    };
+    let config = format!(
+        "name: each\nsolvers: [{{euler: {{steps: 8}}}}]\nlikelihood:\n{}{}",
+        entry("exact, {hutchinson: {probes: 1}}"),
+        entry("{hutchinson: {probes: 4}}, {hutchinson: {probes: 2}}"),
+    );
+    write(folder.path(), "c.yaml", &config);
+    flowgauge(folder.path(), &["run", "c.yaml", "--out", "out", "--quiet"]).is(0);
+    let names = ["estimator", "reference"];
+    let rows = columns(&folder.path().join("out/tables/summary.csv"), &names);
+    let found: Vec<(&str, &str)> = rows
+        .iter()
+        .map(|r| (r[0].as_str(), r[1].as_str()))
+        .collect();
+    let (four, two) = ("hutchinson(probes=4)", "hutchinson(probes=2)");
+    assert_eq!(
+        found,
+        [
+            ("exact", "exact"),
+            ("hutchinson", "exact"),
+            (four, four),
+            (two, four)
+        ]
+    );
+}
+
 /// Rows of one solver against the reference of another: few steps of the plain flow against its full trajectory.
 #[test]
 fn a_reference_can_stand_under_a_solver_of_its_own() {
