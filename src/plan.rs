@@ -14,7 +14,6 @@ use crate::model::loaded::Model;
 use crate::model::precision::NetworkPrecision;
 use crate::num::shape::AxisLayout;
 use crate::sample::{PathPoint, SamplerContext};
-use crate::solve::Solver;
 
 mod artifact_paths;
 mod auto_steps;
@@ -305,10 +304,4 @@ impl PreparedPlan {
         }
         grids
     }
-}
-
-/// The label of a solver in tables: its name with the parameters that are not the defaults.
-pub fn solver_label(solver: &Solver) -> String {
-    let default = Solver::from_name(solver.name()).unwrap_or_else(|| solver.clone());
-    crate::registry::kind_label(solver.name(), solver, &default)
 }

@@ -31,7 +31,7 @@ use crate::output::{Output, OutputKind, Writer};
 use crate::plan::{
     AutoStepsRequest, LikelihoodWork, PreparedPlan, Trial, check_centred_states,
     check_difference_step, check_discretized_data, check_encodable, check_estimator_supported,
-    likelihood_bound, solver_label, with_card_defaults,
+    likelihood_bound, with_card_defaults,
 };
 use crate::progress::{ProgressDisplay, format_duration};
 use crate::registry::prefix_with_name;
@@ -342,7 +342,7 @@ impl LikelihoodArgs {
         answer.set("data", &prepared.data[0].name);
         answer.set("estimator", work.estimators[0].label());
         answer.set("kind", kind.as_str());
-        answer.set("solver", solver_label(&work.solver));
+        answer.set("solver", work.solver.label());
         if tally.failed > 0 {
             errln!(
                 "flowgauge: {} of {} samples have no likelihood: see the column `status`",

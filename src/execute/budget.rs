@@ -10,7 +10,7 @@ use crate::model::loaded::Model;
 use crate::model::onnx::Provider;
 use crate::num::Batch;
 use crate::num::key::{Purpose, SampleId};
-use crate::plan::{BudgetWork, LikelihoodWork, solver_label};
+use crate::plan::{BudgetWork, LikelihoodWork};
 use crate::rows;
 use crate::solve::Solver;
 
@@ -89,7 +89,7 @@ impl ExecuteWork for BudgetWork {
             model: plan.models[w.model].name.clone(),
             dataset: plan.data[w.data].name.clone(),
             estimator: w.estimators[i / samples.len()].label(),
-            solver: solver_label(&w.solver),
+            solver: w.solver.label(),
             sample: samples[i % samples.len()] as usize,
             log_likelihood: base[i],
             finer: finer[i],

@@ -5,7 +5,7 @@ use anyhow::{Result, anyhow};
 use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::likelihood::{self, LikelihoodResult};
 use crate::num::key::SampleId;
-use crate::plan::{LikelihoodWork, solver_label};
+use crate::plan::LikelihoodWork;
 use crate::rows::{BoundKind, LikelihoodRow};
 
 impl ExecuteWork for LikelihoodWork {
@@ -52,7 +52,7 @@ impl ExecuteWork for LikelihoodWork {
                 dataset: plan.data[self.data].name.clone(),
                 estimator: label(r),
                 kind: kind(r),
-                solver: solver_label(&self.solver),
+                solver: self.solver.label(),
                 sample: r.sample as usize,
                 log_likelihood: r.log_likelihood,
                 stderr: r.stderr,

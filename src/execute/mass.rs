@@ -9,7 +9,7 @@ use crate::num::importance_weights::WeightStatistics;
 use crate::num::kernel_proposal::{KernelProposal, MAX_KERNELS};
 use crate::num::key::{SampleId, pack_draw, unpack_draw};
 use crate::num::stats::Z95;
-use crate::plan::{MassWork, solver_label};
+use crate::plan::MassWork;
 use crate::rows::MassRow;
 
 impl ExecuteWork for MassWork {
@@ -70,7 +70,7 @@ impl ExecuteWork for MassWork {
                 model: plan.models[self.model].name.clone(),
                 dataset: plan.data[self.data].name.clone(),
                 estimator: estimator.label(),
-                solver: solver_label(&self.solver),
+                solver: self.solver.label(),
                 mass,
                 stderr: log_z.stderr.map(|e| e * mass),
                 low: log_z.stderr.map(|e| (mass * (1.0 - Z95 * e)).max(0.0)),

@@ -6,7 +6,7 @@ use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::divergence::DivergenceEstimator;
 use crate::likelihood::NodeDivergence;
 use crate::num::key::SampleId;
-use crate::plan::{ProfileWork, solver_label};
+use crate::plan::ProfileWork;
 use crate::rows;
 
 impl ExecuteWork for ProfileWork {
@@ -34,7 +34,7 @@ impl ExecuteWork for ProfileWork {
         write_rows(nodes.iter().filter(drawn).map(|n| rows::ProfileRow {
             model: plan.models[w.model].name.clone(),
             dataset: plan.data[w.data].name.clone(),
-            solver: solver_label(&w.solver),
+            solver: w.solver.label(),
             estimator: w.estimators[n.estimator].label(),
             sample: n.sample as usize,
             t: n.t,

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::divergence::DivergenceEstimator;
 use crate::metric::Metric;
 use crate::model::card::check_plain_name;
-use crate::plan::solver_label;
 use crate::sample::Sampler;
 use crate::signature::{self, ExpectedFile};
 use crate::solve::Solver;
@@ -108,9 +107,7 @@ impl ExpectedCell {
             "estimator" | "reference" => {
                 yaml::from_yaml_str::<DivergenceEstimator>(text).map(|e| e.label())
             }
-            "solver" | "reference_solver" => {
-                yaml::from_yaml_str::<Solver>(text).map(|s| solver_label(&s))
-            }
+            "solver" | "reference_solver" => yaml::from_yaml_str::<Solver>(text).map(|s| s.label()),
             "sampler" | "baseline" => yaml::from_yaml_str::<Sampler>(text).map(|s| s.label()),
             "metric" => yaml::from_yaml_str::<Metric>(text).map(|m| m.name().to_owned()),
             _ => return,

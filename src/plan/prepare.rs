@@ -15,7 +15,7 @@ use super::{
     AutoStepsRequest, BoundProfileWork, BudgetWork, ContrastWork, DensityWork, FlowMapWork,
     LikelihoodWork, MAX_MASS_DIM, MassWork, MetricsWork, PLAN_FORMAT, Plan, PlannedFile,
     PreparedPlan, ProfileWork, ReferenceEstimate, SampleWork, SteinWork, StepsChooser, TrialWork,
-    WorkKind, sampler_pairs, solver_label,
+    WorkKind, sampler_pairs,
 };
 use crate::config::{ConfigFile, ErrorBudgetSetting, LikelihoodEntry, MapsEntry, SamplesEntry};
 use crate::data::LikelihoodBound;
@@ -165,7 +165,7 @@ fn check_references(plan: &Plan) -> Vec<Fault> {
                 "`{}` with {} is not measured on {} for {}; add it under `solvers` and \
                  `estimators`",
                 estimator.label(),
-                solver_label(solver),
+                solver.label(),
                 plan.data[work.data].name,
                 plan.models[work.model].name
             );
@@ -587,7 +587,7 @@ impl PlanBuilder<'_> {
         self.prepared.skipped.push(format!(
             "{key}: the error of {} is not measured, because that would cost {:.0} % of the entry; \
              `budget: true` measures it",
-            solver_label(&whole.solver),
+            whole.solver.label(),
             100.0 * share
         ));
         Ok(())
@@ -673,7 +673,7 @@ impl PlanBuilder<'_> {
                     "estimators: `{}` on {} with {} is already in an earlier entry; list each once",
                     both.label(),
                     self.prepared.plan.data[data].name,
-                    solver_label(&there.solver)
+                    there.solver.label()
                 );
             }
         }

@@ -158,6 +158,9 @@ impl Sampler {
     pub fn label(&self) -> String {
         match self {
             Sampler::FlowMap(sampler) => return sampler.label(),
+            Sampler::Ode(sampler) if *sampler != ode::Ode::default() => {
+                return format!("ode({})", sampler.solver.label());
+            }
             Sampler::SteinDiff(sampler) => return sampler.label(),
             _ => {}
         }

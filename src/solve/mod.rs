@@ -106,6 +106,12 @@ registry! {
 }
 
 impl Solver {
+    /// The label in tables: the name with the parameters that are not the defaults.
+    pub fn label(&self) -> String {
+        let default = Solver::from_name(self.name()).unwrap_or_else(|| self.clone());
+        registry::kind_label(self.name(), self, &default)
+    }
+
     /// The name of the states that the solver visits; see [`grid::trajectory_name`]. `None` if the
     /// steps are adaptive.
     pub fn trajectory(&self) -> Option<String> {

@@ -5,7 +5,6 @@ use std::path::Path;
 use flowgauge::dequantization::Dequantization;
 use flowgauge::divergence::DivergenceEstimator;
 use flowgauge::metric::Metric;
-use flowgauge::plan::solver_label;
 use flowgauge::sample::Sampler;
 use flowgauge::solve::Solver;
 use flowgauge::{registry, yaml};
@@ -847,7 +846,7 @@ fn labels_are_read_back() {
                 json!({"dop853": {"controller": {"coefficients": [0.7, 0.4, 0.1]}}}),
             ],
         ),
-        solver_label,
+        Solver::label,
     );
     holds::<Sampler>(
         changed(

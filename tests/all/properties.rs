@@ -9,7 +9,7 @@ use flowgauge::dequantization::Dequantization;
 use flowgauge::divergence::DivergenceEstimator;
 use flowgauge::journal::{Event, Journal, JournalWriter, append_event, outstanding_trials};
 use flowgauge::metric::Metric;
-use flowgauge::plan::{Plan, Shard, solver_label};
+use flowgauge::plan::{Plan, Shard};
 use flowgauge::registry::kind_label;
 use flowgauge::sample::Sampler;
 use flowgauge::solve::Solver;
@@ -179,7 +179,7 @@ proptest! {
     #[test]
     fn labels_are_read_back(draws in prop::collection::vec((0..4_u32, 1..200_u32), 24)) {
         read_back(&DivergenceEstimator::names(), &draws, DivergenceEstimator::label)?;
-        read_back(Solver::NAMES, &draws, solver_label)?;
+        read_back(Solver::NAMES, &draws, Solver::label)?;
         read_back(Sampler::NAMES, &draws, Sampler::label)?;
         read_back(Metric::NAMES, &draws, |kind: &Metric| {
             kind_label(kind.name(), kind, &Metric::from_name(kind.name()).expect("a name"))

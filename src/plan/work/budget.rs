@@ -9,7 +9,7 @@ use super::paths::{path_cost, path_workload, shared_path_cost};
 use super::{LikelihoodWork, RowMagnitudes, WorkKind};
 use crate::divergence::DivergenceEstimator;
 use crate::num::key::SampleId;
-use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost, solver_label};
+use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost};
 use crate::progress::Workload;
 use crate::solve::Solver;
 
@@ -50,7 +50,7 @@ impl WorkKind for BudgetWork {
             "{}: {what} on {} samples, {}",
             plan.models[self.0.model].name,
             self.0.count,
-            solver_label(&self.0.solver)
+            self.0.solver.label()
         )
     }
 

@@ -11,7 +11,7 @@ use crate::calibration::CalibrationTest;
 use crate::divergence::DivergenceEstimator;
 use crate::num::key::SampleId;
 use crate::plan::capabilities::check_sampler_supported;
-use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost, solver_label};
+use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost};
 use crate::progress::Workload;
 use crate::registry::prefix_with_name;
 use crate::sample::{Sampler, SamplerContext};
@@ -51,7 +51,7 @@ impl CalibrationDensity {
     /// The labels of the estimator and of its solver, which is empty if the estimator needs none.
     pub fn labels(&self) -> [String; 2] {
         let solver = match self.estimator.needs_solver() {
-            true => solver_label(&self.solver),
+            true => self.solver.label(),
             false => String::new(),
         };
         [self.estimator.label(), solver]

@@ -10,7 +10,7 @@ use super::{RowMagnitudes, WorkKind};
 use crate::dequantization::Dequantization;
 use crate::divergence::{ControlDivergence, DivergenceEstimator, ProductPlan};
 use crate::num::key::SampleId;
-use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost, solver_label};
+use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost};
 use crate::progress::Workload;
 use crate::solve::Solver;
 
@@ -114,7 +114,7 @@ impl WorkKind for LikelihoodWork {
             model.name,
             self.first,
             self.first + self.count - 1,
-            solver_label(&self.solver),
+            self.solver.label(),
             self.estimators.len(),
             self.describe_control(dim)
                 .map_or(String::new(), |words| with_comma(&words)),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::WorkKind;
 use super::paths::{check_paths, path_cost, path_workload};
 use crate::divergence::DivergenceEstimator;
-use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost, solver_label};
+use crate::plan::{Plan, PreparedPlan, SecondsPerRow, TrialCost};
 use crate::progress::Workload;
 use crate::solve::Solver;
 
@@ -39,7 +39,7 @@ impl WorkKind for MassWork {
             "{}: mass of the density by {} draws, {}",
             plan.models[self.model].name,
             self.draws,
-            solver_label(&self.solver)
+            self.solver.label()
         )
     }
 

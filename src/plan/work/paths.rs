@@ -6,7 +6,7 @@ use crate::divergence::{ControlDivergence, DivergenceEstimator, ProductPlan};
 use crate::model::loaded::Model;
 use crate::plan::capabilities::check_estimator_supported;
 use crate::plan::cost::ADAPTIVE_EVALUATIONS_GUESS;
-use crate::plan::{PreparedPlan, SecondsPerRow, TrialCost, WorkKind, solver_label};
+use crate::plan::{PreparedPlan, SecondsPerRow, TrialCost, WorkKind};
 use crate::progress::Workload;
 use crate::registry::prefix_with_name;
 use crate::solve::{Solver, TimeSpan};
@@ -120,7 +120,7 @@ pub(super) fn path_workload(
         .iter()
         .map(DivergenceEstimator::label)
         .collect();
-    let what = format!("{}, {}", solver_label(solver), labels.join(", "));
+    let what = format!("{}, {}", solver.label(), labels.join(", "));
     network_workload(work, prepared, seconds, kind, &what, Some(rows))
 }
 
