@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
-use flowgauge::data::NpyRows;
+use flowgauge::data::Dataset;
 use flowgauge::metric::feature_set::FeatureSet;
 use flowgauge::metric::{Metric, measure};
 use flowgauge::num::key::{Purpose, RngKey};
@@ -34,10 +34,7 @@ fn main() -> Result<()> {
     let before = most_memory();
 
     let began = Instant::now();
-    let open = |path: &PathBuf| {
-        NpyRows::open(path)?.ok_or_else(|| anyhow!("{}: too small", path.display()))
-    };
-    let (x, y) = (open(&a)?, open(&b)?);
+    let (x, y) = (Dataset::read(&a)?.values, Dataset::read(&b)?.values);
     let metric = Metric::from_name("frechet").context("listed")?;
     let sides = [FeatureSet::new(&x), FeatureSet::new(&y)].map(|s| s.map_err(|e| anyhow!(e)));
     let [x, y] = sides;

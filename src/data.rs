@@ -23,11 +23,10 @@ use crate::signature::{self, ExpectedFile};
 mod archive;
 mod csv_table;
 mod images;
-mod npy_rows;
+mod mapped_npy;
 mod parquet_table;
 pub use images::{ImageFolder, png_grid};
-use npy_rows::MappedNpy;
-pub use npy_rows::NpyRows;
+use mapped_npy::MappedNpy;
 
 /// A whole array of samples, as read from a file or a folder.
 #[derive(Debug, Clone, PartialEq)]

@@ -25,6 +25,7 @@ use crate::metric::measured::{FloorSamples, measure_with_notes};
 use crate::metric::{Metric, SampleSets, notes};
 use crate::model::card::check_plain_name;
 use crate::num::key::RngKey;
+use crate::num::source::RowSource;
 use crate::num::stats::Estimate;
 use crate::output::{Output, OutputKind, Writer};
 use crate::progress::ProgressDisplay;
@@ -389,7 +390,7 @@ impl MetricsArgs {
                 let side = if extractor.resizes_images() && self.levels == 256 && path.is_dir() {
                     self.image_folder_features(path, extractor, kept)?
                 } else {
-                    let file = SetFile::open(path, true)?.with_layout(
+                    let file = SetFile::open(path)?.with_layout(
                         layouts.as_ref().and_then(|l| l.for_array(set)),
                         port.as_deref(),
                     )?;
@@ -399,9 +400,8 @@ impl MetricsArgs {
             }
             return Ok(sides);
         }
-        let whole = self.range.is_some() || layouts.is_some();
         let files = paths
-            .map(|(set, path)| Ok((set, SetFile::open(path, whole)?)))
+            .map(|(set, path)| Ok((set, SetFile::open(path)?)))
             .collect::<Result<Vec<_>>>()?;
         for (set, file) in arrange_comparable_sets(files, layouts.as_ref())? {
             sides.insert(set, self.load_set(file, None, false)?);
@@ -462,9 +462,6 @@ impl MetricsArgs {
         kept: bool,
     ) -> Result<SampleSet> {
         let data = match file {
-            SetFile::Stored(name, stored) => {
-                return Ok(SampleSet::from_rows(name, Box::new(stored), false));
-            }
             SetFile::Statistics(statistics) => {
                 self.unless_quiet(|| statistics.print_notes());
                 return Ok(SampleSet::from_statistics(statistics));
@@ -472,7 +469,6 @@ impl MetricsArgs {
             SetFile::Data(data) => data,
         };
         self.unless_quiet(|| data.print_notes());
-        let mut rows = data.first_rows(data.len());
         if data.are_features && extractor.is_some() {
             self.unless_quiet(|| {
                 errln!(
@@ -481,7 +477,11 @@ impl MetricsArgs {
                     data.name
                 );
             });
-            return Ok(SampleSet::from_rows(data.name, Box::new(rows), false));
+            return Ok(SampleSet::from_rows(
+                data.name,
+                Box::new(data.values),
+                false,
+            ));
         }
         let bytes = extractor.as_ref().is_some_and(|e| e.takes_bytes());
         let integer = matches!(data.number_kind, NumberKind::Integers | NumberKind::Uint8);
@@ -493,8 +493,8 @@ impl MetricsArgs {
         };
         if let (Some(PixelCoding::Levels(levels)), Some(above)) = (
             coding,
-            rows.iter()
-                .find(|v| **v < 0.0 || **v >= f64::from(self.levels)),
+            data.values
+                .find_value(|v| v < 0.0 || v >= f64::from(self.levels)),
         ) {
             bail!(
                 "{}: it holds {above}, expected levels 0 to {}; \
@@ -503,12 +503,22 @@ impl MetricsArgs {
                 levels - 1
             );
         }
-        if let (Some(coding), Some(ValueRange([lo, hi])), false) = (coding, self.range, bytes) {
-            rows.mapv_inplace(|v| lo + (hi - lo) * coding.to_byte(v) / 255.0);
-        }
-        let Some(extractor) = extractor else {
-            return Ok(SampleSet::from_rows(data.name, Box::new(rows), integer));
+        let scaled = match (coding, self.range, bytes) {
+            (Some(coding), Some(ValueRange([lo, hi])), false) => {
+                let mut rows = data.first_rows(data.len());
+                rows.mapv_inplace(|v| lo + (hi - lo) * coding.to_byte(v) / 255.0);
+                Some(rows)
+            }
+            _ => None,
         };
+        let Some(extractor) = extractor else {
+            let rows: Box<dyn RowSource + Send> = match scaled {
+                Some(rows) => Box::new(rows),
+                None => Box::new(data.values),
+            };
+            return Ok(SampleSet::from_rows(data.name, rows, integer));
+        };
+        let rows = scaled.unwrap_or_else(|| data.first_rows(data.len()));
         let extracted = self.extract_features(extractor, &data, rows, coding, kept)?;
         Ok(SampleSet::from_features(data.name, extracted, integer))
     }

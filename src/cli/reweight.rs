@@ -16,6 +16,7 @@ use crate::data::{Dataset, NumberKind, path_without_member};
 use crate::model::loaded::{Model, SessionOptions};
 use crate::model::state_function::StateFunction;
 use crate::num::importance_weights::IntervalEstimate;
+use crate::num::key::SampleId;
 use crate::num::shape::{AxisLayout, RequestedLayout};
 use crate::output::{Output, OutputKind, check_output_folder, write_atomic};
 use crate::report::draw_weight_figures;
@@ -206,11 +207,18 @@ impl ReweightArgs {
         shape: &[usize],
         open: &dyn Fn(&Path, f64) -> Result<StateFunction>,
     ) -> Result<ReweightedSamples> {
-        let energies = energy.evaluate(x, shape).context("--energy")?;
+        let samples: Vec<SampleId> = table
+            .kept_samples()
+            .iter()
+            .map(|i| *i as SampleId)
+            .collect();
+        let energies = energy.evaluate(&samples, x, shape).context("--energy")?;
         let mut observables = Vec::new();
         for (name, file) in names.iter().zip(&self.observables) {
             let mut network = open(file, 1.0).context("--observable")?;
-            let values = network.evaluate(x, shape).context("--observable")?;
+            let values = network
+                .evaluate(&samples, x, shape)
+                .context("--observable")?;
             observables.push((name.clone(), values));
         }
         Ok(ReweightedSamples {

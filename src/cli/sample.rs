@@ -241,7 +241,8 @@ impl SampleArgs {
         };
         let ended = executor.for_each_sample_batch(&work, &samples, |mut part| {
             if !self.latents {
-                part.x = executor.decode(0, part.x)?;
+                let first = drawn.x.nrows();
+                part.x = executor.decode(0, &samples[first..first + part.x.nrows()], part.x)?;
             }
             drawn.append(part);
             Ok(())

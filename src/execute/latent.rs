@@ -105,17 +105,17 @@ impl Executor<'_> {
                 work.model_index() == index && matches!(work, TrialWork::Sample(_))
             };
             if plan.trials.iter().any(|trial| draws(&trial.work)) {
-                self.decode(index, Batch::zeros((1, model.dim())))?;
+                self.decode(index, &[0], Batch::zeros((1, model.dim())))?;
             }
         }
         Ok(())
     }
 
-    /// Decodes states of a model into data, if the model is one of latents with a decoder.
+    /// Decodes the states of a model's samples into data, if the model is one of latents with a decoder.
     ///
     /// # Errors
     /// Fails if the decoder cannot be opened or run.
-    pub fn decode(&self, index: usize, states: Batch) -> Result<Batch> {
+    pub fn decode(&self, index: usize, samples: &[SampleId], states: Batch) -> Result<Batch> {
         let model = &self.prepared.models[index];
         let options = SessionOptions {
             provider: self.machine.provider,
@@ -129,12 +129,13 @@ impl Executor<'_> {
             return Ok(states);
         };
         let mut decoded = Batch::zeros((states.nrows(), model.data_card.dim()));
-        for (states, mut decoded) in states
-            .axis_chunks_iter(Axis(0), ENCODED_AT_A_TIME)
+        for ((samples, states), mut decoded) in samples
+            .chunks(ENCODED_AT_A_TIME)
+            .zip(states.axis_chunks_iter(Axis(0), ENCODED_AT_A_TIME))
             .zip(decoded.axis_chunks_iter_mut(Axis(0), ENCODED_AT_A_TIME))
         {
             let part = decoder
-                .decode(&states.to_owned())
+                .decode(samples, &states.to_owned())
                 .with_context(|| format!("{}: latent.decoder", model.path.display()))?;
             decoded.assign(&part);
         }

@@ -6,6 +6,7 @@ use super::{ExecuteWork, Executor, TrialOutput, TrialTask, write_rows};
 use crate::model::loaded::SessionOptions;
 use crate::model::state_function::StateFunction;
 use crate::num::Batch;
+use crate::num::key::SampleId;
 use crate::plan::{PlannedFile, ReweightWork};
 use crate::rows::{Status, WeightRow};
 use crate::sample::DrawnSamples;
@@ -34,13 +35,14 @@ impl ExecuteWork for ReweightWork {
         let log_density = drawn.log_density.unwrap_or_default();
         let is_ok = |i: usize| log_density.get(i).is_some_and(|value| value.is_finite());
         let kept: Vec<usize> = (0..task.samples.len()).filter(|i| is_ok(*i)).collect();
+        let samples: Vec<SampleId> = kept.iter().map(|i| task.samples[*i]).collect();
         let x = drawn.x.select(ndarray::Axis(0), &kept);
         let (mut energy, observables) = self.open_functions(executor)?;
         let shape = &model.card.shape;
-        let energies = energy.evaluate(x.view(), shape)?;
+        let energies = energy.evaluate(&samples, x.view(), shape)?;
         let mut observed = vec![Vec::new(); kept.len()];
         for (name, mut observable) in observables {
-            let values = observable.evaluate(x.view(), shape)?;
+            let values = observable.evaluate(&samples, x.view(), shape)?;
             for (texts, value) in observed.iter_mut().zip(values) {
                 texts.push(format!("{name}={value}"));
             }

@@ -48,7 +48,7 @@ impl ExecuteWork for SampleWork {
                 conditions: opened.conditions.describe_sample(*s),
             }
         }))?;
-        let decoded = executor.decode(self.model, drawn.x.clone())?;
+        let decoded = executor.decode(self.model, task.samples, drawn.x.clone())?;
         output.array = Some(encode_npy_f32(&decoded, &opened.sample_shape())?);
         if let Sampler::SteinDiff(around) = &self.sampler {
             output.steps = Some(

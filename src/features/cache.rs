@@ -40,8 +40,8 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// The present version of this format.
-    pub const VERSION: u32 = 1;
+    /// The present version of this format, and of the rows of an extractor's calls.
+    pub const VERSION: u32 = 2;
 
     /// The text for [`Provenance::coding`]; without a coding, numbers are used as they are.
     pub fn describe_coding(coding: Option<PixelCoding>) -> String {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use ndarray::{Array2, ArrayD, ArrayView2, Axis, IxDyn, s};
+use ndarray::{Array2, ArrayD, ArrayView2, Axis};
 use sha2::{Digest, Sha256};
 
 use self::cache::Provenance;
@@ -13,8 +13,10 @@ use self::images::{Image, ImageShape, PixelCoding};
 use self::micro_batches::MicroBatches;
 use self::preset::{Preset, PresetInput, ResolvedExtractor};
 use self::resize::Resize;
+use self::row_places::{find_row_places, rows_of_call};
 use crate::graph::{self, Scaling};
 use crate::host::hex;
+use crate::model::call_rows::RowPlaces;
 use crate::model::onnx::{Provider, Runtime, Session};
 use crate::num::shape::{self, ShapeMismatch};
 use crate::progress::Meter;
@@ -25,14 +27,11 @@ pub mod images;
 mod micro_batches;
 pub mod preset;
 pub mod resize;
+mod row_places;
 
 /// The number of samples per call of the extractor. It is fixed, so that `--batch` cannot change a
 /// statistic.
 pub const MICRO_BATCH: usize = 64;
-
-/// Calls are padded to a multiple of this number of samples, because ONNX Runtime rounds
-/// differently if vector units are not full.
-const ROWS_MULTIPLE: usize = 4;
 
 /// The smallest range, after the scaling at the start of a graph, of inputs from 0 to 255 for which
 /// the scaling counts as one of bytes.
@@ -61,6 +60,8 @@ pub struct Extractor {
     /// The scaling at the start of the graph, if it maps bytes to small numbers and there is no
     /// preset.
     scaling: Option<Scaling>,
+    /// Whether a row's output depends on its place in the call; `None` before the first call.
+    places: Option<RowPlaces>,
 }
 
 /// The outputs of an extractor for a set of samples, one row per sample.
@@ -196,6 +197,7 @@ impl Extractor {
             shape,
             meter: Arc::default(),
             scaling,
+            places: None,
         })
     }
 
@@ -300,7 +302,7 @@ impl Extractor {
         self.run_calls(batches.map(|batch| {
             let batch = batch?;
             let tensor = feed.batch_tensor(batch.view());
-            Ok((batch.nrows(), tensor.with_context(|| file.clone())?))
+            tensor.with_context(|| file.clone())
         }))
     }
 
@@ -337,7 +339,7 @@ impl Extractor {
                     let prepared = input.prepare(bytes.view(), shape, PixelCoding::Levels(256));
                     values.extend(prepared.with_context(|| file.clone())?);
                 }
-                Ok((count, padded_batch(values, count, input.tensor_shape())?))
+                batch_of(values, count, &input.tensor_shape())
             };
             (!batch.is_empty()).then(|| call(batch))
         }))
@@ -350,24 +352,34 @@ impl Extractor {
             .is_some_and(|p| p.input.resize != Resize::None)
     }
 
-    /// Runs the network on a series of calls and concatenates the outputs. Each call is the number
-    /// of its samples and its padded input.
+    /// Runs the network on a series of calls and concatenates the outputs. Each call has the inputs
+    /// of its samples.
     ///
     /// # Errors
     /// Fails if a call cannot be prepared or run, or if an output is not finite or has the wrong
     /// number of rows.
     fn run_calls(
         &mut self,
-        calls: impl Iterator<Item = Result<(usize, ArrayD<f64>)>>,
+        calls: impl Iterator<Item = Result<ArrayD<f64>>>,
     ) -> Result<ExtractedFeatures> {
         let wanted: Vec<String> = [Some(self.features.clone()), self.logits.clone()]
             .into_iter()
             .flatten()
             .collect();
         let mut parts: Vec<Vec<Array2<f64>>> = vec![Vec::new(); wanted.len()];
-        for call in calls {
-            let (count, fed) = call?;
-            let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        for samples in calls {
+            let samples = samples?;
+            let count = samples.shape()[0];
+            let places = *self.places.get_or_insert_with(|| {
+                let (ports, bytes) = ((&*self.input, &*names), self.scaling.is_some());
+                find_row_places(&mut self.session, ports, &samples.shape()[1..], bytes)
+            });
+            let call = rows_of_call(&samples, places);
+            let fed = match call.filled.iter().copied().eq(0..count) {
+                true => samples,
+                false => samples.select(Axis(0), &call.filled),
+            };
             let outputs = self.session.run(vec![(&self.input, fed.view())], &names)?;
             self.meter.batch_finished(count);
             for ((out, name), parts) in outputs.into_iter().zip(&names).zip(&mut parts) {
@@ -379,15 +391,16 @@ impl Extractor {
                         out.shape()
                     );
                 }
-                let width = out.len() / rows;
-                let flat = out.into_shape_with_order((rows, width))?;
+                let out = call.given_outputs(out, Axis(0));
+                let width = out.len() / count;
+                let flat = out.into_shape_with_order((count, width))?;
                 if let Some(bad) = flat.iter().find(|v| !v.is_finite()) {
                     bail!(
                         "{}: output `{name}` contains {bad}; expected finite numbers",
                         self.session.file
                     );
                 }
-                parts.push(flat.slice_move(s![..count, ..]));
+                parts.push(flat);
             }
         }
         let mut whole = parts.iter().map(|parts| {
@@ -506,7 +519,7 @@ enum ExtractorInput {
 }
 
 impl ExtractorInput {
-    /// The padded input of one call, from one row per sample.
+    /// The inputs of one call's samples, from one row per sample.
     fn batch_tensor(&self, chunk: ArrayView2<f64>) -> Result<ArrayD<f64>> {
         let (shape, values) = match self {
             ExtractorInput::Images(input, shape, coding) => {
@@ -522,23 +535,19 @@ impl ExtractorInput {
                 chunk.iter().map(|v| coding.to_byte(*v)).collect(),
             ),
         };
-        padded_batch(values, chunk.nrows(), shape)
+        batch_of(values, chunk.nrows(), &shape)
     }
 }
 
-/// The input of one call from `count` samples of the given shape. The last sample is repeated up to
-/// a multiple of four samples.
-fn padded_batch(mut values: Vec<f64>, count: usize, shape: Vec<usize>) -> Result<ArrayD<f64>> {
-    let (width, rows) = (values.len() / count, count.next_multiple_of(ROWS_MULTIPLE));
-    for _ in count..rows {
-        values.extend_from_within(values.len() - width..);
-    }
-    let full: Vec<usize> = std::iter::once(rows).chain(shape).collect();
-    Ok(ArrayD::from_shape_vec(IxDyn(&full), values)?)
+/// The inputs of `count` samples of the given shape.
+fn batch_of(values: Vec<f64>, count: usize, shape: &[usize]) -> Result<ArrayD<f64>> {
+    Ok(ArrayD::from_shape_vec([&[count], shape].concat(), values)?)
 }
 
 #[cfg(test)]
 mod tests {
+
+    use ndarray::s;
 
     use super::*;
     use crate::num::key::{Purpose, RngKey};

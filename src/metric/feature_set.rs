@@ -38,7 +38,7 @@ impl<'a> FeatureSet<'a> {
     /// Fails if a row cannot be read, or if a number is not finite or above 1e30 in magnitude. Also
     /// fails if all numbers are below 1e-30 in magnitude but not all 0.
     pub fn new(source: &'a dyn RowSource) -> Result<FeatureSet<'a>, String> {
-        let (n, d) = source.shape();
+        let (n, d) = source.size();
         let first = if n > 0 {
             source.read_rows(&[0])?
         } else {
@@ -107,7 +107,7 @@ impl<'a> FeatureSet<'a> {
 
     /// The number of columns: numbers per sample.
     pub fn width(&self) -> usize {
-        self.source.shape().1
+        self.source.size().1
     }
 
     /// The indices of the columns that are not constant.

@@ -10,11 +10,11 @@ use ndarray::{ArrayD, Axis};
 use crate::num::key::SampleId;
 
 /// Rows of a call that are computed together.
-pub(super) const ROWS_TOGETHER: usize = 4;
+pub(crate) const ROWS_TOGETHER: usize = 4;
 
 /// What the place of a row in its call does to its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RowPlaces {
+pub(crate) enum RowPlaces {
     /// A row's output is the same bytes in every place.
     Free,
     /// A row's output depends on its place, so that the sample's number gives it.
@@ -23,7 +23,7 @@ pub(super) enum RowPlaces {
 
 /// The rows of one call.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct CallRows {
+pub(crate) struct CallRows {
     /// For each row of the call the given row that it holds. Rows that are added hold one of the given rows again.
     pub filled: Vec<usize>,
     /// The rows of the call whose outputs are used.
@@ -48,7 +48,7 @@ impl CallRows {
     }
 
     /// Returns the rows of one call for the given samples, with rows added up to a multiple of four.
-    pub(super) fn padded(samples: &[SampleId], places: RowPlaces) -> CallRows {
+    pub(crate) fn padded(samples: &[SampleId], places: RowPlaces) -> CallRows {
         let mut slots: Vec<Option<usize>> = Vec::new();
         match places {
             RowPlaces::Free => slots.extend((0..samples.len()).map(Some)),
@@ -64,7 +64,7 @@ impl CallRows {
     }
 
     /// Returns the rows of as many calls as the given samples need, each with `batch` rows.
-    pub(super) fn in_batches(
+    pub(crate) fn in_batches(
         samples: &[SampleId],
         batch: usize,
         places: RowPlaces,
@@ -91,7 +91,7 @@ impl CallRows {
 
     /// Returns the outputs of the given rows in their order, where the call is the only one. An output
     /// with another number of rows than the call is returned as it is.
-    pub(super) fn given_outputs(&self, output: ArrayD<f64>, axis: Axis) -> ArrayD<f64> {
+    pub(crate) fn given_outputs(&self, output: ArrayD<f64>, axis: Axis) -> ArrayD<f64> {
         if output.shape().get(axis.0) != Some(&self.filled.len()) {
             return output;
         }
@@ -102,7 +102,7 @@ impl CallRows {
 }
 
 /// Whether the given samples are the rows of a call as they are: none is to be added, and each is in its place.
-pub(super) fn are_complete(samples: &[SampleId], places: RowPlaces) -> bool {
+pub(crate) fn are_complete(samples: &[SampleId], places: RowPlaces) -> bool {
     let in_place = |(row, sample): (SampleId, &SampleId)| {
         row % ROWS_TOGETHER as SampleId == sample % ROWS_TOGETHER as SampleId
     };
@@ -111,7 +111,7 @@ pub(super) fn are_complete(samples: &[SampleId], places: RowPlaces) -> bool {
 }
 
 /// The rows along an axis, in the order of their indices and in standard layout.
-pub(super) fn rows_along(values: &ArrayD<f64>, axis: Axis, rows: &[usize]) -> ArrayD<f64> {
+pub(crate) fn rows_along(values: &ArrayD<f64>, axis: Axis, rows: &[usize]) -> ArrayD<f64> {
     let selected = values.select(axis, rows);
     match selected.is_standard_layout() {
         true => selected,
@@ -120,7 +120,7 @@ pub(super) fn rows_along(values: &ArrayD<f64>, axis: Axis, rows: &[usize]) -> Ar
 }
 
 /// For each given row its index among the used rows of all calls together.
-pub(super) fn indices_of_given(calls: &[CallRows]) -> Vec<usize> {
+pub(crate) fn indices_of_given(calls: &[CallRows]) -> Vec<usize> {
     let given = calls.iter().flat_map(|call| &call.given);
     let mut indices = vec![0; given.clone().count()];
     for (index, given) in given.enumerate() {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
+use super::call_rows::{self, CallRows, RowPlaces};
 use super::latent::{EncoderKind, LatentEncoding};
 use super::loaded::{Model, SessionOptions};
 use super::onnx::{Runtime, Session};
@@ -90,20 +91,16 @@ impl CoderNetwork {
         })
     }
 
-    /// Returns the outputs for some inputs, rows × numbers.
+    /// Returns the outputs for the inputs of some samples, rows × numbers.
     ///
     /// # Errors
     /// Fails if the network cannot be run, or if its output has another shape.
-    fn call(&mut self, x: &Batch) -> Result<Batch, EvalError> {
+    fn call(&mut self, samples: &[SampleId], x: &Batch) -> Result<Batch, EvalError> {
         let batch = self.fixed_batch.unwrap_or(CODER_BATCH);
         let mut out = Batch::zeros((x.nrows(), self.to.iter().product()));
-        for first in (0..x.nrows()).step_by(batch) {
-            let count = batch.min(x.nrows() - first);
-            let rows: Vec<usize> = (0..batch)
-                .map(|i| if i < count { first + i } else { first })
-                .collect();
+        for call in CallRows::in_batches(samples, batch, RowPlaces::BySample) {
             let shape = [&[batch], &self.from[..]].concat();
-            let fed = x.select(Axis(0), &rows);
+            let fed = x.select(Axis(0), &call.filled);
             let fed = fed.to_shape(IxDyn(&shape)).expect("numbers of one sample");
             let outputs = self
                 .session
@@ -118,12 +115,13 @@ impl CoderNetwork {
                     expected,
                 });
             }
-            let y = y.as_standard_layout().into_owned();
+            let y = call_rows::rows_along(&y, Axis(0), &call.used);
             let y = y
-                .into_shape_with_order((batch, out.ncols()))
+                .into_shape_with_order((call.used.len(), out.ncols()))
                 .expect("the shape was just compared");
-            out.slice_mut(ndarray::s![first..first + count, ..])
-                .assign(&y.slice(ndarray::s![..count, ..]));
+            for (row, given) in y.rows().into_iter().zip(&call.given) {
+                out.row_mut(*given).assign(&row);
+            }
         }
         Ok(out)
     }
@@ -138,7 +136,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Encodes data, rows × numbers, into states of the ODE, rows × dim.
+    /// Encodes the data of samples, rows × numbers, into states of the ODE, rows × dim. `samples` are
+    /// their numbers, which give the noise and the rows of a call.
     ///
     /// # Errors
     /// Fails if the network cannot be run.
@@ -149,7 +148,7 @@ impl Encoder {
         encoding: LatentEncoding,
         key: RngKey,
     ) -> Result<Batch, EvalError> {
-        let moments = self.network.call(data)?;
+        let moments = self.network.call(samples, data)?;
         let mut latents = match self.kind {
             EncoderKind::Mean => moments,
             EncoderKind::Moments => {
@@ -180,13 +179,14 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Decodes states of the ODE, rows × dim, into data, rows × numbers.
+    /// Decodes the states of samples, rows × dim, into data, rows × numbers. `samples` are their
+    /// numbers, which give the rows of a call.
     ///
     /// # Errors
     /// Fails if the network cannot be run.
-    pub fn decode(&mut self, states: &Batch) -> Result<Batch, EvalError> {
-        self.network
-            .call(&states.mapv(|v| v / self.scale + self.shift))
+    pub fn decode(&mut self, samples: &[SampleId], states: &Batch) -> Result<Batch, EvalError> {
+        let latents = states.mapv(|v| v / self.scale + self.shift);
+        self.network.call(samples, &latents)
     }
 }
 

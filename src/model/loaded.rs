@@ -1141,8 +1141,7 @@ impl Model {
         let mut network = Network {
             max_activation_size: self.max_activation_size(),
             fixed_batch: self.card.network.batch.filter(|_| is_network),
-            batch_invariant: RowInvariance::UNKNOWN.small_calls,
-            row_places: RowInvariance::UNKNOWN.places,
+            row_invariance: RowInvariance::UNKNOWN,
             smooth: derived.is_none() && self.kink(of)?.is_none(),
             scalar_time: match &roles.time {
                 Some(time) => is_scalar_port(find_port(&session.inputs, time, &name, "input")?),
@@ -1187,13 +1186,12 @@ impl Model {
             .row_invariance
             .lock()
             .unwrap_or_else(|e| e.into_inner());
-        let found = known.entry((key.to_owned(), mode)).or_insert_with(|| {
+        network.row_invariance = *known.entry((key.to_owned(), mode)).or_insert_with(|| {
             match gives_states || mode.is_none() {
-                true => network.row_invariance(mode, gives_states && self.is_large()),
+                true => network.find_row_invariance(mode, gives_states && self.is_large()),
                 false => RowInvariance::UNKNOWN,
             }
         });
-        (network.batch_invariant, network.row_places) = (found.small_calls, found.places);
         drop(known);
         if derived.is_none() {
             self.check_time_dependence_once(key, || {

@@ -2,7 +2,7 @@
 
 pub mod analytic;
 mod axes;
-mod call_rows;
+pub(crate) mod call_rows;
 pub mod card;
 pub mod coder;
 pub mod conditions;

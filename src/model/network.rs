@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::call_rows::{self, CallRows, ROWS_TOGETHER, RowPlaces};
+use super::call_rows::{self, CallRows, ROWS_TOGETHER};
 use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
 use super::onnx::{Session, SessionPort};
 use super::output_cache::OutputCache;
 use super::ports::{check_state_shape, find_port};
 use super::probe_cache::ProbeCache;
+use super::row_invariance::RowInvariance;
 use super::time::{self, TimeInput, is_integer_format, is_near_whole};
 use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::ForwardNetwork;
@@ -53,10 +54,8 @@ pub struct Network {
     pub(super) max_activation_size: u64,
     /// The only batch size that the graph takes; `None` if it takes any.
     pub(super) fixed_batch: Option<usize>,
-    /// Whether a test showed that calls with fewer than four rows give the same bytes per row.
-    pub(super) batch_invariant: bool,
-    /// Whether a row's output depends on its place in the call.
-    pub(super) row_places: RowPlaces,
+    /// What a row's output depends on besides its own inputs.
+    pub(super) row_invariance: RowInvariance,
     /// Whether the output's derivatives with respect to state and time are known to be continuous.
     pub(super) smooth: bool,
     /// The shape of one state, without the batch axis.
@@ -214,13 +213,13 @@ impl Network {
             return self.call_in_batches(batch, at, seed, wanted);
         }
         let rows = at.rows();
-        let is_small = rows < ROWS_TOGETHER && self.batch_invariant;
-        if is_small || call_rows::are_complete(at.samples, self.row_places) {
+        let is_small = rows < ROWS_TOGETHER && self.row_invariance.small_calls;
+        if is_small || call_rows::are_complete(at.samples, self.row_invariance.places) {
             return self
                 .call_interpolated(at, seed, wanted)
                 .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted));
         }
-        let call = CallRows::padded(at.samples, self.row_places);
+        let call = CallRows::padded(at.samples, self.row_invariance.places);
         let outputs = self
             .call_rows(&call.filled, at, seed, wanted)
             .map_err(|e| self.with_batch_size_hint(e, at, seed, wanted))?;
@@ -238,7 +237,7 @@ impl Network {
         seed: DerivativeSeed,
         wanted: &[String],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        let calls = CallRows::in_batches(at.samples, batch, self.row_places);
+        let calls = CallRows::in_batches(at.samples, batch, self.row_invariance.places);
         let mut parts: Vec<Vec<ArrayD<f64>>> = vec![Vec::new(); wanted.len()];
         for call in &calls {
             let outputs = self.call_rows(&call.filled, at, seed, wanted)?;

@@ -46,7 +46,7 @@ impl Network {
     /// Returns what the rows of this network depend on. `mode` is the kind of derived graph, `None`
     /// for the original one. If the calls fail, nothing is known to depend on anything; the first
     /// user of the network gets the error.
-    pub(super) fn row_invariance(&mut self, mode: Option<Mode>, large: bool) -> RowInvariance {
+    pub(super) fn find_row_invariance(&mut self, mode: Option<Mode>, large: bool) -> RowInvariance {
         if large && self.fixed_batch.is_none() && self.small_calls_agree(mode) {
             return RowInvariance {
                 small_calls: true,

@@ -6,19 +6,17 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use ndarray::{ArrayView2, Axis, IxDyn};
 
+use super::call_rows::{CallRows, RowPlaces};
 use super::loaded::{Model, SessionOptions};
 use super::onnx::{Runtime, Session};
 use super::ports::find_port;
 use crate::hub;
+use crate::num::key::SampleId;
 use crate::num::shape::{self, ShapeMismatch};
 use crate::signature::{self, ExpectedFile};
 
-/// The number of samples in one call. It is fixed, so that `--batch` cannot change a number.
+/// The largest number of samples in one call, before rows are added.
 const CALL_ROWS: usize = 64;
-
-/// Calls are padded to a multiple of this number of samples, because ONNX Runtime rounds
-/// differently if vector units are not full.
-const PADDED_ROWS: usize = 4;
 
 /// An opened network that gives one number per sample.
 pub struct StateFunction {
@@ -119,54 +117,68 @@ impl StateFunction {
     /// # Errors
     /// Fails if the network cannot be run, or if it does not give one number per sample.
     pub fn call_once(&mut self, x: ArrayView2<f64>, sample_shape: &[usize]) -> Result<()> {
-        self.values(x, sample_shape).map(drop)
+        let samples: Vec<SampleId> = (0..x.nrows() as SampleId).collect();
+        self.values(&samples, x, sample_shape).map(drop)
     }
 
-    /// The values of samples, each a row of `x` with the shape `sample_shape`.
+    /// The values of samples, each a row of `x` with the shape `sample_shape`. `samples` are their
+    /// numbers, which give the rows of a call.
     ///
     /// # Errors
     /// Fails if the samples do not fit the input, if the network cannot be run, or if it does not
     /// give one number per sample. A value of NaN or −∞ is an error; +∞ is a value.
-    pub fn evaluate(&mut self, x: ArrayView2<f64>, sample_shape: &[usize]) -> Result<Vec<f64>> {
+    pub fn evaluate(
+        &mut self,
+        samples: &[SampleId],
+        x: ArrayView2<f64>,
+        sample_shape: &[usize],
+    ) -> Result<Vec<f64>> {
         let file = self.session.file.clone();
-        let values = self.values(x, sample_shape)?;
+        let values = self.values(samples, x, sample_shape)?;
         let wrong = |v: &f64| v.is_nan() || *v == f64::NEG_INFINITY;
-        if let Some(sample) = values.iter().position(wrong) {
+        if let Some(row) = values.iter().position(wrong) {
             bail!(
-                "{file}: output `{}` is {} for sample {sample}; expected a number",
+                "{file}: output `{}` is {} for sample {}; expected a number",
                 self.output,
-                values[sample]
+                values[row],
+                samples[row]
             );
         }
         Ok(values)
     }
 
     /// The values of samples, which need not be numbers.
-    fn values(&mut self, x: ArrayView2<f64>, sample_shape: &[usize]) -> Result<Vec<f64>> {
+    fn values(
+        &mut self,
+        samples: &[SampleId],
+        x: ArrayView2<f64>,
+        sample_shape: &[usize],
+    ) -> Result<Vec<f64>> {
         let file = self.session.file.clone();
         let fed = self.check_samples(x.nrows(), sample_shape)?;
         let mut values = Vec::with_capacity(x.nrows());
-        for chunk in x.axis_chunks_iter(Axis(0), CALL_ROWS) {
-            let rows = chunk.nrows();
-            let padded = rows.next_multiple_of(PADDED_ROWS);
-            let repeated: Vec<usize> = (0..padded).map(|i| i.min(rows - 1)).collect();
-            let states = chunk.select(Axis(0), &repeated);
+        let chunks = x.axis_chunks_iter(Axis(0), CALL_ROWS);
+        for (samples, x) in samples.chunks(CALL_ROWS).zip(chunks) {
+            let call = CallRows::padded(samples, RowPlaces::BySample);
+            let rows = call.filled.len();
+            let states = x.select(Axis(0), &call.filled);
             let states = states
-                .to_shape(IxDyn(&[&[padded], &fed[..]].concat()))
+                .to_shape(IxDyn(&[&[rows], &fed[..]].concat()))
                 .with_context(|| file.clone())?;
             let out = self
                 .session
                 .run(vec![(&self.input, states.view())], &[&self.output])?
                 .remove(0);
-            if out.shape().first() != Some(&padded) || out.len() != padded {
+            if out.shape().first() != Some(&rows) || out.len() != rows {
                 bail!(
                     "{file}: output `{}` has shape {:?}, expected one number per sample: \
-                     [{padded}] or [{padded}, 1]",
+                     [{rows}] or [{rows}, 1]",
                     self.output,
                     out.shape()
                 );
             }
-            values.extend(out.iter().take(rows).map(|v| self.scale * v));
+            let out = call.given_outputs(out, Axis(0));
+            values.extend(out.iter().map(|v| self.scale * v));
         }
         Ok(values)
     }

@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayBase, Axis, Data, Ix2};
 /// A table of numbers from which a few rows are read at a time.
 pub trait RowSource: Sync {
     /// The number of rows and of columns.
-    fn shape(&self) -> (usize, usize);
+    fn size(&self) -> (usize, usize);
 
     /// The rows with the given indices, in that order.
     ///
@@ -19,7 +19,7 @@ where
     S: Data + Sync,
     S::Elem: Copy + Into<f64>,
 {
-    fn shape(&self) -> (usize, usize) {
+    fn size(&self) -> (usize, usize) {
         self.dim()
     }
 

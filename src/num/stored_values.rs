@@ -8,6 +8,8 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use ndarray::{Array2, ArrayD, ArrayViewMut1, IxDyn};
 
+use super::source::RowSource;
+
 /// The numbers of an array, the samples one after the other and each in row-major order.
 #[derive(Debug, Clone)]
 enum Numbers {
@@ -173,6 +175,12 @@ impl StoredValues {
             })
     }
 
+    /// The first value of which a condition holds.
+    pub fn find_value(&self, holds: impl Fn(f64) -> bool) -> Option<f64> {
+        self.all_samples()
+            .find_map(|sample| sample.iter().copied().find(|value| holds(*value)))
+    }
+
     /// The first `n` samples as rows.
     pub fn first_rows(&self, n: usize) -> Array2<f64> {
         let mut rows = Array2::zeros((n.min(self.samples()), self.width()));
@@ -195,6 +203,20 @@ impl StoredValues {
     /// The whole array in double precision.
     pub fn to_array(&self) -> ArrayD<f64> {
         self.clone().into_array()
+    }
+}
+
+impl RowSource for StoredValues {
+    fn size(&self) -> (usize, usize) {
+        (self.samples(), self.width())
+    }
+
+    fn read_rows(&self, at: &[usize]) -> Result<Array2<f64>, String> {
+        let mut rows = Array2::zeros((at.len(), self.width()));
+        for (row, sample) in rows.rows_mut().into_iter().zip(at) {
+            self.write_sample(*sample, row);
+        }
+        Ok(rows)
     }
 }
 
@@ -313,10 +335,14 @@ mod tests {
                 values.first_rows(2),
             ));
         }
-        let rows = double
-            .to_shape((3, 10))
-            .expect("rows")
-            .slice_move(ndarray::s![..2, ..]);
+        let rows = double.to_shape((3, 10)).expect("rows").into_owned();
+        let stored = StoredValues::from(bytes.clone());
+        assert_eq!(stored.size(), (3, 10));
+        let read = stored.read_rows(&[2, 0, 2]).expect("in memory");
+        assert_eq!(read, rows.select(Axis(0), &[2, 0, 2]));
+        assert_eq!(stored.find_value(|v| v > 40.0), Some(41.0));
+        assert_eq!(stored.find_value(|v| v > 91.0), None);
+        let rows = rows.slice_move(ndarray::s![..2, ..]);
         for (array, ends, first) in found {
             assert_eq!(array, double);
             assert_eq!(ends, (0.0, 91.0));

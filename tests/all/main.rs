@@ -42,6 +42,7 @@ mod properties;
 mod readings;
 mod resume;
 mod reweight;
+mod row_places;
 mod samplers;
 mod schema;
 mod shapes;

@@ -8,9 +8,8 @@ use anyhow::{Result, anyhow, bail};
 use ndarray::{Array1, Array2, s};
 use ndarray_npy::NpzWriter;
 
-use crate::data::{Dataset, FeatureStatistics, LoadedData, NpyRows};
+use crate::data::{Dataset, FeatureStatistics, LoadedData};
 use crate::features::ExtractedFeatures;
-use crate::hub;
 use crate::metric::feature_set::FeatureSet;
 use crate::metric::frechet;
 use crate::num::shape::{self, AxisLayout, AxisLayouts, RequestedLayout, ShapeMismatch};
@@ -47,24 +46,18 @@ const ARCHIVE_BLOCK_ROWS: usize = 1024;
 
 /// The content of a file, before features are extracted.
 pub(super) enum SetFile {
-    /// The file's name, and rows that stay in the file until they are used.
-    Stored(String, NpyRows),
-    /// Samples in memory.
+    /// Samples, in memory or in their file.
     Data(Dataset),
     /// A mean and a covariance without samples.
     Statistics(FeatureStatistics),
 }
 
 impl SetFile {
-    /// Opens a file. `whole` means that its rows must be read into memory.
+    /// Opens a file.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
-    pub(super) fn open(path: &Path, whole: bool) -> Result<SetFile> {
-        let path = &hub::local_path(path)?;
-        if !whole && let Some(stored) = NpyRows::open(path)? {
-            return Ok(SetFile::Stored(path.display().to_string(), stored));
-        }
+    pub(super) fn open(path: &Path) -> Result<SetFile> {
         Ok(match LoadedData::read(path)? {
             LoadedData::Samples(data) => SetFile::Data(data),
             LoadedData::Statistics(statistics) => SetFile::Statistics(statistics),
@@ -74,7 +67,6 @@ impl SetFile {
     /// The name of the file, as the user wrote it.
     fn name(&self) -> &str {
         match self {
-            SetFile::Stored(name, _) => name,
             SetFile::Data(data) => &data.name,
             SetFile::Statistics(statistics) => &statistics.name,
         }
@@ -83,7 +75,6 @@ impl SetFile {
     /// The shape of the array, with samples as the first axis; `None` for statistics.
     fn shape(&self) -> Option<Vec<usize>> {
         match self {
-            SetFile::Stored(_, stored) => Some([&[stored.shape().0], &stored.shape[..]].concat()),
             SetFile::Data(data) => Some(data.values.shape().to_vec()),
             SetFile::Statistics(_) => None,
         }
@@ -287,7 +278,7 @@ impl SampleSet {
     /// The number of samples; `None` if only statistics are known.
     pub(super) fn count(&self) -> Option<usize> {
         match &self.contents {
-            SetContents::Samples(rows, _) => Some(rows.shape().0),
+            SetContents::Samples(rows, _) => Some(rows.size().0),
             SetContents::Statistics(..) => None,
         }
     }
@@ -300,7 +291,7 @@ impl SampleSet {
     /// The number of values per sample, or of features in the statistics.
     pub(super) fn dim(&self) -> usize {
         match &self.contents {
-            SetContents::Samples(rows, _) => rows.shape().1,
+            SetContents::Samples(rows, _) => rows.size().1,
             SetContents::Statistics(mean, _) => mean.len(),
         }
     }
@@ -315,7 +306,7 @@ impl SampleSet {
         let mut archive = NpzWriter::new_compressed(&mut bytes);
         match (member, &self.contents) {
             (Some(name), SetContents::Samples(rows, _)) => {
-                let (count, width) = rows.shape();
+                let (count, width) = rows.size();
                 let mut features = Array2::<f32>::zeros((count, width));
                 let positions: Vec<usize> = (0..count).collect();
                 for part in positions.chunks(ARCHIVE_BLOCK_ROWS) {
