@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::{NumberKind, ParsedArray, ParsedContent};
 use crate::num::npy;
+use crate::num::stored_values::StoredValues;
 
 /// The largest size to which an array may unpack.
 const MAX_UNPACKED_BYTES: u64 = 1 << 32;
@@ -315,38 +316,41 @@ impl ArrayArchive for SafetensorsArchive<'_> {
             .0
             .tensor(name)
             .map_err(|_| anyhow!("it holds no array `{name}`"))?;
-        let data = tensor.data();
+        // The numbers of a file's type as numbers of a type that holds them all.
         macro_rules! read {
-            ($ty:ty, $numbers:expr) => {{
-                let width = size_of::<$ty>();
+            ($ty:ty as $stored:ty, $numbers:expr) => {{
                 let value = |b: &[u8]| {
-                    <$ty>::from_le_bytes(b.try_into().expect("chunks of the number's width")) as f64
+                    let bytes = b.try_into().expect("chunks of the number's width");
+                    <$ty>::from_le_bytes(bytes) as $stored
                 };
-                (
-                    data.chunks_exact(width).map(value).collect::<Vec<f64>>(),
-                    $numbers,
-                )
+                let values = tensor.data().chunks_exact(size_of::<$ty>()).map(value);
+                (stored(tensor.shape(), values.collect())?, $numbers)
             }};
         }
+        let half_precision = |of: fn(u16) -> f32| {
+            let pairs = tensor.data().chunks_exact(2);
+            let values = pairs.map(|b| of(u16::from_le_bytes([b[0], b[1]])));
+            stored(tensor.shape(), values.collect())
+        };
         let (values, numbers) = match tensor.dtype() {
             Dtype::F16 => (
-                decode_16_bit(data, |bits| half::f16::from_bits(bits).to_f64()),
+                half_precision(|bits| half::f16::from_bits(bits).to_f32())?,
                 NumberKind::Floats,
             ),
             Dtype::BF16 => (
-                decode_16_bit(data, |bits| half::bf16::from_bits(bits).to_f64()),
+                half_precision(|bits| half::bf16::from_bits(bits).to_f32())?,
                 NumberKind::Floats,
             ),
-            Dtype::F32 => read!(f32, NumberKind::Floats),
-            Dtype::F64 => read!(f64, NumberKind::Floats),
-            Dtype::U8 => read!(u8, NumberKind::Uint8),
-            Dtype::I8 => read!(i8, NumberKind::Integers),
-            Dtype::U16 => read!(u16, NumberKind::Integers),
-            Dtype::I16 => read!(i16, NumberKind::Integers),
-            Dtype::U32 => read!(u32, NumberKind::Integers),
-            Dtype::I32 => read!(i32, NumberKind::Integers),
-            Dtype::U64 => read!(u64, NumberKind::Integers),
-            Dtype::I64 => read!(i64, NumberKind::Integers),
+            Dtype::F32 => read!(f32 as f32, NumberKind::Floats),
+            Dtype::F64 => read!(f64 as f64, NumberKind::Floats),
+            Dtype::U8 => read!(u8 as u8, NumberKind::Uint8),
+            Dtype::I8 => read!(i8 as f32, NumberKind::Integers),
+            Dtype::U16 => read!(u16 as f32, NumberKind::Integers),
+            Dtype::I16 => read!(i16 as f32, NumberKind::Integers),
+            Dtype::U32 => read!(u32 as f64, NumberKind::Integers),
+            Dtype::I32 => read!(i32 as f64, NumberKind::Integers),
+            Dtype::U64 => read!(u64 as f64, NumberKind::Integers),
+            Dtype::I64 => read!(i64 as f64, NumberKind::Integers),
             other => {
                 bail!(
                     "tensor `{name}` has format {other:?}; expected float32, float64, float16, \
@@ -354,10 +358,8 @@ impl ArrayArchive for SafetensorsArchive<'_> {
                 )
             }
         };
-        let values = ArrayD::from_shape_vec(IxDyn(tensor.shape()), values)
-            .context("its shape does not match its bytes")?;
         Ok(ParsedArray {
-            values: values.into(),
+            values,
             number_kind: numbers,
             are_features: false,
             notes: Vec::new(),
@@ -365,9 +367,14 @@ impl ArrayArchive for SafetensorsArchive<'_> {
     }
 }
 
-/// Decodes 16-bit numbers with the lower byte first.
-fn decode_16_bit(data: &[u8], of: impl Fn(u16) -> f64) -> Vec<f64> {
-    data.chunks_exact(2)
-        .map(|b| of(u16::from_le_bytes([b[0], b[1]])))
-        .collect()
+/// An array of this shape, kept in the type of its numbers.
+///
+/// # Errors
+/// Fails if the shape has another number of elements.
+fn stored<T>(shape: &[usize], values: Vec<T>) -> Result<StoredValues>
+where
+    StoredValues: From<ArrayD<T>>,
+{
+    let array = ArrayD::from_shape_vec(IxDyn(shape), values);
+    Ok(array.context("its shape does not match its bytes")?.into())
 }

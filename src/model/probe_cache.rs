@@ -15,8 +15,8 @@ const MAX_CACHED_VALUES: usize = 1 << 23;
 /// Computes and caches the inputs that a graph takes instead of directions, such as the product of
 /// its first layer with the directions.
 pub struct ProbeCache {
-    session: Session,
     /// The session that computes the inputs from directions.
+    session: Session,
     /// The name of the session's input.
     input_name: String,
     /// The session's outputs, with the formats in which the graph takes them as inputs.
