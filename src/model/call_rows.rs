@@ -21,6 +21,24 @@ pub(crate) enum RowPlaces {
     BySample,
 }
 
+/// What a network's rows depend on besides their own inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowInvariance {
+    /// Whether calls with fewer than four rows give the same bytes per row. It is only tried for a
+    /// large network, where this saves work.
+    pub small_calls: bool,
+    /// Whether a row's output depends on its place in the call.
+    pub places: RowPlaces,
+}
+
+impl RowInvariance {
+    /// What holds for a graph that was not tried.
+    pub(crate) const UNKNOWN: RowInvariance = RowInvariance {
+        small_calls: false,
+        places: RowPlaces::BySample,
+    };
+}
+
 /// The rows of one call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CallRows {

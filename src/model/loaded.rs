@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
+use super::call_rows::RowInvariance;
 use super::card::{
     self, Card, DivergenceHeadSpec, GuidanceSpec, HeadParametrization, NetworkInputs,
 };
@@ -27,7 +28,6 @@ use super::output_cache::OutputCache;
 use super::ports::{find_port, is_scalar_port};
 use super::precision::NetworkPrecision;
 use super::probe_cache::ProbeCache;
-use super::row_invariance::RowInvariance;
 use super::scalar::{HeadTransform, ScalarNetwork};
 use super::time::TimeInput;
 use crate::flow::guidance::{ActiveGuidance, Guidance, Guided, WeakField};

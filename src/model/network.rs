@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use super::call_rows::{self, CallRows, ROWS_TOGETHER};
+use super::call_rows::{self, CallRows, ROWS_TOGETHER, RowInvariance};
 use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
 use super::onnx::{Session, SessionPort};
 use super::output_cache::OutputCache;
 use super::ports::{check_state_shape, find_port};
 use super::probe_cache::ProbeCache;
-use super::row_invariance::RowInvariance;
 use super::time::{self, TimeInput, is_integer_format, is_near_whole};
 use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::ForwardNetwork;

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, Axis};
 
-use super::call_rows::{ROWS_TOGETHER, RowPlaces};
+use super::call_rows::{ROWS_TOGETHER, RowInvariance, RowPlaces};
 use super::network::{DerivativeSeed, Network};
 use crate::flow::field::Points;
 use crate::flow::network_velocity::ForwardNetwork;
@@ -15,24 +15,6 @@ const TRIED_VALUES: usize = 1 << 12;
 
 /// The largest number of calls with other states that are tried.
 const MAX_TRIALS: usize = 32;
-
-/// What a network's rows depend on besides their own inputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RowInvariance {
-    /// Whether calls with fewer than four rows give the same bytes per row. It is only tried for a
-    /// large network, where this saves work.
-    pub small_calls: bool,
-    /// Whether a row's output depends on its place in the call.
-    pub places: RowPlaces,
-}
-
-impl RowInvariance {
-    /// What holds for a graph that was not tried.
-    pub(super) const UNKNOWN: RowInvariance = RowInvariance {
-        small_calls: false,
-        places: RowPlaces::BySample,
-    };
-}
 
 /// The inputs of a call that is tried.
 struct TriedCall {

@@ -75,7 +75,7 @@ const HOMES: &[(&str, &[&str])] = &[
         "parquet",
         &["data/parquet_table.rs", "report/export/parquet_tables.rs"],
     ),
-    ("memmap2", &["num/stored_values.rs", "data/npy_rows.rs"]),
+    ("memmap2", &["num/stored_values.rs", "data/mapped_npy.rs"]),
     ("plotters", &["report/plot/"]),
     ("pdf_writer", &["report/plot/pdf.rs"]),
     ("clap", &["cli/", "main.rs"]),
