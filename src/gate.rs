@@ -151,14 +151,15 @@ impl ClaimTable {
 
     /// The number of samples behind the claim's value.
     ///
-    /// A column such as `bias_n` gives the number for `bias`. Without such a column, the smallest
-    /// number of samples in the row is used.
+    /// A column such as `bias_n` gives the number for `bias`, and `pairs` that for `difference`.
+    /// Without such a column, the smallest number of samples in the row is used.
     fn sample_count(&self, claim: &Claim, row: &[String]) -> Option<usize> {
         let count = |i: usize| row[i].parse::<usize>().ok();
         let columns = || self.0.columns.iter().enumerate();
         let counts_samples = |name: &str| {
-            name.strip_suffix("_n")
-                .is_some_and(|stem| claim.column.starts_with(stem))
+            let of_pairs = name == "pairs" && claim.column == "difference";
+            let own = name.strip_suffix("_n");
+            of_pairs || own.is_some_and(|stem| claim.column.starts_with(stem))
         };
         let own = columns()
             .filter(|(_, name)| counts_samples(name))

@@ -55,22 +55,12 @@ impl RunResults {
     }
 }
 
-/// The tables of one run, given by its directory or by the directories of its shards. Nothing is
-/// written.
+/// The tables of runs, side by side if there are several. Nothing is written.
 ///
 /// # Errors
-/// Fails if a directory is not a run's directory, if one of its files was changed or removed, or if
-/// the directories contain different runs.
+/// Fails if a directory is not a run's directory, or if one of its files was changed or removed.
 pub(crate) fn read_results(dirs: &[PathBuf]) -> Result<RunResults> {
-    let runs = CombinedRun::read(dirs.to_vec())?;
-    let [run] = &runs[..] else {
-        bail!(
-            "the {} directories contain {} different runs; expected the directories of one run",
-            dirs.len(),
-            runs.len()
-        )
-    };
-    let (tables, facts) = run.tables_and_facts()?;
+    let (tables, facts) = read_tables_and_facts(dirs)?;
     Ok(RunResults::new(tables, &facts))
 }
 

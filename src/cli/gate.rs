@@ -1,4 +1,4 @@
-//! `flowgauge gate DIR --claims FILE`: compares a run with published numbers.
+//! `flowgauge gate DIR... --claims FILE`: compares runs with published numbers.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,8 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(super) struct GateArgs {
     /// The run directory, the directories of all its shards, or the address of a run in an object
-    /// store
+    /// store; different runs are compared as in their common report, whose table `runs` has paired
+    /// differences
     #[arg(required = true, value_name = "DIR")]
     dirs: Vec<PathBuf>,
     /// The YAML file of published numbers with tolerances; `flowgauge schema claims` describes it

@@ -311,6 +311,24 @@ fn runs_on_the_same_data_are_paired() {
         rows.iter()
             .all(|row| row["model_sha256"] == rows[0]["model_sha256"])
     );
+    // Claims may be about differences between runs, whose errors are those of the pairs.
+    let claim = |low: f64, high: f64| {
+        write(
+            at,
+            "claims.yaml",
+            format!(
+                "confidence: 0.95\nclaims: [{{table: runs, where: {{run: other}}, column: \
+                 difference, at-least: {low}, at-most: {high}}}]\n"
+            ),
+        );
+        flowgauge(
+            at,
+            &["gate", "done", "more", "--claims=claims.yaml", "--json"],
+        )
+    };
+    let [low, high] = [number("low") - 1e-9, number("high") + 1e-9];
+    claim(low, high).is(0);
+    claim(low + 2e-9, high).is(3);
     let page = std::fs::read_to_string(at.join("both/index.html")).expect("a page");
     assert!(page.contains("Runs side by side"));
     let alone = std::fs::read_to_string(at.join("done/index.html")).expect("a page");
