@@ -4,9 +4,8 @@ States are rows (x1, y1, z1, ..., x13, y13, z13). The energy, in units of kT, is
 
     sum over pairs of (1/d)^12 - 2 (1/d)^6   +   1/2 sum over particles of |x - centre of mass|^2,
 
-which is the LJ13 of Köhler, Klein and Noé 2020 (arXiv 2006.02425) with epsilon = tau = r_m = 1: their sum over ordered pairs
-has the factor epsilon/(2 tau). The paper mentions the harmonic term and gives no formula for it; the one here is that of
-bgflow's LennardJonesPotential and of vgsatorras/en_flows. Some data sets have no factor 1/2 and so twice this pair energy.
+which is LJ13 with epsilon = tau = r_m = 1 as noegroup/bgflow and lollcat/se3-augmented-coupling-flows compute it: the sum over ordered
+pairs has the factor epsilon/(2 tau). The data of jarridrb/DEM have no factor 1/2, and so twice this pair energy.
 
 The network sees distances only, and returns central forces between the particles. So it is equivariant to permutations, rotations and
 reflections, and what it returns has its mean over the particles at zero.
