@@ -5,7 +5,7 @@
 Cards, configs and presets are copied to a temporary folder. Each file that they name gets a stand-in there with the same inputs,
 outputs and shapes and with random weights of a few kilobytes; extractors have 8 features. The configs run with few samples and are
 otherwise unchanged. Every trial must succeed and leave finite numbers, and every claim must find its row. No number means anything.
-Two or three minutes.
+Four or five minutes of processor time, most of it for steindiff-imagenet64 and steindiff-cifar10.
 """
 
 import csv
@@ -25,9 +25,8 @@ from onnx_graph import WHOLE, Graph
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FEATURES, LOGITS, CLASSES = 8, 10, {"edm-cifar10-cond": 10, "edm-imagenet64": 1000, "dit-256": 1000}
-# Differences of samplers need 40 samples of each; where no claim is about one, fewer do.
-IMAGES = 40
-SAMPLES = {"steindiff-cifar10": 40, "steindiff-imagenet64": 40, "edm-cifar10": 6}
+# Differences of samplers need 40 samples of each and a reference of as many; where no claim is about one, fewer do.
+DIFFERENCES, FEW, IMAGES = 40, {"edm-cifar10": 6}, 12
 
 
 def planes(graph, rows):
@@ -92,8 +91,8 @@ def extractor(preset, rng):
     file.with_name(f"{file.name}.json").write_text(json.dumps(record))
 
 
-def images(path, shape, rng):
-    np.save(path, rng.integers(0, 256, (IMAGES, *shape), dtype=np.uint8))
+def images(path, count, shape, rng):
+    np.save(path, rng.integers(0, 256, (count, *shape), dtype=np.uint8))
 
 
 def stand_ins(folder, configs):
@@ -106,23 +105,33 @@ def stand_ins(folder, configs):
         network(card.parent, spec, rng)
         if "latent" in spec:
             decoder(card.parent, spec, rng)
-    entries = [e for c in configs for kind in ("likelihood", "samples") for e in yaml.safe_load(c.read_text()).get(kind, [])]
-    for name in sorted({e["extractor"] for e in entries if "extractor" in e}):
+    entries = [(c, e) for c in configs for kind in ("likelihood", "samples") for e in yaml.safe_load(c.read_text()).get(kind, [])]
+    for name in sorted({e["extractor"] for _, e in entries if "extractor" in e}):
         extractor(folder / "extractors" / f"{name}.yaml", rng)
     (folder / "data/papers").mkdir(parents=True)
-    for entry in entries:
+    for config, entry in entries:
         card = yaml.safe_load((folder / "configs/papers" / entry["model"]).read_text())
         shape = card["latent"]["shape"] if "latent" in card else card["shape"]
-        images(folder / "configs/papers" / entry.get("data", entry.get("reference")), shape, rng)
+        # One file may be the reference of several configs.
+        file = folder / "configs/papers" / entry.get("data", entry.get("reference"))
+        if claimed(config) or not file.exists():
+            images(file, DIFFERENCES if claimed(config) else IMAGES, shape, rng)
+
+
+def claimed(config):
+    """The features whose differences of samplers the config's claims are about; None for those of every entry."""
+    claims = yaml.safe_load(config.with_name(f"{config.stem}-claims.yaml").read_text())["claims"]
+    return {c["where"].get("features") for c in claims if c["table"] == "contrasts"}
 
 
 def few(config):
-    """Options that lower the numbers of samples, and nothing else but the steps of the longest solver."""
-    spec, options = yaml.safe_load(config.read_text()), []
+    """Options that lower the numbers of samples, and nothing else but the splits of inception scores."""
+    spec, options, differences = yaml.safe_load(config.read_text()), [], claimed(config)
     for i in range(len(spec.get("likelihood", []))):
         options += ["--set", f"likelihood.{i}.samples=2"]
     for i, entry in enumerate(spec.get("samples", [])):
-        options += ["--set", f"samples.{i}.count={SAMPLES.get(config.stem, 4)}"]
+        many = None in differences or entry["extractor"] in differences
+        options += ["--set", f"samples.{i}.count={DIFFERENCES if many else FEW.get(config.stem, 4)}"]
         for j, metric in enumerate(entry["metrics"]):
             if metric == "inception-score":
                 options += ["--set", f"samples.{i}.metrics.{j}={{inception-score: {{splits: 2}}}}"]

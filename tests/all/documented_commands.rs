@@ -60,6 +60,10 @@ const PARSED_ONLY: &[(&str, &str)] = &[
         "12,000 samples with their densities",
     ),
     (
+        "flowgauge run configs/lj13.yaml",
+        "1,000 samples of 39 numbers with their densities",
+    ),
+    (
         "flowgauge sample --model card.yaml --scheduler scheduler_config.json --steps 20 --noise x_T.npy --out x.npy",
         "a network and a scheduler of other projects",
     ),
