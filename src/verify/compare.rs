@@ -230,16 +230,43 @@ pub(super) fn compare_rows(
             "ahead" | "behind" => new.is_empty(),
             _ => false,
         };
-        if old != new && !is_unmeasured {
-            worst = worst.worse_of(RowComparison::compare_cells(
-                name,
-                old,
-                new,
-                drift_tolerance(work, dim, name, again, j),
-            ));
+        if old == new || is_unmeasured {
+            continue;
         }
+        let tolerance = drift_tolerance(work, dim, name, again, j);
+        worst = worst.worse_of(match name.as_str() {
+            "observables" => compare_observables(old, new, tolerance),
+            _ => RowComparison::compare_cells(name, old, new, tolerance),
+        });
     }
     worst
+}
+
+/// Compares cells of `observables`, which hold pairs `name=value`, value by value. `tolerance` is that
+/// of a small value; a larger one adds its own roundings.
+fn compare_observables(stored: &str, recomputed: &str, tolerance: f64) -> RowComparison {
+    let pairs = |text: &str| -> Option<Vec<(String, String)>> {
+        let pair = |pair: &str| {
+            let (name, value) = pair.rsplit_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        };
+        text.split_whitespace().map(pair).collect()
+    };
+    let names = |pairs: &[(String, String)]| -> Vec<String> {
+        pairs.iter().map(|(name, _)| name.clone()).collect()
+    };
+    match (pairs(stored), pairs(recomputed)) {
+        (Some(old), Some(new)) if names(&old) == names(&new) => {
+            let values = old.iter().zip(&new);
+            values.fold(RowComparison::equal(), |worst, ((name, old), (_, new))| {
+                let size = new.parse::<f64>().map_or(0.0, f64::abs);
+                let column = format!("observables.{name}");
+                let tolerance = tolerance + DRIFT_TOLERANCE * size;
+                worst.worse_of(RowComparison::compare_cells(&column, old, new, tolerance))
+            })
+        }
+        _ => RowComparison::compare_cells("observables", stored, recomputed, 0.0),
+    }
 }
 
 /// Compares the number of stored rows with the number of recomputed rows, which differ.
@@ -310,6 +337,22 @@ fn statistic_magnitude(column: &str, size: &dyn Fn(&str) -> f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn observables_are_compared_value_by_value() {
+        let verdict = |a: &str, b: &str| compare_observables(a, b, 1e-4).verdict;
+        assert_eq!(verdict("u=1 v=0.1", "u=1 v=0.1"), RowVerdict::Match);
+        assert_eq!(verdict("u=1 v=0.1", "u=1.00001 v=0.1"), RowVerdict::Drift);
+        assert_eq!(
+            verdict("u=1000 v=0.1", "u=1000.01 v=0.1"),
+            RowVerdict::Drift
+        );
+        assert_eq!(verdict("u=1 v=0.1", "u=1 v=0.2"), RowVerdict::Mismatch);
+        assert_eq!(verdict("u=1 v=0.1", "u=1 w=0.1"), RowVerdict::Mismatch);
+        assert_eq!(verdict("u=1 v=0.1", "u=1"), RowVerdict::Mismatch);
+        let worst = compare_observables("u=1 v=0.1", "u=1.00001 v=0.2", 1e-4);
+        assert_eq!(worst.column, "observables.v");
+    }
 
     #[test]
     fn cells_are_classified_as_match_drift_or_mismatch() {
