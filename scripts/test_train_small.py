@@ -180,6 +180,15 @@ def heads_of_other_sizes_and_maps_of_other_seeds(folder, program):
     inspect(program, card)
 
 
+def denoisers_of_other_lengths(folder, program):
+    out = folder / "lengths"
+    run_script(train_digits, "--denoiser-steps=2", "--keep", "1", "2", f"--checkpoints={folder}", f"--out={out}", "--", "denoiser")
+    x, sigma = (v.numpy() for v in train_digits.shown_states(train_digits.split()[0]))
+    one, two = (run_graph(out / f"denoiser-{step}.onnx", x=x, sigma=sigma) for step in (1, 2))
+    assert not np.array_equal(one, two)
+    inspect(program, out / "denoiser-2.yaml")
+
+
 def main():
     program = sys.argv[1] if len(sys.argv) > 1 else None
     torch.set_num_threads(1)
@@ -195,6 +204,7 @@ def main():
         every_part_trains_and_exports(folder, program)
         refuses_other_data(train_tabular.read, folder, "protein", "protein.csv.gz")
         heads_of_other_sizes_and_maps_of_other_seeds(folder, program)
+        denoisers_of_other_lengths(folder, program)
     print("all of it holds")
 
 

@@ -2,9 +2,10 @@
 
     python scripts/train_digits.py [denoiser] [head] [classifier] [card]
     python scripts/train_digits.py --seed N [--width W] [--steps N] [--out FOLDER] head head-alone
+    python scripts/train_digits.py --denoiser-steps N --keep STEP... --checkpoints FOLDER --out FOLDER -- denoiser
 
-Without parts it makes the first four. Seeded; one thread; about a quarter of an hour. The options are those of the head: other
-seeds, sizes and lengths of its training. `head-alone` exports the head and nothing else.
+Without parts it makes the first four. Seeded; one thread; about a quarter of an hour. Options train heads of other seeds, sizes and
+lengths, and `head-alone` exports the head and nothing else. `--keep` exports the denoiser as it is at these steps, with a card each.
 """
 
 import argparse
@@ -154,7 +155,7 @@ def train_denoiser(train, args):
     vsigma = draw_sigma(len(vx0), vgen, SIGMA_MIN, SIGMA_MAX)
     vx = vx0 + vsigma[:, None] * torch.randn(vx0.shape, generator=vgen)
     best, began = math.inf, time.time()
-    for step in range(DENOISER_STEPS + 1):
+    for step in range(args.denoiser_steps + 1):
         if step % 500 == 0:
             with torch.no_grad():
                 error = ((average.model(vx, vsigma) - vx0) / vsigma[:, None]).square().sum(1)
@@ -167,8 +168,12 @@ def train_denoiser(train, args):
                 torch.save({"state": average.model.state_dict(), "step": step}, checkpoint("digits", "denoiser", args.checkpoints))
             print(f"denoiser {step} validation {figure:.4f} {thirds} {time.time() - began:.0f} s{mark}",
                   flush=True)
+        if step in args.keep:
+            name = f"denoiser-{step}"
+            export(average.model, args.out / f"{name}.onnx", shown_states(train), ("x", "sigma"), ("denoised",))
+            write_card(args.out / f"{name}.yaml", plain_card(f"digits-{step}", args.out / f"{name}.onnx"))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, DENOISER_STEPS, 1.5e-3)
+            group["lr"] = learning_rate(step, args.denoiser_steps, 1.5e-3)
         rows = torch.randint(len(fit), (DENOISER_BATCH,), generator=gen)
         x0 = dequantize(fit[rows], gen)
         sigma = draw_sigma(DENOISER_BATCH, gen)
@@ -354,18 +359,13 @@ def export_head(train, args):
     return steps
 
 
-def export_all(train, args):
-    denoiser, denoiser_steps = load_denoiser(train, args)
-    x, sigma = shown_states(train)
-    export(denoiser, args.out / "denoiser.onnx", (x, sigma), ("x", "sigma"), ("denoised",))
-    classifier = Classifier()
-    classifier.load_state_dict(torch.load(checkpoint("digits", "classifier", args.checkpoints))["state"])
-    export(classifier, args.out / "features.onnx", (x,), ("image",), ("features", "logits"))
-    card = {
-        "name": "digits",
+def plain_card(name, denoiser):
+    """The card of a denoiser alone."""
+    return {
+        "name": name,
         "shape": [64],
         "network": {
-            "file": "denoiser.onnx", "sha256": sha256(args.out / "denoiser.onnx"),
+            "file": denoiser.name, "sha256": sha256(denoiser),
             "inputs": {"x": "x", "time": "sigma"}, "output": "denoised",
             "prediction": "denoised", "time": {"feed": "sigma"},
         },
@@ -373,6 +373,16 @@ def export_all(train, args):
         "prior": {"std": SIGMA_MAX},
         "data": {"range": [-1, 1], "levels": LEVELS},
     }
+
+
+def export_all(train, args):
+    denoiser, denoiser_steps = load_denoiser(train, args)
+    x, sigma = shown_states(train)
+    export(denoiser, args.out / "denoiser.onnx", (x, sigma), ("x", "sigma"), ("denoised",))
+    classifier = Classifier()
+    classifier.load_state_dict(torch.load(checkpoint("digits", "classifier", args.checkpoints))["state"])
+    export(classifier, args.out / "features.onnx", (x,), ("image",), ("features", "logits"))
+    card = plain_card("digits", args.out / "denoiser.onnx")
     head_steps = 0
     if head_checkpoint(args).exists():
         head_steps = export_head(train, args)
@@ -396,6 +406,8 @@ def main():
     parser.add_argument("--batch", type=int, default=HEAD_BATCH, help="of the head")
     parser.add_argument("--generated", type=int, default=GENERATED, help="images that the denoiser makes for the head")
     parser.add_argument("--check", type=int, default=CHECKED, help="images on which the head's objective is printed")
+    parser.add_argument("--denoiser-steps", type=int, default=DENOISER_STEPS)
+    parser.add_argument("--keep", type=int, nargs="+", default=[], metavar="STEP", help="steps at which the denoiser is exported")
     parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints; default target/checkpoints")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the model; default models/digits")
     parser.add_argument("parts", nargs="*", metavar="PART", help="denoiser, classifier, head, card, head-alone")
