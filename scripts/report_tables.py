@@ -152,10 +152,10 @@ def seeds(folder, config):
     table(["data", "estimator", "seeds", "mean bias", "its spread between seeds", "standard error within a seed", "RMSE", "correlation"], lines)
 
 
-def mean_and_error(values):
+def mean_and_error(values, sign="+"):
     if len(values) < 2:
-        return f"{values[0]:+.0f}" if values else ""
-    return f"{statistics.mean(values):+.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
+        return f"{values[0]:{sign}.0f}" if values else ""
+    return f"{statistics.mean(values):{sign}.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
 
 
 def own_samples(folder, config):
@@ -166,7 +166,7 @@ def own_samples(folder, config):
         head, determinant = by_sample(rows(folder, config, f"head-{steps}")), by_sample(drawn)
         ode = by_sample(r for r in rows(folder, config, "samples")
                         if r["dataset"] == f"head-{steps}.npy" and r["estimator"].startswith("hutchinson"))
-        cells = [mean_and_error(list(head.values())), mean_and_error(list(ode.values()))]
+        cells = [mean_and_error(list(head.values()), ""), mean_and_error(list(ode.values()), "")]
         for one, other in ((head, ode), (head, determinant), (determinant, ode)):
             shared = sorted(set(one) & set(other))
             cells.append(f"{mean_and_error([one[s] - other[s] for s in shared])} ({len(shared)})")
