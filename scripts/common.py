@@ -5,6 +5,7 @@ Concat), because the exported graphs are meant to be differentiated and moved be
 """
 
 import copy
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -139,6 +140,15 @@ def save(proto, path):
 
 def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def unpacked(path, expected):
+    """The content of a gzip file, after a check of the file's SHA-256."""
+    packed = Path(path).read_bytes()
+    found = hashlib.sha256(packed).hexdigest()
+    if found != expected:
+        raise SystemExit(f"{path}: SHA-256 is {found}, expected {expected}")
+    return gzip.decompress(packed)
 
 
 def scalar(value):

@@ -228,8 +228,8 @@ def train(name, model, draw_loss, steps, peak, checkpoint, report, decay=0.9995,
     return average.model
 
 
-def checkpoint(model_name, map_name):
-    folder = MODELS.parent / "target" / "checkpoints"
+def checkpoint(model_name, map_name, folder=None):
+    folder = folder or MODELS.parent / "target" / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{model_name}-{map_name}.pt"
 

@@ -12,8 +12,6 @@ the denoiser of independent pixels, and its divergence is known too. Noise, velo
 readings of one network, for every path with x = alpha x0 + sigma eps.
 """
 
-import gzip
-import hashlib
 import math
 import time
 from pathlib import Path
@@ -23,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common import MODELS, silu
+from common import MODELS, silu, unpacked
 
 LEVELS, WIDTH = 256, 2 / 256        # grey levels, and the width of one level in [-1, 1]
 CLASSES = 10                        # labels 0 to 9; label 10 means «no label»
@@ -38,12 +36,7 @@ HASHES = {
 
 def read(folder, name):
     """An IDX file of bytes as an array, after a check of its SHA-256."""
-    path = Path(folder) / name
-    packed = path.read_bytes()
-    found = hashlib.sha256(packed).hexdigest()
-    if found != HASHES[name]:
-        raise SystemExit(f"{path}: SHA-256 is {found}, expected {HASHES[name]}")
-    raw = gzip.decompress(packed)
+    raw = unpacked(Path(folder) / name, HASHES[name])
     dims = raw[3]
     shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(dims)]
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape)

@@ -9,7 +9,6 @@ training wrote. A minute or two.
 import gzip
 import hashlib
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -23,6 +22,7 @@ import train_mnist_latent as latent
 import train_mnist_maps as maps
 from common import Average
 from mnist import Ddpm, Denoiser, FlowMatching, Pixels, Run, wide
+from training_tests import inspect, refuses_other_data, run_script
 
 SMALL = ["--steps=3", "--batch=8", "--width=8", "--every=2", "--check=8", "--threads=1"]
 
@@ -155,28 +155,11 @@ def every_part_trains_and_exports(folder, program):
     calls += [(train_mnist, [f"--family={f}", f"--start={folder}/mnist-edm.pt"], f) for f in ("fm", "vp")]
     calls += [(maps, [part, "--probes=2"], "edm") for part in ("stad", "joint", "f2d2")]
     for module, own, model in calls:
-        sys.argv = [module.__name__, *own, *common, f"--out={folder / model}"]
-        module.main()
+        run_script(module, *own, *common, f"--out={folder / model}")
     for part in ("vae", "flow", "export"):
-        sys.argv = ["latent", part, *common[:2], "--steps=3", "--batch=8", "--every=2", "--threads=1", f"--out={folder}/latent"]
-        latent.main()
+        run_script(latent, part, *common[:2], "--steps=3", "--batch=8", "--every=2", "--threads=1", f"--out={folder}/latent")
     for model in ("edm", "fm", "vp", "latent"):
-        card = folder / model / "card.yaml"
-        if program:
-            said = subprocess.run([program, "inspect", card], capture_output=True, text=True)
-            assert said.returncode == 0, said.stderr
-            assert "every operator can be differentiated" in said.stdout
-        print(card.read_text())
-
-
-def refuses_other_data(folder):
-    (folder / "train-images-idx3-ubyte.gz").write_bytes(b"other")
-    try:
-        mnist.read(folder, "train-images-idx3-ubyte.gz")
-    except SystemExit as message:
-        assert "SHA-256" in str(message)
-    else:
-        raise AssertionError("a file with another hash was read")
+        inspect(program, folder / model / "card.yaml")
 
 
 def main():
@@ -194,7 +177,7 @@ def main():
         interrupted_training_ends_where_the_other_ends(folder)
         stand_in(folder, gen)
         every_part_trains_and_exports(folder, program)
-        refuses_other_data(folder)
+        refuses_other_data(mnist.read, folder, "train-images-idx3-ubyte.gz", "train-images-idx3-ubyte.gz")
     print("all of it holds")
 
 

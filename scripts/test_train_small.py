@@ -1,16 +1,16 @@
-"""Holds the scripts that make models/protein, models/kin40k and models/posterior: closed forms, and every export at a tiny size.
+"""Holds the scripts that make models/protein, models/kin40k, models/posterior, and other heads and maps of models/digits: closed forms,
+and every export at a tiny size.
 
     python scripts/test_train_small.py [FLOWGAUGE]
 
 Needs no data set: random tables stand in for those of the sets. With the program, it inspects every card that a training
-wrote. Half a minute.
+wrote. A minute.
 """
 
 import gzip
 import hashlib
 import math
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -18,10 +18,15 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
+import train_digits
+import train_digits_maps
 import train_posterior
 import train_tabular
+from common import MODELS
+from flow_maps import card_entry, put_in_card
 from flow_matching import Standard, Velocity, distinct_rows, matching_loss, rows_at_atoms
 from train_posterior import Linear, TwoMoons
+from training_tests import inspect, refuses_other_data, run_script
 
 
 def awake(model, gen):
@@ -127,20 +132,6 @@ def posterior_of_the_linear_task_is_normal(folder, gen):
     assert np.allclose(both[10:, 10:], 0.2 * np.eye(10), atol=4e-3) and np.allclose(both[10:, :10], 0.1 * np.eye(10), atol=3e-3)
 
 
-def run_script(module, *arguments):
-    sys.argv = [module.__name__, *map(str, arguments)]
-    module.main()
-
-
-def inspect(program, cards):
-    for card in cards:
-        said = subprocess.run([program, "inspect", card], capture_output=True, text=True)
-        assert said.returncode == 0, said.stderr
-        assert "kind: flow" in card.read_text() or "kind: density" in card.read_text() \
-            or "every operator can be differentiated" in said.stdout, said.stdout
-        print(card.read_text())
-
-
 def every_part_trains_and_exports(folder, program):
     rng = np.random.default_rng(7)
     for name, columns in (("protein", 5), ("kin40k", 4)):
@@ -155,19 +146,47 @@ def every_part_trains_and_exports(folder, program):
     for task in train_posterior.TASKS:
         run_script(train_posterior, f"--task={task}", f"--checkpoints={folder}", "--steps=3", "--batch=8", "--width=8",
                    "--every=2", f"--out={folder / 'posterior'}")
-    if program:
-        inspect(program, [folder / name / card for name in ("protein", "kin40k") for card in ("card.yaml", "flow.yaml")])
-        inspect(program, sorted((folder / "posterior").glob("*.yaml")))
+    for name in ("protein", "kin40k"):
+        for card in ("card.yaml", "flow.yaml"):
+            inspect(program, folder / name / card)
+    for card in sorted((folder / "posterior").glob("*.yaml")):
+        inspect(program, card)
 
 
-def refuses_other_data(folder):
-    (folder / "protein.csv.gz").write_bytes(b"other")
-    try:
-        train_tabular.read(folder, "protein")
-    except SystemExit as message:
-        assert "SHA-256" in str(message)
-    else:
-        raise AssertionError("a file with another hash was read")
+def heads_of_other_sizes_and_maps_of_other_seeds(folder, program):
+    """Heads and maps of `digits`, whose teacher is the shipped denoiser."""
+    out = folder / "digits"
+    common = ["--seed=1", "--steps=3", "--batch=8", "--generated=20", "--check=4", f"--checkpoints={folder}", f"--out={out}"]
+    for width in (6, 8):
+        run_script(train_digits, f"--width={width}", *common, "head", "head-alone")
+    run_script(train_digits_maps, *common)
+    names = ["stad-6-3-1", "stad-8-3-1", "shortcut-3-1", "meanflow-3-1"]
+    assert sorted(p.stem for p in out.glob("*")) == sorted(names)
+    small, large = ((out / f"{name}.onnx").stat().st_size for name in names[:2])
+    assert small < large
+    # Another seed is another head, and the same seed is the same one.
+    x, sigma = (v.numpy() for v in train_digits.shown_states(train_digits.split()[0]))
+    first = run_graph(out / "stad-8-3-1.onnx", x=x, sigma=sigma)
+    run_script(train_digits, "--width=8", *common[1:], "--seed=2", "head", "head-alone")
+    assert not np.array_equal(run_graph(out / "stad-8-3-2.onnx", x=x, sigma=sigma), first)
+    run_script(train_digits, "--width=8", *common, "head", "head-alone")
+    assert np.array_equal(run_graph(out / "stad-8-3-1.onnx", x=x, sigma=sigma), first)
+    # The program can evaluate a card with them.
+    (out / "denoiser.onnx").write_bytes((MODELS / "digits/denoiser.onnx").read_bytes())
+    card = out / "card.yaml"
+    card.write_text((MODELS / "digits/card.yaml").read_text().replace("stad.onnx", "stad-8-3-2.onnx"))
+    put_in_card(card, {"shortcut": card_entry(out / "shortcut-3-1.onnx", {"x": "x", "from": "sigma", "step": "step"}),
+                       "meanflow": card_entry(out / "meanflow-3-1.onnx", {"x": "x", "from": "sigma", "to": "to"})})
+    inspect(program, card)
+
+
+def denoisers_of_other_lengths(folder, program):
+    out = folder / "lengths"
+    run_script(train_digits, "--denoiser-steps=2", "--keep", "1", "2", f"--checkpoints={folder}", f"--out={out}", "--", "denoiser")
+    x, sigma = (v.numpy() for v in train_digits.shown_states(train_digits.split()[0]))
+    one, two = (run_graph(out / f"denoiser-{step}.onnx", x=x, sigma=sigma) for step in (1, 2))
+    assert not np.array_equal(one, two)
+    inspect(program, out / "denoiser-2.yaml")
 
 
 def main():
@@ -183,7 +202,9 @@ def main():
         posterior_of_two_moons_is_a_density(folder, gen)
         posterior_of_the_linear_task_is_normal(folder, gen)
         every_part_trains_and_exports(folder, program)
-        refuses_other_data(folder)
+        refuses_other_data(train_tabular.read, folder, "protein", "protein.csv.gz")
+        heads_of_other_sizes_and_maps_of_other_seeds(folder, program)
+        denoisers_of_other_lengths(folder, program)
     print("all of it holds")
 
 

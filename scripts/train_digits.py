@@ -1,13 +1,17 @@
 """Makes models/digits: an EDM denoiser, a Stein divergence head and a classifier for 8x8 digits.
 
     python scripts/train_digits.py [denoiser] [head] [classifier] [card]
+    python scripts/train_digits.py --seed N [--width W] [--steps N] [--out FOLDER] head head-alone
+    python scripts/train_digits.py --denoiser-steps N --keep STEP... --checkpoints FOLDER --out FOLDER -- denoiser
 
-Without arguments it makes all four in that order. Seeded; one thread; about a quarter of an hour.
+Without parts it makes the first four. Seeded; one thread; about a quarter of an hour. Options train heads of other seeds, sizes and
+lengths, and `head-alone` exports the head and nothing else. `--keep` exports the denoiser as it is at these steps, with a card each.
 """
 
+import argparse
 import math
-import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,14 +20,16 @@ from torch import nn
 
 from common import (MODELS, Average, Trunk, export, learning_rate, sha256, silu, stein_loss,
                     write_card)
+from flow_maps import check_against_file, checkpoint, load_weights
 
 HERE = MODELS / "digits"
 SPLIT_SEED = 20261122
 LEVELS, WIDTH = 17, 2 / 17          # grey levels, and the width of one level in [-1, 1]
 SIGMA_MIN, SIGMA_MAX = 0.02, 20.0
 DENOISER_STEPS, DENOISER_BATCH = 12_000, 512
-HEAD_STEPS, HEAD_BATCH = 12_000, 512
+HEAD_STEPS, HEAD_BATCH, HEAD_WIDTH = 12_000, 512, 192
 GENERATED = 40_000                  # images that the denoiser makes, for training the head
+CHECKED = 6_000                     # and for looking at its objective
 
 
 def split():
@@ -76,7 +82,7 @@ class Divergence(nn.Module):
     `forward` gives +div of dx/dsigma = (x - D)/sigma, which is -div F / sigma.
     """
 
-    def __init__(self, mean, std, eigenvalues, width=192, blocks=3):
+    def __init__(self, mean, std, eigenvalues, width=HEAD_WIDTH, blocks=3):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("variance", std * std)
@@ -130,7 +136,7 @@ def draw_head_sigma(count, gen):
     return torch.where(middle, draw_sigma(count, gen, 0.08, 2.5), draw_sigma(count, gen))
 
 
-def train_denoiser(train):
+def train_denoiser(train, args):
     """Log-uniform sigma, EDM weights; the checkpoint with the best validation likelihood is kept.
 
     The validation figure is the one of the I-MMSE bound, the mean of |D - x0|^2 / sigma^2 over
@@ -149,7 +155,7 @@ def train_denoiser(train):
     vsigma = draw_sigma(len(vx0), vgen, SIGMA_MIN, SIGMA_MAX)
     vx = vx0 + vsigma[:, None] * torch.randn(vx0.shape, generator=vgen)
     best, began = math.inf, time.time()
-    for step in range(DENOISER_STEPS + 1):
+    for step in range(args.denoiser_steps + 1):
         if step % 500 == 0:
             with torch.no_grad():
                 error = ((average.model(vx, vsigma) - vx0) / vsigma[:, None]).square().sum(1)
@@ -159,11 +165,15 @@ def train_denoiser(train):
             mark = ""
             if figure < best and step:
                 best, mark = figure, " kept"
-                torch.save({"state": average.model.state_dict(), "step": step}, CHECKPOINT("denoiser"))
+                torch.save({"state": average.model.state_dict(), "step": step}, checkpoint("digits", "denoiser", args.checkpoints))
             print(f"denoiser {step} validation {figure:.4f} {thirds} {time.time() - began:.0f} s{mark}",
                   flush=True)
+        if step in args.keep:
+            name = f"denoiser-{step}"
+            export(average.model, args.out / f"{name}.onnx", shown_states(train), ("x", "sigma"), ("denoised",))
+            write_card(args.out / f"{name}.yaml", plain_card(f"digits-{step}", args.out / f"{name}.onnx"))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, DENOISER_STEPS, 1.5e-3)
+            group["lr"] = learning_rate(step, args.denoiser_steps, 1.5e-3)
         rows = torch.randint(len(fit), (DENOISER_BATCH,), generator=gen)
         x0 = dequantize(fit[rows], gen)
         sigma = draw_sigma(DENOISER_BATCH, gen)
@@ -178,18 +188,37 @@ def train_denoiser(train):
         average.update(model)
 
 
-def CHECKPOINT(name):
-    folder = MODELS.parent / "target" / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"digits-{name}.pt"
-
-
-def load_denoiser(train):
+def new_denoiser(train):
     mean, cov = moments(torch.from_numpy(train).float())
-    model = Denoiser(mean.float(), cov.diagonal().sqrt().float())
-    kept = torch.load(CHECKPOINT("denoiser"))
+    return Denoiser(mean.float(), cov.diagonal().sqrt().float())
+
+
+def load_denoiser(train, args):
+    model = new_denoiser(train)
+    kept = torch.load(checkpoint("digits", "denoiser", args.checkpoints))
     model.load_state_dict(kept["state"])
     return model.eval().requires_grad_(False), kept["step"]
+
+
+def shipped_denoiser(train):
+    """The denoiser of models/digits from its file."""
+    denoiser = load_weights(new_denoiser(train), HERE / "denoiser.onnx")
+    gen = torch.Generator().manual_seed(3)
+    sigma = torch.exp(torch.linspace(math.log(SIGMA_MIN) - 0.1, math.log(SIGMA_MAX) + 0.1, 64))
+    x = dequantize(torch.from_numpy(train[:64]).float(), gen)
+    check_against_file(denoiser, HERE / "denoiser.onnx", (x + sigma[:, None] * torch.randn(x.shape, generator=gen), sigma))
+    return denoiser
+
+
+def the_denoiser(train, args):
+    """The one that was just trained, or the shipped one."""
+    if checkpoint("digits", "denoiser", args.checkpoints).exists():
+        return load_denoiser(train, args)[0]
+    return shipped_denoiser(train)
+
+
+def generate_many(denoiser, count, gen):
+    return torch.cat([generate(denoiser, min(2000, count - done), gen) for done in range(0, count, 2000)])
 
 
 def generate(denoiser, count, gen, steps=30):
@@ -205,7 +234,7 @@ def generate(denoiser, count, gen, steps=30):
     return torch.floor((x + 1) / WIDTH).clamp(0, LEVELS - 1)
 
 
-def train_head(train):
+def train_head(train, args):
     """The Langevin-Stein objective in its denoising form, arranged for low variance.
 
     The minimiser is div F wherever p is positive, whatever p is, so that p may be chosen: one in
@@ -217,16 +246,16 @@ def train_head(train):
     divergence is a known constant per sigma.  The target's noise, (R.eps)/sigma, falls from about
     sqrt(2 d) = 11 to between 0.03 and 4.  Pairs +eps and -eps cancel what is odd in eps.
     """
-    torch.manual_seed(11)
-    gen = torch.Generator().manual_seed(12)
-    denoiser, _ = load_denoiser(train)
+    torch.manual_seed(11 + 1000 * args.seed)
+    gen = torch.Generator().manual_seed(12 + 1000 * args.seed)
+    denoiser = the_denoiser(train, args)
     mean, cov = moments(torch.from_numpy(train).float())
     eigenvalues, basis = torch.linalg.eigh(cov)
     mean, eigenvalues, basis = mean.float(), eigenvalues.float(), basis.float()
     raw = torch.from_numpy(train).float()
-    made = torch.cat([generate(denoiser, 2000, gen) for _ in range(GENERATED // 2000)])
+    made = generate_many(denoiser, args.generated, gen)
     print(f"head: generated {len(made)} images, mean level {made.mean():.3f} against {raw.mean():.3f}")
-    model = Divergence(mean, cov.diagonal().sqrt().float(), eigenvalues)
+    model = Divergence(mean, cov.diagonal().sqrt().float(), eigenvalues, args.width)
     average = Average(model, 0.9995)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, betas=(0.9, 0.99))
 
@@ -243,20 +272,21 @@ def train_head(train):
                           1 / (2 + scale * scale))
 
     vgen = torch.Generator().manual_seed(13)
-    check = dequantize(generate(denoiser, 6000, vgen), vgen)
+    check = dequantize(generate(denoiser, args.check, vgen), vgen)
     vsigma = draw_sigma(len(check) // 2, vgen).repeat(2)
     veps = torch.randn((len(check) // 2, 64), generator=vgen)
     veps, check = torch.cat([veps, -veps]), check[: len(check) // 2].repeat(2, 1)
-    began = time.time()
-    for step in range(HEAD_STEPS + 1):
-        if step % 1000 == 0:
+    began, cpu = time.time(), time.process_time()
+    for step in range(args.steps + 1):
+        if step % 1000 == 0 or step == args.steps:
             with torch.no_grad():
                 figure = loss_on(average.model, check, vsigma, veps).item()
-            print(f"head {step} objective on fresh images {figure:.4f} {time.time() - began:.0f} s", flush=True)
-            torch.save({"state": average.model.state_dict(), "step": step}, CHECKPOINT("head"))
+            print(f"head {step} objective on fresh images {figure:.4f} {time.time() - began:.0f} s, "
+                  f"{time.process_time() - cpu:.0f} CPU s", flush=True)
+            torch.save({"state": average.model.state_dict(), "step": step}, head_checkpoint(args))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, HEAD_STEPS, 2e-3)
-        half, eighth = HEAD_BATCH // 2, HEAD_BATCH // 8
+            group["lr"] = learning_rate(step, args.steps, 2e-3)
+        half, eighth = args.batch // 2, args.batch // 8
         x0 = torch.cat([raw[torch.randint(len(raw), (eighth,), generator=gen)],
                         made[torch.randint(len(made), (half - eighth,), generator=gen)]])
         x0 = dequantize(x0, gen).repeat(2, 1)
@@ -270,15 +300,25 @@ def train_head(train):
         average.update(model)
 
 
-def load_head(train):
+def variant(args):
+    """Part of the names of files; nothing for the shipped head."""
+    shipped = (args.width, args.steps, args.seed) == (HEAD_WIDTH, HEAD_STEPS, 0)
+    return "" if shipped else f"-{args.width}-{args.steps}-{args.seed}"
+
+
+def head_checkpoint(args):
+    return checkpoint("digits", f"head{variant(args)}", args.checkpoints)
+
+
+def load_head(train, args):
     mean, cov = moments(torch.from_numpy(train).float())
-    model = Divergence(mean.float(), cov.diagonal().sqrt().float(), torch.linalg.eigvalsh(cov).float())
-    kept = torch.load(CHECKPOINT("head"))
+    model = Divergence(mean.float(), cov.diagonal().sqrt().float(), torch.linalg.eigvalsh(cov).float(), args.width)
+    kept = torch.load(head_checkpoint(args))
     model.load_state_dict(kept["state"])
     return model.eval().requires_grad_(False), kept["step"]
 
 
-def train_classifier(train, labels, heldout, heldout_labels):
+def train_classifier(train, labels, heldout, heldout_labels, args):
     """Small and plain: its features are for Frechet and kernel distances, not for a contest."""
     torch.manual_seed(21)
     gen = torch.Generator().manual_seed(22)
@@ -301,24 +341,31 @@ def train_classifier(train, labels, heldout, heldout_labels):
         seen = dequantize(torch.from_numpy(heldout).float(), gen)
         right = (model(seen)[1].argmax(1) == torch.from_numpy(heldout_labels).long())
     print(f"classifier: {right.float().mean():.4f} of {len(heldout)} held-out images right")
-    torch.save({"state": model.state_dict(), "step": steps}, CHECKPOINT("classifier"))
+    torch.save({"state": model.state_dict(), "step": steps}, checkpoint("digits", "classifier", args.checkpoints))
 
 
-def export_all(train):
-    denoiser, denoiser_steps = load_denoiser(train)
+def shown_states(train):
+    """Seven states and their noise levels, on which an exported graph is compared with torch."""
     gen = torch.Generator().manual_seed(31)
     sigma = torch.tensor([0.02, 0.05, 0.3, 1.0, 5.0, 20.0, 0.1])
     x = dequantize(torch.from_numpy(train[:7]).float(), gen)
-    x = x + sigma[:, None] * torch.randn(x.shape, generator=gen)
-    export(denoiser, HERE / "denoiser.onnx", (x, sigma), ("x", "sigma"), ("denoised",))
-    classifier = Classifier()
-    classifier.load_state_dict(torch.load(CHECKPOINT("classifier"))["state"])
-    export(classifier, HERE / "features.onnx", (x,), ("image",), ("features", "logits"))
-    card = {
-        "name": "digits",
+    return x + sigma[:, None] * torch.randn(x.shape, generator=gen), sigma
+
+
+def export_head(train, args):
+    """The number of steps that the head was trained."""
+    head, steps = load_head(train, args)
+    export(head, args.out / f"stad{variant(args)}.onnx", shown_states(train), ("x", "sigma"), ("divergence",))
+    return steps
+
+
+def plain_card(name, denoiser):
+    """The card of a denoiser alone."""
+    return {
+        "name": name,
         "shape": [64],
         "network": {
-            "file": "denoiser.onnx", "sha256": sha256(HERE / "denoiser.onnx"),
+            "file": denoiser.name, "sha256": sha256(denoiser),
             "inputs": {"x": "x", "time": "sigma"}, "output": "denoised",
             "prediction": "denoised", "time": {"feed": "sigma"},
         },
@@ -326,12 +373,21 @@ def export_all(train):
         "prior": {"std": SIGMA_MAX},
         "data": {"range": [-1, 1], "levels": LEVELS},
     }
+
+
+def export_all(train, args):
+    denoiser, denoiser_steps = load_denoiser(train, args)
+    x, sigma = shown_states(train)
+    export(denoiser, args.out / "denoiser.onnx", (x, sigma), ("x", "sigma"), ("denoised",))
+    classifier = Classifier()
+    classifier.load_state_dict(torch.load(checkpoint("digits", "classifier", args.checkpoints))["state"])
+    export(classifier, args.out / "features.onnx", (x,), ("image",), ("features", "logits"))
+    card = plain_card("digits", args.out / "denoiser.onnx")
     head_steps = 0
-    if CHECKPOINT("head").exists():
-        head, head_steps = load_head(train)
-        export(head, HERE / "stad.onnx", (x, sigma), ("x", "sigma"), ("divergence",))
+    if head_checkpoint(args).exists():
+        head_steps = export_head(train, args)
         card["divergence_heads"] = {"stad": {
-            "file": "stad.onnx", "inputs": {"x": "x", "time": "sigma"}, "output": "divergence",
+            "file": f"stad{variant(args)}.onnx", "inputs": {"x": "x", "time": "sigma"}, "output": "divergence",
             "scale": 1.0}}
     card["provenance"] = {
         "trained_on": "1500 of the 1797 8x8 digits of scikit-learn (UCI Optical Recognition of "
@@ -339,22 +395,46 @@ def export_all(train):
         "steps": denoiser_steps, "head_steps": head_steps, "ema": True,
         "licence": "MIT OR Apache-2.0", "script": "scripts/train_digits.py",
     }
-    write_card(HERE / "card.yaml", card)
+    write_card(args.out / "card.yaml", card)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the head; 0 is the shipped one")
+    parser.add_argument("--width", type=int, default=HEAD_WIDTH, help="of the head")
+    parser.add_argument("--steps", type=int, default=HEAD_STEPS, help="of the head")
+    parser.add_argument("--batch", type=int, default=HEAD_BATCH, help="of the head")
+    parser.add_argument("--generated", type=int, default=GENERATED, help="images that the denoiser makes for the head")
+    parser.add_argument("--check", type=int, default=CHECKED, help="images on which the head's objective is printed")
+    parser.add_argument("--denoiser-steps", type=int, default=DENOISER_STEPS)
+    parser.add_argument("--keep", type=int, nargs="+", default=[], metavar="STEP", help="steps at which the denoiser is exported")
+    parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints; default target/checkpoints")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the model; default models/digits")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="denoiser, classifier, head, card, head-alone")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    train, train_labels, heldout, heldout_labels = split()
+
+    def card():
+        np.save(args.out / "train.npy", train)
+        np.save(args.out / "heldout.npy", heldout)
+        np.save(args.out / "heldout_labels.npy", heldout_labels)
+        export_all(train, args)
+
+    parts = {
+        "denoiser": lambda: train_denoiser(train, args),
+        "classifier": lambda: train_classifier(train, train_labels, heldout, heldout_labels, args),
+        "head": lambda: train_head(train, args),
+        "card": card,
+        "head-alone": lambda: export_head(train, args),
+    }
+    unknown = set(args.parts) - set(parts)
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; parts are {', '.join(parts)}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.parts or [n for n in parts if n != "head-alone"]:
+        parts[name]()
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parts = sys.argv[1:]
-    train, train_labels, heldout, heldout_labels = split()
-    HERE.mkdir(parents=True, exist_ok=True)
-    if not parts or "denoiser" in parts:
-        train_denoiser(train)
-    if not parts or "classifier" in parts:
-        train_classifier(train, train_labels, heldout, heldout_labels)
-    if not parts or "head" in parts:
-        train_head(train)
-    if not parts or "card" in parts:
-        np.save(HERE / "train.npy", train)
-        np.save(HERE / "heldout.npy", heldout)
-        np.save(HERE / "heldout_labels.npy", heldout_labels)
-        export_all(train)
+    main()

@@ -1,27 +1,31 @@
 """Makes the flow maps of models/digits: Shortcut-Distill-F2D2 and MeanFlow-F2D2 students.
 
-    python scripts/train_digits_maps.py [shortcut] [meanflow] [export]
+    python scripts/train_digits_maps.py [--seed N] [--steps N] [--out FOLDER] [shortcut] [meanflow] [export]
 
-The teacher is denoiser.onnx. Seeded; one thread; about 8 CPU-minutes for both.
+The teacher is denoiser.onnx of models/digits. Seeded; one thread; about 8 CPU-minutes for both. `export` writes the maps that were
+trained with the same options; with another seed or length they do not go into the card.
 """
 
+import argparse
 import copy
 import math
-import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from common import MODELS, export, silu
-from flow_maps import (FlowMap, agreement, card_entry, check_against_file, checkpoint, eulerian,
-                       load_weights, log_slope, put_in_card, shortcut, train, walk)
+from flow_maps import (FlowMap, agreement, card_entry, checkpoint, eulerian, log_slope, put_in_card,
+                       shortcut, train, walk)
 from onnx64 import with_trace
-from train_digits import SIGMA_MAX, SIGMA_MIN, Denoiser, dequantize, edges, generate, moments, split
+from train_digits import (SIGMA_MAX, SIGMA_MIN, dequantize, edges, generate, generate_many, moments,
+                          shipped_denoiser, split)
 
 HERE = MODELS / "digits"
 STEPS = {"shortcut": 5_000, "meanflow": 3_500}
 BATCH = {"shortcut": 384, "meanflow": 320}
+SEEDS = {"shortcut": 51, "meanflow": 61}
 GENERATED = 20_000               # images that the teacher makes, for the student to learn on
 SPAN = math.log(SIGMA_MAX / SIGMA_MIN)
 LOW, HIGH = math.log(SIGMA_MIN) - 0.1, math.log(SIGMA_MAX) + 0.1
@@ -158,19 +162,14 @@ def the_frame(train_images):
     return Frame(mean.float(), eigenvalues.float(), basis.float())
 
 
-def student(denoiser, train_images, name):
-    torch.manual_seed({"shortcut": 51, "meanflow": 61}[name])
+def student(denoiser, train_images, name, args):
+    torch.manual_seed(SEEDS[name] + 1000 * args.seed)
     return Student(the_frame(train_images), denoiser, "step" if name == "shortcut" else "to")
 
 
-def the_denoiser(train_images):
-    mean, cov = moments(torch.from_numpy(train_images).float())
-    denoiser = load_weights(Denoiser(mean.float(), cov.diagonal().sqrt().float()), HERE / "denoiser.onnx")
-    gen = torch.Generator().manual_seed(3)
-    sigma = torch.exp(torch.linspace(LOW, HIGH, 64))
-    x = dequantize(torch.from_numpy(train_images[:64]).float(), gen)
-    check_against_file(denoiser, HERE / "denoiser.onnx", (x + sigma[:, None] * torch.randn(x.shape, generator=gen), sigma))
-    return denoiser
+def variant(name, args):
+    """The map's name, and that of its files."""
+    return name if args.seed == 0 and args.steps is None else f"{name}-{args.steps or STEPS[name]}-{args.seed}"
 
 
 def karras(steps, rho=7):
@@ -201,13 +200,14 @@ def truth(denoiser, x, steps=40):
     return x, total
 
 
-def make_report(denoiser, train_images):
+def make_report(denoiser, train_images, args):
     """On the 120 training images that taught the denoiser nothing but when to stop, and on 72 that it
     generates; none of the held-out ones."""
     gen = torch.Generator().manual_seed(71)
-    raw = torch.cat([torch.from_numpy(train_images[1380:]).float(), generate(denoiser, 72, gen)])
+    real = min(120, args.check)
+    raw = torch.cat([torch.from_numpy(train_images[1380:1380 + real]).float(), generate(denoiser, min(72, args.check), gen)])
     x = dequantize(raw, gen)
-    kept = checkpoint("digits", "map-check")
+    kept = checkpoint("digits", f"map-check-{len(raw)}", args.checkpoints)
     if not kept.exists():
         torch.save(truth(denoiser, x), kept)
     end, integral = torch.load(kept)
@@ -221,7 +221,7 @@ def make_report(denoiser, train_images):
             back, again = walk(model, end, times[::-1])
             from_noise = (log_normal(end) - again).numpy()
             gap = ((there - end) / SIGMA_MAX).square().mean().sqrt()
-            print(f"  {steps}: real {agreement(exact[:120], log_p[:120], 64)}; made {agreement(exact[120:], log_p[120:], 64)}"
+            print(f"  {steps}: real {agreement(exact[:real], log_p[:real], 64)}; made {agreement(exact[real:], log_p[real:], 64)}"
                   f"; state rms {gap:.4f} of sigma_max; to data rms {(back - x).square().mean().sqrt():.4f},"
                   f" {agreement(exact, from_noise, 64)}", flush=True)
 
@@ -236,14 +236,14 @@ def draw_clocks(count, gen):
     return here, here + near * (there - here)
 
 
-def train_map(name, denoiser, train_images):
-    model = student(denoiser, train_images, name)
+def train_map(name, denoiser, train_images, args):
+    model = student(denoiser, train_images, name, args)
     frame, teacher = model.frame, the_teacher(denoiser, model.frame)
-    gen = torch.Generator().manual_seed({"shortcut": 52, "meanflow": 62}[name])
-    report = make_report(denoiser, train_images)
-    made = torch.cat([generate(denoiser, 2000, gen) for _ in range(GENERATED // 2000)])
+    gen = torch.Generator().manual_seed(SEEDS[name] + 1 + 1000 * args.seed)
+    report = make_report(denoiser, train_images, args)
+    made = generate_many(denoiser, args.generated, gen)
     raw = torch.from_numpy(train_images).float()
-    batch = BATCH[name]
+    batch = args.batch or BATCH[name]
     anchors, eighth = int(batch * (0.4 if name == "shortcut" else 0.25)), batch // 8
 
     def draw_loss(average):
@@ -261,12 +261,13 @@ def train_map(name, denoiser, train_images):
             loss_r, loss_z = eulerian(model, teacher, xi, here, there, probe)
         return loss_r.mean(), loss_z.mean()
 
-    return train(f"digits {name}", model, draw_loss, STEPS[name], 1e-3, checkpoint("digits", name), report)
+    kept = checkpoint("digits", variant(name, args), args.checkpoints)
+    return train(f"digits {name}", model, draw_loss, args.steps or STEPS[name], 1e-3, kept, report)
 
 
-def export_map(name, denoiser, train_images):
-    model = student(denoiser, train_images, name)
-    kept = torch.load(checkpoint("digits", name))
+def export_map(name, denoiser, train_images, args):
+    model = student(denoiser, train_images, name, args)
+    kept = torch.load(checkpoint("digits", variant(name, args), args.checkpoints))
     model.load_state_dict(kept["state"])
     gen = torch.Generator().manual_seed(31)
     t = torch.tensor([0.02, 20.0, 0.3, 1.0, 5.0, 2.0, 0.1])
@@ -274,18 +275,41 @@ def export_map(name, denoiser, train_images):
     x = dequantize(torch.from_numpy(train_images[:7]).float(), gen)
     x = x + t[:, None] * torch.randn(x.shape, generator=gen)
     second = s if model.second == "to" else s - t
-    export(model.eval(), HERE / f"{name}.onnx", (x, t, second), ("x", "sigma", model.second), ("velocity", "divergence"))
-    return card_entry(HERE / f"{name}.onnx", {"x": "x", "from": "sigma", model.second: model.second})
+    path = args.out / f"{variant(name, args)}.onnx"
+    export(model.eval(), path, (x, t, second), ("x", "sigma", model.second), ("velocity", "divergence"))
+    return card_entry(path, {"x": "x", "from": "sigma", model.second: model.second})
+
+
+def export_maps(denoiser, train_images, args):
+    made = [n for n in STEPS if checkpoint("digits", variant(n, args), args.checkpoints).exists()]
+    entries = {n: export_map(n, denoiser, train_images, args) for n in made}
+    if args.out == HERE and all(variant(n, args) == n for n in made):
+        put_in_card(HERE / "card.yaml", entries)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="0 is that of the shipped maps")
+    parser.add_argument("--steps", type=int, help=f"default {STEPS['shortcut']} and {STEPS['meanflow']}")
+    parser.add_argument("--batch", type=int, help=f"default {BATCH['shortcut']} and {BATCH['meanflow']}")
+    parser.add_argument("--generated", type=int, default=GENERATED, help="images that the teacher makes")
+    parser.add_argument("--check", type=int, default=120, help="images of each kind in the reports, at most")
+    parser.add_argument("--checkpoints", type=Path, help="folder of checkpoints; default target/checkpoints")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the maps; default models/digits")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="shortcut, meanflow, export")
+    args = parser.parse_args()
+    unknown = set(args.parts) - {*STEPS, "export"}
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; parts are {', '.join(STEPS)}, export")
+    torch.set_num_threads(1)
+    train_images = split()[0]
+    denoiser = shipped_denoiser(train_images)
+    for name in STEPS:
+        if not args.parts or name in args.parts:
+            train_map(name, denoiser, train_images, args)
+    if not args.parts or "export" in args.parts:
+        export_maps(denoiser, train_images, args)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    parts = sys.argv[1:]
-    train_images = split()[0]
-    denoiser = the_denoiser(train_images)
-    for name in ("shortcut", "meanflow"):
-        if not parts or name in parts:
-            train_map(name, denoiser, train_images)
-    if not parts or "export" in parts:
-        made = [n for n in ("shortcut", "meanflow") if checkpoint("digits", n).exists()]
-        put_in_card(HERE / "card.yaml", {n: export_map(n, denoiser, train_images) for n in made})
+    main()

@@ -9,8 +9,6 @@ same command goes on at the last checkpoint. Seeded; one thread; a few minutes.
 """
 
 import argparse
-import gzip
-import hashlib
 import platform
 import shlex
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import MODELS, ROOT, Average, export, sha256, silu, write_card
+from common import MODELS, ROOT, Average, export, sha256, silu, unpacked, write_card
 from flow_matching import Standard, Velocity, distinct_rows, draw_time, matching_loss, rows_at_atoms
 from mnist import Run
 
@@ -34,12 +32,8 @@ OUTLIER = 10.0                      # rows beyond so many standard deviations ar
 
 def read(folder, name):
     """The table [N, D] of a set, after a check of its SHA-256."""
-    path = Path(folder) / f"{name}.csv.gz"
-    packed = path.read_bytes()
-    found = hashlib.sha256(packed).hexdigest()
-    if found != HASHES[name]:
-        raise SystemExit(f"{path}: SHA-256 is {found}, expected {HASHES[name]}")
-    return np.loadtxt(gzip.decompress(packed).decode().splitlines(), delimiter=",", ndmin=2)
+    text = unpacked(Path(folder) / f"{name}.csv.gz", HASHES[name]).decode()
+    return np.loadtxt(text.splitlines(), delimiter=",", ndmin=2)
 
 
 def columns_with_a_density(rows):
