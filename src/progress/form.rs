@@ -66,7 +66,8 @@ pub(crate) fn print_note(text: std::fmt::Arguments) {
             print_event(&json!({ "event": "note", "text": text }));
         }
         _ => {
-            let _ = writeln!(anstream::stderr(), "{text}");
+            // One call writes the whole line, so that lines of several processes are not mixed.
+            let _ = anstream::stderr().write_all(format!("{text}\n").as_bytes());
         }
     }
 }
