@@ -4,15 +4,9 @@
 use ndarray::{ArrayD, ArrayView1, Axis};
 use sha2::{Digest, Sha256};
 
-use crate::model::call_rows::{CallRows, ROWS_TOGETHER, RowPlaces};
+use crate::model::call_rows::{self, CallRows, ROWS_TOGETHER, RowPlaces};
 use crate::model::onnx::Session;
 use crate::num::key::{Purpose, RngKey, SampleId};
-
-/// The number of values of samples that are tried, at least one call's.
-const TRIED_VALUES: usize = 1 << 12;
-
-/// The largest number of calls with other samples that are tried.
-const MAX_TRIALS: usize = 32;
 
 /// Returns whether a row's output depends on its place, found by calls whose rows are rotated. `shape` is that of one
 /// sample, and `bytes` says that the extractor takes numbers from 0 to 255. If a call fails, nothing is known to depend
@@ -23,35 +17,29 @@ pub(super) fn find_row_places(
     shape: &[usize],
     bytes: bool,
 ) -> RowPlaces {
-    let dim: usize = shape.iter().product();
-    let trials = (TRIED_VALUES / (ROWS_TOGETHER * dim.max(1))).clamp(1, MAX_TRIALS);
-    let mut depends = |trial: usize| {
-        let (key, count) = (RngKey { seed: 0 }, ROWS_TOGETHER * dim);
+    let (key, dim) = (RngKey { seed: 0 }, shape.iter().product::<usize>());
+    let mut agrees = |trial: u64| -> Option<bool> {
+        let count = ROWS_TOGETHER * dim;
         let drawn = match bytes {
-            true => key.uniform(Purpose::Check, 2, trial as u64, count) * 255.0,
-            false => key.normal(Purpose::Check, 2, trial as u64, count),
+            true => key.uniform(Purpose::Check, 2, trial, count) * 255.0,
+            false => key.normal(Purpose::Check, 2, trial, count),
         };
-        let samples = ArrayD::from_shape_vec([&[ROWS_TOGETHER], shape].concat(), drawn.to_vec())
-            .expect("four samples");
+        let shape = [&[ROWS_TOGETHER], shape].concat();
+        let samples = ArrayD::from_shape_vec(shape, drawn.to_vec()).expect("four samples");
         let whole = session.run(vec![(input, samples.view())], outputs).ok()?;
-        for by in 1..ROWS_TOGETHER {
-            let rows: Vec<usize> = (0..ROWS_TOGETHER)
-                .map(|i| (i + by) % ROWS_TOGETHER)
-                .collect();
+        for rows in call_rows::rotations(ROWS_TOGETHER) {
             let rotated = samples.select(Axis(0), &rows);
             let part = session.run(vec![(input, rotated.view())], outputs).ok()?;
-            for (whole, part) in whole.iter().zip(&part) {
-                // An output without the rows is refused where it is used.
-                let comparable = whole.shape().first() == Some(&ROWS_TOGETHER);
-                let same = |(a, b): (&f64, &f64)| a.to_bits() == b.to_bits();
-                if comparable && !whole.select(Axis(0), &rows).iter().zip(part).all(same) {
-                    return Some(());
-                }
+            let place = (Axis(0), ROWS_TOGETHER);
+            let mut outputs = whole.iter().zip(&part);
+            if !outputs.all(|(whole, part)| call_rows::rows_agree(whole, part, place, &rows)) {
+                return Some(false);
             }
         }
-        None
+        Some(true)
     };
-    match (0..trials).any(|trial| depends(trial).is_some()) {
+    let trials = call_rows::trial_count(dim) as u64;
+    match (0..trials).any(|trial| agrees(trial) == Some(false)) {
         true => RowPlaces::BySample,
         false => RowPlaces::Free,
     }

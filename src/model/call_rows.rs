@@ -39,6 +39,40 @@ impl RowInvariance {
     };
 }
 
+/// The number of calls that are tried, times the number of values in one sample.
+const TRIED_VALUES: usize = 1 << 12;
+
+/// The largest number of calls with other samples that are tried.
+const MAX_TRIALS: usize = 32;
+
+/// Returns the number of calls with other samples that show whether rows depend on their places.
+/// `dim` is the number of values in one sample.
+pub(crate) fn trial_count(dim: usize) -> usize {
+    (TRIED_VALUES / dim.max(1)).clamp(1, MAX_TRIALS)
+}
+
+/// Returns the orders of a call's rows in which each row comes to every other place of four.
+pub(crate) fn rotations(rows: usize) -> Vec<Vec<usize>> {
+    let rotated = |by: usize| (0..rows).map(|i| (i + by) % rows).collect();
+    (1..rows.min(ROWS_TOGETHER)).map(rotated).collect()
+}
+
+/// Whether the rows of an output along an axis are the same bytes as the output of these rows alone. An
+/// output without `count` rows is refused where it is used, and counts as the same.
+pub(crate) fn rows_agree(
+    whole: &ArrayD<f64>,
+    part: &ArrayD<f64>,
+    (axis, count): (Axis, usize),
+    rows: &[usize],
+) -> bool {
+    if whole.shape().get(axis.0) != Some(&count) {
+        return true;
+    }
+    let selected = whole.select(axis, rows);
+    let mut pairs = selected.iter().zip(part);
+    selected.shape() == part.shape() && pairs.all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
 /// The rows of one call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CallRows {

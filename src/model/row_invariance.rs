@@ -2,19 +2,13 @@
 
 use ndarray::{ArrayD, Axis};
 
-use super::call_rows::{ROWS_TOGETHER, RowInvariance, RowPlaces};
+use super::call_rows::{self, ROWS_TOGETHER, RowInvariance, RowPlaces};
 use super::network::{DerivativeSeed, Network};
 use crate::flow::field::Points;
 use crate::flow::network_velocity::ForwardNetwork;
 use crate::graph::Mode;
 use crate::num::key::{Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
-
-/// The number of values of the states that are tried, at least one call's.
-const TRIED_VALUES: usize = 1 << 12;
-
-/// The largest number of calls with other states that are tried.
-const MAX_TRIALS: usize = 32;
 
 /// The inputs of a call that is tried.
 struct TriedCall {
@@ -36,12 +30,10 @@ impl Network {
             };
         }
         let rows = self.fixed_batch.unwrap_or(ROWS_TOGETHER);
-        let trials = (TRIED_VALUES / ForwardNetwork::dim(self)).clamp(1, MAX_TRIALS);
+        let trials = call_rows::trial_count(ForwardNetwork::dim(self));
         let depends = (0..trials).any(|trial| {
             let call = self.tried_call(rows, trial, trials);
-            let rotated = |by: usize| (0..rows).map(|i| (i + by) % rows).collect::<Vec<usize>>();
-            let selections: Vec<Vec<usize>> = (1..rows.min(ROWS_TOGETHER)).map(rotated).collect();
-            self.agrees(mode, &call, &selections) == Some(false)
+            self.agrees(mode, &call, &call_rows::rotations(rows)) == Some(false)
         });
         RowInvariance {
             small_calls: false,
@@ -111,9 +103,7 @@ impl Network {
             let part = self.call_rows(rows, at, seed, &wanted).ok()?;
             let same = |((whole, part), name): ((&ArrayD<f64>, &ArrayD<f64>), &String)| {
                 let axis = self.sample_axis(name, seed);
-                // An output without the rows is refused where it is used.
-                whole.shape().get(axis.0) != Some(&at.rows())
-                    || is_same_bytes(&whole.select(axis, rows), part)
+                call_rows::rows_agree(whole, part, (axis, at.rows()), rows)
             };
             if !whole.iter().zip(&part).zip(&wanted).all(same) {
                 return Some(false);
@@ -121,9 +111,4 @@ impl Network {
         }
         Some(true)
     }
-}
-
-/// Whether two arrays have the same shape and the same bytes.
-fn is_same_bytes(a: &ArrayD<f64>, b: &ArrayD<f64>) -> bool {
-    a.shape() == b.shape() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }

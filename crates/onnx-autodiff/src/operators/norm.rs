@@ -267,7 +267,7 @@ fn channel_tangent(s: &mut JvpContext, index: usize, rank: usize) -> Option<Val>
 }
 
 /// Returns the node's output instead of the equal `hat`, unless it is rounded to a narrower type.
-fn standardized(s: &mut JvpContext, hat: Val) -> Result<Val, Refusal> {
+fn own_output_or(s: &mut JvpContext, hat: Val) -> Result<Val, Refusal> {
     let y = s.node.output(0).ok_or("its first output is missing")?;
     let is_same = s.g.passes.has(Pass::SharedNodes) && s.g.elem(y) == s.g.elem(hat);
     Ok(if is_same { y } else { hat })
@@ -281,7 +281,7 @@ fn instance_norm_tangent(s: &mut JvpContext) -> TangentResult {
     let is_unscaled = s.all_known(scale, |x| x == 1.0);
     let hat = match s.node.input(2) {
         // The node itself gives the standardized tensor, as what exporters write for groups does.
-        Some(bias) if is_unscaled && s.all_known(bias, |x| x == 0.0) => standardized(s, hat)?,
+        Some(bias) if is_unscaled && s.all_known(bias, |x| x == 0.0) => own_output_or(s, hat)?,
         _ => hat,
     };
     let normal = match s.d(0) {
