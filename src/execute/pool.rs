@@ -468,8 +468,8 @@ impl<'a> WorkerPool<'a> {
     }
 
     /// Divides samples into batches. A few samples are still divided into several batches, so that
-    /// several workers have work. The size of a batch depends on the number of samples and not on
-    /// the number of threads.
+    /// several workers have work. The size of a batch depends on the number of threads only where
+    /// a test showed that it changes no byte of a result.
     pub(super) fn batch_split(&self, samples: usize) -> BatchSplit {
         let batch = self.machine.batch_size(self.model);
         if !self.machine.provider.runs_on_cpu() {
@@ -480,8 +480,14 @@ impl<'a> WorkerPool<'a> {
                 threads_per_call: 1,
             };
         }
-        let few = samples.div_ceil(4).max(1);
-        let batch = batch.min(if few < 4 && self.model.allows_unpadded_calls() {
+        let unpadded = self.model.allows_unpadded_calls();
+        let parts = if unpadded {
+            self.machine.threads.clamp(1, 4)
+        } else {
+            4
+        };
+        let few = samples.div_ceil(parts).max(1);
+        let batch = batch.min(if few < 4 && unpadded {
             few
         } else {
             few.next_multiple_of(4)

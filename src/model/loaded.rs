@@ -1079,6 +1079,16 @@ impl Model {
         file.path.display().to_string()
     }
 
+    /// Returns the network as the provider takes it best, which depends on the axes that only the
+    /// card fixes. The result is `None` for other files, and for a network that is best as it is.
+    fn rewritten_network(&self, key: &str, provider: Provider) -> Option<Vec<u8>> {
+        if key != "network.file" || !provider.rewrites_graphs() {
+            return None;
+        }
+        let graph = self.network_graph_with_known_axes().ok()?;
+        provider.rewritten(&graph)?.to_bytes().ok()
+    }
+
     /// Opens the file at `key`, or a graph derived from it, and checks its inputs and outputs
     /// against the card.
     fn open_network(
@@ -1125,7 +1135,12 @@ impl Model {
                 runtime.open(&name, bytes, options.provider, options.threads)?
             }
             (None, FileContent::Network(bytes)) => {
-                runtime.open(&name, bytes, options.provider, options.threads)?
+                match self.rewritten_network(key, options.provider) {
+                    Some(bytes) => {
+                        runtime.open_rewritten(&name, &bytes, options.provider, options.threads)?
+                    }
+                    None => runtime.open(&name, bytes, options.provider, options.threads)?,
+                }
             }
             _ => runtime.open_file(Path::new(&name), options.provider, options.threads)?,
         };

@@ -136,6 +136,30 @@ impl Runtime {
             &ModelSource {
                 bytes: Some(bytes),
                 location: None,
+                is_rewritten: false,
+            },
+            provider,
+            threads,
+        )
+    }
+
+    /// Opens a model in memory that the provider has already rewritten; `file` names it in messages.
+    ///
+    /// # Errors
+    /// Fails if the provider cannot be used or ONNX Runtime cannot load the model.
+    pub(super) fn open_rewritten(
+        &self,
+        file: &str,
+        bytes: &[u8],
+        provider: Provider,
+        threads: usize,
+    ) -> Result<Session> {
+        self.open_source(
+            file,
+            &ModelSource {
+                bytes: Some(bytes),
+                location: None,
+                is_rewritten: true,
             },
             provider,
             threads,
@@ -168,6 +192,7 @@ impl Runtime {
             &ModelSource {
                 bytes: Some(bytes),
                 location: Some(&folder),
+                is_rewritten: false,
             },
             provider,
             threads,
@@ -185,6 +210,7 @@ impl Runtime {
             &ModelSource {
                 bytes: None,
                 location: Some(path),
+                is_rewritten: false,
             },
             provider,
             threads,
@@ -211,14 +237,11 @@ impl Runtime {
                 Some(first_call) => Ok(builder.with_profiling(first_call.profile.prefix())?),
                 None => Ok(builder),
             });
-        let separate = if provider.needs_separate_weights() {
-            source.with_separate_weights(file)
-        } else {
-            None
-        };
-        let source = separate.as_deref().map_or(*source, |bytes| ModelSource {
+        let rewritten = source.rewritten(file, provider);
+        let source = rewritten.as_deref().map_or(*source, |bytes| ModelSource {
             bytes: Some(bytes),
             location: None,
+            is_rewritten: true,
         });
         let mut builder = builder.map_err(|e| session_load_error(file, provider, &e))?;
         let opened = |builder| {
@@ -318,6 +341,8 @@ struct ModelSource<'a> {
     bytes: Option<&'a [u8]>,
     /// The folder of the weights if the model is in memory, otherwise the model's own file.
     location: Option<&'a Path>,
+    /// Whether the model is already as the provider takes it best.
+    is_rewritten: bool,
 }
 
 impl ModelSource<'_> {
@@ -345,17 +370,17 @@ impl ModelSource<'_> {
         hasher.finish()
     }
 
-    /// Returns the model with a copy of its weights for each way in which they are used. The result
-    /// is `None` if no copies are needed, or if the model is too large to be inspected.
-    fn with_separate_weights(&self, file: &str) -> Option<Vec<u8>> {
+    /// Returns the model as the provider takes it best. The result is `None` if that is the model as
+    /// it is, or if the model is too large to be inspected.
+    fn rewritten(&self, file: &str, provider: Provider) -> Option<Vec<u8>> {
         let (Some(bytes), None) = (self.bytes, self.location) else {
             return None;
         };
-        graph::Model::from_bytes(file, bytes)
-            .ok()?
-            .with_separate_weights()?
-            .to_bytes()
-            .ok()
+        if self.is_rewritten || !provider.rewrites_graphs() {
+            return None;
+        }
+        let graph = graph::Model::from_bytes(file, bytes).ok()?;
+        provider.rewritten(&graph)?.to_bytes().ok()
     }
 
     /// Returns the distance between 1 and the next number in the coarsest number format of the
@@ -742,6 +767,7 @@ mod tests {
         let source = ModelSource {
             bytes: Some(bytes),
             location: None,
+            is_rewritten: false,
         };
         let first_call = runtime
             .first_call_check("fallen.onnx", &source, Provider::Openvino, 1)

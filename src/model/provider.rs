@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::shared_library::{
     CUDA_DRIVER_LIBRARY, RuntimeLibrary, cuda_device_count, library_load_error,
 };
+use crate::graph;
 use crate::host::user_cache_folder;
 
 /// The execution provider on which networks run. There is no silent fallback: a provider that
@@ -34,6 +35,10 @@ pub enum Provider {
 /// that support it, and dynamic quantization. Threads are not pinned, because several sessions
 /// would be pinned to the same cores.
 const OPENVINO_CPU_CONFIG: &str = r#"{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": "NO"}}"#;
+
+/// Whether ONNX Runtime's kernels on this kind of processor keep images in blocks of channels. Only
+/// then are convolutions with fewer products faster.
+const BLOCKED_IMAGES: bool = cfg!(target_arch = "x86_64");
 
 impl Provider {
     /// All supported providers.
@@ -157,10 +162,24 @@ impl Provider {
         own.unwrap_or(message).trim()
     }
 
-    /// Whether the provider confuses the uses of a weight that a graph uses in several ways. Then
-    /// each use must have its own copy.
-    pub(super) fn needs_separate_weights(self) -> bool {
-        self == Provider::Openvino
+    /// Returns whether [`Provider::rewritten`] changes graphs.
+    pub(super) fn rewrites_graphs(self) -> bool {
+        match self {
+            Provider::Cpu => BLOCKED_IMAGES,
+            Provider::Openvino => true,
+            Provider::Cuda | Provider::Tensorrt => false,
+        }
+    }
+
+    /// Returns a graph as the provider takes it best: on the CPU with fewer products in
+    /// convolutions, and with OpenVINO, which confuses the uses of a weight that a graph uses in
+    /// several ways, with a copy for each use. The result is `None` if that is the graph as it is.
+    pub(super) fn rewritten(self, graph: &graph::Model) -> Option<graph::Model> {
+        match self {
+            Provider::Cpu if BLOCKED_IMAGES => graph.with_winograd_convolutions(),
+            Provider::Openvino => graph.with_separate_weights(),
+            Provider::Cpu | Provider::Cuda | Provider::Tensorrt => None,
+        }
     }
 
     /// Prepares the process before ONNX Runtime is loaded for this provider.

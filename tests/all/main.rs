@@ -20,6 +20,7 @@ mod cli;
 mod closed_forms;
 mod conditional;
 mod conventions;
+mod convolutions;
 mod documented_commands;
 mod edges;
 mod exports;

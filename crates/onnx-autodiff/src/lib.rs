@@ -59,7 +59,8 @@
 //!
 //! The crate also finds where the derivative of a graph can jump (`kinks`), the size of its largest
 //! value (`widest`), its coarsest number format (`precision`), and how it scales its input
-//! (`scaling`). `separate_weights` copies weights for a runtime that confuses them.
+//! (`scaling`). `separate_weights` copies weights for a runtime that confuses them, and `winograd`
+//! writes convolutions, also those of a derived model, with fewer multiplications.
 
 #![warn(missing_docs)]
 
@@ -101,6 +102,7 @@ mod trace;
 mod transpose_context;
 mod upgrade;
 mod widest;
+mod winograd;
 
 pub use differentiate::{
     Mode, QuadraticForms, differentiate, differentiate_with, obstacles, quadratic_forms,

@@ -34,6 +34,7 @@ const LAYERS: &[&[&str]] = &[
         "separate_weights",
         "support",
         "widest",
+        "winograd",
     ],
     &["quadratic", "trace"],
     // The public face.
