@@ -1,8 +1,6 @@
 //! Jacobian products of a network, from graphs that are derived from it by differentiation.
 
-use std::borrow::Cow;
-
-use ndarray::{Array2, ArrayD, Axis, Ix2, Ix3};
+use ndarray::{Array2, ArrayD, Axis, CowArray, Ix2, Ix3};
 
 use super::network::{DerivativeSeed, Network};
 use crate::flow::field::{EvalError, Points};
@@ -385,19 +383,19 @@ impl Network {
             let max_rows = self.fixed_batch.unwrap_or(max_rows);
             for rows in group.chunks(max_rows) {
                 let part = at.select(rows);
-                let all = rows.len() == t.len();
+                let in_order = rows.windows(2).all(|pair| pair[1] == pair[0] + 1);
                 for first in (0..z.shape()[0]).step_by(width) {
                     let block = first..(first + width).min(z.shape()[0]);
-                    let tangents = match all && block.len() == z.shape()[0] {
-                        true => Cow::Borrowed(z),
-                        false => Cow::Owned(
-                            z.slice(ndarray::s![block.clone(), .., ..])
-                                .select(Axis(1), rows),
-                        ),
+                    let directions = z.slice(ndarray::s![block.clone(), .., ..]);
+                    let tangents = if in_order {
+                        let rows = rows[0]..rows[0] + rows.len();
+                        CowArray::from(directions.slice_move(ndarray::s![.., rows, ..]))
+                    } else {
+                        CowArray::from(directions.select(Axis(1), rows))
                     };
                     let outputs = self.call_padded(
                         part.points(),
-                        DerivativeSeed::Tangents(&tangents),
+                        DerivativeSeed::Tangents(tangents.view()),
                         &wanted,
                     )?;
                     take(block, rows, outputs, self)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use ndarray::{ArrayD, Axis, IxDyn};
+use ndarray::{ArrayD, ArrayView3, Axis, IxDyn};
 
 use super::call_rows::{self, CallRows, ROWS_TOGETHER, RowInvariance};
 use super::conditions::ConditionInput;
@@ -17,8 +17,8 @@ use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::ForwardNetwork;
 use crate::flow::path::PathCurve;
 
+use crate::num::Batch;
 use crate::num::key::SampleId;
-use crate::num::{Batch, TangentBatch};
 
 /// The seed of a differentiated graph: its input besides the inputs of the original graph.
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ pub(super) enum DerivativeSeed<'a> {
     /// There is no seed, as for an original graph or a trace graph.
     Nothing,
     /// The seeds are directions of Jacobian products, k × rows × dim.
-    Tangents(&'a TangentBatch),
+    Tangents(ArrayView3<'a, f64>),
     /// The seeds are cotangents, rows × dim.
     Cotangents(&'a Batch),
 }
@@ -281,7 +281,7 @@ impl Network {
             DerivativeSeed::Nothing => self.call_interpolated(at, seed, wanted),
             DerivativeSeed::Tangents(z) => {
                 let z = z.select(Axis(1), rows);
-                self.call_interpolated(at, DerivativeSeed::Tangents(&z), wanted)
+                self.call_interpolated(at, DerivativeSeed::Tangents(z.view()), wanted)
             }
             DerivativeSeed::Cotangents(w) => {
                 let w = w.select(Axis(0), rows);
@@ -421,7 +421,7 @@ impl Network {
         let rows = self.with_state_shape(&[x.nrows()]);
         let state = x.to_shape(rows.as_slice()).expect("dim numbers per row");
         let times = self.time_tensor(fed);
-        let given = match seed {
+        let given = match &seed {
             DerivativeSeed::Nothing => None,
             DerivativeSeed::Tangents(z) => {
                 let name = format!("{}_tangent", self.x_name);

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, ArrayView3};
 
 use super::onnx::{InputTensor, Session, TensorFormat};
 use crate::flow::field::EvalError;
@@ -74,7 +74,7 @@ impl ProbeCache {
     /// Fails if the session cannot be run.
     pub fn inputs_for(
         &mut self,
-        z: &TangentBatch,
+        z: ArrayView3<f64>,
         shape: &[usize],
     ) -> Result<Vec<(&str, &InputTensor)>, EvalError> {
         match self.entries.iter().position(|known| known.z == z) {
@@ -102,7 +102,7 @@ impl ProbeCache {
 
     /// Computes the inputs for `z` and stores them as the most recent entry. The oldest entries are
     /// dropped while the cache is too large; the new entry always stays.
-    fn compute(&mut self, z: &TangentBatch, shape: &[usize]) -> Result<(), EvalError> {
+    fn compute(&mut self, z: ArrayView3<f64>, shape: &[usize]) -> Result<(), EvalError> {
         let axes: Vec<usize> = [&z.shape()[..2], shape].concat();
         let directions = z
             .to_shape(axes.as_slice())
@@ -118,7 +118,7 @@ impl ProbeCache {
             .map(|(values, (_, format))| InputTensor::new(&values.view(), *format))
             .collect();
         self.entries.push_back(ProbeCacheEntry {
-            z: z.clone(),
+            z: z.to_owned(),
             tensors: made,
             value_count: numbers,
         });

@@ -85,7 +85,7 @@ impl Network {
         let (seed, wanted) = match mode {
             None => (DerivativeSeed::Nothing, vec![output]),
             Some(Mode::Jvp | Mode::Quadratic) => (
-                DerivativeSeed::Tangents(&call.tangents),
+                DerivativeSeed::Tangents(call.tangents.view()),
                 vec![output, suffixed("quadratic")],
             ),
             Some(Mode::Vjp) => (
