@@ -75,6 +75,8 @@ def main():
     alone("four", image, image, [32, 32, 3, 3], **SAME)
     alone("two", [32, 22, 24], [32, 22, 24], [32, 32, 3, 3], bias=False, auto_pad="SAME_UPPER")
     alone("wide", [16, 12, 128], [48, 12, 128], [48, 16, 3, 3], **SAME)
+    alone("tall", [32, 64, 32], [32, 64, 32], [32, 32, 3, 3], **SAME)
+    alone("tall_two", [32, 34, 32], [32, 34, 32], [32, 32, 3, 3], **SAME)
     alone("transposed", image, [48, 32, 32], [32, 48, 3, 3], operator="ConvTranspose", **SAME)
     save("shared", image, image, shared)
     enlarged("enlarged", mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")

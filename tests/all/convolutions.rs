@@ -12,10 +12,12 @@ const BATCH: usize = 3;
 const DIRECTIONS: usize = 2;
 
 /// The networks with the number of convolutions that they are rewritten to; 0 for those that stay.
-const NETWORKS: [(&str, usize); 17] = [
+const NETWORKS: [(&str, usize); 19] = [
     ("four", 12),
     ("two", 8),
     ("wide", 12),
+    ("tall", 12),
+    ("tall_two", 8),
     ("transposed", 12),
     ("shared", 36),
     ("enlarged", 17),
