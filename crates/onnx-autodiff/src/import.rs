@@ -9,6 +9,7 @@ use crate::error::GraphError;
 use crate::graph::Graph;
 use crate::graph::emit::text;
 use crate::model::Model;
+use crate::names::Names;
 use crate::operators;
 use crate::proto::*;
 use crate::upgrade;
@@ -58,7 +59,8 @@ fn empty(model: &Model, opset: i64) -> Graph {
         opset,
         &operators::Registry,
         declared.collect(),
-        inner_names(proto),
+        Names::of_values(proto),
+        Names::of_nodes(proto),
     )
 }
 
@@ -146,29 +148,4 @@ fn constant_tensor(node: &NodeProto) -> Option<TensorProto> {
         name: Some(node.output.first()?.clone()),
         ..value.t.clone()?
     })
-}
-
-/// Returns the names inside subgraphs, which new values must not take.
-fn inner_names(graph: &GraphProto) -> HashSet<String> {
-    let mut names = HashSet::new();
-    let mut open: Vec<&GraphProto> = graph.node.iter().flat_map(subgraphs).collect();
-    while let Some(inner) = open.pop() {
-        names.extend(
-            inner
-                .node
-                .iter()
-                .flat_map(|node| node.output.iter().cloned()),
-        );
-        names.extend(inner.input.iter().map(|i| i.name().to_string()));
-        names.extend(inner.initializer.iter().map(|t| t.name().to_string()));
-        open.extend(inner.node.iter().flat_map(subgraphs));
-    }
-    names
-}
-
-/// Returns the subgraphs of a node.
-fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute
-        .iter()
-        .flat_map(|a| a.g.iter().chain(&a.graphs))
 }

@@ -31,7 +31,7 @@
 //!
 //! # How it works
 //!
-//! A file is decoded (`model`, `inline`, `upgrade`, `order`) and read into a `graph`. While the
+//! A file is decoded (`model`, `inline`, `upgrade`, `order`, `names`) and read into a `graph`. While the
 //! graph grows, it asks the declarations of its operators for types, shapes and the elements of
 //! small tensors (`size`, `inference`, `folding`), and for what replaces a fused operator. `If`
 //! nodes with a known condition and loops with a known number of steps are replaced on the way
@@ -82,6 +82,7 @@ mod kinks;
 mod lift;
 mod locality;
 mod model;
+mod names;
 mod operators;
 mod order;
 mod output_range;

@@ -14,6 +14,7 @@ use crate::error::GraphError;
 use crate::graph::emit::int;
 use crate::import::import_in_double;
 use crate::model::{LARGEST, Model};
+use crate::names::Names;
 use crate::operators;
 use crate::proto::*;
 
@@ -62,7 +63,12 @@ impl Model {
                 file: self.file.clone(),
                 reason: reason(tensor),
             };
-            Lift { elem }.graph(graph).map_err(malformed)?;
+            let mut lift = Lift {
+                elem,
+                value_names: Names::of_values(graph),
+                node_names: Names::of_nodes(graph),
+            };
+            lift.graph(graph).map_err(malformed)?;
         }
         let lifted = Model {
             file: self.file.clone(),
@@ -117,6 +123,8 @@ fn size_in(tensor: &TensorProto, elem: ElemType) -> u64 {
 /// The conversion of a graph to the floating-point type `elem`.
 struct Lift {
     elem: ElemType,
+    value_names: Names,
+    node_names: Names,
 }
 
 impl Lift {
@@ -127,7 +135,7 @@ impl Lift {
     }
 
     /// Converts a graph or a subgraph.
-    fn graph(&self, graph: &mut GraphProto) -> Result<(), String> {
+    fn graph(&mut self, graph: &mut GraphProto) -> Result<(), String> {
         for info in graph
             .input
             .iter_mut()
@@ -168,7 +176,7 @@ impl Lift {
     }
 
     /// Converts the attributes and subgraphs of a node.
-    fn node(&self, node: &mut NodeProto) -> Result<(), String> {
+    fn node(&mut self, node: &mut NodeProto) -> Result<(), String> {
         let typed = operators::find(&standardize(node.domain()), node.op_type())
             .is_some_and(|operator| operator.names_type);
         for attribute in &mut node.attribute {
@@ -231,16 +239,16 @@ impl Lift {
 
     /// Returns the cast that must follow a node whose output keeps the type of its scale, such as
     /// dequantized weights.
-    fn cast_behind(&self, node: &mut NodeProto) -> Option<NodeProto> {
+    fn cast_behind(&mut self, node: &mut NodeProto) -> Option<NodeProto> {
         if node.op_type() != "DequantizeLinear" {
             return None;
         }
         let output = node.output.first_mut()?;
-        let narrow = format!("{output}.dequantized");
+        let narrow = self.value_names.reserve(&format!("{output}.dequantized"));
         let wide = std::mem::replace(output, narrow.clone());
         Some(NodeProto {
             op_type: Some("Cast".into()),
-            name: Some(format!("{wide}.cast")),
+            name: Some(self.node_names.reserve(&format!("{wide}.cast"))),
             input: vec![narrow],
             output: vec![wide],
             attribute: vec![int("to", i64::from(self.elem.0))],

@@ -4,6 +4,7 @@
 use crate::elem::ElemType;
 use crate::error::GraphError;
 use crate::model::Model;
+use crate::names::Names;
 use crate::proto::*;
 
 impl Model {
@@ -37,21 +38,19 @@ impl Model {
         let Some(graph) = &mut made.proto.graph else {
             return Ok(made);
         };
-        let mut whole = format!("{output}_whole");
-        while uses_name(graph, &whole) {
-            whole.push('_');
-        }
+        let mut value_names = Names::of_values(graph);
+        let whole = value_names.reserve(&format!("{output}_whole"));
         rename_value(graph, output, &whole);
         let mut slice = NodeProto {
             op_type: Some("Slice".to_owned()),
-            name: Some(format!("{output}_range")),
+            name: Some(Names::of_nodes(graph).reserve(&format!("{output}_range"))),
             input: vec![whole.clone()],
             output: vec![output.to_owned()],
             ..NodeProto::default()
         };
         for (key, value) in [("starts", from), ("ends", to), ("axes", axis)] {
             if slices_by_inputs {
-                let name = format!("{whole}_{key}");
+                let name = value_names.reserve(&format!("{whole}_{key}"));
                 graph.initializer.push(TensorProto {
                     dims: vec![1],
                     data_type: Some(ElemType::INT64.0),
@@ -97,25 +96,6 @@ impl Model {
         }
         Ok(made)
     }
-}
-
-/// Whether a value of the graph, or of one of its subgraphs, has a name.
-fn uses_name(graph: &GraphProto, name: &str) -> bool {
-    let tensor = graph.initializer.iter().any(|tensor| tensor.name() == name);
-    let port = graph.input.iter().any(|info| info.name() == name);
-    tensor
-        || port
-        || graph.node.iter().any(|node| {
-            node.input.iter().chain(&node.output).any(|n| n == name)
-                || inner_graphs(node).any(|inner| uses_name(inner, name))
-        })
-}
-
-/// The subgraphs of a node.
-fn inner_graphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute
-        .iter()
-        .flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
 /// Renames a value in all nodes of a graph and of its subgraphs. Declared outputs keep their names.

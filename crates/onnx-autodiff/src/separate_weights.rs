@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::model::Model;
+use crate::names::Names;
 use crate::proto::*;
 
 /// The operators whose weights runtimes pack, with the attributes that determine how the weight is
@@ -51,23 +52,13 @@ impl Model {
         if ways.is_empty() {
             return None;
         }
-        let taken: HashSet<&str> = (graph.initializer.iter().map(|t| t.name()))
-            .chain(fed)
-            .chain(
-                graph
-                    .node
-                    .iter()
-                    .flat_map(|n| n.output.iter().map(String::as_str)),
-            )
-            .collect();
+        let mut taken = Names::of_values(graph);
         // The first way keeps the original weight.
         let mut names: HashMap<(&str, &WeightUse), String> = HashMap::new();
         for (name, ways) in &ways {
             for (number, way) in ways.iter().enumerate().skip(1) {
-                let plain = format!("{name}_copy_{number}");
-                let free = std::iter::successors(Some(plain), |last| Some(format!("{last}_")))
-                    .find(|n| !taken.contains(n.as_str()));
-                names.insert((name, way), free.unwrap_or_default());
+                let copy = taken.reserve(&format!("{name}_copy_{number}"));
+                names.insert((name, way), copy);
             }
         }
         let mut proto = self.proto.clone();

@@ -3,12 +3,13 @@
 //! Differences are: lists that were attributes and are inputs now, softmaxes over all axes from one
 //! on, operators that had other names, and the mode of dropout.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use prost::bytes::Bytes;
 
 use crate::content::Content;
 use crate::elem::ElemType;
+use crate::names::Names;
 use crate::order::label;
 use crate::proto::*;
 
@@ -38,39 +39,19 @@ pub(crate) fn upgrade(
         return Ok(());
     }
     standard.version = Some(WRITTEN);
-    let mut names = HashSet::new();
-    collect_names(graph, &mut names);
     Upgrade {
         opset,
-        names,
+        names: Names::of_values(graph),
         made: 0,
         reals: HashMap::new(),
     }
     .graph(graph)
 }
 
-/// Collects the names of a graph and its subgraphs.
-fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
-    names.extend(graph.input.iter().map(|port| port.name().to_owned()));
-    names.extend(
-        graph
-            .initializer
-            .iter()
-            .map(|tensor| tensor.name().to_owned()),
-    );
-    for node in &graph.node {
-        names.extend(node.input.iter().chain(&node.output).cloned());
-        node.attribute
-            .iter()
-            .filter_map(|a| a.g.as_ref())
-            .for_each(|inner| collect_names(inner, names));
-    }
-}
-
 /// The rewrite of one file.
 struct Upgrade {
     opset: i64,
-    names: HashSet<String>,
+    names: Names,
     made: usize,
     /// The elements of constants, some of which are scales.
     reals: HashMap<String, Vec<f64>>,

@@ -56,7 +56,7 @@ fn push_outputs(g: &mut Graph, node: &NodeProto, inner: &[String]) {
     {
         let identity = NodeProto {
             op_type: Some("Identity".into()),
-            name: Some(format!("{}.{outer}", node.name())),
+            name: Some(g.reserved_node_name(&format!("{}.{outer}", node.name()))),
             input: vec![inner.clone()],
             output: vec![outer.clone()],
             ..Default::default()

@@ -24,6 +24,7 @@ use subgraph::ControlSubgraphs;
 use crate::content::Content;
 use crate::elem::ElemType;
 use crate::error::{Obstacle, Refusal};
+use crate::names::Names;
 use crate::passes::{Pass, Passes};
 use crate::proto::*;
 use crate::size::{Size, Symbols};
@@ -241,9 +242,8 @@ pub(crate) struct Graph {
     /// The number of subgraphs around the one that is being read.
     pub nesting: usize,
     names: ScopedMap<String, Val>,
-    taken: HashSet<String>,
-    /// The names of the file's nodes.
-    labels: HashSet<String>,
+    value_names: Names,
+    node_names: Names,
     fresh: usize,
     shared: ScopedMap<Vec<u8>, Vec<Val>>,
     constants: HashMap<Vec<u8>, Val>,
@@ -253,12 +253,14 @@ pub(crate) struct Graph {
 
 impl Graph {
     /// Returns an empty graph. `declared` holds the types that a file declares for its values,
-    /// which fill in what inference leaves open. `taken` holds names that new values must not use.
+    /// which fill in what inference leaves open. The other two hold all names of the file, from
+    /// which those of new values and nodes differ.
     pub(crate) fn new(
         opset: i64,
         operators: &'static dyn OperatorRegistry,
         declared: HashMap<String, ValueInfoProto>,
-        taken: HashSet<String>,
+        value_names: Names,
+        node_names: Names,
     ) -> Graph {
         Graph {
             opset,
@@ -277,8 +279,8 @@ impl Graph {
             control_subgraphs: HashMap::new(),
             nesting: 0,
             names: ScopedMap::default(),
-            taken,
-            labels: HashSet::new(),
+            value_names,
+            node_names,
             fresh: 0,
             shared: ScopedMap::default(),
             constants: HashMap::new(),
@@ -320,13 +322,12 @@ impl Graph {
     /// Reserves a name and returns it: the wanted name, with the first free number behind it if it
     /// is taken.
     pub(crate) fn reserved_name(&mut self, wanted: &str) -> String {
-        let numbered = (2..).map(|n| format!("{wanted}_{n}"));
-        let free = std::iter::once(wanted.to_string())
-            .chain(numbered)
-            .find(|name| !self.taken.contains(name));
-        let name = free.unwrap_or_default();
-        self.taken.insert(name.clone());
-        name
+        self.value_names.reserve(wanted)
+    }
+
+    /// Reserves a name for a node and returns it, with a number behind it if it is taken.
+    pub(crate) fn reserved_node_name(&mut self, wanted: &str) -> String {
+        self.node_names.reserve(wanted)
     }
 
     /// Returns the node that makes a value.
@@ -422,7 +423,7 @@ impl Graph {
         inputs: Vec<Option<Val>>,
         captures: Vec<Val>,
     ) {
-        self.labels.insert(node.name().to_string());
+        self.node_names.insert(node.name().to_string());
         let mut made = self.original(node, inputs, captures);
         let name = |name: &String| (!name.is_empty()).then(|| name.clone());
         let wanted: Vec<bool> = node.output.iter().map(|name| !name.is_empty()).collect();
@@ -435,7 +436,7 @@ impl Graph {
             {
                 let identity = NodeProto {
                     op_type: Some("Identity".into()),
-                    name: Some(format!("{}.{name}", node.name())),
+                    name: Some(self.node_names.reserve(&format!("{}.{name}", node.name()))),
                     output: vec![name.clone()],
                     ..Default::default()
                 };
@@ -547,7 +548,7 @@ impl Graph {
         let name = self.fresh_name("Identity");
         let identity = NodeProto {
             op_type: Some("Identity".into()),
-            name: Some(format!("{name}_node")),
+            name: Some(self.node_names.reserve(&format!("{name}_node"))),
             output: vec![name.clone()],
             ..Default::default()
         };
@@ -674,7 +675,7 @@ impl Graph {
     ) -> Val {
         let v = Val(self.values.len() as u32);
         let (elem, shape) = self.with_declaration(&name, elem, shape);
-        self.taken.insert(name.clone());
+        self.value_names.insert(name.clone());
         self.names.insert(name.clone(), v);
         for (axis, size) in shape.iter().flatten().enumerate() {
             if size.as_fixed().is_none() && !linear {
@@ -763,7 +764,7 @@ impl Graph {
         loop {
             self.fresh += 1;
             let name = format!("d.{stem}.{}", self.fresh);
-            if !self.taken.contains(&name) && !self.labels.contains(&name) {
+            if !self.value_names.contains(&name) && !self.node_names.contains(&name) {
                 return name;
             }
         }
@@ -806,12 +807,13 @@ impl Graph {
             used.extend(node.inputs.iter().flatten().chain(&node.captures));
             graph.node.push(self.export_node(node));
         }
+        let mut node_names = Names::of_nodes(&graph);
         for ((name, declared), v) in outputs.iter().zip(&self.outputs) {
             used.insert(*v);
             if *name != self.value(*v).name {
                 graph.node.push(NodeProto {
                     op_type: Some("Identity".into()),
-                    name: Some(format!("d.output.{name}")),
+                    name: Some(node_names.reserve(&format!("d.output.{name}"))),
                     input: vec![self.value(*v).name.clone()],
                     output: vec![name.clone()],
                     ..Default::default()

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     // Reading and writing.
     &["elem", "error", "passes", "proto", "size"],
-    &["content", "inline", "order", "signatures"],
+    &["content", "inline", "names", "order", "signatures"],
     &["upgrade"],
     &["check"],
     &["model"],

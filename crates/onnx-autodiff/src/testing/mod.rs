@@ -5,6 +5,7 @@ mod fuzz;
 mod hostile;
 mod layers;
 mod loops;
+mod names;
 mod parts;
 mod random;
 mod refusals;

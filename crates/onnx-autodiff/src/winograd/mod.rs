@@ -24,6 +24,7 @@ use self::convolution::{Convolution, Known, single_elements};
 use self::filter::{Filter, TAPS};
 use crate::elem::ElemType;
 use crate::model::Model;
+use crate::names::Names;
 use crate::proto::*;
 
 /// The greatest height of an image whose results are one product of a matrix with the products of
@@ -99,8 +100,8 @@ fn read_names(graph: &GraphProto) -> HashSet<String> {
 struct Writer {
     nodes: Vec<NodeProto>,
     constants: Vec<TensorProto>,
-    /// All names of the graph.
-    taken: HashSet<String>,
+    value_names: Names,
+    node_names: Names,
     /// The number in the last new name.
     last: usize,
     /// The constants by their sizes and bytes.
@@ -111,16 +112,11 @@ struct Writer {
 
 impl Writer {
     fn new(graph: &GraphProto) -> Writer {
-        let stored = graph.initializer.iter().map(|t| t.name());
-        let ports = graph.input.iter().chain(&graph.output).map(|p| p.name());
-        let made = graph.node.iter().flat_map(|n| n.output.iter());
-        let labels = graph.node.iter().map(|n| n.name());
         Writer {
             nodes: Vec::new(),
             constants: Vec::new(),
-            taken: (stored.chain(ports).chain(labels).map(str::to_owned))
-                .chain(made.cloned())
-                .collect(),
+            value_names: Names::of_values(graph),
+            node_names: Names::of_nodes(graph),
             last: 0,
             known_constants: HashMap::new(),
             known_weights: HashMap::new(),
@@ -132,7 +128,7 @@ impl Writer {
         loop {
             self.last += 1;
             let name = format!("winograd.{}", self.last);
-            if self.taken.insert(name.clone()) {
+            if !self.value_names.contains(&name) && !self.node_names.contains(&name) {
                 return name;
             }
         }
