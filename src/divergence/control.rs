@@ -10,13 +10,13 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use ndarray::{Array2, Axis};
+use ndarray::Axis;
 
 use super::shared_products::unit_vectors;
 use super::{DivergenceEstimator, ModelHandles, ProductPlan};
 use crate::flow::field::{
     EvalError, Evaluation, EvaluationPurpose, JacobianOperator, JacobianProducts, Points,
-    VectorField,
+    VectorField, jacobian_diagonals,
 };
 use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
 use crate::num::{Batch, TangentBatch};
@@ -255,9 +255,8 @@ impl ControlledVelocity<'_, '_> {
             };
             // The diagonal is summed in the order of quadratic forms, so the result does not depend
             // on the plan.
-            let diagonal = || Array2::from_shape_fn((dim, rows), |(i, row)| columns[[i, row, i]]);
             let divergence = (*self.control == ControlDivergence::Trace)
-                .then(|| diagonal().sum_axis(Axis(0)).to_vec());
+                .then(|| jacobian_diagonals(&columns).sum_axis(Axis(0)).to_vec());
             self.cost.estimator_jvps += if divergence.is_none() {
                 (dim * rows) as u64
             } else {

@@ -276,6 +276,10 @@ impl BatchLinearOperator for KnownDiagonal<'_> {
     fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
         Ok(z * &self.0.t())
     }
+
+    fn trace_terms(&mut self) -> Result<Option<Array2<f64>>, EvalError> {
+        Ok(Some(self.0.clone()))
+    }
 }
 
 #[cfg(test)]

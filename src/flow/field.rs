@@ -210,6 +210,10 @@ impl JacobianOperator for KnownJacobian<'_> {
         Ok(out)
     }
 
+    fn trace_terms(&mut self, _: Points) -> Result<Option<Array2<f64>>, EvalError> {
+        Ok(Some(jacobian_diagonals(self.0)))
+    }
+
     fn vjp(&mut self, _: Points, w: &TangentBatch) -> Result<Option<TangentBatch>, EvalError> {
         let mut out = TangentBatch::zeros(w.raw_dim());
         for ((columns, w), mut out) in self
@@ -222,6 +226,12 @@ impl JacobianOperator for KnownJacobian<'_> {
         }
         Ok(Some(out))
     }
+}
+
+/// Returns the diagonals of Jacobians whose columns are stored as dim × rows × dim: dim × rows.
+pub fn jacobian_diagonals(columns: &TangentBatch) -> Array2<f64> {
+    let (dim, rows, _) = columns.dim();
+    Array2::from_shape_fn((dim, rows), |(i, row)| columns[[i, row, i]])
 }
 
 /// The velocity dx/dt of the probability-flow ODE in the card's own time.

@@ -307,14 +307,16 @@ impl<N: NetworkJacobianOperator> NetworkVelocity<N> {
         z: &TangentBatch,
         mut quadratic: Array2<f64>,
     ) -> Array2<f64> {
-        let lengths = z.map_axis(Axis(2), |z| z.dot(&z));
-        for (i, t) in t.iter().enumerate() {
+        for ((t, z), mut column) in
+            (t.iter().zip(z.axis_iter(Axis(1)))).zip(quadratic.columns_mut())
+        {
             let blend = self
                 .parameterization
                 .network_affine(*t, Prediction::velocity);
-            let mut column = quadratic.column_mut(i);
             column *= blend.b * blend.input;
-            column.scaled_add(blend.a, &lengths.column(i));
+            if blend.a != 0.0 {
+                column.scaled_add(blend.a, &z.map_axis(Axis(1), |z| z.dot(&z)));
+            }
         }
         quadratic
     }
