@@ -517,7 +517,7 @@ GROUPS = [
     Group("mlp", "exact", 1, 8, 1),
     Group("unet", "1 probe", 1, 12, 1),
     Group("unet", "16 probes", 1, 3, 1),
-    Group("cifar10", "1 probe", 1, 5, 1),
+    Group("cifar10", "1 probe", 2, 20, 2),
 ]
 
 

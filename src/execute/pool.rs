@@ -35,20 +35,12 @@ pub struct ComputeOptions {
     pub threads: usize,
 }
 
-/// The default number of samples per call of a network on a GPU.
-const GPU_BATCH: usize = 32;
-
 impl ComputeOptions {
     /// The number of samples per call of the model's networks. The default depends on the model's
-    /// size.
+    /// size and on the provider.
     pub fn batch_size(&self, model: &Model) -> usize {
-        self.batch_size.unwrap_or_else(|| {
-            if self.provider.runs_on_cpu() {
-                model.default_batch_size()
-            } else {
-                GPU_BATCH
-            }
-        })
+        self.batch_size
+            .unwrap_or_else(|| model.default_batch_size(self.provider))
     }
 
     /// Runs `work` on a thread pool with the configured number of threads.
@@ -473,10 +465,14 @@ impl<'a> WorkerPool<'a> {
     pub(super) fn batch_split(&self, samples: usize) -> BatchSplit {
         let batch = self.machine.batch_size(self.model);
         if !self.machine.provider.runs_on_cpu() {
-            // One worker at a time uses the GPU.
+            // While the GPU computes a batch of one worker, the other worker prepares its next call.
             return BatchSplit {
                 batch_size: batch,
-                workers: 1,
+                workers: self
+                    .machine
+                    .threads
+                    .min(samples.div_ceil(batch))
+                    .clamp(1, 2),
                 threads_per_call: 1,
             };
         }

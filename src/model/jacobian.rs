@@ -7,46 +7,6 @@ use crate::flow::field::{EvalError, Points};
 use crate::flow::network_velocity::NetworkJacobianOperator;
 use crate::num::{Batch, TangentBatch};
 
-/// The number of f32 values that fit into the cache of one core in addition to the weights in use.
-pub(super) const CORE_CACHE_VALUES: u64 = 1 << 18;
-
-/// The largest number of tangent values in one call. It limits the memory and does not change
-/// results.
-const MAX_TANGENT_VALUES: usize = 1 << 18;
-
-/// With fewer directions per call, the network's own evaluation is a noticeable part of the cost.
-const FEW_DIRECTIONS: usize = 16;
-
-/// With this many directions per call, the cost of the network's own evaluation is negligible.
-const MANY_DIRECTIONS: usize = 64;
-
-/// Returns the numbers of rows and of directions in one call of a tangent graph.
-///
-/// The network itself is evaluated once per call. A call should therefore have enough directions to
-/// make that cost small, and then as many rows, in multiples of four, as stay in a core's cache.
-/// `directions` is the total number of directions, `widest` the size of the largest tensor per
-/// sample.
-fn tangent_call_size(directions: usize, dim: usize, widest: u64) -> (usize, usize) {
-    let cached = |count: usize| (CORE_CACHE_VALUES / (count.max(1) as u64 * widest)) as usize;
-    let many = directions.min(MANY_DIRECTIONS);
-    let width = if cached(many) >= 4 {
-        many
-    } else {
-        directions.min(cached(4).max(FEW_DIRECTIONS))
-    };
-    let rows = rows_per_call(width, dim, widest);
-    (rows, width.min(MAX_TANGENT_VALUES / (rows * dim)).max(1))
-}
-
-/// Returns the number of rows in one call with `width` directions: as many as stay in a core's
-/// cache, in multiples of four.
-fn rows_per_call(width: usize, dim: usize, widest: u64) -> usize {
-    let cached = (CORE_CACHE_VALUES / (width.max(1) as u64 * widest)) as usize;
-    (cached / 4 * 4)
-        .max(4)
-        .min((MAX_TANGENT_VALUES / dim).max(1))
-}
-
 /// The tangent graph of a network, and the other derived graphs that were requested.
 pub struct DerivedNetworks {
     /// The graph of Jacobian products J·z.
@@ -304,7 +264,13 @@ impl Network {
             let pairs: Vec<(usize, usize)> = (0..w.shape()[0])
                 .flat_map(|j| group.iter().map(move |i| (j, *i)))
                 .collect();
-            for pairs in pairs.chunks((MAX_TANGENT_VALUES / x.ncols()).max(1)) {
+            let max_rows = self.call_size.rows(
+                1,
+                x.ncols(),
+                self.max_activation_size,
+                self.row_invariance.small_calls,
+            );
+            for pairs in pairs.chunks(max_rows) {
                 let rows: Vec<usize> = pairs.iter().map(|p| p.1).collect();
                 let part = at.select(&rows);
                 let mut given = Batch::zeros((pairs.len(), x.ncols()));
@@ -349,7 +315,12 @@ impl Network {
     ) -> Result<(), EvalError> {
         let Points { t, x, .. } = at;
         let wanted = self.suffixed_output_names(suffixes);
-        let max_rows = rows_per_call(self.trace_term_count(), x.ncols(), self.max_activation_size);
+        let max_rows = self.call_size.rows(
+            self.trace_term_count(),
+            x.ncols(),
+            self.max_activation_size,
+            self.row_invariance.small_calls,
+        );
         for group in self.call_groups(t) {
             for rows in group.chunks(max_rows) {
                 let part = at.select(rows);
@@ -378,8 +349,12 @@ impl Network {
         let Points { t, x, .. } = at;
         let wanted = self.suffixed_output_names(suffixes);
         for group in self.call_groups(t) {
-            let (max_rows, width) =
-                tangent_call_size(z.shape()[0], x.ncols(), self.max_activation_size);
+            let (max_rows, width) = self.call_size.tangents(
+                z.shape()[0],
+                x.ncols(),
+                self.max_activation_size,
+                self.row_invariance.small_calls,
+            );
             let max_rows = self.fixed_batch.unwrap_or(max_rows);
             for rows in group.chunks(max_rows) {
                 let part = at.select(rows);
@@ -403,23 +378,5 @@ impl Network {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tangent_call_size_fits_cache() {
-        // A perceptron: a call takes all directions, and as many rows as fit into the cache.
-        assert_eq!(tangent_call_size(64, 64, 256), (16, 64));
-        assert_eq!(tangent_call_size(1, 64, 256), (1024, 1));
-        // A U-Net: a call takes few rows, and enough directions to make the cost of the network
-        // small.
-        assert_eq!(tangent_call_size(16, 3072, 1 << 16), (4, 16));
-        assert_eq!(tangent_call_size(3072, 3072, 1 << 16), (4, 16));
-        // A single direction of very large states fills a call.
-        assert_eq!(tangent_call_size(8, 1 << 20, 1 << 22), (1, 1));
     }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 
 use super::call_rows::RowInvariance;
+use super::call_size::{self, CallSize};
 use super::card::{
     self, Card, DivergenceHeadSpec, GuidanceSpec, HeadParametrization, NetworkInputs,
 };
@@ -19,7 +20,7 @@ use super::files::{
     FileContent, ModelFile, expected_sha256, external_data_files, load_content,
     unreadable_file_message,
 };
-use super::jacobian::{CORE_CACHE_VALUES, DerivedNetworks};
+use super::jacobian::DerivedNetworks;
 use super::joint::JointHead;
 use super::network::Network;
 use super::one_call_network::OneCallNetwork;
@@ -70,9 +71,6 @@ pub struct SessionOptions {
 /// The largest number of trace terms for which a trace graph is used. An exact trace with more
 /// terms is computed from Jacobian products in several calls.
 const MAX_TRACE_TERMS: u64 = 128;
-
-/// The largest default batch size. Calls of a small network with more rows are not faster per row.
-const MAX_BATCH_ROWS: u64 = 128;
 
 /// The derivatives that are needed of a network besides its Jacobian products J·z.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -563,7 +561,7 @@ impl Model {
 
     /// Whether a single sample is enough work for a call of the network.
     fn is_large(&self) -> bool {
-        self.max_activation_size() >= CORE_CACHE_VALUES / 16
+        call_size::is_large(self.max_activation_size())
     }
 
     /// Whether calls may have fewer than four rows. This holds for a large network unless a test
@@ -581,12 +579,10 @@ impl Model {
                 })
     }
 
-    /// Returns the default number of samples in one call of the network on a CPU. As many are used
-    /// as keep the network's tensors in a core's cache, in multiples of four, because ONNX Runtime
-    /// rounds differently if vector units are not full.
-    pub fn default_batch_size(&self) -> usize {
-        ((CORE_CACHE_VALUES / self.max_activation_size()).clamp(4, MAX_BATCH_ROWS) as usize)
-            .next_multiple_of(4)
+    /// Returns the default number of samples in one call of the network on a provider. On a CPU, as
+    /// many are used as keep the network's tensors in a core's cache.
+    pub fn default_batch_size(&self, provider: Provider) -> usize {
+        CallSize::of(provider).batch(self.max_activation_size())
     }
 
     /// Returns the paths of the card and of all its files, external data included.
@@ -1155,6 +1151,7 @@ impl Model {
         let of = key.strip_suffix(".file").unwrap_or(key);
         let mut network = Network {
             max_activation_size: self.max_activation_size(),
+            call_size: CallSize::of(options.provider),
             fixed_batch: self.card.network.batch.filter(|_| is_network),
             row_invariance: RowInvariance::UNKNOWN,
             smooth: derived.is_none() && self.kink(of)?.is_none(),

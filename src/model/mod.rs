@@ -3,6 +3,7 @@
 pub mod analytic;
 mod axes;
 pub(crate) mod call_rows;
+mod call_size;
 pub mod card;
 pub mod coder;
 pub mod conditions;
@@ -33,6 +34,7 @@ pub mod provider;
 pub mod readings;
 mod row_invariance;
 pub mod scalar;
+pub mod session_tensors;
 pub mod shared_library;
 pub mod state_function;
 pub mod time;

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use ndarray::{ArrayD, ArrayView3, Axis, IxDyn};
 
 use super::call_rows::{self, CallRows, ROWS_TOGETHER, RowInvariance};
+use super::call_size::CallSize;
 use super::conditions::ConditionInput;
 use super::constants::ConstantInput;
 use super::onnx::{Session, SessionPort};
@@ -51,6 +52,8 @@ pub struct Network {
     pub(super) scalar_time: bool,
     /// The number of values in the largest tensor that the graph computes for one sample.
     pub(super) max_activation_size: u64,
+    /// How much one call takes.
+    pub(super) call_size: CallSize,
     /// The only batch size that the graph takes; `None` if it takes any.
     pub(super) fixed_batch: Option<usize>,
     /// What a row's output depends on besides its own inputs.
@@ -441,9 +444,9 @@ impl Network {
                 w.to_shape(rows.as_slice()).expect("dim numbers per row"),
             )),
         };
-        let ready = match (seed, &mut self.probe_cache) {
-            (DerivativeSeed::Tangents(z), Some(cache)) => cache.inputs_for(z, &self.shape)?,
-            _ => Vec::new(),
+        let repeated = match (seed, &mut self.probe_cache) {
+            (DerivativeSeed::Tangents(z), Some(cache)) => Some(cache.inputs_for(z, &self.shape)?),
+            _ => None,
         };
         let fixed: Vec<ArrayD<f64>> = self
             .constants
@@ -475,7 +478,7 @@ impl Network {
             feeds.push((name, values.view()));
         }
         let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
-        self.session.run_with(feeds, &ready, &wanted)
+        self.session.run_with(feeds, repeated, &wanted)
     }
 
     /// The error for an output whose shape is not the expected one.

@@ -7,16 +7,16 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
-use half::{bf16, f16};
 use ndarray::{ArrayD, ArrayViewD};
 use ort::environment::Environment;
+use ort::session::Session as OrtSession;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use ort::session::{Session as OrtSession, SessionInputValue};
-use ort::value::{TensorElementType, TensorRef, ValueType};
+use ort::value::{TensorElementType, ValueType};
 
 use super::library;
 use super::placement::{Placement, Precision, SessionProfile, max_output_difference};
 pub use super::provider::Provider;
+use super::session_tensors::{InputTensor, RepeatedInputs, run_session};
 use super::shared_library::RuntimeLibrary;
 use crate::flow::field::EvalError;
 use crate::{graph, stop};
@@ -131,16 +131,7 @@ impl Runtime {
         provider: Provider,
         threads: usize,
     ) -> Result<Session> {
-        self.open_source(
-            file,
-            &ModelSource {
-                bytes: Some(bytes),
-                location: None,
-                is_rewritten: false,
-            },
-            provider,
-            threads,
-        )
+        self.open_source(file, &ModelSource::in_memory(bytes), provider, threads)
     }
 
     /// Opens a model in memory that the provider has already rewritten; `file` names it in messages.
@@ -154,16 +145,11 @@ impl Runtime {
         provider: Provider,
         threads: usize,
     ) -> Result<Session> {
-        self.open_source(
-            file,
-            &ModelSource {
-                bytes: Some(bytes),
-                location: None,
-                is_rewritten: true,
-            },
-            provider,
-            threads,
-        )
+        let source = ModelSource {
+            is_rewritten: true,
+            ..ModelSource::in_memory(bytes)
+        };
+        self.open_source(file, &source, provider, threads)
     }
 
     /// Opens a model in memory whose weights are in files in a folder. Such a model is derived from
@@ -238,11 +224,7 @@ impl Runtime {
                 None => Ok(builder),
             });
         let rewritten = source.rewritten(file, provider);
-        let source = rewritten.as_deref().map_or(*source, |bytes| ModelSource {
-            bytes: Some(bytes),
-            location: None,
-            is_rewritten: true,
-        });
+        let source = rewritten.as_deref().map_or(*source, ModelSource::in_memory);
         let mut builder = builder.map_err(|e| session_load_error(file, provider, &e))?;
         let opened = |builder| {
             let inner = source
@@ -265,6 +247,7 @@ impl Runtime {
             session = opened(builder)?;
         }
         session.first_call = first_call;
+        session.binds_repeated_inputs = provider != Provider::Cpu;
         Ok(session)
     }
 
@@ -345,7 +328,16 @@ struct ModelSource<'a> {
     is_rewritten: bool,
 }
 
-impl ModelSource<'_> {
+impl<'a> ModelSource<'a> {
+    /// Returns the source of a model in memory.
+    fn in_memory(bytes: &'a [u8]) -> ModelSource<'a> {
+        ModelSource {
+            bytes: Some(bytes),
+            location: None,
+            is_rewritten: false,
+        }
+    }
+
     /// Opens a session of the model.
     fn commit(&self, mut builder: SessionBuilder) -> ort::Result<OrtSession> {
         match (self.bytes, self.location) {
@@ -499,6 +491,9 @@ pub struct Session {
     first_call: Option<FirstCallCheck>,
     /// The reason why the check of the first call failed.
     rejected: Option<String>,
+    /// Whether repeated inputs are bound to the session, so that a provider with memory of its own
+    /// copies them once.
+    binds_repeated_inputs: bool,
 }
 
 impl Session {
@@ -521,6 +516,7 @@ impl Session {
             inner,
             first_call: None,
             rejected: None,
+            binds_repeated_inputs: false,
         })
     }
 
@@ -540,11 +536,10 @@ impl Session {
         feeds: Vec<(&str, ArrayViewD<f64>)>,
         wanted: &[&str],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
-        self.run_with(feeds, &[], wanted)
+        self.run_with(feeds, None, wanted)
     }
 
-    /// Runs the network like [`Session::run`], with additional inputs `ready` that are in the
-    /// network's formats already.
+    /// Runs the network like [`Session::run`], with additional inputs that many calls take.
     ///
     /// # Errors
     /// Fails if ONNX Runtime refuses the call, if an output does not exist, if the check of the
@@ -552,7 +547,7 @@ impl Session {
     pub fn run_with(
         &mut self,
         feeds: Vec<(&str, ArrayViewD<f64>)>,
-        ready: &[(&str, &InputTensor)],
+        repeated: Option<&mut RepeatedInputs>,
         wanted: &[&str],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         if stop::requested() {
@@ -566,19 +561,29 @@ impl Session {
             let format = self.input(name).map_or(TensorFormat::F32, |p| p.format);
             owned.push((*name, InputTensor::new(values, format)));
         }
-        let fed: Vec<(&str, &InputTensor)> = owned
-            .iter()
-            .map(|(name, fed)| (*name, fed))
-            .chain(ready.iter().copied())
-            .collect();
-        let failed = |message: String| EvalError::Runtime {
+        let fed: Vec<(&str, &InputTensor)> = owned.iter().map(|(name, fed)| (*name, fed)).collect();
+        let (all, outputs) = match repeated {
+            None => (fed.clone(), run_session(&mut self.inner, &fed, wanted)),
+            Some(repeated) => {
+                let outputs = if self.binds_repeated_inputs {
+                    repeated.run_bound(&mut self.inner, &fed, wanted)
+                } else {
+                    let all: Vec<_> = fed.iter().copied().chain(repeated.tensors()).collect();
+                    run_session(&mut self.inner, &all, wanted)
+                };
+                (
+                    fed.iter().copied().chain(repeated.tensors()).collect(),
+                    outputs,
+                )
+            }
+        };
+        let outputs = outputs.map_err(|message| EvalError::Runtime {
             file: self.file.clone(),
             message,
-        };
-        let outputs = run_session(&mut self.inner, &fed, wanted).map_err(failed)?;
+        })?;
         if let Some(first_call) = self.first_call.take() {
             let derivative = derivative_description(&self.inputs, &self.outputs);
-            let checked = first_call.run(&mut self.inner, derivative, &fed, wanted, &outputs);
+            let checked = first_call.run(&mut self.inner, derivative, &all, wanted, &outputs);
             self.rejected = checked.err();
         }
         match &self.rejected {
@@ -603,125 +608,6 @@ fn derivative_description(inputs: &[SessionPort], outputs: &[SessionPort]) -> &'
         () if gives("_quadratic") || adds("_tangent") => ", its Jacobian products",
         () if adds("_cotangent") => ", its transposed Jacobian products",
         () => "",
-    }
-}
-
-/// Calls a session once and returns its outputs in f64, or the error message of ONNX Runtime.
-fn run_session(
-    session: &mut OrtSession,
-    fed: &[(&str, &InputTensor)],
-    wanted: &[&str],
-) -> Result<Vec<ArrayD<f64>>, String> {
-    let message = |e: ort::Error| e.message().to_owned();
-    let mut inputs: Vec<(&str, SessionInputValue)> = Vec::with_capacity(fed.len());
-    for (name, fed) in fed {
-        inputs.push((name, fed.to_ort_value().map_err(message)?));
-    }
-    let outputs = session.run(inputs).map_err(message)?;
-    wanted
-        .iter()
-        .map(|name| {
-            let value = outputs
-                .get(name)
-                .ok_or_else(|| format!("the graph has no output `{name}`"))?;
-            let read = match tensor_element_type(value.dtype()) {
-                Some(TensorElementType::Float64) => {
-                    value.try_extract_array::<f64>().map(|a| a.to_owned())
-                }
-                Some(TensorElementType::Float16) => value
-                    .try_extract_array::<f16>()
-                    .map(|a| a.mapv(f16::to_f64)),
-                Some(TensorElementType::Bfloat16) => value
-                    .try_extract_array::<bf16>()
-                    .map(|a| a.mapv(bf16::to_f64)),
-                Some(TensorElementType::Int32) => {
-                    value.try_extract_array::<i32>().map(|a| a.mapv(f64::from))
-                }
-                Some(TensorElementType::Int64) => value
-                    .try_extract_array::<i64>()
-                    .map(|a| a.mapv(|v| v as f64)),
-                Some(TensorElementType::Bool) => value
-                    .try_extract_array::<bool>()
-                    .map(|a| a.mapv(|v| f64::from(u8::from(v)))),
-                _ => value.try_extract_array::<f32>().map(|a| a.mapv(f64::from)),
-            };
-            read.map_err(message)
-        })
-        .collect()
-}
-
-/// An input array in the network's number format.
-pub enum InputTensor {
-    /// float16.
-    F16(ArrayD<f16>),
-    /// bfloat16.
-    Bf16(ArrayD<bf16>),
-    /// float32.
-    F32(ArrayD<f32>),
-    /// float64.
-    F64(ArrayD<f64>),
-    /// int32.
-    I32(ArrayD<i32>),
-    /// int64.
-    I64(ArrayD<i64>),
-    /// bool.
-    Bool(ArrayD<bool>),
-}
-
-impl InputTensor {
-    /// Rounds numbers to a format.
-    pub fn new(values: &ArrayViewD<f64>, format: TensorFormat) -> InputTensor {
-        match format {
-            TensorFormat::F16 => {
-                InputTensor::F16(values.mapv(f16::from_f64).as_standard_layout().into_owned())
-            }
-            TensorFormat::Bf16 => InputTensor::Bf16(
-                values
-                    .mapv(bf16::from_f64)
-                    .as_standard_layout()
-                    .into_owned(),
-            ),
-            TensorFormat::F32 => {
-                InputTensor::F32(values.mapv(|v| v as f32).as_standard_layout().into_owned())
-            }
-            TensorFormat::F64 => InputTensor::F64(values.as_standard_layout().into_owned()),
-            TensorFormat::I32 => InputTensor::I32(
-                values
-                    .mapv(|v| v.round() as i32)
-                    .as_standard_layout()
-                    .into_owned(),
-            ),
-            TensorFormat::I64 => InputTensor::I64(
-                values
-                    .mapv(|v| v.round() as i64)
-                    .as_standard_layout()
-                    .into_owned(),
-            ),
-            TensorFormat::Bool => {
-                InputTensor::Bool(values.mapv(|v| v != 0.0).as_standard_layout().into_owned())
-            }
-        }
-    }
-
-    /// Returns a value of the binding that borrows the array.
-    fn to_ort_value(&self) -> ort::Result<SessionInputValue<'_>> {
-        Ok(match self {
-            InputTensor::F16(a) => TensorRef::from_array_view(a.view())?.into(),
-            InputTensor::Bf16(a) => TensorRef::from_array_view(a.view())?.into(),
-            InputTensor::F32(a) => TensorRef::from_array_view(a.view())?.into(),
-            InputTensor::F64(a) => TensorRef::from_array_view(a.view())?.into(),
-            InputTensor::I32(a) => TensorRef::from_array_view(a.view())?.into(),
-            InputTensor::I64(a) => TensorRef::from_array_view(a.view())?.into(),
-            InputTensor::Bool(a) => TensorRef::from_array_view(a.view())?.into(),
-        })
-    }
-}
-
-/// Returns the element type of a tensor; `None` if the value is not a tensor.
-fn tensor_element_type(value: &ValueType) -> Option<TensorElementType> {
-    match value {
-        ValueType::Tensor { ty, .. } => Some(*ty),
-        _ => None,
     }
 }
 
@@ -764,11 +650,7 @@ mod tests {
     fn session_fallen_back_to_cpu_is_refused() {
         let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
         let bytes = include_bytes!("../../models/mixture/denoiser.onnx");
-        let source = ModelSource {
-            bytes: Some(bytes),
-            location: None,
-            is_rewritten: false,
-        };
+        let source = ModelSource::in_memory(bytes);
         let first_call = runtime
             .first_call_check("fallen.onnx", &source, Provider::Openvino, 1)
             .expect("a check")
@@ -811,6 +693,35 @@ mod tests {
                 .iter()
                 .all(|p| p.graph != "fallen.onnx")
         );
+    }
+
+    /// Inputs that stay bound to a session are the inputs that it would get anew at each call.
+    #[test]
+    fn bound_inputs_give_what_fed_inputs_give() {
+        let runtime = Runtime::get(None).expect("ONNX Runtime is found or fetched");
+        let bytes = include_bytes!("../../models/mixture/denoiser.onnx");
+        let mut session = runtime
+            .open("denoiser.onnx", bytes, Provider::Cpu, 1)
+            .expect("it opens");
+        session.binds_repeated_inputs = true;
+        let states = [0.3, -0.7].map(|v| ArrayD::from_elem(vec![4, 8], v));
+        let mut repeated = states.each_ref().map(|x| {
+            let x = InputTensor::new(&x.view(), TensorFormat::F32);
+            RepeatedInputs::new(vec![("x".to_owned(), x)])
+        });
+        for level in [0.5, 1.0, 2.0] {
+            let sigma = ArrayD::from_elem(vec![4], level);
+            for (x, repeated) in states.iter().zip(&mut repeated) {
+                let fed = vec![("x", x.view()), ("sigma", sigma.view())];
+                let expected = session.run(fed, &["denoised"]).expect("a call");
+                let fed = || vec![("sigma", sigma.view())];
+                let bound = session.run_with(fed(), Some(repeated), &["denoised"]);
+                assert_eq!(bound.expect("a call"), expected, "at level {level}");
+                let unknown = session.run_with(fed(), Some(repeated), &["noised"]);
+                let message = unknown.expect_err("refused").to_string();
+                assert!(message.contains("no output `noised`"), "{message}");
+            }
+        }
     }
 
     #[test]

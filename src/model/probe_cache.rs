@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use ndarray::{ArrayD, ArrayView3};
 
-use super::onnx::{InputTensor, Session, TensorFormat};
+use super::onnx::{Session, TensorFormat};
+use super::session_tensors::{InputTensor, RepeatedInputs};
 use crate::flow::field::EvalError;
 use crate::num::TangentBatch;
 
@@ -30,7 +31,7 @@ struct ProbeCacheEntry {
     /// The directions, k × rows × dim.
     z: TangentBatch,
     /// One tensor per output of the session.
-    tensors: Vec<InputTensor>,
+    inputs: RepeatedInputs,
     /// The number of values in the directions and the tensors.
     value_count: usize,
 }
@@ -76,7 +77,7 @@ impl ProbeCache {
         &mut self,
         z: ArrayView3<f64>,
         shape: &[usize],
-    ) -> Result<Vec<(&str, &InputTensor)>, EvalError> {
+    ) -> Result<&mut RepeatedInputs, EvalError> {
         match self.entries.iter().position(|known| known.z == z) {
             Some(place) => {
                 let known = self
@@ -87,17 +88,8 @@ impl ProbeCache {
             }
             None => self.compute(z, shape)?,
         }
-        let made = self
-            .entries
-            .back()
-            .map(|known| known.tensors.as_slice())
-            .unwrap_or_default();
-        Ok(self
-            .outputs
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .zip(made)
-            .collect())
+        let newest = self.entries.back_mut().expect("it was just stored");
+        Ok(&mut newest.inputs)
     }
 
     /// Computes the inputs for `z` and stores them as the most recent entry. The oldest entries are
@@ -112,14 +104,16 @@ impl ProbeCache {
             .session
             .run(vec![(self.input_name.as_str(), directions.view())], &wanted)?;
         let numbers = z.len() + made.iter().map(|values| values.len()).sum::<usize>();
-        let made = made
+        let tensors = made
             .iter()
             .zip(&self.outputs)
-            .map(|(values, (_, format))| InputTensor::new(&values.view(), *format))
+            .map(|(values, (name, format))| {
+                (name.clone(), InputTensor::new(&values.view(), *format))
+            })
             .collect();
         self.entries.push_back(ProbeCacheEntry {
             z: z.to_owned(),
-            tensors: made,
+            inputs: RepeatedInputs::new(tensors),
             value_count: numbers,
         });
         while self.entries.len() > 1

@@ -361,7 +361,7 @@ impl Model {
             negated: false,
         };
         check.remove_equal_candidates(network.time_name.is_some());
-        let batch = self.default_batch_size();
+        let batch = self.default_batch_size(options.provider);
         let mut evaluate = |at: InputValues, noise: &Batch| {
             OutputProducts::evaluate(&mut network, batch, &rows, noise, at)
         };
