@@ -1,4 +1,4 @@
-"""Times flowgauge's log-likelihoods against PyTorch eager and against raw calls of ONNX Runtime, in one run.
+"""Times flowgauge's log-likelihoods against PyTorch, eager and compiled, and raw calls of ONNX Runtime, in one run.
 
     python scripts/bench_pytorch.py [--program target/release/flowgauge] [--diffusers] [--out ratios.csv]
     python scripts/bench_pytorch.py --quick                    # a few evaluations of each: does it work here?
@@ -48,7 +48,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from torch import nn
-from torch.func import jacfwd, jacrev, jvp, vmap
+from torch.func import jacfwd, jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 
 from common import ROOT, export, write_card
@@ -306,17 +306,50 @@ def reverse_passes(create_graph):
     return evaluate
 
 
+def one_vjp(network, x, t, probes):
+    """torch.func.vjp of one probe: v and vᵀJ by one forward and one reverse pass."""
+    (z,) = probes
+    v, back = vjp(lambda x: network(x, t), x)
+    (product,) = back(z)
+    return v, dot(product, z)
+
+
+class Compiled:
+    """A program under torch.compile, which compiles it at the first call for each network."""
+
+    def __init__(self, program):
+        self.program = program
+        self.made = {}
+
+    def __call__(self, network, x, t, probes):
+        if network.name not in self.made:
+            module = network.module
+            self.made[network.name] = torch.compile(lambda x, t, probes: self.program(module, x, t, probes))
+        return self.made[network.name](x, t, probes)
+
+    def refusal(self, network, probes):
+        """Why it cannot be compiled for a network, or None. It needs a C++ compiler."""
+        try:
+            with torch.no_grad():
+                self(network, network.x, torch.full((len(network.x),), 0.5), probes)
+        except Exception as error:  # The compiler's errors have no type in common.
+            return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        return None
+
+
 ONE_PASS, SCORE_SDE = "torch: one pass, v and vᵀJ", "torch: score_sde's loop"
 PROGRAMS = {
     "1 probe": {
         ONE_PASS: torch.enable_grad()(one_pass),
         SCORE_SDE: score_sde,
         "torch: func.jvp": forward_mode,
+        "torch.compile: func.vjp": Compiled(one_vjp),
     },
     "16 probes": {
         ONE_PASS + ", 16 times": torch.enable_grad()(one_pass),
         "torch: one forward, 16 reverse passes": torch.enable_grad()(one_graph),
         "torch: vmap(jvp)": vmap_jvp,
+        "torch.compile: vmap(jvp)": Compiled(vmap_jvp),
     },
     "exact": {
         "torch: flow_matching's loop": reverse_passes(create_graph=True),
@@ -324,6 +357,7 @@ PROGRAMS = {
         "torch: vmap(jacfwd)": exact_of(jacfwd),
         "torch: vmap(jacrev)": exact_of(jacrev),
         "torch: vmap(jvp) of the basis": vmap_jvp_basis,
+        "torch.compile: vmap(jvp) of the basis": Compiled(vmap_jvp_basis),
     },
 }
 ESTIMATORS = {"1 probe": "{hutchinson: {probes: 1}}", "16 probes": "{hutchinson: {probes: 16}}", "exact": "exact"}
@@ -596,6 +630,10 @@ def bench(group, network, options, folder):
     generator = torch.Generator().manual_seed(2)
     count = {"1 probe": 1, "16 probes": 16, "exact": 0}[group.estimator]
     probes = torch.randint(0, 2, (count, *network.x.shape), generator=generator) * 2.0 - 1.0
+    for name, program in [(n, p) for n, p in programs.items() if isinstance(p, Compiled)]:
+        if refusal := program.refusal(network, probes):
+            print(f"  {name}: left out, because it cannot be compiled: {refusal}", flush=True)
+            programs = {other: p for other, p in programs.items() if other != name}
     ours = Flowgauge(options.program, network, group.estimator, options, folder)
     check(group, network, ours, programs, probes)
     contenders = [Contender("flowgauge", ours.run, child=True)]
@@ -726,8 +764,10 @@ def main():
         names = "; ".join(g.name for g in GROUPS)
         parser.error(f"--only: no group holds that; there are {names} (cifar10 with --diffusers)")
     torch.set_num_threads(options.threads)
-    # What the exporter says of torchvision and of coming versions is nothing to these networks.
+    # What the exporter says of torchvision and of coming versions is nothing to these networks, and what cannot be
+    # compiled is said in one line.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    torch._logging.set_logs(all=logging.CRITICAL)
     warnings.simplefilter("ignore")
     lines, status, others = [], 0, Others()
     try:

@@ -222,6 +222,37 @@ impl ControlledVelocity<'_, '_> {
         Ok(())
     }
 
+    /// Returns the directions of the control, followed by those that are planned. They are the same
+    /// along a path, so the caller puts them back into the cache. The Jacobian's directions are the
+    /// planned ones alone, because they serve the control too.
+    fn take_directions(
+        &mut self,
+        planned: &ProductPlan,
+        sample: &[SampleId],
+        dim: usize,
+    ) -> CachedDirections {
+        let fits = |directions: &CachedDirections| {
+            directions.sample == sample
+                && directions.plan == *planned
+                && directions.z.shape()[2] == dim
+        };
+        if let Some(known) = self.cached_directions.take().filter(fits) {
+            return known;
+        }
+        let shared = planned.directions(self.key, sample, dim);
+        let z = if *planned == ProductPlan::Jacobian {
+            shared
+        } else {
+            let control = self.control.directions(self.key, sample, dim);
+            ndarray::concatenate(Axis(0), &[control.view(), shared.view()]).expect("the same rows")
+        };
+        CachedDirections {
+            sample: sample.to_vec(),
+            plan: planned.clone(),
+            z,
+        }
+    }
+
     /// Evaluates velocity and products. One call gives both, unless the card has heads in the
     /// velocity's own graph.
     fn evaluate_with_products(
@@ -243,16 +274,18 @@ impl ControlledVelocity<'_, '_> {
             &mut **sources.jacobian.as_mut().ok_or_else(missing)?;
         self.cost.control_jvps += self.control.jvps_per_evaluation(dim) * rows as u64;
         if *planned == ProductPlan::Jacobian {
-            let z = planned.directions(self.key, sample, dim);
+            let directions = self.take_directions(planned, sample, dim);
+            let z = &directions.z;
             let together = if separate {
                 None
             } else {
-                tangents.velocity_and_jvp(at, &z)?
+                tangents.velocity_and_jvp(at, z)?
             };
             let (velocity, columns) = match together {
                 Some(both) => both,
-                None => (self.velocity.velocity(at)?, tangents.jvp(at, &z)?),
+                None => (self.velocity.velocity(at)?, tangents.jvp(at, z)?),
             };
+            self.cached_directions = Some(directions);
             // The diagonal is summed in the order of quadratic forms, so the result does not depend
             // on the plan.
             let divergence = (*self.control == ControlDivergence::Trace)
@@ -281,29 +314,7 @@ impl ControlledVelocity<'_, '_> {
                 products: Some(JacobianProducts::QuadraticForms(terms)),
             });
         }
-        let fits = |directions: &&CachedDirections| {
-            directions.sample == sample
-                && directions.plan == *planned
-                && directions.z.shape()[2] == dim
-        };
-        let directions = match self
-            .cached_directions
-            .take()
-            .filter(|directions| fits(&directions))
-        {
-            Some(directions) => directions,
-            None => {
-                let control = self.control.directions(self.key, sample, dim);
-                let shared = planned.directions(self.key, sample, dim);
-                let z = ndarray::concatenate(Axis(0), &[control.view(), shared.view()])
-                    .expect("the same rows");
-                CachedDirections {
-                    sample: sample.to_vec(),
-                    plan: planned.clone(),
-                    z,
-                }
-            }
-        };
+        let directions = self.take_directions(planned, sample, dim);
         let z = &directions.z;
         self.cost.estimator_jvps += ((z.shape()[0] - controls) * rows) as u64;
         let together = if separate {

@@ -16,7 +16,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::constants::{Constant, accepted_values, can_represent, describe_sizes, is_batch_axis};
-use super::onnx::{SessionPort, TensorFormat};
+use super::onnx::SessionPort;
+use super::session_tensors::TensorFormat;
 use crate::num::key::{Purpose, RngKey, SampleId, has_conditions, unpack_draw};
 use crate::num::shape;
 

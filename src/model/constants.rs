@@ -9,7 +9,8 @@ use ndarray::{ArrayD, IxDyn};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::onnx::{SessionPort, TensorFormat};
+use super::onnx::SessionPort;
+use super::session_tensors::TensorFormat;
 use crate::num::npy::parse_npy;
 use crate::num::shape::{self, ShapeMismatch};
 

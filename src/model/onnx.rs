@@ -16,7 +16,7 @@ use ort::value::{TensorElementType, ValueType};
 use super::library;
 use super::placement::{Placement, Precision, SessionProfile, max_output_difference};
 pub use super::provider::Provider;
-use super::session_tensors::{InputTensor, RepeatedInputs, run_session};
+use super::session_tensors::{InputTensor, RepeatedInputs, TensorFormat, run_session};
 use super::shared_library::RuntimeLibrary;
 use crate::flow::field::EvalError;
 use crate::{graph, stop};
@@ -445,25 +445,6 @@ impl FirstCallCheck {
             .insert(self.key, placement);
         Ok(())
     }
-}
-
-/// The number formats of inputs and outputs that are supported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TensorFormat {
-    /// float16.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// float32.
-    F32,
-    /// float64.
-    F64,
-    /// int32.
-    I32,
-    /// int64.
-    I64,
-    /// bool.
-    Bool,
 }
 
 /// An input or output of a session.

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use ndarray::{ArrayD, ArrayView3};
 
-use super::onnx::{Session, TensorFormat};
-use super::session_tensors::{InputTensor, RepeatedInputs};
+use super::onnx::Session;
+use super::session_tensors::{InputTensor, RepeatedInputs, TensorFormat};
 use crate::flow::field::EvalError;
 use crate::num::TangentBatch;
 

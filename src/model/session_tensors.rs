@@ -8,7 +8,24 @@ use ort::session::{
 };
 use ort::value::{DynTensor, Tensor, TensorElementType, TensorRef, ValueType};
 
-use super::onnx::TensorFormat;
+/// The number formats of inputs and outputs that are supported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TensorFormat {
+    /// float16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// float32.
+    F32,
+    /// float64.
+    F64,
+    /// int32.
+    I32,
+    /// int64.
+    I64,
+    /// bool.
+    Bool,
+}
 
 /// Calls a session once and returns its outputs in f64, or the error message of ONNX Runtime. Outputs
 /// that are not wanted are not copied from the provider's memory.

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use ndarray::ArrayD;
 
 use super::card::{Card, TimeInputSpec, TimeVariable};
-use super::onnx::TensorFormat;
+use super::session_tensors::TensorFormat;
 use crate::flow::path::{PathCurve, ProbabilityPath};
 use crate::flow::preconditioning::Preconditioning;
 use crate::graph;

@@ -66,7 +66,14 @@ const HOMES: &[(&str, &[&str])] = &[
     ("reqwest", &[]),
     ("rustls", &["store.rs"]),
     ("tokio", &["store.rs"]),
-    ("ort", &["model/onnx.rs", "model/provider.rs"]),
+    (
+        "ort",
+        &[
+            "model/onnx.rs",
+            "model/provider.rs",
+            "model/session_tensors.rs",
+        ],
+    ),
     ("libloading", &["model/shared_library.rs"]),
     ("onnx_autodiff", &["graph.rs"]),
     ("faer", &["num/linalg.rs"]),
