@@ -549,7 +549,7 @@ GROUPS = [
     Group("mlp", "1 probe", 20, 200, 20),
     Group("mlp", "16 probes", 3, 30, 3),
     Group("mlp", "exact", 1, 8, 1),
-    Group("unet", "1 probe", 1, 12, 1),
+    Group("unet", "1 probe", 2, 42, 2),
     Group("unet", "16 probes", 1, 3, 1),
     Group("cifar10", "1 probe", 2, 20, 2),
 ]
