@@ -225,6 +225,28 @@ def one_pass(network, x, t, probes):
     return v.detach(), total / len(probes)
 
 
+def flowfusion(network, x, t, probes):
+    """As flowfusion has it: v with a graph, and one reverse pass that is asked for a graph of its own."""
+    (z,) = probes
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        v = network(x, t)
+        (product,) = torch.autograd.grad(v, x, z, create_graph=True, retain_graph=True)
+        return v.detach(), dot(product, z).detach()
+
+
+def flowfusion_exact(network, x, t, _):
+    """As flowfusion has it: v with a graph, and apart from it the trace of each sample's torch.func.jacrev, under vmap."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        v = network(x, t)
+
+        def trace(x, t):
+            return torch.trace(jacrev(lambda x: network(x[None], t[None])[0].flatten())(x).flatten(1))
+
+        return v.detach(), vmap(trace)(x, t).detach()
+
+
 def one_graph(network, x, t, probes):
     """The network once with its graph, which every probe's reverse pass goes through."""
     x = x.detach().requires_grad_(True)
@@ -342,6 +364,7 @@ PROGRAMS = {
     "1 probe": {
         ONE_PASS: torch.enable_grad()(one_pass),
         SCORE_SDE: score_sde,
+        "torch: flowfusion's": flowfusion,
         "torch: func.jvp": forward_mode,
         "torch.compile: func.vjp": Compiled(one_vjp),
     },
@@ -354,6 +377,7 @@ PROGRAMS = {
     "exact": {
         "torch: flow_matching's loop": reverse_passes(create_graph=True),
         "torch: flow_matching's loop, leaner": reverse_passes(create_graph=False),
+        "torch: flowfusion's": flowfusion_exact,
         "torch: vmap(jacfwd)": exact_of(jacfwd),
         "torch: vmap(jacrev)": exact_of(jacrev),
         "torch: vmap(jvp) of the basis": vmap_jvp_basis,
