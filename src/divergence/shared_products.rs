@@ -15,7 +15,7 @@ use crate::flow::field::{EvalError, JacobianOperator, JacobianProducts, KnownJac
 use crate::num::TangentBatch;
 use crate::num::key::{Distribution, Purpose, RngKey, SampleId};
 use crate::solve::Nodes;
-use crate::trace::{BatchLinearOperator, Estimator, JacobianAt, ProbeReuse, ProbeSource};
+use crate::trace::{Estimator, JacobianAt, ProbeReuse, ProbeSource};
 
 /// The maximum dimension for which whole Jacobians are stored: 128² numbers for each sample of a
 /// batch at each stage of a step.
@@ -219,7 +219,7 @@ pub(super) fn unit_vectors(rows: usize, dim: usize) -> TangentBatch {
 pub enum EstimatorProducts {
     /// The quadratic forms in this range of directions.
     QuadraticForms(Range<usize>),
-    /// The diagonal of the Jacobian.
+    /// The diagonal of the Jacobian, or partial sums of it. The exact trace is their sum.
     Diagonal,
     /// The whole Jacobian.
     Jacobian,
@@ -243,7 +243,7 @@ impl EstimatorProducts {
                 Some(forms.slice(ndarray::s![range.clone(), ..]).to_owned())
             }
             (EstimatorProducts::Diagonal, JacobianProducts::QuadraticForms(forms)) => {
-                Some(estimator.trace(&mut KnownDiagonal(forms), probes)?)
+                Some(forms.sum_axis(Axis(0)).insert_axis(Axis(0)))
             }
             (EstimatorProducts::Jacobian, JacobianProducts::Jacobian(columns)) => {
                 let mut field = KnownJacobian(columns);
@@ -257,28 +257,6 @@ impl EstimatorProducts {
             }
             _ => None,
         })
-    }
-}
-
-/// Matrices of which only the diagonal is known, or the same number of partial sums of it: terms ×
-/// rows. This is enough for the quadratic forms of unit vectors, which the exact trace adds up.
-struct KnownDiagonal<'a>(&'a Array2<f64>);
-
-impl BatchLinearOperator for KnownDiagonal<'_> {
-    fn rows(&self) -> usize {
-        self.0.ncols()
-    }
-
-    fn dim(&self) -> usize {
-        self.0.nrows()
-    }
-
-    fn apply(&mut self, z: &TangentBatch) -> Result<TangentBatch, EvalError> {
-        Ok(z * &self.0.t())
-    }
-
-    fn trace_terms(&mut self) -> Result<Option<Array2<f64>>, EvalError> {
-        Ok(Some(self.0.clone()))
     }
 }
 

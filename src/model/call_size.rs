@@ -31,10 +31,8 @@ const ROWS_OF_LARGE_CALLS: usize = 8;
 /// What one call takes. It limits time and memory and does not change results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallSize {
-    /// The number of values in the largest tensor of one call.
+    /// The number of values in the largest tensor of one call, or in its tangents.
     tensor_values: u64,
-    /// The largest number of tangent values in one call.
-    tangent_values: usize,
     /// The largest default number of samples.
     max_batch: u64,
 }
@@ -45,13 +43,11 @@ impl CallSize {
         if provider.runs_on_cpu() {
             CallSize {
                 tensor_values: CORE_CACHE_VALUES,
-                tangent_values: CORE_CACHE_VALUES as usize,
                 max_batch: MAX_CPU_BATCH,
             }
         } else {
             CallSize {
                 tensor_values: GPU_TENSOR_VALUES,
-                tangent_values: GPU_TENSOR_VALUES as usize,
                 max_batch: MAX_GPU_BATCH,
             }
         }
@@ -85,7 +81,7 @@ impl CallSize {
             directions.min(fitting(4).max(FEW_DIRECTIONS))
         };
         let rows = self.rows(width, dim, widest, any_rows);
-        (rows, width.min(self.tangent_values / (rows * dim)).max(1))
+        (rows, width.min(self.states(rows * dim)).max(1))
     }
 
     /// Returns the number of rows in one call with `width` directions: as many as fit, in multiples
@@ -98,9 +94,12 @@ impl CallSize {
         } else {
             4
         };
-        (fitting / 4 * 4)
-            .max(least)
-            .min((self.tangent_values / dim).max(1))
+        (fitting / 4 * 4).max(least).min(self.states(dim).max(1))
+    }
+
+    /// Returns how many states or tangents of `size` values one tensor of a call holds.
+    fn states(self, size: usize) -> usize {
+        self.tensor_values as usize / size
     }
 }
 

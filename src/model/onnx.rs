@@ -528,7 +528,7 @@ impl Session {
     pub fn run_with(
         &mut self,
         feeds: Vec<(&str, ArrayViewD<f64>)>,
-        repeated: Option<&mut RepeatedInputs>,
+        mut repeated: Option<&mut RepeatedInputs>,
         wanted: &[&str],
     ) -> Result<Vec<ArrayD<f64>>, EvalError> {
         if stop::requested() {
@@ -543,20 +543,12 @@ impl Session {
             owned.push((*name, InputTensor::new(values, format)));
         }
         let fed: Vec<(&str, &InputTensor)> = owned.iter().map(|(name, fed)| (*name, fed)).collect();
-        let (all, outputs) = match repeated {
-            None => (fed.clone(), run_session(&mut self.inner, &fed, wanted)),
-            Some(repeated) => {
-                let outputs = if self.binds_repeated_inputs {
-                    repeated.run_bound(&mut self.inner, &fed, wanted)
-                } else {
-                    let all: Vec<_> = fed.iter().copied().chain(repeated.tensors()).collect();
-                    run_session(&mut self.inner, &all, wanted)
-                };
-                (
-                    fed.iter().copied().chain(repeated.tensors()).collect(),
-                    outputs,
-                )
-            }
+        let outputs = if let Some(repeated) = &mut repeated
+            && self.binds_repeated_inputs
+        {
+            repeated.run_bound(&mut self.inner, &fed, wanted)
+        } else {
+            run_session(&mut self.inner, &all_inputs(&fed, &repeated), wanted)
         };
         let outputs = outputs.map_err(|message| EvalError::Runtime {
             file: self.file.clone(),
@@ -564,6 +556,7 @@ impl Session {
         })?;
         if let Some(first_call) = self.first_call.take() {
             let derivative = derivative_description(&self.inputs, &self.outputs);
+            let all = all_inputs(&fed, &repeated);
             let checked = first_call.run(&mut self.inner, derivative, &all, wanted, &outputs);
             self.rejected = checked.err();
         }
@@ -577,6 +570,15 @@ impl Session {
     pub fn awaits_first_call(&self) -> bool {
         self.first_call.is_some()
     }
+}
+
+/// Returns the inputs of one call, and those that many calls take.
+fn all_inputs<'a>(
+    fed: &[(&'a str, &'a InputTensor)],
+    repeated: &'a Option<&mut RepeatedInputs>,
+) -> Vec<(&'a str, &'a InputTensor)> {
+    let repeated = repeated.iter().flat_map(|repeated| repeated.tensors());
+    fed.iter().copied().chain(repeated).collect()
 }
 
 /// Describes the kind of derivative that a graph computes, from the names that differentiation

@@ -178,16 +178,17 @@ pub enum InputTensor {
 }
 
 impl InputTensor {
-    /// Rounds numbers to a format.
+    /// Rounds numbers to a format. The result is in row-major order, as ONNX Runtime takes it.
     pub fn new(values: &ArrayViewD<f64>, format: TensorFormat) -> InputTensor {
+        let values = values.as_standard_layout();
         match format {
-            TensorFormat::F16 => InputTensor::F16(row_major(values.mapv(f16::from_f64))),
-            TensorFormat::Bf16 => InputTensor::Bf16(row_major(values.mapv(bf16::from_f64))),
-            TensorFormat::F32 => InputTensor::F32(row_major(values.mapv(|v| v as f32))),
-            TensorFormat::F64 => InputTensor::F64(values.as_standard_layout().into_owned()),
-            TensorFormat::I32 => InputTensor::I32(row_major(values.mapv(|v| v.round() as i32))),
-            TensorFormat::I64 => InputTensor::I64(row_major(values.mapv(|v| v.round() as i64))),
-            TensorFormat::Bool => InputTensor::Bool(row_major(values.mapv(|v| v != 0.0))),
+            TensorFormat::F16 => InputTensor::F16(values.mapv(f16::from_f64)),
+            TensorFormat::Bf16 => InputTensor::Bf16(values.mapv(bf16::from_f64)),
+            TensorFormat::F32 => InputTensor::F32(values.mapv(|v| v as f32)),
+            TensorFormat::F64 => InputTensor::F64(values.into_owned()),
+            TensorFormat::I32 => InputTensor::I32(values.mapv(|v| v.round() as i32)),
+            TensorFormat::I64 => InputTensor::I64(values.mapv(|v| v.round() as i64)),
+            TensorFormat::Bool => InputTensor::Bool(values.mapv(|v| v != 0.0)),
         }
     }
 
@@ -215,16 +216,6 @@ impl InputTensor {
             InputTensor::I64(a) => Tensor::from_array(a.clone())?.upcast(),
             InputTensor::Bool(a) => Tensor::from_array(a.clone())?.upcast(),
         })
-    }
-}
-
-/// Returns the array in row-major order, as ONNX Runtime takes it. It is copied only if it has another
-/// order.
-fn row_major<T: Clone>(values: ArrayD<T>) -> ArrayD<T> {
-    if values.is_standard_layout() {
-        values
-    } else {
-        values.as_standard_layout().into_owned()
     }
 }
 

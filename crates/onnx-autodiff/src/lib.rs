@@ -31,11 +31,11 @@
 //!
 //! # How it works
 //!
-//! A file is decoded (`model`, `inline`, `upgrade`, `order`, `names`) and read into a `graph`. While the
-//! graph grows, it asks the declarations of its operators for types, shapes and the elements of
-//! small tensors (`size`, `inference`, `folding`), and for what replaces a fused operator. `If`
-//! nodes with a known condition and loops with a known number of steps are replaced on the way
-//! (`append`).
+//! A file is decoded (`model`, `inline`, `upgrade`, `order`) and read into a `graph`, whose new
+//! names differ from those of the file (`names`). While the graph grows, it asks the declarations
+//! of its operators for types, shapes and the elements of small tensors (`size`, `inference`,
+//! `folding`), and for what replaces a fused operator. `If` nodes with a known condition and loops
+//! with a known number of steps are replaced on the way (`append`).
 //!
 //! Forward mode (`tangent`) walks the graph with one rule for each operator (`jvp_context`).
 //! Reverse mode (`cotangent`) transposes the operators that forward mode wrote
