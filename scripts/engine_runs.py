@@ -176,8 +176,8 @@ class Runs:
         """Compares the tables of a run with those of one process: byte for byte without measured times, and
         `samples.csv` byte for byte as it is."""
         whole, other = self.whole() / "tables", self.folder / out / "tables"
-        names = sorted(p.name for p in whole.iterdir())
-        require(names == sorted(p.name for p in other.iterdir()), f"{out}: other tables than {names}")
+        names, others = (sorted(p.name for p in folder.iterdir()) for folder in (whole, other))
+        require(names == others, f"{out}: the tables are {others}, and those of one process {names}")
         for name in names:
             require(
                 without_times(whole / name) == without_times(other / name), f"{out}: tables/{name} is not that of one process"

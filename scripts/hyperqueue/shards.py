@@ -24,9 +24,10 @@ def job_of(program, config, out, shards, chosen, round_number):
     logs.mkdir(parents=True, exist_ok=True)
     for shard in chosen:
         part = "auto" if len(chosen) == shards else f"{shard + 1}/{shards}"
-        log = str(logs / f"{shard}-{round_number}.log")
+        # HyperQueue opens one file a stream, each at its beginning: of two streams in one file, the later words cover others.
+        stdout, stderr = (str(logs / f"{shard}-{round_number}.{stream}") for stream in ("stdout", "stderr"))
         command = [program, "run", config, "--out", out, "--shard", part, "--threads", "1"]
-        job.program(command, env={"FLOWGAUGE_SHARDS": str(shards)}, stdout=log, stderr=log, name=f"shard{shard + 1}")
+        job.program(command, env={"FLOWGAUGE_SHARDS": str(shards)}, stdout=stdout, stderr=stderr, name=f"shard{shard + 1}")
     return job
 
 
