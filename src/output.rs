@@ -1,7 +1,7 @@
 //! Writing results. A file appears complete or not at all, a symbolic link is followed, and a pipe
 //! or a device is written into directly.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -369,7 +369,7 @@ impl PartialFile {
             .open(&path)
             .map_err(explain_io_error)?;
         // Only a lock of another process is an error: some file systems have no locks.
-        if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
             bail!(
                 "another process is writing {}; wait for it, or choose another name",
                 path.display()
@@ -549,20 +549,50 @@ fn replace_file(to: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// An empty file with a name of its own in the folder of another file. The folder is created if it
-/// is missing.
+/// How the names of temporary files begin and end.
+const TEMPORARY: (&str, &str) = (".flowgauge-", ".tmp");
+
+/// Whether this is the name of a temporary file, which becomes a result when it is complete.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1)
+}
+
+/// Removes the temporary files that killed processes left in a folder. Files that a process still
+/// writes are locked, and stay. On a file system without locks, all stay.
+pub(crate) fn remove_abandoned_files(folder: &Path) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries.filter(|e| is_temporary(&e.file_name().to_string_lossy())) {
+        if let Ok(file) = OpenOptions::new().write(true).open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// An empty file with a name of its own in the folder of another file, locked as long as it is
+/// open. The folder is created if it is missing.
 ///
 /// # Errors
 /// Fails if the disk refuses.
 fn temporary_beside(to: &Path) -> Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".").suffix(".tmp");
+    builder.prefix(TEMPORARY.0).suffix(TEMPORARY.1);
     // Temporary files are private by default. Results get the usual permissions (0666 minus the
     // umask).
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     std::fs::create_dir_all(folder_of(to)).map_err(explain_io_error)?;
-    builder.tempfile_in(folder_of(to)).map_err(explain_io_error)
+    loop {
+        let file = builder
+            .tempfile_in(folder_of(to))
+            .map_err(explain_io_error)?;
+        // Another process may have taken it for an abandoned one before it was locked.
+        let taken = matches!(file.as_file().try_lock(), Err(TryLockError::WouldBlock));
+        if !taken && file.path().exists() {
+            return Ok(file);
+        }
+    }
 }
 
 /// Gives a new file the permissions of the file that it will replace, and its owner if this user
@@ -840,6 +870,39 @@ mod tests {
         writer.finish().expect("in its place");
         assert_eq!(read(&path), "two");
         assert!(!partial.exists());
+    }
+
+    #[test]
+    fn only_abandoned_temporary_files_are_removed() {
+        let folder = folder();
+        let path = |name: &str| folder.path().join(name);
+        let mut held = temporary_beside(&path("a")).expect("a file");
+        held.write_all(b"whole").expect("written");
+        for name in [".flowgauge-dead00.tmp", ".mine.tmp", "a.tmp"] {
+            std::fs::write(path(name), "torn").expect("written");
+        }
+        remove_abandoned_files(folder.path());
+        assert!(!path(".flowgauge-dead00.tmp").exists());
+        assert!(path(".mine.tmp").exists() && path("a.tmp").exists());
+        held.persist(path("a")).expect("its writer was at work");
+        remove_abandoned_files(&path("none"));
+    }
+
+    #[test]
+    fn files_appear_whole_while_others_tidy_up() {
+        let folder = folder();
+        let path = folder.path().join("a");
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for i in 0..200 {
+                    write_atomic(&path, format!("{i}").as_bytes()).expect("written");
+                }
+            });
+            while !writer.is_finished() {
+                remove_abandoned_files(folder.path());
+            }
+        });
+        assert_eq!(std::fs::read(&path).expect("a file"), b"199");
     }
 
     #[test]

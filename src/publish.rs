@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use self::labelled_run::LabelledRun;
 use crate::journal::{self, Journal, Outcome, RunDirectory, outstanding_trials, read_plan};
-use crate::output::{check_output_folder, write_atomic};
+use crate::output::{check_output_folder, remove_abandoned_files, write_atomic};
 use crate::plan::{Plan, PlanFile, PlannedModel};
 use crate::progress::format_duration;
 use crate::report::{self, DataFacts, Facts, ModelFacts};
@@ -163,8 +163,13 @@ fn check_report_folder(out: &Path, runs: &[CombinedRun]) -> Result<()> {
     Ok(())
 }
 
-/// Writes the tables, plots and page to a folder.
+/// Writes the tables, plots and page to a folder, where nothing is left of what killed processes
+/// began to write.
 fn write_report(dir: &Path, tables: &Tables, facts: &Facts) -> Result<()> {
+    remove_abandoned_files(dir);
+    for folder in ["tables", "plots", "rows", "arrays", "claims", "workers"] {
+        remove_abandoned_files(&dir.join(folder));
+    }
     table::write_tables(dir, tables)?;
     let report = report::build_report(tables, facts)?;
     for figure in &report.figures {

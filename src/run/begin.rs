@@ -14,7 +14,7 @@ use crate::execute::ComputeOptions;
 use crate::host::{hex, processor_name, today};
 use crate::journal::{self, Event, Journal, JournalWriter, append_event, read_plan};
 use crate::model::onnx::Runtime;
-use crate::output::{write_atomic, write_new};
+use crate::output::{is_temporary, write_atomic, write_new};
 use crate::plan::{self, ArtifactPaths, PlanFile, PreparedPlan};
 
 /// What a run directory has when a process begins or continues.
@@ -35,9 +35,7 @@ pub(super) fn check_run_directory(dir: &Path, prepared: &PreparedPlan) -> Result
         // A run that was killed before it wrote its plan leaves its config, its locks and temporary
         // files.
         let foreign = |name: &str| {
-            name != "config.yaml"
-                && !name.starts_with(LOCK_PREFIX)
-                && !(name.starts_with('.') && name.ends_with(".tmp"))
+            name != "config.yaml" && !name.starts_with(LOCK_PREFIX) && !is_temporary(name)
         };
         let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let occupied = entries.any(|e| foreign(&e.file_name().to_string_lossy()));

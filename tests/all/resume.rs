@@ -237,7 +237,7 @@ fn foreign_folders_are_left_alone() {
     // What a kill leaves of a beginning does not block the next run.
     write(at, "begun/config.yaml", "name: test\n");
     write(at, "begun/.lock", "");
-    write(at, "begun/.abc123.tmp", "{");
+    write(at, "begun/.flowgauge-abc123.tmp", "{");
     run(at, &config, "begun");
     run(at, &config, "empty");
     assert_eq!(read(&at.join("begun/config.yaml")), read(&at.join(&config)));
@@ -310,6 +310,14 @@ fn damaged_rows_are_named_by_report_and_mended_by_run() {
             }
         }
     }
+    // What a killed process had begun to write is no part of a run, and goes with the next report.
+    let begun = ["", "tables/", "plots/", "rows/", "arrays/"];
+    let begun = begun.map(|folder| format!("whole/{folder}.flowgauge-abc123.tmp"));
+    for name in &begun {
+        write(at, name, "torn");
+    }
+    flowgauge(at, &["report", "whole"]).is(0);
+    assert!(begun.iter().all(|name| !at.join(name).exists()));
     std::fs::remove_dir_all(whole.join("rows")).expect("removed");
     flowgauge(at, &["report", "whole"]).is(2).says(&["rows/"]);
     run(at, &config, "whole");
