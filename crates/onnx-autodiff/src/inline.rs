@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::names::Names;
 use crate::proto::*;
 
 /// The largest number of nodes to which the calls of a file may expand.
@@ -12,6 +13,8 @@ const DEPTH_LIMIT: usize = 24;
 /// The functions of a model, by domain, name and overload, with counters of what was inlined.
 struct Inliner {
     functions: HashMap<(String, String, String), FunctionProto>,
+    /// All names of the file, and those of what was inlined.
+    names: Names,
     calls: usize,
     nodes: usize,
 }
@@ -38,6 +41,7 @@ pub(crate) fn functions(
     let functions = functions.into_iter().map(|f| (key(&f), f)).collect();
     Inliner {
         functions,
+        names: Names::of_everything(graph),
         calls: 0,
         nodes: 0,
     }
@@ -89,15 +93,26 @@ impl Inliner {
             ));
         }
         self.calls += 1;
-        for inner in body(function.clone(), &node, self.calls) {
+        let caller = match node.name() {
+            "" => node.op_type(),
+            name => name,
+        };
+        let prefix = self.names.free_prefix(&format!("{caller}.{}", self.calls));
+        let body = GraphProto {
+            node: body(function.clone(), &node, &prefix),
+            ..Default::default()
+        };
+        self.names.extend(Names::of_everything(&body));
+        for inner in body.node {
             self.node(inner, depth + 1, nodes)?;
         }
         Ok(())
     }
 }
 
-/// Returns the nodes of a function with the names and the attributes of one call.
-fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodeProto> {
+/// Returns the nodes of a function with the attributes of one call. The names of inner values and of
+/// nodes begin with `prefix` and a slash.
+fn body(function: FunctionProto, call: &NodeProto, prefix: &str) -> Vec<NodeProto> {
     let mut names: HashMap<String, String> = HashMap::new();
     for (i, formal) in function.input.iter().enumerate() {
         names.insert(
@@ -119,27 +134,18 @@ fn body(function: FunctionProto, call: &NodeProto, number: usize) -> Vec<NodePro
             }
         }
     }
-    let prefix = format!(
-        "{}.{number}",
-        if call.name().is_empty() {
-            call.op_type()
-        } else {
-            call.name()
-        }
-    );
     for mut node in function.node {
         resolve_attributes(
             &mut node.attribute,
             &call.attribute,
             &function.attribute_proto,
         );
-        rename_node(&mut node, &mut names, &prefix);
+        rename_node(&mut node, &mut names, prefix);
         nodes.push(node);
     }
     for (source, actual) in passed {
         nodes.push(NodeProto {
             op_type: Some("Identity".into()),
-            name: Some(format!("{prefix}.{actual}")),
             input: vec![source],
             output: vec![actual],
             ..Default::default()

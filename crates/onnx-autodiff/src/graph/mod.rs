@@ -759,12 +759,13 @@ impl Graph {
         }
     }
 
-    /// Returns an unused name that contains `stem`.
+    /// Returns an unused name that contains `stem`. No name continues it with a slash.
     pub(crate) fn fresh_name(&mut self, stem: &str) -> String {
         loop {
             self.fresh += 1;
             let name = format!("d.{stem}.{}", self.fresh);
-            if !self.value_names.contains(&name) && !self.node_names.contains(&name) {
+            let taken = |names: &Names| names.contains(&name) || names.contains_prefix(&name);
+            if !taken(&self.value_names) && !taken(&self.node_names) {
                 return name;
             }
         }

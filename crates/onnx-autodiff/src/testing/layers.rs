@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     // Reading and writing.
     &["elem", "error", "passes", "proto", "size"],
-    &["content", "inline", "names", "order", "signatures"],
+    &["content", "names", "order", "signatures"],
+    &["inline"],
     &["upgrade"],
     &["check"],
     &["model"],

@@ -223,6 +223,59 @@ fn functions_of_the_model_are_inlined() {
     assert!(differentiate(&model, Mode::Jvp, None, None).is_ok());
 }
 
+/// A call's number and a function's own names make names that the file may have too.
+#[test]
+fn names_of_inlined_functions_are_new() {
+    let function = |name: &str, nodes| FunctionProto {
+        name: Some(name.into()),
+        domain: Some("local".into()),
+        input: vec!["a".into()],
+        output: vec!["c".into()],
+        node: nodes,
+        ..Default::default()
+    };
+    let call = |name: &str, label: &str, input: &str, output: &str| NodeProto {
+        domain: Some("local".into()),
+        name: (!label.is_empty()).then(|| label.to_owned()),
+        ..node(name, input, output, vec![])
+    };
+    let named = |name: &str, op: &str, inputs: &str, output: &str| NodeProto {
+        name: Some(name.into()),
+        ..node(op, inputs, output, vec![])
+    };
+    let inner = function(
+        "Inner",
+        vec![
+            named("twice", "Add", "a a", "b"),
+            named("square", "Mul", "b a", "c"),
+        ],
+    );
+    let outer = function(
+        "Outer",
+        vec![
+            named("sine", "Sin", "a", "Inner.2/b"),
+            call("Inner", "", "Inner.2/b", "c"),
+        ],
+    );
+    // With names of the first call of `Outer`, of the call in it, and of a node in that.
+    let nodes = vec![
+        named("Outer.1/sine", "Exp", "x", "Outer.1/Inner.2/b"),
+        named("Inner.2/twice", "Neg", "Outer.1/Inner.2/b", "Inner.2/b"),
+        call("Outer", "", "Inner.2/b", "h"),
+        call("Outer", "", "h", "y"),
+    ];
+    let mut proto =
+        ModelProto::decode(bytes(graph(&["x: N 4"], &["y: N 4"], vec![], nodes), 17).as_slice())
+            .unwrap();
+    proto.functions = vec![inner, outer];
+    let model = Model::from_bytes("m", &proto.encode_to_vec()).unwrap();
+    super::names::check_names(&model, "inlined");
+    let x = Tensor::new(&[1, 4], [0.1, 0.2, 0.3, 0.4].map(number).to_vec());
+    let found = evaluate(&model, vec![("x", x)])["y"].data[3].value;
+    let outer = |a: f64| 2.0 * a.sin() * a.sin();
+    assert_eq!(found, outer(outer(-0.4f64.exp())));
+}
+
 /// `y` is `x²` or `-x`, as a condition says.
 fn choice(condition: &str, initializer: Vec<TensorProto>, before: Vec<NodeProto>) -> Model {
     let branch = |name: &str, op: &str, inputs: &str| {
