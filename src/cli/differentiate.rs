@@ -47,6 +47,8 @@ enum DifferentiateMode {
     Vjp,
     /// The trace of J
     Trace,
+    /// J itself
+    Jacobian,
 }
 
 impl DifferentiateArgs {
@@ -62,6 +64,7 @@ impl DifferentiateArgs {
             DifferentiateMode::Jvp => graph::Mode::Jvp,
             DifferentiateMode::Vjp => graph::Mode::Vjp,
             DifferentiateMode::Trace => graph::Mode::Trace,
+            DifferentiateMode::Jacobian => graph::Mode::Jacobian,
         };
         let derived =
             graph::differentiate(&model, mode, self.input.as_deref(), self.output.as_deref())?;
@@ -74,6 +77,7 @@ impl DifferentiateArgs {
             DifferentiateMode::Jvp => "jvp",
             DifferentiateMode::Vjp => "vjp",
             DifferentiateMode::Trace => "trace",
+            DifferentiateMode::Jacobian => "jacobian",
         };
         let mut answer = Answer::new(
             "differentiate",

@@ -1194,7 +1194,7 @@ fn differentiate_refuses_by_name() {
             words,
         );
     }
-    for mode in ["jvp", "vjp"] {
+    for mode in ["jvp", "vjp", "trace", "jacobian"] {
         flowgauge(
             at,
             &[

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use onnx_autodiff::{GraphError, Mode, Model, differentiate};
 
-const MODES: [(&str, Mode); 4] = [
+const MODES: [(&str, Mode); 5] = [
     ("jvp", Mode::Jvp),
     ("vjp", Mode::Vjp),
     ("trace", Mode::Trace),
+    ("jacobian", Mode::Jacobian),
     ("quadratic", Mode::Quadratic),
 ];
 

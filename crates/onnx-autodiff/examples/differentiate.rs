@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use onnx_autodiff::{ElemType, Mode, Model, Pass, Passes, differentiate_with};
 
-const USAGE: &str = "usage: differentiate MODEL.onnx jvp|vjp|trace|quadratic OUT.onnx [INPUT [OUTPUT]] [--float64] [--without PASS]";
+const USAGE: &str = "usage: differentiate MODEL.onnx jvp|vjp|trace|jacobian|quadratic OUT.onnx [INPUT [OUTPUT]] [--float64] [--without PASS]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,6 +36,7 @@ fn derive(arguments: &[String]) -> Result<(), Box<dyn std::error::Error>> {
         "jvp" => Mode::Jvp,
         "vjp" => Mode::Vjp,
         "trace" => Mode::Trace,
+        "jacobian" => Mode::Jacobian,
         "quadratic" => Mode::Quadratic,
         other => return Err(format!("no mode is called `{other}`; {USAGE}").into()),
     };

@@ -16,7 +16,7 @@ use crate::proto::*;
 use crate::quadratic;
 use crate::size::Size;
 use crate::tangent;
-use crate::trace;
+use crate::trace::{self, Basis};
 
 /// The product with the Jacobian J that a derived model computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,8 @@ pub enum Mode {
     Vjp,
     /// `tr J`: forward mode along the unit vectors, which the graph itself holds.
     Trace,
+    /// `J` itself: forward mode along the unit vectors, which the graph itself holds.
+    Jacobian,
     /// `vᵀJv`: forward mode, for K tangents at once.
     Quadratic,
 }
@@ -42,6 +44,8 @@ pub enum Mode {
 /// - `Trace` needs shapes that agree and are known. It adds the outputs `<output>_trace` `[N]` and
 ///   `<output>_trace_terms` `[M, N]`. The trace is the sum of the terms over their first axis: the
 ///   terms are the diagonal of J, or sums of parts of it if J is block diagonal.
+/// - `Jacobian` needs a known shape of the input. It adds the output `<output>_jacobian` `[D, N,
+///   *output shape]` for an input of D elements: entry `[i, n]` is the derivative by element i.
 /// - `Quadratic` is `Jvp` without the output `<output>_tangent`.
 ///
 /// The tangents of half-precision tensors are in single precision.
@@ -221,6 +225,7 @@ impl<'a> Problem<'a> {
             Mode::Jvp => self.forward(x, y)?,
             Mode::Vjp => self.reverse(x, y)?,
             Mode::Trace => self.trace(x, y)?,
+            Mode::Jacobian => self.jacobian(x, y)?,
             Mode::Quadratic => self.forward_quadratic(x, y).map(drop)?,
         }
         let model = if self.obstacles.is_empty() {
@@ -409,14 +414,9 @@ impl<'a> Problem<'a> {
                 "has a different shape than the input, so that its Jacobian has no trace",
             ));
         }
-        let Some(basis) = trace::basis(&mut self.g, x, y) else {
-            let reason = "has axes of unknown or very large size; the trace needs its unit vectors";
-            return Err(self.fault("input", &self.input.name, reason));
-        };
-        let k = Size::fixed(basis.terms);
-        self.g.has_common_directions = true;
-        let shape: Vec<Size> = std::iter::once(&k).chain(&state).cloned().collect();
-        let seed = self.g.expand(basis.vectors, &shape);
+        let basis = trace::basis(&mut self.g, x, y);
+        let (basis, seed, k) = self.unit_directions(x, basis)?;
+        let shape = [std::slice::from_ref(&k), &state[..]].concat();
         let Some(d) = self.tangent_of(x, seed, &k, y) else {
             return Ok(());
         };
@@ -427,6 +427,44 @@ impl<'a> Problem<'a> {
         self.add_output(terms_name, terms);
         self.add_output(trace_name, trace);
         Ok(())
+    }
+
+    /// Adds the port of the Jacobian, by forward mode along the unit vectors.
+    fn jacobian(&mut self, x: Val, y: Val) -> Result<(), GraphError> {
+        let name = self.port_name(&self.output.name.clone(), "jacobian");
+        let basis = trace::whole_basis(&mut self.g, x);
+        let (_, seed, k) = self.unit_directions(x, basis)?;
+        let Some(d) = self.tangent_of(x, seed, &k, y) else {
+            return Ok(());
+        };
+        self.add_output(name, d);
+        Ok(())
+    }
+
+    /// Returns the unit vectors, the directions `[terms, *input shape]` that repeat them for every
+    /// sample, and the number of terms.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there are no unit vectors.
+    fn unit_directions(
+        &mut self,
+        x: Val,
+        basis: Option<Basis>,
+    ) -> Result<(Basis, Val, Size), GraphError> {
+        let Some(basis) = basis else {
+            let reason = "has axes of unknown or very large size; its unit vectors are needed";
+            return Err(self.fault("input", &self.input.name, reason));
+        };
+        self.g.has_common_directions = true;
+        if basis.is_separate() && self.g.rank(basis.vectors) == Some(3) {
+            self.g.unit_vectors = Some(basis.vectors);
+        }
+        let k = Size::fixed(basis.terms);
+        let state = self.g.shape(x).cloned().unwrap_or_default();
+        let shape = [std::slice::from_ref(&k), &state[..]].concat();
+        let seed = self.g.expand(basis.vectors, &shape);
+        Ok((basis, seed, k))
     }
 
     /// Adds the ports of reverse mode: forward mode with one direction, transposed. The export

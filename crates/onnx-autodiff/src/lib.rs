@@ -3,8 +3,8 @@
 //!
 //! [`Model`] reads and writes files. [`differentiate()`] derives a model that computes `y` and,
 //! depending on [`Mode`], `J·V` for K tangents at once (forward mode), `Vᵀ·J` for one cotangent
-//! (reverse mode), or the trace of J. The derived model uses only operators of the standard domain,
-//! so that every runtime can run it. The crate itself runs no graphs.
+//! (reverse mode), the trace of J, or J itself. The derived model uses only operators of the
+//! standard domain, so that every runtime can run it. The crate itself runs no graphs.
 //!
 //! ```
 //! use onnx_autodiff::{Mode, Model, differentiate};
@@ -46,9 +46,10 @@
 //! its rule, its transpose, its replacement in float64 or by other operators, or the reason why it
 //! is refused. `operators/operator.rs` lists what can be declared.
 //!
-//! The trace (`trace`) is forward mode along unit vectors that the graph holds. The unit vectors
-//! are repeated for every sample as late as possible (`late_expansion`), and there are fewer of
-//! them if the network never mixes the elements along an axis of the state (`locality`). Quadratic
+//! The trace and J itself (`trace`) are forward mode along unit vectors that the graph holds. The
+//! unit vectors are repeated for every sample as late as possible (`late_expansion`). A layer
+//! applied to them is its own weights, also where elementwise functions come first
+//! (`unit_vectors`). A trace has fewer of them if the network never mixes the elements along an axis of the state (`locality`). Quadratic
 //! forms (`quadratic`) with directions that stay the same take two models: one for what depends on
 //! the directions alone, and one for the rest. Both the trace and quadratic forms sum before the
 //! last linear layer (`output_reduction`).

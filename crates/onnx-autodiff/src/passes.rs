@@ -40,11 +40,13 @@ pub enum Pass {
     SoftmaxProducts,
     /// Derivatives that are one everywhere are not multiplied.
     UnitFactors,
+    /// Unit vectors that are scaled meet the weights of a layer row by row.
+    UnitVectors,
 }
 
 impl Pass {
     /// All passes, in alphabetical order.
-    pub const ALL: [Pass; 16] = [
+    pub const ALL: [Pass; 17] = [
         Pass::BlockedFilters,
         Pass::EinsumProducts,
         Pass::GatedSlopes,
@@ -61,6 +63,7 @@ impl Pass {
         Pass::SharedNodes,
         Pass::SoftmaxProducts,
         Pass::UnitFactors,
+        Pass::UnitVectors,
     ];
 
     /// Returns the name of the pass, in lower case with hyphens.
@@ -139,6 +142,10 @@ impl Pass {
             Pass::UnitFactors => (
                 "unit-factors",
                 "A derivative that is one everywhere multiplies nothing.",
+            ),
+            Pass::UnitVectors => (
+                "unit-vectors",
+                "A layer of unit vectors that elementwise functions have scaled is its weights, scaled row by row; directions of a trace are such at first.",
             ),
         }
     }

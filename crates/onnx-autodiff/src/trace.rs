@@ -1,6 +1,6 @@
-//! The trace of the Jacobian, by forward mode along unit vectors that the graph holds.
+//! The Jacobian and its trace, by forward mode along unit vectors that the graph holds.
 //!
-//! Only the diagonal of the Jacobian is kept. The last linear layer is therefore not applied to
+//! Of a trace, only the diagonal of the Jacobian is kept. The last linear layer is therefore not applied to
 //! every direction: of its output for direction i, only element i is computed.
 
 use prost::bytes::Bytes;
@@ -27,6 +27,13 @@ pub(crate) struct Basis {
     grouped: bool,
 }
 
+impl Basis {
+    /// Returns whether every vector is one unit vector.
+    pub(crate) fn is_separate(&self) -> bool {
+        !self.grouped
+    }
+}
+
 /// The largest number of elements of a basis.
 const MOST: i64 = 1 << 24;
 
@@ -46,15 +53,16 @@ impl Model {
     }
 }
 
+/// Returns the sizes of the state's axes. Returns `None` if one is not known.
+fn sizes(g: &Graph, x: Val) -> Option<Vec<i64>> {
+    let state = g.shape(x)?.get(1..)?;
+    state.iter().map(Size::as_fixed).collect()
+}
+
 /// Returns the sizes of the state's axes, and whether each one is local. Returns `None` if a size
 /// is not known.
 fn groups(g: &Graph, x: Val, y: Val) -> Option<(Vec<i64>, Vec<bool>)> {
-    let shape: Vec<i64> = g
-        .shape(x)?
-        .get(1..)?
-        .iter()
-        .map(Size::as_fixed)
-        .collect::<Option<_>>()?;
+    let shape = sizes(g, x)?;
     let axes = if g.passes.has(Pass::LocalAxes) {
         locality::local_axes(g, x, y)
     } else {
@@ -75,11 +83,24 @@ fn terms(shape: &[i64], local: &[bool]) -> i64 {
         .fold(1, |all, (n, _)| all.saturating_mul(*n))
 }
 
-/// Returns the unit vectors of `x` for the derivative of `y`. Returns `None` if a size of the state
-/// is not known or the basis would be too large.
+/// Returns the unit vectors of `x` for the trace of the derivative of `y`. Returns `None` if a size
+/// of the state is not known or the basis would be too large.
 pub(crate) fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
     let (shape, local) = groups(g, x, y)?;
-    let terms = terms(&shape, &local);
+    grouped_basis(g, x, &shape, &local)
+}
+
+/// Returns the unit vectors of `x`, each for itself. Returns `None` if a size of the state is not
+/// known or the basis would be too large.
+pub(crate) fn whole_basis(g: &mut Graph, x: Val) -> Option<Basis> {
+    let shape = sizes(g, x)?;
+    let local = vec![false; shape.len()];
+    grouped_basis(g, x, &shape, &local)
+}
+
+/// Returns the unit vectors of `x`, summed over the local axes.
+fn grouped_basis(g: &mut Graph, x: Val, shape: &[i64], local: &[bool]) -> Option<Basis> {
+    let terms = terms(shape, local);
     let count = shape.iter().fold(1i64, |all, n| all.saturating_mul(*n));
     if terms
         .checked_mul(count)
@@ -91,14 +112,14 @@ pub(crate) fn basis(g: &mut Graph, x: Val, y: Val) -> Option<Basis> {
     let mut raw = Vec::new();
     for term in 0..terms {
         for place in 0..count {
-            let number = u8::from(group(&shape, &local, place) == term);
+            let number = u8::from(group(shape, local, place) == term);
             match elem {
                 ElemType::DOUBLE => raw.extend(f64::from(number).to_le_bytes()),
                 _ => raw.extend(f32::from(number).to_le_bytes()),
             }
         }
     }
-    let dims = [&[terms, 1], &shape[..]].concat();
+    let dims = [&[terms, 1], shape].concat();
     let tensor = TensorProto {
         dims,
         data_type: Some(elem.0),
@@ -200,7 +221,7 @@ mod tests {
         ];
         let model = made(nodes, "4");
         let derived = differentiate(&model, Mode::Trace, None, None).expect("derived");
-        trace_by_unit_vectors(&model, &derived, &[3, 4]);
+        trace_by_unit_vectors(&model, &[3, 4]);
         // Its rows come from the activations: nothing is repeated along them but the result's skip.
         let count = derived
             .graph()
@@ -221,11 +242,7 @@ mod tests {
             node("MatMul", "t v", "y", vec![]),
         ];
         let model = made(tokens, "5 4");
-        trace_by_unit_vectors(
-            &model,
-            &differentiate(&model, Mode::Trace, None, None).expect("derived"),
-            &[2, 5, 4],
-        );
+        trace_by_unit_vectors(&model, &[2, 5, 4]);
         assert_eq!(model.trace_terms("x", "y").expect("a graph"), Some(4));
         let own = made(
             vec![
@@ -234,11 +251,7 @@ mod tests {
             ],
             "5 4",
         );
-        trace_by_unit_vectors(
-            &own,
-            &differentiate(&own, Mode::Trace, None, None).expect("derived"),
-            &[2, 5, 4],
-        );
+        trace_by_unit_vectors(&own, &[2, 5, 4]);
         assert_eq!(own.trace_terms("x", "y").expect("a graph"), Some(1));
     }
 
@@ -265,10 +278,135 @@ mod tests {
             ),
         ];
         let model = made(nodes, "4");
-        trace_by_unit_vectors(
-            &model,
-            &differentiate(&model, Mode::Trace, None, None).expect("derived"),
-            &[3, 4],
+        trace_by_unit_vectors(&model, &[3, 4]);
+    }
+
+    /// The elementwise functions `p` of the state, with the number of columns that they have.
+    fn elementwise(kind: &str, p: &str) -> (Vec<crate::proto::NodeProto>, usize) {
+        let one = |op: &str, inputs: &str| vec![node(op, inputs, p, vec![])];
+        let within = format!("{p}_within");
+        let after = |first: (&str, &str), op: &str, inputs: &str| {
+            let first = node(first.0, first.1, &within, vec![]);
+            vec![first, node(op, &inputs.replace('_', &within), p, vec![])]
+        };
+        match kind {
+            "the state" => (one("Identity", "x"), 4),
+            "a row" => (one("Mul", "row x"), 4),
+            "a number" => (one("Mul", "x number"), 4),
+            "a quotient" => (one("Div", "x row"), 4),
+            "a slope" => (one("Sigmoid", "x"), 4),
+            "slopes" => (after(("Tanh", "x"), "Mul", "_ row"), 4),
+            "a sign" => (after(("Sin", "x"), "Neg", "_"), 4),
+            "no derivative" => (after(("Shape", "x"), "Expand", "row _"), 4),
+            "a layer" => (one("MatMul", "x w"), 6),
+            "a product" => (after(("MatMul", "x w6"), "Mul", "_ x"), 4),
+            _ => unreachable!("no such kind"),
+        }
+    }
+
+    #[test]
+    fn scaled_unit_vectors_meet_the_weights_row_by_row() {
+        let kinds = [
+            "the state",
+            "a row",
+            "a number",
+            "a quotient",
+            "a slope",
+            "slopes",
+            "a sign",
+            "no derivative",
+            "a layer",
+            "a product",
+        ];
+        let numbers = |n: usize| {
+            (1..=n)
+                .map(|i| (i as f32 * 0.7).sin())
+                .collect::<Vec<f32>>()
+        };
+        for first in kinds {
+            for second in kinds {
+                for joined in [false, true] {
+                    let (mut nodes, wide) = elementwise(first, "p");
+                    let (more, other) = elementwise(second, "q");
+                    let axis = vec![crate::graph::emit::int("axis", -1)];
+                    if joined {
+                        nodes.extend(more);
+                        nodes.push(node("Concat", "p q p", "joined", axis));
+                    } else {
+                        nodes.push(node("Identity", "p", "joined", vec![]));
+                    }
+                    let wide = if joined { 2 * wide + other } else { wide };
+                    nodes.extend([
+                        node("MatMul", "joined first", "h", vec![]),
+                        node("Tanh", "h", "a", vec![]),
+                        node("MatMul", "a last", "y", vec![]),
+                    ]);
+                    let weights = vec![
+                        floats("row", &[4], &[0.5, -0.7, 1.5, 2.0]),
+                        floats("number", &[], &[0.3]),
+                        floats("w", &[4, 6], &numbers(24)),
+                        floats("w6", &[4, 4], &numbers(16)),
+                        floats("first", &[wide as i64, 5], &numbers(5 * wide)),
+                        floats("last", &[5, 4], &numbers(20)),
+                    ];
+                    let network = graph(&["x: N 4"], &["y: N 4"], weights, nodes);
+                    let model = Model::from_bytes("test", &bytes(network, 18)).expect("a model");
+                    trace_by_unit_vectors(&model, &[3, 4]);
+                }
+            }
+        }
+    }
+
+    /// The scalings of EDM and a gated input: the first layer is applied to no direction.
+    #[test]
+    fn a_first_layer_of_scaled_states_is_its_weights() {
+        let nodes = vec![
+            node(
+                "ReduceMean",
+                "x",
+                "scale",
+                vec![crate::graph::emit::ints("axes", &[1])],
+            ),
+            node("Greater", "scale zero", "which", vec![]),
+            node("Where", "which two three", "c", vec![]),
+            node("Mul", "x c", "scaled", vec![]),
+            node("Sigmoid", "x", "gate", vec![]),
+            node(
+                "Concat",
+                "scaled gate c",
+                "joined",
+                vec![crate::graph::emit::int("axis", 1)],
+            ),
+            node("MatMul", "joined first", "h", vec![]),
+            node("Tanh", "h", "a", vec![]),
+            node("MatMul", "a v", "y", vec![]),
+        ];
+        let numbers = |n: usize| (0..n).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<f32>>();
+        let weights = vec![
+            floats("zero", &[], &[0.0]),
+            floats("two", &[], &[2.0]),
+            floats("three", &[], &[3.0]),
+            floats("first", &[9, 6], &numbers(54)),
+            floats("v", &[6, 4], &numbers(24)),
+        ];
+        let network = graph(&["x: N 4"], &["y: N 4"], weights, nodes);
+        let model = Model::from_bytes("test", &bytes(network, 17)).expect("a model");
+        trace_by_unit_vectors(&model, &[3, 4]);
+        let derived = differentiate(&model, Mode::Jacobian, None, None).expect("derived");
+        let widths = |node: &crate::proto::NodeProto| node.op_type() == "MatMul";
+        let products = derived.graph().node.iter().filter(|n| widths(n)).count();
+        // The network's own two, the rows of the first layer's weights, and the last layer.
+        assert_eq!(products, 4);
+        let (g, _) = import(&derived, 17).expect("a graph");
+        let inner = |node: &crate::graph::Node| {
+            let [a, b] = [node.input(0)?, node.input(1)?];
+            (node.op == "MatMul" && g.rank(a) == Some(3)).then(|| g.rank(b))
+        };
+        let ranks: Vec<_> = g.nodes.iter().filter_map(inner).flatten().collect();
+        assert_eq!(
+            ranks,
+            [3, 2],
+            "the first layer's weights have an axis of directions"
         );
     }
 

@@ -29,6 +29,11 @@ impl Graph {
         if let Some(earlier) = self.before_expansion(op, inputs, &attributes) {
             return earlier;
         }
+        if let ("MatMul", [tangent, weights]) = (op, inputs)
+            && let Some(product) = self.product_of_unit_vectors(*tangent, *weights)
+        {
+            return product;
+        }
         let inputs: Vec<Option<Val>> = inputs.iter().copied().map(Some).collect();
         self.op_optional(op, &inputs, attributes)
     }

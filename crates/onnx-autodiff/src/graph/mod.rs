@@ -12,6 +12,7 @@ mod late_expansion;
 mod scoped_map;
 /// Subgraphs that this crate builds.
 pub(crate) mod subgraph;
+mod unit_vectors;
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -229,6 +230,8 @@ pub(crate) struct Graph {
     pub softmax_tangents: HashMap<Val, SoftmaxTangent>,
     /// Whether tangents may be the same for every sample, as the unit vectors of a trace are.
     pub has_common_directions: bool,
+    /// The unit vectors `[D, 1, D]` of a state with one axis, if they are the directions.
+    pub unit_vectors: Option<Val>,
     /// The passes for speed and memory that are on.
     pub passes: Passes,
     /// Whether float64 nodes are replaced if ONNX Runtime has only a float32 kernel for their
@@ -273,6 +276,7 @@ impl Graph {
             origin: None,
             softmax_tangents: HashMap::new(),
             has_common_directions: false,
+            unit_vectors: None,
             passes: Passes::all(),
             avoids_single: false,
             given: HashSet::new(),
@@ -769,6 +773,18 @@ impl Graph {
                 return name;
             }
         }
+    }
+
+    /// Returns whether a value is known to be zero everywhere: zero, repeated.
+    pub(crate) fn is_zero(&self, v: Val) -> bool {
+        let spread = self
+            .maker(v)
+            .filter(|node| node.standard() == "Expand")
+            .and_then(|node| node.input(0));
+        spread
+            .and_then(|number| self.content(number))
+            .and_then(|c| c.reals())
+            .is_some_and(|n| n == [0.0])
     }
 
     /// Returns, for each node, whether the outputs of the graph need it.

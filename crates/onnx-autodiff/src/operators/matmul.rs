@@ -175,7 +175,7 @@ fn part_of(s: &mut JvpContext, d: Val, weights: Val) -> Option<(Val, Val)> {
     let mut before = 0;
     for v in node.inputs.iter().copied() {
         let width = s.g.shape(v?)?.last()?.as_fixed()?;
-        if !is_zero(s, v?) {
+        if !s.g.is_zero(v?) {
             if part.replace((v?, width)).is_some() {
                 return None;
             }
@@ -186,18 +186,6 @@ fn part_of(s: &mut JvpContext, d: Val, weights: Val) -> Option<(Val, Val)> {
     let (part, width) = part?;
     let [start, end, axis] = [first, first + width, 0].map(|n| s.g.integers(&[n]));
     Some((part, s.g.op("Slice", &[weights, start, end, axis])))
-}
-
-/// Returns whether a value is known to be zero everywhere.
-fn is_zero(s: &JvpContext, v: Val) -> bool {
-    let spread =
-        s.g.maker(v)
-            .filter(|node| node.standard() == "Expand")
-            .and_then(|node| node.input(0));
-    spread
-        .and_then(|number| s.g.content(number))
-        .and_then(|c| c.reals())
-        .is_some_and(|n| n == [0.0])
 }
 
 /// Appends `[dA, A] [B; dB]`: one product instead of two and their sum. Returns `None` unless the

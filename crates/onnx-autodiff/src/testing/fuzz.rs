@@ -195,7 +195,13 @@ fn damaged_models_end_in_a_result_or_an_error() {
         let start = Instant::now();
         if let Ok(model) = Model::from_bytes("damaged.onnx", &damaged) {
             read += 1;
-            let mode = [Mode::Jvp, Mode::Vjp, Mode::Trace, Mode::Quadratic][dice.roll(4)];
+            let mode = [
+                Mode::Jvp,
+                Mode::Vjp,
+                Mode::Trace,
+                Mode::Jacobian,
+                Mode::Quadratic,
+            ][dice.roll(5)];
             obstacles(&model, mode, None, None);
             if let Ok(derived) = differentiate(&model, mode, None, None) {
                 done += 1;

@@ -17,7 +17,7 @@ use prost::bytes::Bytes;
 
 use crate::graph::emit::{int, ints, text};
 use crate::proto::*;
-use crate::{Mode, Model};
+use crate::{Mode, Model, differentiate};
 use evaluate::Dual;
 pub(crate) use evaluate::{Tensor, evaluate, number};
 
@@ -200,8 +200,9 @@ pub(crate) fn small_network() -> GraphProto {
     graph
 }
 
-/// Holds the trace graph of a model with one output of the input's shape against duals along every unit vector.
-pub(crate) fn trace_by_unit_vectors(model: &Model, traced: &Model, dims: &[usize]) {
+/// Holds the graphs of trace and Jacobian of a model with one output of the input's shape against duals along every
+/// unit vector.
+pub(crate) fn trace_by_unit_vectors(model: &Model, dims: &[usize]) {
     let count: usize = dims.iter().product();
     let x: Vec<f64> = (0..count).map(|i| (i as f64 * 1.3).sin() * 0.9).collect();
     let feed = |slopes: &dyn Fn(usize) -> f64| {
@@ -216,30 +217,35 @@ pub(crate) fn trace_by_unit_vectors(model: &Model, traced: &Model, dims: &[usize
         vec![("x", Tensor::new(dims, numbers))]
     };
     let (rows, size) = (dims[0], count / dims[0]);
+    let close = |found: f64, expected: f64| {
+        assert!(
+            (found - expected).abs() <= 1e-9 * (1.0 + expected.abs()),
+            "{found} for {expected}"
+        );
+    };
+    let derived = |mode| {
+        let made = differentiate(model, mode, None, None).expect("derived");
+        evaluate(&made, feed(&|_| 0.0))
+    };
+    let jacobian = derived(Mode::Jacobian)["y_jacobian"].clone();
+    assert_eq!(jacobian.dims, [&[size], dims].concat());
     let mut expected = vec![0.0; rows];
     for place in 0..size {
         let along = evaluate(model, feed(&|i| f64::from(u8::from(i % size == place))))["y"].clone();
+        for (i, number) in along.data.iter().enumerate() {
+            close(jacobian.data[place * count + i].value, number.slope);
+        }
         expected
             .iter_mut()
             .enumerate()
             .for_each(|(row, sum)| *sum += along.data[row * size + place].slope);
     }
-    let found = evaluate(traced, feed(&|_| 0.0));
+    let found = derived(Mode::Trace);
     let (trace, terms) = (&found["y_trace"], &found["y_trace_terms"]);
     for (row, expected) in expected.iter().enumerate() {
-        let sum: f64 = terms
-            .data
-            .iter()
-            .skip(row)
-            .step_by(rows)
-            .map(|d| d.value)
-            .sum();
-        for value in [sum, trace.data[row].value] {
-            assert!(
-                (value - expected).abs() <= 1e-9 * (1.0 + expected.abs()),
-                "{value} for {expected}"
-            );
-        }
+        let terms = terms.data.iter().skip(row).step_by(rows);
+        close(terms.map(|d| d.value).sum(), *expected);
+        close(trace.data[row].value, *expected);
     }
 }
 

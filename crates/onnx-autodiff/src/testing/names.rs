@@ -37,13 +37,14 @@ fn check_graph(graph: &GraphProto, outside: &HashSet<&str>, made: &str) {
 }
 
 /// The ways in which a model is written anew.
-const REWRITINGS: [&str; 8] = [
+const REWRITINGS: [&str; 9] = [
     "double",
     "part",
     "weights",
     "jvp",
     "vjp",
     "trace",
+    "jacobian",
     "directions",
     "rest",
 ];
@@ -60,6 +61,7 @@ fn rewritings(model: &Model) -> Vec<(&'static str, Model)> {
         derived(Mode::Jvp),
         derived(Mode::Vjp),
         derived(Mode::Trace),
+        derived(Mode::Jacobian),
         directions,
         rest,
     ];
