@@ -273,6 +273,18 @@ impl ControlledVelocity<'_, '_> {
         let tangents: &mut dyn JacobianOperator =
             &mut **sources.jacobian.as_mut().ok_or_else(missing)?;
         self.cost.control_jvps += self.control.jvps_per_evaluation(dim) * rows as u64;
+        if *planned == ProductPlan::Jacobian
+            && *self.control != ControlDivergence::Trace
+            && !separate
+            && let Some((velocity, columns)) = tangents.velocity_and_jacobian(at)?
+        {
+            self.cost.estimator_jvps += (dim * rows) as u64;
+            return Ok(Evaluation {
+                velocity,
+                divergence: None,
+                products: Some(JacobianProducts::Jacobian(columns)),
+            });
+        }
         if *planned == ProductPlan::Jacobian {
             let directions = self.take_directions(planned, sample, dim);
             let z = &directions.z;

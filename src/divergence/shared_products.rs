@@ -174,6 +174,11 @@ impl ProductPlan {
         {
             return Ok(JacobianProducts::QuadraticForms(terms));
         }
+        if *self == ProductPlan::Jacobian
+            && let Some(columns) = tangents.jacobian(nodes.points())?
+        {
+            return Ok(JacobianProducts::Jacobian(columns));
+        }
         let z = self.directions(key, nodes.sample, nodes.x.ncols());
         Ok(match self {
             ProductPlan::Jacobian => JacobianProducts::Jacobian(tangents.jvp(nodes.points(), &z)?),

@@ -9,7 +9,9 @@ use ndarray::Axis;
 use rayon::prelude::*;
 
 use crate::dequantization::Dequantization;
-use crate::divergence::{DivergenceEstimator, ModelHandles, ReverseVariance};
+use crate::divergence::{
+    ControlDivergence, DivergenceEstimator, ModelHandles, ProductPlan, ReverseVariance,
+};
 use crate::flow::field::{EvalError, FlowMap, Points, ScalarField, VectorField};
 use crate::likelihood::continuous_bound::{BoundIntegrand, continuous_bound_integrands};
 use crate::likelihood::{self, LikelihoodResult, LikelihoodTask, NodeDivergence};
@@ -252,6 +254,8 @@ impl<'a> WorkerPool<'a> {
         if worker.velocity.is_none() && followed {
             worker.velocity = Some(self.model.velocity(self.runtime, options)?);
         }
+        let (dim, control) = (self.model.dim(), ControlDivergence::State);
+        let plan = ProductPlan::for_estimators(estimators, dim, &control);
         for estimator in estimators {
             let (products, reverse) = estimator.needs_jvp_and_vjp();
             if products {
@@ -261,6 +265,7 @@ impl<'a> WorkerPool<'a> {
                     JacobianOptions {
                         vjp: reverse,
                         exact_trace: trace,
+                        whole: plan == ProductPlan::Jacobian,
                     },
                 )?;
             }
@@ -310,6 +315,7 @@ impl<'a> WorkerPool<'a> {
             let options = JacobianOptions {
                 vjp: sampler.needs_vjp(),
                 exact_trace: false,
+                whole: false,
             };
             self.open_tangents(&mut worker, options)?;
         }
@@ -354,6 +360,7 @@ impl<'a> WorkerPool<'a> {
         let options_needed = JacobianOptions {
             vjp: known.vjp || options_needed.vjp,
             exact_trace: known.exact_trace || options_needed.exact_trace,
+            whole: known.whole || options_needed.whole,
         };
         if worker.sources.jacobian.is_none() || options_needed != known {
             let options = SessionOptions {
@@ -419,6 +426,7 @@ impl<'a> WorkerPool<'a> {
             // The products can come from a graph of their own, so they are called separately.
             tangents.jvp(at, &z).with_context(first)?;
             tangents.trace_terms(at).with_context(first)?;
+            tangents.jacobian(at).with_context(first)?;
             if worker.jacobian_options.vjp {
                 tangents.vjp(at, &z).with_context(first)?;
             }

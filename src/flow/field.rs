@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use ndarray::{Array2, Axis};
 
 use crate::num::key::SampleId;
+use crate::num::linalg::weighted_row_sum;
 use crate::num::{Batch, TangentBatch};
 
 /// The reasons why a model cannot be evaluated.
@@ -205,7 +206,24 @@ impl JacobianOperator for KnownJacobian<'_> {
             .zip(z.axis_iter(Axis(1)))
             .zip(out.axis_iter_mut(Axis(1)))
         {
-            out.assign(&z.dot(&columns));
+            for (z, mut out) in z.outer_iter().zip(out.outer_iter_mut()) {
+                let out = out.as_slice_mut().expect("adjacent components");
+                weighted_row_sum(z, columns, out);
+            }
+        }
+        Ok(out)
+    }
+
+    fn quadratic_form(&mut self, _: Points, z: &TangentBatch) -> Result<Array2<f64>, EvalError> {
+        let (directions, rows, dim) = z.dim();
+        let mut out = Array2::zeros((directions, rows));
+        let mut product = ndarray::Array1::zeros(dim);
+        for (row, columns) in self.0.axis_iter(Axis(1)).enumerate() {
+            for (direction, z) in z.index_axis(Axis(1), row).outer_iter().enumerate() {
+                let whole = product.as_slice_mut().expect("adjacent components");
+                weighted_row_sum(z, columns, whole);
+                out[[direction, row]] = z.dot(&product);
+            }
         }
         Ok(out)
     }
@@ -330,6 +348,27 @@ pub trait JacobianOperator: Send {
         &mut self,
         _: Points,
         _z: &TangentBatch,
+    ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
+        Ok(None)
+    }
+
+    /// Returns the products J·e with every unit vector e, dim × rows × dim, or `None` if the model
+    /// has no graph of the whole J.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated.
+    fn jacobian(&mut self, _: Points) -> Result<Option<TangentBatch>, EvalError> {
+        Ok(None)
+    }
+
+    /// Returns v and the products of [`jacobian`](JacobianOperator::jacobian) from the same calls,
+    /// or `None` if the model has no graph that computes both.
+    ///
+    /// # Errors
+    /// Fails if the model cannot be evaluated.
+    fn velocity_and_jacobian(
+        &mut self,
+        _: Points,
     ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
         Ok(None)
     }

@@ -431,6 +431,19 @@ impl<F: JacobianOperator> JacobianOperator for Guided<F> {
         self.call_joint(at, z, F::velocity_and_jvp)
     }
 
+    fn jacobian(&mut self, at: Points) -> Result<Option<TangentBatch>, EvalError> {
+        self.call_products(at, &no_directions(), |field, at, _| field.jacobian(at))
+    }
+
+    fn velocity_and_jacobian(
+        &mut self,
+        at: Points,
+    ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
+        self.call_joint(at, &no_directions(), |field, at, _| {
+            field.velocity_and_jacobian(at)
+        })
+    }
+
     fn trace_terms(&mut self, at: Points) -> Result<Option<Array2<f64>>, EvalError> {
         self.call_products(at, &no_directions(), |field, at, _| field.trace_terms(at))
     }

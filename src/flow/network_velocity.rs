@@ -90,6 +90,27 @@ pub trait NetworkJacobianOperator: Send {
         Ok(None)
     }
 
+    /// Returns the products J_F·e with every unit vector e, dim × rows × dim, or `None` if the
+    /// network has no graph of the whole Jacobian.
+    ///
+    /// # Errors
+    /// Fails if the network cannot be run.
+    fn jacobian(&mut self, _: Points) -> Result<Option<TangentBatch>, EvalError> {
+        Ok(None)
+    }
+
+    /// Returns F and the products of [`jacobian`](NetworkJacobianOperator::jacobian) from the same
+    /// calls, or `None` if the network has no graph that computes both.
+    ///
+    /// # Errors
+    /// Fails if the network cannot be run.
+    fn output_and_jacobian(
+        &mut self,
+        _: Points,
+    ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
+        Ok(None)
+    }
+
     /// Returns terms whose sum is the trace of J_F, terms × rows, or `None` if the network has no
     /// graph for the trace. Each term is the sum over the same number of unit vectors.
     ///
@@ -300,6 +321,18 @@ impl<N: NetworkJacobianOperator> NetworkVelocity<N> {
         }
     }
 
+    /// Turns the products of J_F with the unit vectors into those of a·I + b·c·J_F.
+    fn jacobian_from_network(&self, t: &[f64], mut columns: TangentBatch) -> TangentBatch {
+        for (t, mut columns) in t.iter().zip(columns.axis_iter_mut(Axis(1))) {
+            let blend = self
+                .parameterization
+                .network_affine(*t, Prediction::velocity);
+            columns *= blend.b * blend.input;
+            columns.diag_mut().mapv_inplace(|entry| entry + blend.a);
+        }
+        columns
+    }
+
     /// Turns zᵀJ_F z into zᵀ(a·I + b·c·J_F)z.
     fn quadratic_form_from_network(
         &self,
@@ -398,6 +431,36 @@ impl<N: NetworkJacobianOperator> JacobianOperator for NetworkVelocity<N> {
             self.parameterization
                 .combine_with_output(t, x, f, Prediction::velocity),
             self.jvp_from_network(t, &z, products),
+        )))
+    }
+
+    fn jacobian(&mut self, at: Points) -> Result<Option<TangentBatch>, EvalError> {
+        let Points { t, x, .. } = at;
+        if self.parameterization.centred.is_some() {
+            // The graph's Jacobian is J and not P J P.
+            return Ok(None);
+        }
+        let fed = self.parameterization.network_input(t, x);
+        let columns = self.network.jacobian(at.with_states(&fed))?;
+        Ok(columns.map(|columns| self.jacobian_from_network(t, columns)))
+    }
+
+    fn velocity_and_jacobian(
+        &mut self,
+        at: Points,
+    ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
+        let Points { t, x, .. } = at;
+        if self.parameterization.centred.is_some() {
+            return Ok(None);
+        }
+        let fed = self.parameterization.network_input(t, x);
+        let Some((f, columns)) = self.network.output_and_jacobian(at.with_states(&fed))? else {
+            return Ok(None);
+        };
+        Ok(Some((
+            self.parameterization
+                .combine_with_output(t, x, f, Prediction::velocity),
+            self.jacobian_from_network(t, columns),
         )))
     }
 

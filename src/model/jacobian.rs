@@ -18,6 +18,8 @@ pub struct DerivedNetworks {
     pub(super) cotangent: Option<Network>,
     /// The graph of the exact trace, if it was requested and has few enough terms.
     pub(super) trace: Option<Network>,
+    /// The graph of the whole Jacobian, if it was requested.
+    pub(super) jacobian: Option<Network>,
 }
 
 impl NetworkJacobianOperator for DerivedNetworks {
@@ -58,6 +60,23 @@ impl NetworkJacobianOperator for DerivedNetworks {
         z: &TangentBatch,
     ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
         self.tangent.value_and_jvp(at, z).map(Some)
+    }
+
+    fn jacobian(&mut self, at: Points) -> Result<Option<TangentBatch>, EvalError> {
+        self.jacobian
+            .as_mut()
+            .map(|network| network.jacobian(at))
+            .transpose()
+    }
+
+    fn output_and_jacobian(
+        &mut self,
+        at: Points,
+    ) -> Result<Option<(Batch, TangentBatch)>, EvalError> {
+        self.jacobian
+            .as_mut()
+            .map(|network| network.value_and_jacobian(at))
+            .transpose()
     }
 
     fn trace_terms(&mut self, at: Points) -> Result<Option<Array2<f64>>, EvalError> {
@@ -158,7 +177,7 @@ impl Network {
         let Points { x, .. } = at;
         let terms = self.trace_term_count();
         let mut out = Array2::zeros((terms, x.nrows()));
-        self.call_trace_graph(at, &["trace_terms"], |rows, mut outputs, network| {
+        self.call_whole_graph(at, terms, &["trace_terms"], |rows, mut outputs, network| {
             network.store_row_values(0..terms, rows, outputs.remove(0), &mut out)
         })?;
         Ok(out)
@@ -170,10 +189,38 @@ impl Network {
         let terms = self.trace_term_count();
         let mut values = Batch::zeros(x.raw_dim());
         let mut out = Array2::zeros((terms, x.nrows()));
-        self.call_trace_graph(at, &["", "trace_terms"], |rows, mut outputs, network| {
-            let diagonal = outputs.remove(1);
+        self.call_whole_graph(
+            at,
+            terms,
+            &["", "trace_terms"],
+            |rows, mut outputs, network| {
+                let diagonal = outputs.remove(1);
+                network.store_values(rows, outputs.remove(0), &mut values)?;
+                network.store_row_values(0..terms, rows, diagonal, &mut out)
+            },
+        )?;
+        Ok((values, out))
+    }
+
+    /// Returns J_F·e for every unit vector e, dim × rows × dim, from a graph of the Jacobian.
+    fn jacobian(&mut self, at: Points) -> Result<TangentBatch, EvalError> {
+        let (rows, dim) = at.x.dim();
+        let mut out = TangentBatch::zeros((dim, rows, dim));
+        self.call_whole_graph(at, dim, &["jacobian"], |rows, mut outputs, network| {
+            network.store_products(0..dim, rows, outputs.remove(0), &mut out)
+        })?;
+        Ok(out)
+    }
+
+    /// Returns F and J_F·e for every unit vector e from the same calls of a graph of the Jacobian.
+    fn value_and_jacobian(&mut self, at: Points) -> Result<(Batch, TangentBatch), EvalError> {
+        let (rows, dim) = at.x.dim();
+        let mut values = Batch::zeros((rows, dim));
+        let mut out = TangentBatch::zeros((dim, rows, dim));
+        self.call_whole_graph(at, dim, &["", "jacobian"], |rows, mut outputs, network| {
+            let columns = outputs.remove(1);
             network.store_values(rows, outputs.remove(0), &mut values)?;
-            network.store_row_values(0..terms, rows, diagonal, &mut out)
+            network.store_products(0..dim, rows, columns, &mut out)
         })?;
         Ok((values, out))
     }
@@ -305,18 +352,19 @@ impl Network {
         suffixes.iter().map(named).collect()
     }
 
-    /// Calls the trace graph in blocks of rows. `take` gets the rows and the outputs with the given
-    /// suffixes.
-    fn call_trace_graph(
+    /// Calls a graph that holds its own directions, so many of them, in blocks of rows. `take` gets
+    /// the rows and the outputs with the given suffixes.
+    fn call_whole_graph(
         &mut self,
         at: Points,
+        directions: usize,
         suffixes: &[&str],
         mut take: impl FnMut(&[usize], Vec<ArrayD<f64>>, &Network) -> Result<(), EvalError>,
     ) -> Result<(), EvalError> {
         let Points { t, x, .. } = at;
         let wanted = self.suffixed_output_names(suffixes);
         let max_rows = self.call_size.rows(
-            self.trace_term_count(),
+            directions,
             x.ncols(),
             self.max_activation_size,
             self.row_invariance.small_calls,

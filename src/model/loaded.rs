@@ -79,6 +79,8 @@ pub struct JacobianOptions {
     pub vjp: bool,
     /// Whether the exact trace is needed, from a graph of its own.
     pub exact_trace: bool,
+    /// Whether the whole Jacobian is needed, from a graph of its own.
+    pub whole: bool,
 }
 
 /// What is derived from the files of a model once and then shared.
@@ -90,6 +92,8 @@ pub(super) struct ModelCaches {
     vjp_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
     /// The graph of the exact trace, or the reason why there is none.
     trace_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
+    /// The graph of the whole Jacobian, or the reason why there is none.
+    jacobian_graph: OnceLock<Result<Arc<Vec<u8>>, String>>,
     /// The graph of quadratic forms in two parts: first the part that depends only on the
     /// directions. It is `None` if there is no such part.
     quadratic_forms: OnceLock<Option<[Arc<Vec<u8>>; 2]>>,
@@ -743,6 +747,10 @@ impl Model {
             quadratic_forms: self.open_quadratic_forms(runtime, options)?,
             cotangent: wanted.vjp.then(|| open(graph::Mode::Vjp)).transpose()?,
             trace: few.then(|| open(graph::Mode::Trace)).transpose()?,
+            jacobian: wanted
+                .whole
+                .then(|| open(graph::Mode::Jacobian))
+                .transpose()?,
         };
         Ok(NetworkVelocity {
             network: derived,
@@ -808,6 +816,7 @@ impl Model {
             graph::Mode::Jvp => &self.caches.jvp_graph,
             graph::Mode::Vjp => &self.caches.vjp_graph,
             graph::Mode::Trace => &self.caches.trace_graph,
+            graph::Mode::Jacobian => &self.caches.jacobian_graph,
             // The graph of quadratic forms has two parts; [`Model::open_quadratic_forms`] shares
             // it.
             graph::Mode::Quadratic => return self.differentiate_network(mode).map(Arc::new),
@@ -1177,7 +1186,7 @@ impl Model {
                 Some(format!("{}_tangent", network.x_name))
             }
             graph::Mode::Vjp => Some(format!("{}_cotangent", network.output_name)),
-            graph::Mode::Trace => None,
+            graph::Mode::Trace | graph::Mode::Jacobian => None,
         });
         let numbers: Vec<&str> = match (is_network, &self.card.one_call) {
             (true, None) => Vec::new(),

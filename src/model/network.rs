@@ -262,11 +262,12 @@ impl Network {
         parts.into_iter().zip(wanted).map(join).collect()
     }
 
-    /// Returns the axis of samples in an output. Products of a tangent graph and trace terms have
-    /// an axis of directions in front of it; the original output has none.
+    /// Returns the axis of samples in an output. Products of a tangent graph, trace terms and
+    /// Jacobians have an axis of directions in front of it; the original output has none.
     pub(super) fn sample_axis(&self, name: &str, seed: DerivativeSeed) -> Axis {
-        let traced = name.strip_prefix(self.output_name.as_str()) == Some("_trace_terms");
-        let leads = traced || matches!(seed, DerivativeSeed::Tangents(_));
+        let suffix = name.strip_prefix(self.output_name.as_str());
+        let own = matches!(suffix, Some("_trace_terms" | "_jacobian"));
+        let leads = own || matches!(seed, DerivativeSeed::Tangents(_));
         Axis(usize::from(leads && name != self.output_name))
     }
 

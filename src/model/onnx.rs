@@ -588,6 +588,7 @@ fn derivative_description(inputs: &[SessionPort], outputs: &[SessionPort]) -> &'
     let gives = |suffix: &str| outputs.iter().any(|p| p.name.ends_with(suffix));
     match () {
         () if gives("_trace_terms") => ", the trace of its Jacobian",
+        () if gives("_jacobian") => ", its Jacobian",
         () if gives("_quadratic") || adds("_tangent") => ", its Jacobian products",
         () if adds("_cotangent") => ", its transposed Jacobian products",
         () => "",
@@ -725,6 +726,10 @@ mod tests {
         assert_eq!(
             derivative_description(&[port("x")], &[port("v"), port("v_trace_terms")]),
             ", the trace of its Jacobian"
+        );
+        assert_eq!(
+            derivative_description(&[port("x")], &[port("v"), port("v_jacobian")]),
+            ", its Jacobian"
         );
         assert_eq!(
             derivative_description(&[port("x"), port("d.MatMul.1")], &[port("v_quadratic")]),

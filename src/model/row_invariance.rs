@@ -96,6 +96,7 @@ impl Network {
                 DerivativeSeed::Nothing,
                 vec![output, suffixed("trace_terms")],
             ),
+            Some(Mode::Jacobian) => (DerivativeSeed::Nothing, vec![output, suffixed("jacobian")]),
         };
         let at = Points::new(&call.samples, &call.t, &call.x);
         let whole = self.call_interpolated(at, seed, &wanted).ok()?;

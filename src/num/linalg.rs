@@ -1,11 +1,31 @@
 //! Dense linear algebra in f64: products, QR, singular values and symmetric eigenvalues. This is
-//! the only module that uses `faer`.
+//! the only module that uses `faer` and `pulp`.
 
 use std::sync::Once;
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, MatRef, Par, Side};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, ShapeBuilder, s};
+
+/// Adds up the rows of a matrix with the given weights: Σ_j weights\[j\]·rows\[j\].
+///
+/// The rows may lie anywhere, so nothing is copied. Each component is summed in the order of the
+/// rows, whatever vector units the processor has.
+///
+/// # Panics
+/// Panics if there are not as many weights as rows, or if the elements of a row are not adjacent.
+pub fn weighted_row_sum(weights: ArrayView1<f64>, rows: ArrayView2<f64>, out: &mut [f64]) {
+    assert_eq!(weights.len(), rows.nrows(), "one weight for each row");
+    out.fill(0.0);
+    pulp::Arch::new().dispatch(|| {
+        for (weight, row) in weights.iter().zip(rows.outer_iter()) {
+            let row = row.to_slice().expect("adjacent elements");
+            for (sum, value) in out.iter_mut().zip(row) {
+                *sum += weight * value;
+            }
+        }
+    });
+}
 
 /// Q of the thin QR factorization of an n×k matrix with k ≤ n: k orthonormal columns.
 ///
@@ -294,6 +314,22 @@ mod tests {
         assert!(gram.iter().all(|e| e.abs() < 1e-14));
         let rest = &a - &q.dot(&q.t().dot(&a));
         assert!(rest.iter().all(|e| e.abs() < 1e-13));
+    }
+
+    /// The same bytes as one component after the other, for any length and any place of the rows.
+    #[test]
+    fn weighted_sums_are_those_of_each_component() {
+        for dim in [1, 2, 7, 8, 33, 64] {
+            let all = random(3 * 11, dim);
+            let rows = all.slice(s![1..;3, ..]);
+            let weights = random(11, 2);
+            let mut sum = vec![f64::NAN; dim];
+            weighted_row_sum(weights.column(1), rows, &mut sum);
+            for (component, sum) in sum.iter().enumerate() {
+                let terms = (0..11).map(|j| weights[[j, 1]] * rows[[j, component]]);
+                assert_eq!(terms.fold(0.0, |total, term| total + term), *sum);
+            }
+        }
     }
 
     #[test]

@@ -77,6 +77,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libloading", &["model/shared_library.rs"]),
     ("onnx_autodiff", &["graph.rs"]),
     ("faer", &["num/linalg.rs"]),
+    ("pulp", &["num/linalg.rs"]),
     ("polars", &["table/summary.rs"]),
     (
         "parquet",

@@ -1,4 +1,5 @@
-//! Jacobian products of the trained models by all graphs that give them: tangents, quadratic forms in two parts, traces.
+//! Jacobian products of the trained models by all graphs that give them: tangents, quadratic forms in two parts,
+//! traces, whole Jacobians.
 
 use std::path::Path;
 
@@ -46,6 +47,7 @@ fn forms_and_traces_are_those_of_the_products() {
                 JacobianOptions {
                     vjp: false,
                     exact_trace: true,
+                    whole: true,
                 },
             )
             .expect(name);
@@ -107,5 +109,27 @@ fn forms_and_traces_are_those_of_the_products() {
             .expect(name)
             .expect("few dimensions");
         assert_eq!(beside, terms, "{name}");
+        // So does the whole Jacobian, from its own graph, row for row.
+        let right = tangents
+            .jvp(Points::of_first_samples(&t, &x), &basis)
+            .expect(name);
+        let columns = tangents
+            .jacobian(Points::of_first_samples(&t, &x))
+            .expect(name)
+            .expect("a graph of its own");
+        for (columns, right) in columns.axis_iter(Axis(1)).zip(right.axis_iter(Axis(1))) {
+            let off = gap(&columns.to_owned(), &right.to_owned());
+            assert!(off < 2e-6, "{name}: {off}");
+        }
+        let (velocity, beside) = tangents
+            .velocity_and_jacobian(Points::of_first_samples(&t, &x))
+            .expect(name)
+            .expect("one call");
+        assert_eq!(beside, columns, "{name}");
+        let (other, _) = tangents
+            .velocity_and_trace_terms(Points::of_first_samples(&t, &x))
+            .expect(name)
+            .expect("one call");
+        assert!(gap(&velocity, &other) < 2e-6, "{name}");
     }
 }
